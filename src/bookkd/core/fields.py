@@ -1,0 +1,90 @@
+"""Names of fields and of batch entries: spelled once, here.
+
+A *field* is something a network says about a view: `logits`, `features/layer3`. A *batch* is a plain dict of tensors,
+so that any loader, collate function or trainer can carry it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from bookkd.core.errors import ConfigError, expected
+
+__all__ = [
+    "IGNORE_LABEL",
+    "INPUT",
+    "LABEL",
+    "LOGITS",
+    "PARTNER",
+    "PARTNER_LABEL",
+    "PROBE_HASH",
+    "PROBE_PROJECTIONS",
+    "PROBE_TAKEN",
+    "RATIO",
+    "SAMPLE",
+    "VIEW",
+    "WEIGHT",
+    "FieldInfo",
+    "check_field_name",
+]
+
+LOGITS = "logits"
+
+SAMPLE = "sample"
+"""int64 [batch]: the row of the book, 0 to n_samples - 1."""
+VIEW = "view"
+"""int64 [batch]: the view, 0 to n_views - 1."""
+WEIGHT = "weight"
+"""float32 [batch]: 1, or 0 for a row that only pads the last batch of an epoch."""
+INPUT = "input"
+"""The view itself, before any network's own preprocessing."""
+LABEL = "label"
+"""int64 [batch]: the class; `IGNORE_LABEL` where the student may not see it."""
+PARTNER = "partner"
+"""int64 [batch]: the sample that a mixed view was mixed with."""
+PARTNER_LABEL = "partner_label"
+"""int64 [batch]: its class."""
+RATIO = "ratio"
+"""float32 [batch]: the share of the sample itself in a mixed view."""
+PROBE_TAKEN = "probe_taken"
+"""bool [batch]: rows whose probe was computed."""
+PROBE_HASH = "probe/hash"
+"""Exact xxh3_64 of the view's bytes; int64 bit pattern in a batch, uint64 in a book."""
+PROBE_PROJECTIONS = "probe/projections"
+"""Two random-sign projections of the view; float64 [batch, 2] in a batch, float32 in a book."""
+
+IGNORE_LABEL = -1
+"""The label of a sample whose class the student may not see; losses on labels give it weight 0."""
+
+_FIELD_NAME = re.compile(r"[a-z][a-z0-9_]*(/[A-Za-z0-9_][A-Za-z0-9_.\-]*){0,7}")
+
+
+def check_field_name(name: str) -> str:
+    """Return `name` if it may name a field: lower-case first part, then at most seven parts of letters, digits, `_ . -`.
+
+    >>> check_field_name("features/layer3.0")
+    'features/layer3.0'
+    >>> check_field_name("../logits")
+    Traceback (most recent call last):
+    ...
+    bookkd.core.errors.ConfigError: Expected `field` to be a name such as `logits` or `features/layer3`, got '../logits'.
+    """
+    if len(name) > 200 or not _FIELD_NAME.fullmatch(name) or any(part.startswith(".") for part in name.split("/")):
+        raise ConfigError(expected("field", "a name such as `logits` or `features/layer3`", name))
+    return name
+
+
+@dataclass(frozen=True)
+class FieldInfo:
+    """What a knowledge can say under one name.
+
+    Args:
+        shape: Shape of one record as the losses see it; `(n_classes,)` for logits.
+        sparse: True where only some classes are kept, with the rest in a tail bucket.
+        temperatures: Temperatures that the field can honour; empty means every one.
+    """
+
+    shape: tuple[int, ...]
+    sparse: bool = False
+    temperatures: tuple[float, ...] = ()

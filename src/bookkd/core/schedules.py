@@ -1,0 +1,116 @@
+"""Hyper-parameters that move: a `Schedule` is anything called with a `Clock` that returns a number.
+
+A hyper-parameter of a method is `float | Schedule`; `objectives/terms.py` is the one place that resolves it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from bookkd.core.check import at_least, finite
+from bookkd.core.errors import ConfigError, expected
+
+__all__ = ["Clock", "Cosine", "Linear", "Schedule", "Steps", "resolve"]
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Where training is.
+
+    Args:
+        step: Optimizer steps done, from 0.
+        epoch: Epochs done, from 0; fractional inside an epoch.
+        total_steps: Optimizer steps of the whole run, at least 1.
+    """
+
+    step: int = 0
+    epoch: float = 0.0
+    total_steps: int = 1
+
+    @property
+    def progress(self) -> float:
+        """Share of the run that is done, 0 to 1."""
+        return min(1.0, self.step / max(1, self.total_steps))
+
+
+@runtime_checkable
+class Schedule(Protocol):
+    """A number as a function of the clock."""
+
+    def __call__(self, clock: Clock) -> float: ...
+
+
+@dataclass(frozen=True)
+class Linear:
+    """From `start` to `end` in a straight line over the run.
+
+    >>> Linear(1.0, 3.0)(Clock(step=5, total_steps=10))
+    2.0
+    """
+
+    start: float
+    end: float
+
+    def __post_init__(self) -> None:
+        finite(self.start, "start", where="Linear schedule")
+        finite(self.end, "end", where="Linear schedule")
+
+    def __call__(self, clock: Clock) -> float:
+        return self.start + (self.end - self.start) * clock.progress
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """From `start` to `end` along half a cosine: end + (start - end) (1 + cos(pi progress)) / 2.
+
+    >>> round(Cosine(1.0, 0.0)(Clock(step=5, total_steps=10)), 6)
+    0.5
+    """
+
+    start: float
+    end: float
+
+    def __post_init__(self) -> None:
+        finite(self.start, "start", where="Cosine schedule")
+        finite(self.end, "end", where="Cosine schedule")
+
+    def __call__(self, clock: Clock) -> float:
+        return self.end + (self.start - self.end) * (1 + math.cos(math.pi * clock.progress)) / 2
+
+
+@dataclass(frozen=True)
+class Steps:
+    """`values[i]` from epoch `epochs[i-1]` on; one value more than epochs.
+
+    >>> Steps((1.0, 0.1), (10,))(Clock(epoch=10))
+    0.1
+    """
+
+    values: tuple[float, ...]
+    epochs: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.values) != len(self.epochs) + 1:
+            raise ConfigError(
+                expected(
+                    "values", f"one more than the {len(self.epochs)} epochs", len(self.values), where="Steps schedule"
+                )
+            )
+        for epoch in self.epochs:
+            at_least(epoch, 0, "epochs", where="Steps schedule")
+        if list(self.epochs) != sorted(set(self.epochs)):
+            raise ConfigError(expected("epochs", "increasing", self.epochs, where="Steps schedule"))
+
+    def __call__(self, clock: Clock) -> float:
+        return self.values[sum(clock.epoch >= epoch for epoch in self.epochs)]
+
+
+def resolve(value: float | Schedule, clock: Clock) -> float:
+    """Return the number that `value` is at `clock`.
+
+    >>> resolve(4.0, Clock()), resolve(Linear(0.0, 1.0), Clock(step=1, total_steps=4))
+    (4.0, 0.25)
+    """
+    return float(value(clock)) if callable(value) else float(value)
