@@ -1,0 +1,93 @@
+"""What a loss promises about itself; the contract suite in `bookkd.testing.losses` holds it to every word."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from torch import Tensor
+
+from bookkd.core.errors import ConfigError, expected
+from bookkd.core.names import choose
+
+__all__ = ["Claims", "Loss", "claims", "claims_of"]
+
+Loss = Callable[..., Tensor]
+"""`loss(student, [teacher,] *batch entries, **hyper-parameters)`."""
+
+_AnyLoss = TypeVar("_AnyLoss", bound=Loss)
+
+
+@dataclass(frozen=True)
+class Claims:
+    """What is true of a loss for every input.
+
+    Args:
+        scope: "position": one value per position, never reduced; "batch": one scalar that relates the rows of a batch.
+        t_squared: Whether it takes `t_squared`, which multiplies the value by T^2 so that gradients keep their size in T.
+        sparse: Whether it honours a `SparseTarget`.
+        zero_at_teacher: Whether value and gradient are 0 where the student says what the teacher says.
+        why_not: The reason, where `zero_at_teacher` is False.
+
+    >>> Claims(zero_at_teacher=False)
+    Traceback (most recent call last):
+    ...
+    bookkd.core.errors.ConfigError: Expected `why_not` to be the reason why the loss is not zero at the teacher, got ''.
+    """
+
+    scope: Literal["position", "batch"] = "position"
+    t_squared: bool = False
+    sparse: bool = False
+    zero_at_teacher: bool = True
+    why_not: str = ""
+
+    def __post_init__(self) -> None:
+        choose(self.scope, ("position", "batch"), "scope", where="claims of a loss")
+        if not self.zero_at_teacher and not self.why_not:
+            raise ConfigError(expected("why_not", "the reason why the loss is not zero at the teacher", self.why_not))
+
+
+UNDECLARED = Claims(zero_at_teacher=False, why_not="the loss declares nothing")
+
+
+def claims(
+    *,
+    scope: Literal["position", "batch"] = "position",
+    t_squared: bool = False,
+    sparse: bool = False,
+    zero_at_teacher: bool = True,
+    why_not: str = "",
+) -> Callable[[_AnyLoss], _AnyLoss]:
+    """Attach `Claims` to a loss.
+
+    Args:
+        scope: See `Claims`.
+        t_squared: See `Claims`.
+        sparse: See `Claims`.
+        zero_at_teacher: See `Claims`.
+        why_not: See `Claims`.
+
+    >>> @claims(scope="batch")
+    ... def relational(student, teacher):
+    ...     return (student - teacher).square().mean()
+    >>> claims_of(relational).scope
+    'batch'
+    """
+    declared = Claims(scope, t_squared, sparse, zero_at_teacher, why_not)
+
+    def attach(loss: _AnyLoss) -> _AnyLoss:
+        loss.claims = declared  # type: ignore[attr-defined]
+        return loss
+
+    return attach
+
+
+def claims_of(loss: Loss) -> Claims:
+    """Return what `loss` declares; a loss that declares nothing is taken as pointwise and for dense targets only.
+
+    >>> claims_of(lambda student, teacher: student).sparse
+    False
+    """
+    found = getattr(loss, "claims", UNDECLARED)
+    return found if isinstance(found, Claims) else UNDECLARED

@@ -1,0 +1,216 @@
+"""What the teacher says about a batch: every logit, or the few largest with the mass of all others."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bookkd.core.check import at_least, positive, unique
+from bookkd.core.errors import ConfigError, FidelityError, expected
+
+__all__ = ["DenseTarget", "SparseTarget", "Target", "as_target", "computing_dtype"]
+
+
+def computing_dtype(*dtypes: torch.dtype) -> torch.dtype:
+    """Return the dtype that a loss computes in: the widest of `dtypes`, at least float32.
+
+    >>> computing_dtype(torch.float16, torch.bfloat16), computing_dtype(torch.float16, torch.float64)
+    (torch.float32, torch.float64)
+    """
+    widest = torch.float32
+    for dtype in dtypes:
+        widest = torch.promote_types(widest, dtype)
+    return widest
+
+
+@dataclass(frozen=True, eq=False)
+class DenseTarget:
+    """The logits of every class. No gradient flows back through a target.
+
+    Args:
+        logits: At temperature 1, of any floating dtype, shape [..., classes]; -inf for a class that is ruled out.
+
+    >>> DenseTarget(torch.tensor([[2.0, 3.5, -1.0]])).log_probabilities(1.0).exp()
+    tensor([[0.1808, 0.8102, 0.0090]])
+    """
+
+    logits: Tensor
+
+    def __post_init__(self) -> None:
+        if not self.logits.is_floating_point() or self.logits.ndim == 0:
+            got = f"{self.logits.dtype} of shape {list(self.logits.shape)}"
+            raise ConfigError(expected("logits", "a floating tensor [..., classes]", got, where="dense target"))
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes."""
+        return self.logits.shape[-1]
+
+    @property
+    def positions(self) -> torch.Size:
+        """The leading shape: one distribution for each position."""
+        return self.logits.shape[:-1]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype that the logits are stored in."""
+        return self.logits.dtype
+
+    def log_probabilities(self, temperature: float) -> Tensor:
+        """Return log softmax(logits / T), shape [..., classes], computed in float32 or wider."""
+        scaled = self.logits.detach().to(computing_dtype(self.dtype)) / temperature
+        return scaled.log_softmax(-1)
+
+    def to(self, device: torch.device | str) -> DenseTarget:
+        """Return the target on `device`; the copy does not wait for the device."""
+        return DenseTarget(self.logits.to(device, non_blocking=True))
+
+    def rows(self, index: Tensor) -> DenseTarget:
+        """Return the positions of the first axis that `index` (integer or boolean) names."""
+        return DenseTarget(self.logits[index])
+
+
+@dataclass(frozen=True, eq=False)
+class SparseTarget:
+    """The k largest logits of each position, and the probability mass of the rest at the promised temperatures.
+
+    At a promised temperature T, with tail = exp(log_tail_mass) at T, the kept probabilities are
+
+        t_i = (1 - tail) softmax(values / T)_i
+
+    which with the tail always make a distribution, whatever the rounding of `values`.
+
+    Args:
+        values: Kept logits, centred on the largest, in any order, shape [..., k].
+        indices: Their classes, without repeats within a position, int64, shape [..., k].
+        log_tail_mass: log of the mass of all other classes, one for each temperature, shape [..., temperatures];
+            -inf where nothing was left out.
+        temperatures: The temperatures that can be honoured.
+        n_classes: Number of classes.
+
+    >>> target = SparseTarget.from_logits(torch.tensor([[4.0, 2.0, 1.0, 0.0, -1.0]]), 2, (1.0, 2.0))
+    >>> target.indices, target.kept_log_probabilities(2.0).exp()
+    (tensor([[0, 1]]), tensor([[0.5530, 0.2034]]))
+    """
+
+    values: Tensor
+    indices: Tensor
+    log_tail_mass: Tensor
+    temperatures: tuple[float, ...]
+    n_classes: int
+
+    def __post_init__(self) -> None:
+        where = "sparse target"
+        unique(self.temperatures, "temperatures", where=where)
+        for temperature in self.temperatures:
+            positive(temperature, "temperatures", where=where)
+        if not self.values.is_floating_point() or self.values.ndim == 0:
+            got = f"{self.values.dtype} of shape {list(self.values.shape)}"
+            raise ConfigError(expected("values", "a floating tensor [..., k]", got, where=where))
+        if self.indices.dtype != torch.int64 or self.indices.shape != self.values.shape:
+            got = f"{self.indices.dtype} of shape {list(self.indices.shape)}"
+            raise ConfigError(expected("indices", f"int64 of shape {list(self.values.shape)}", got, where=where))
+        wanted = [*self.positions, len(self.temperatures)]
+        if list(self.log_tail_mass.shape) != wanted:
+            got = f"shape {list(self.log_tail_mass.shape)}"
+            raise ConfigError(expected("log_tail_mass", f"of shape {wanted}", got, where=where))
+        if not 1 <= self.k <= self.n_classes:
+            raise ConfigError(expected("k", f"between 1 and the {self.n_classes} classes", self.k, where=where))
+
+    @property
+    def k(self) -> int:
+        """Number of classes kept for each position."""
+        return self.values.shape[-1]
+
+    @property
+    def positions(self) -> torch.Size:
+        """The leading shape: one distribution for each position."""
+        return self.values.shape[:-1]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype that the kept logits are stored in."""
+        return self.values.dtype
+
+    def log_tail(self, temperature: float) -> Tensor:
+        """Return the log mass of the classes left out at `temperature`, shape [...].
+
+        Raises:
+            FidelityError: if the temperature was not promised: the missing mass at another one cannot be recovered.
+        """
+        for place, promised in enumerate(self.temperatures):
+            if promised == temperature:
+                mass = self.log_tail_mass[..., place].detach()
+                # A float32 mass may round to just above 1.
+                return mass.to(computing_dtype(self.dtype, mass.dtype)).clamp_max(0)
+        known = ", ".join(f"{promised:g}" for promised in self.temperatures) or "none"
+        raise FidelityError(
+            expected(
+                "temperature",
+                f"one that the sparse target promises ({known})",
+                temperature,
+                do="Use one of these, or make the book again with this temperature or with dense logits.",
+            )
+        )
+
+    def kept_log_probabilities(self, temperature: float) -> Tensor:
+        """Return log t_i of the kept classes at a promised `temperature`, shape [..., k]."""
+        tail = self.log_tail(temperature)
+        kept = (self.values.detach().to(tail.dtype) / temperature).log_softmax(-1)
+        return kept + _log_one_minus_exp(tail).unsqueeze(-1)
+
+    def to(self, device: torch.device | str) -> SparseTarget:
+        """Return the target on `device`; the copies do not wait for the device."""
+        return self._map(lambda part: part.to(device, non_blocking=True))
+
+    def rows(self, index: Tensor) -> SparseTarget:
+        """Return the positions of the first axis that `index` (integer or boolean) names."""
+        return self._map(lambda part: part[index])
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> SparseTarget:
+        values, indices, log_tail_mass = change(self.values), change(self.indices), change(self.log_tail_mass)
+        return SparseTarget(values, indices, log_tail_mass, self.temperatures, self.n_classes)
+
+    @classmethod
+    def from_logits(cls, logits: Tensor, k: int, temperatures: tuple[float, ...]) -> SparseTarget:
+        """Keep the `k` largest logits of each position, as the `top_k` codec does.
+
+        Args:
+            logits: At temperature 1, shape [..., classes].
+            k: Classes kept, 1 to the number of classes.
+            temperatures: Temperatures to promise, above 0.
+        """
+        n_classes = logits.shape[-1]
+        if at_least(k, 1, "k", where="sparse target") > n_classes:
+            raise ConfigError(expected("k", f"at most the {n_classes} classes", k, where="sparse target"))
+        exact = logits.detach().to(computing_dtype(logits.dtype))
+        values, indices = exact.topk(k, dim=-1)
+        others = exact.scatter(-1, indices, -math.inf)
+        masses = [
+            (others / positive(temperature, "temperatures")).logsumexp(-1) - (exact / temperature).logsumexp(-1)
+            for temperature in temperatures
+        ]
+        log_tail_mass = torch.stack(masses, -1) if masses else exact.new_empty((*exact.shape[:-1], 0))
+        return cls(values - values[..., :1], indices, log_tail_mass, tuple(temperatures), n_classes)
+
+
+Target = DenseTarget | SparseTarget
+"""What a loss takes as `teacher`; a bare tensor of logits is taken as a `DenseTarget`."""
+
+
+def as_target(teacher: Target | Tensor) -> Target:
+    """Return `teacher`, with a bare tensor of logits wrapped.
+
+    >>> type(as_target(torch.zeros(2, 3))).__name__
+    'DenseTarget'
+    """
+    return DenseTarget(teacher) if isinstance(teacher, Tensor) else teacher
+
+
+def _log_one_minus_exp(log_mass: Tensor) -> Tensor:
+    """Return log(1 - exp(log_mass)) for log_mass <= 0; each branch is exact where the other cancels."""
+    return torch.where(log_mass > -math.log(2), torch.log(-torch.expm1(log_mass)), torch.log1p(-torch.exp(log_mass)))

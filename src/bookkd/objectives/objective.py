@@ -1,0 +1,179 @@
+"""An objective: a weighted sum of terms whose value does not depend on how a batch is split."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bookkd.core.check import at_least, unique
+from bookkd.core.errors import ConfigError, expected
+from bookkd.core.schedules import Clock, resolve
+from bookkd.losses import Target
+from bookkd.losses.targets import computing_dtype
+from bookkd.objectives.terms import Term
+
+__all__ = ["Objective"]
+
+
+@dataclass(frozen=True)
+class Objective:
+    r"""loss = sum_t w_t (sum_i v_ti m_ti) / (sum_i m_ti), over terms t and positions i.
+
+    v are the values of a term's loss, m the weights of the positions (0 outside the term's mask), w the weight of the
+    term. Numerators and denominators are added up over micro-batches and ranks before the division: call `totals` for
+    every part first, then `sums` for each part and `loss` with the added totals.
+
+    Args:
+        terms: At least one, with names that differ.
+        passes: Student passes per batch; the step repeats the batch that often.
+    """
+
+    terms: tuple[Term, ...]
+    passes: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.terms:
+            raise ConfigError(expected("terms", "at least one", self.terms, where="objective"))
+        unique([term.name for term in self.terms], "terms", where="objective", do="Give bind(..., name=...).")
+        at_least(self.passes, 1, "passes", where="objective")
+
+    def needs(self) -> dict[str, tuple[float, ...]]:
+        """Return the teacher's fields, each with the temperatures at which the losses will ask for it.
+
+        A scheduled temperature takes values that are not known beforehand and adds none: a sparse target that does
+        not promise the value of a step refuses it then.
+        """
+        found: dict[str, set[float]] = {}
+        for term in self.terms:
+            if term.teacher is not None:
+                asked = found.setdefault(term.teacher, set())
+                temperature = term.hyper.get("temperature")
+                if isinstance(temperature, int | float):
+                    asked.add(float(temperature))
+        return {name: tuple(sorted(asked)) for name, asked in found.items()}
+
+    def dense_only(self) -> tuple[str, ...]:
+        """Return the teacher's fields that a term cannot read from a sparse target."""
+        fields = {term.teacher for term in self.terms if term.teacher is not None and not term.claims.sparse}
+        return tuple(sorted(fields))
+
+    def refuse_split(self, parts: int) -> None:
+        """Refuse to divide a batch over `parts` micro-batches or ranks where a term relates its rows.
+
+        Raises:
+            ConfigError: naming the term.
+        """
+        for term in self.terms:
+            if parts > 1 and term.claims.scope == "batch":
+                do = "Use one micro-batch on one rank, or a loss that gives one value per position."
+                where = f"term {term.name} relates the rows of a batch"
+                raise ConfigError(expected("parts", "1", parts, where=where, do=do))
+
+    def totals(self, batch: Mapping[str, Any], weights: Tensor) -> Tensor:
+        """Return sum_i m_ti of each term; needs no student, so that parts and ranks can add them up first.
+
+        Args:
+            batch: The batch, read by the masks of the terms.
+            weights: Weight of each position, not negative, floating, shape [...].
+
+        Returns:
+            Shape [terms].
+
+        Raises:
+            ConfigError: if a term of batch scope meets positions of unequal weight.
+        """
+        return torch.stack([self._weights(term, batch, weights).sum() for term in self.terms])
+
+    def sums(
+        self,
+        student_fields: Mapping[str, Tensor],
+        targets: Mapping[str, Target | Tensor],
+        batch: Mapping[str, Any],
+        weights: Tensor,
+        clock: Clock,
+    ) -> Tensor:
+        """Return sum_i v_ti m_ti of each term, before its own weight; with gradient.
+
+        Positions of weight 0 reach neither the value nor any gradient, even where they are infinite or NaN.
+
+        Args:
+            student_fields: Fields of the student, by name.
+            targets: Targets of the teacher, by field name.
+            batch: The batch.
+            weights: As in `totals`.
+            clock: Where training is.
+
+        Returns:
+            Shape [terms].
+        """
+        return torch.stack([self._sum(term, student_fields, targets, batch, weights, clock) for term in self.terms])
+
+    def loss(self, sums: Tensor, totals: Tensor, clock: Clock) -> Tensor:
+        """Return sum_t w_t sums_t / totals_t, a scalar; a term whose total is 0 contributes exactly 0.
+
+        Args:
+            sums: From `sums`, of one part or added over parts, shape [terms].
+            totals: From `totals`, added over every part of the optimizer step, shape [terms].
+            clock: Where training is; scheduled weights are resolved here.
+        """
+        means = sums / torch.where(totals > 0, totals, 1).to(sums.dtype)
+        factors = [resolve(term.weight, clock) for term in self.terms]
+        return (means * means.new_tensor(factors)).sum()
+
+    def _weights(self, term: Term, batch: Mapping[str, Any], weights: Tensor) -> Tensor:
+        kept = weights.to(computing_dtype(weights.dtype))
+        if term.mask is not None:
+            mask = term.mask(batch)
+            if mask.shape != weights.shape:
+                got = f"shape {list(mask.shape)}"
+                raise ConfigError(expected("mask", f"of shape {list(weights.shape)}", got, where=f"term {term.name}"))
+            kept = kept.masked_fill(~mask, 0)
+        if term.claims.scope == "batch" and bool((kept != kept.flatten()[:1]).any() | (kept <= 0).any()):
+            raise ConfigError(
+                expected(
+                    "weights",
+                    "equal and above 0 at every position",
+                    "a mask or unequal weights",
+                    where=f"term {term.name} relates the rows of a batch",
+                    do="Drop the last incomplete batch, and give this term no mask.",
+                )
+            )
+        return kept
+
+    def _sum(
+        self,
+        term: Term,
+        student_fields: Mapping[str, Tensor],
+        targets: Mapping[str, Target | Tensor],
+        batch: Mapping[str, Any],
+        weights: Tensor,
+        clock: Clock,
+    ) -> Tensor:
+        kept = self._weights(term, batch, weights)
+        if term.claims.scope == "batch":
+            return term.value(student_fields, targets, batch, clock) * kept.sum()
+        skipped = kept == 0
+        if term.field in student_fields:
+            student_fields = {**student_fields, term.field: _shielded(student_fields[term.field], skipped)}
+        value = term.value(student_fields, targets, batch, clock)
+        if value.shape != kept.shape:
+            got = f"shape {list(value.shape)}"
+            raise ConfigError(expected("loss", f"one value for each of {list(kept.shape)}", got, where=term.name))
+        return (value.masked_fill(skipped, 0) * kept).sum()
+
+
+def _shielded(student: Tensor, skipped: Tensor) -> Tensor:
+    """Return `student` with the gradient of skipped positions set to 0 on its way back.
+
+    Masking the loss is not enough: inside it 0 times infinity is NaN on the way back.
+    """
+    if not student.requires_grad or student.shape[: skipped.ndim] != skipped.shape:
+        return student
+    spread = skipped.reshape(*skipped.shape, *[1] * (student.ndim - skipped.ndim))
+    view = student.view_as(student)
+    view.register_hook(lambda gradient: gradient.masked_fill(spread, 0))  # type: ignore[no-untyped-call]
+    return view

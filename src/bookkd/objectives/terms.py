@@ -1,0 +1,255 @@
+"""A term: a loss that knows the names of its inputs and carries its hyper-parameters; the one place that resolves schedules."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+from torch import Tensor
+
+from bookkd.core.check import finite
+from bookkd.core.errors import ConfigError, DataError, UnknownNameError, expected
+from bookkd.core.fields import IGNORE_LABEL, LABEL, LOGITS, PARTNER_LABEL, check_field_name
+from bookkd.core.names import choose, nearest
+from bookkd.core.schedules import Clock, Schedule, resolve
+from bookkd.losses import Claims, Loss, Target, claims_of
+
+__all__ = ["Hyper", "Mask", "Term", "bind", "labelled", "masked", "scheduled", "weighted"]
+
+Hyper = float | str | bool | Schedule
+"""A hyper-parameter of a loss; a `Schedule` is resolved at every step."""
+
+Mask = Callable[[Mapping[str, Any]], Tensor]
+"""From a batch to a boolean tensor of its positions: where the term counts."""
+
+_TEACHER = "teacher"
+
+
+@dataclass(frozen=True)
+class _Signature:
+    positional: tuple[str, ...]
+    required: int
+    hyper: tuple[str, ...]
+    required_hyper: tuple[str, ...]
+
+    @property
+    def takes_teacher(self) -> bool:
+        return len(self.positional) > 1 and self.positional[1].startswith(_TEACHER)
+
+
+@lru_cache(maxsize=256)
+def _signature(loss: Loss) -> _Signature:
+    parameters = inspect.signature(loss).parameters.values()
+    kinds = inspect.Parameter
+    for parameter in parameters:
+        if parameter.kind in (kinds.VAR_POSITIONAL, kinds.VAR_KEYWORD):
+            got = f"`{parameter}`"
+            raise ConfigError(
+                expected("loss", "a function whose every parameter has a name", got, where=_loss_name(loss))
+            )
+    positional = [p for p in parameters if p.kind is not kinds.KEYWORD_ONLY]
+    hyper = [p for p in parameters if p.kind is kinds.KEYWORD_ONLY]
+    return _Signature(
+        tuple(p.name for p in positional),
+        sum(p.default is kinds.empty for p in positional),
+        tuple(p.name for p in hyper),
+        tuple(p.name for p in hyper if p.default is kinds.empty),
+    )
+
+
+def _loss_name(loss: Loss) -> str:
+    return getattr(loss, "__name__", type(loss).__name__)
+
+
+@dataclass(frozen=True)
+class Term:
+    """A loss bound to the fields and batch entries it reads; made by `bind`, which gives the defaults.
+
+    Args:
+        name: What logs call it.
+        loss: `loss(student[, teacher], *batch entries, **hyper)`, see `bookkd.losses`.
+        field: The student's field.
+        teacher: The teacher's field; None for a loss whose second parameter is not named `teacher...`.
+        batch: Keys of the batch, passed in this order behind the fields; an absent optional one gives None.
+        weight: Factor of the term in the objective.
+        hyper: Hyper-parameters of the loss, each a value or a `Schedule`.
+        mask: Where the term counts; None for every position of positive weight.
+    """
+
+    name: str
+    loss: Loss
+    field: str
+    teacher: str | None
+    batch: tuple[str, ...]
+    weight: float | Schedule
+    hyper: Mapping[str, Hyper]
+    mask: Mask | None = None
+
+    def __post_init__(self) -> None:
+        check_field_name(self.field)
+        if self.teacher is not None:
+            check_field_name(self.teacher)
+        if not callable(self.weight):
+            finite(self.weight, "weight", where=f"term {self.name}")
+        self._check_positional()
+        self._check_hyper()
+
+    @property
+    def claims(self) -> Claims:
+        """What the loss declares."""
+        return claims_of(self.loss)
+
+    def _check_positional(self) -> None:
+        signature, where = _signature(self.loss), f"term {self.name}"
+        if signature.takes_teacher and self.teacher is None:
+            do = 'Pass teacher="logits" or another field of the teacher.'
+            raise ConfigError(expected(_TEACHER, "a field, since the loss takes one", None, where=where, do=do))
+        if self.teacher is not None and not signature.takes_teacher:
+            do = f"Leave it out, or name the loss's second parameter `{_TEACHER}`."
+            raise ConfigError(expected(_TEACHER, "None, since the loss takes none", self.teacher, where=where, do=do))
+        fields = 1 + signature.takes_teacher
+        low, high = max(0, signature.required - fields), len(signature.positional) - fields
+        if not low <= len(self.batch) <= high:
+            names = ", ".join(signature.positional[fields:]) or "none"
+            count = str(low) if low == high else f"{low} to {high}"
+            raise ConfigError(expected("batch", f"{count} keys for the parameters {names}", self.batch, where=where))
+
+    def _check_hyper(self) -> None:
+        signature, where = _signature(self.loss), f"term {self.name}, loss {_loss_name(self.loss)}"
+        for name in self.hyper:
+            choose(name, signature.hyper, "hyper-parameter", where=where)
+        absent = [name for name in signature.required_hyper if name not in self.hyper]
+        if absent:
+            raise ConfigError(expected("hyper", f"complete, with {', '.join(absent)}", sorted(self.hyper), where=where))
+
+    def value(
+        self,
+        student_fields: Mapping[str, Tensor],
+        targets: Mapping[str, Target | Tensor],
+        batch: Mapping[str, Any],
+        clock: Clock,
+    ) -> Tensor:
+        """Return the unweighted values of the loss: one per position, or one scalar where the scope is "batch".
+
+        Args:
+            student_fields: Fields of the student, by name.
+            targets: Targets of the teacher, by field name.
+            batch: The batch, see `core/fields.py`.
+            clock: Where training is; schedules are resolved here.
+
+        Raises:
+            ConfigError: if a field is missing.
+            DataError: if the batch lacks an entry that the loss cannot do without.
+        """
+        inputs: list[Any] = [self._look_up(self.field, student_fields, "student")]
+        if self.teacher is not None:
+            inputs.append(self._look_up(self.teacher, targets, _TEACHER))
+        signature = _signature(self.loss)
+        for key in self.batch:
+            given = batch.get(key)
+            if given is None and len(inputs) < signature.required:
+                found = ", ".join(sorted(batch))
+                raise DataError(expected("batch", f"one with `{key}`", f"the keys {found}", where=f"term {self.name}"))
+            inputs.append(given)
+        hyper = {name: resolve(given, clock) if callable(given) else given for name, given in self.hyper.items()}
+        return self.loss(*inputs, **hyper)
+
+    def _look_up(self, name: str, fields: Mapping[str, Any], side: str) -> Any:
+        if name in fields:
+            return fields[name]
+        near = ", ".join(nearest(name, fields)[:5]) or "none"
+        raise UnknownNameError(f"Unknown {side} field {name!r} (term {self.name}). Nearest: {near}.")
+
+
+def bind(
+    loss: Loss,
+    field: str = LOGITS,
+    *,
+    teacher: str | None = None,
+    batch: tuple[str, ...] = (),
+    weight: float | Schedule = 1.0,
+    name: str | None = None,
+    mask: Mask | None = None,
+    **hyper: Hyper,
+) -> Term:
+    """Bind a loss to the names of its inputs, and check the names against the loss's own signature.
+
+    Args:
+        loss: See `Term`.
+        field: The student's field.
+        teacher: The teacher's field.
+        batch: Keys of the batch.
+        weight: Factor in the objective.
+        name: What logs call it; the name of the loss by default.
+        mask: Where the term counts.
+        **hyper: Hyper-parameters of the loss: every required one, and no other.
+
+    Raises:
+        UnknownNameError: if the loss has no such hyper-parameter; the nearest names are listed.
+        ConfigError: if a required one is missing, or inputs and signature do not fit.
+
+    >>> from bookkd.losses import cross_entropy
+    >>> bind(cross_entropy, batch=("label",), mask=labelled, label_smoothing=0.1).name
+    'cross_entropy'
+    >>> bind(cross_entropy, batch=("label",), smoothing=0.1)
+    Traceback (most recent call last):
+    ...
+    bookkd.core.errors.UnknownNameError: Unknown hyper-parameter 'smoothing' (term cross_entropy, loss cross_entropy). Nearest: label_smoothing.
+    """
+    return Term(name or _loss_name(loss), loss, field, teacher, tuple(batch), weight, dict(hyper), mask)
+
+
+def weighted(term: Term, weight: float | Schedule) -> Term:
+    """Return `term` with `weight` in place of its own.
+
+    >>> from bookkd.core.schedules import Linear
+    >>> from bookkd.losses import cross_entropy
+    >>> weighted(bind(cross_entropy, batch=("label",), label_smoothing=0.0), Linear(0.0, 1.0)).weight
+    Linear(start=0.0, end=1.0)
+    """
+    return replace(term, weight=weight)
+
+
+def scheduled(term: Term, **hyper: Schedule) -> Term:
+    """Return `term` with schedules in place of some of its hyper-parameters.
+
+    >>> from bookkd.core.schedules import Linear
+    >>> from bookkd.losses import cross_entropy
+    >>> term = bind(cross_entropy, batch=("label",), label_smoothing=0.0)
+    >>> scheduled(term, label_smoothing=Linear(0.1, 0.0)).hyper
+    {'label_smoothing': Linear(start=0.1, end=0.0)}
+    """
+    return replace(term, hyper={**term.hyper, **hyper})
+
+
+def masked(term: Term, mask: Mask) -> Term:
+    """Return `term` counting only where `mask(batch)` is True, and where its own mask is.
+
+    >>> from bookkd.losses import cross_entropy
+    >>> term = masked(bind(cross_entropy, batch=("label",), label_smoothing=0.0), labelled)
+    >>> term.mask is labelled
+    True
+    """
+    own = term.mask
+    if own is None:
+        return replace(term, mask=mask)
+    return replace(term, mask=lambda batch: own(batch) & mask(batch))
+
+
+def labelled(batch: Mapping[str, Any]) -> Tensor:
+    """Return where the class is known: the mask of terms on labels, bool, of the labels' shape.
+
+    A mixed view counts only if the partner's class is known too, as in `losses.cross_entropy`.
+
+    >>> import torch
+    >>> labelled({"label": torch.tensor([3, -1])})
+    tensor([ True, False])
+    """
+    if batch.get(LABEL) is None:
+        raise DataError(expected("batch", f"one with `{LABEL}`", f"the keys {', '.join(sorted(batch))}"))
+    known: Tensor = batch[LABEL] != IGNORE_LABEL
+    partner = batch.get(PARTNER_LABEL)
+    return known if partner is None else known & (partner != IGNORE_LABEL)
