@@ -1,0 +1,28 @@
+"""Replayable augmentation: views as a function of (seed, sample, view), their sampler, and the probe that proves them."""
+
+from __future__ import annotations
+
+from bookkd.views.collate import collate
+from bookkd.views.mix import CutMix, MixUp
+from bookkd.views.picks import Pick
+from bookkd.views.probe import probe
+from bookkd.views.replay import Replay
+from bookkd.views.sampler import ViewSampler
+from bookkd.views.seeding import isolated, seed_all
+from bookkd.views.views import Views, differences, version_differences, versions
+
+__all__ = [
+    "CutMix",
+    "MixUp",
+    "Pick",
+    "Replay",
+    "ViewSampler",
+    "Views",
+    "collate",
+    "differences",
+    "isolated",
+    "probe",
+    "seed_all",
+    "version_differences",
+    "versions",
+]

@@ -1,0 +1,205 @@
+"""`Replay`: a data set indexed by (sample, view), bit-equal in any order, worker or rank."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from bookkd.core.check import between
+from bookkd.core.errors import ConfigError, DataError, expected
+from bookkd.core.fields import (
+    IGNORE_LABEL,
+    INPUT,
+    LABEL,
+    PARTNER,
+    PARTNER_LABEL,
+    PROBE_HASH,
+    PROBE_PROJECTIONS,
+    PROBE_TAKEN,
+    RATIO,
+    SAMPLE,
+    VIEW,
+    WEIGHT,
+)
+from bookkd.core.rng import draw64
+from bookkd.views.mix import Mix, draw_partners
+from bookkd.views.picks import Pick, Positions, as_picks
+from bookkd.views.probe import probe
+from bookkd.views.seeding import isolated, seed_all
+from bookkd.views.views import Views, as_tensor
+
+__all__ = ["Replay"]
+
+
+class Replay(Dataset[dict[str, Any]]):
+    """A data set of (image, label) seen through `Views`: `replay[Pick(sample, view)]` is a dict for one record.
+
+    Use it with `DataLoader(replay, batch_sampler=ViewSampler(...), collate_fn=collate)`. The generators are seeded
+    before the data set is asked, so that a data set which augments by itself replays too. A label that is a tensor of
+    its own kind (torchvision's `Mask`, `BoundingBoxes`) goes through the transform together with the image.
+
+    Args:
+        dataset: `dataset[i]` is (image, label) or an image alone; the label a whole number, a tensor, or None.
+        views: What is done to the images.
+        rows: Row of the book of each data set position, shape [len(dataset)], for reordered or filtered data; None
+            where they are the same.
+        labels: Labels by row of the book, in place of the data set's; `IGNORE_LABEL` where hidden.
+        probe_share: Share of the records that carry a probe, 0 to 1, chosen by (seed, sample, view); with 0 the
+            batch has no probe entries.
+
+    Raises:
+        ConfigError: if an argument does not fit the data set.
+
+    >>> replay = Replay([(torch.zeros(1, 2, 2), 5)], Views(None, n_views=1))
+    >>> item = replay[Pick(0, 0)]
+    >>> item["label"], item["input"].shape
+    (5, torch.Size([1, 2, 2]))
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        views: Views,
+        *,
+        rows: npt.ArrayLike | None = None,
+        labels: npt.ArrayLike | None = None,
+        probe_share: float = 1.0,
+    ) -> None:
+        if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+            raise ConfigError(expected("dataset", "indexable, with a length", type(dataset).__name__, where="Replay"))
+        self.dataset = dataset
+        self.views = views
+        self.positions = Positions(rows, len(dataset))
+        self.labels = None if labels is None else _check_labels(labels, self.positions.rows)
+        self.probe_share = between(probe_share, 0, 1, "probe_share", where="Replay")
+        if views.mix is not None and views.mix.pool is None and rows is not None:
+            raise ConfigError(
+                expected(
+                    "pool",
+                    "given where `rows` maps the data set to a book",
+                    None,
+                    where="Replay",
+                    do="Use `views.with_pool(recipe['mix']['pool'])`.",
+                )
+            )
+
+    def __len__(self) -> int:
+        return len(self.positions.rows)
+
+    @property
+    def rows(self) -> npt.NDArray[np.int64]:
+        """Row of the book of each data set position, shape [len(dataset)]."""
+        return self.positions.rows
+
+    def __getitem__(self, pick: Pick) -> dict[str, Any]:
+        return self.__getitems__([pick])[0]
+
+    def __getitems__(self, picks: Sequence[Pick]) -> list[dict[str, Any]]:
+        """Return the records of a whole batch; the DataLoader calls this."""
+        found = as_picks(picks, self.views.n_views)
+        samples, views = [pick.sample for pick in found], [pick.view for pick in found]
+        with isolated():
+            own = self._draw(samples, views)
+            if self.views.mix is not None:
+                self._mix(self.views.mix, own, samples, views)
+            if self.probe_share > 0:
+                self._take_probes(own, samples, views)
+        for item, pick in zip(own, found, strict=True):
+            item[SAMPLE], item[VIEW], item[WEIGHT] = pick
+        return own
+
+    def _draw(self, samples: Sequence[int], views: Sequence[int]) -> list[dict[str, Any]]:
+        transform = self.views.transform
+        out = []
+        for position, sample, view, seed in zip(
+            self.positions(samples).tolist(), samples, views, self.views.seeds(samples, views), strict=True
+        ):
+            seed_all(seed)
+            try:
+                image, label = _split(self.dataset[position], sample)
+                if self.labels is not None:
+                    label = self.labels[sample]
+                # A plain tensor is not of a kind that a transform knows how to move along with the image.
+                if transform is not None and isinstance(label, Tensor) and type(label) is not Tensor:
+                    image, label = transform(image, label)
+                elif transform is not None:
+                    image = transform(image)
+            except Exception as error:
+                error.add_note(f"While replaying sample {sample}, view {view}.")
+                raise
+            out.append({INPUT: as_tensor(image, sample, view), LABEL: _as_label(label, sample)})
+        return out
+
+    def _mix(self, mix: Mix, own: list[dict[str, Any]], samples: list[int], views: list[int]) -> None:
+        seed = self.views.seed
+        partners = draw_partners(seed, samples, views, pool=mix.pool or len(self)).tolist()
+        others = self._draw(partners, views)
+        for item, other, partner, sample, view in zip(own, others, partners, samples, views, strict=True):
+            item[INPUT], item[RATIO] = mix(item[INPUT], other[INPUT], seed=seed, sample=sample, view=view)
+            item[PARTNER], item[PARTNER_LABEL] = partner, other[LABEL]
+
+    def _take_probes(self, items: list[dict[str, Any]], samples: list[int], views: list[int]) -> None:
+        draws = draw64(self.views.seed, "probe share", samples, views)[:, 0]
+        taken = ((draws >> np.uint64(11)).astype(np.float64) * 2.0**-53 < self.probe_share).tolist()
+        hashes, projections = probe([item[INPUT] for item, take in zip(items, taken, strict=True) if take])
+        found = iter(zip(hashes.tolist(), projections, strict=True))
+        for item, take in zip(items, taken, strict=True):
+            item[PROBE_HASH], item[PROBE_PROJECTIONS] = (
+                next(found) if take else (0, torch.zeros(2, dtype=torch.float64))
+            )
+            item[PROBE_TAKEN] = take
+
+
+def _check_labels(labels: npt.ArrayLike, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    found = np.asarray(labels)
+    most = int(rows.max(initial=-1))
+    if found.ndim != 1 or found.dtype.kind not in "iu" or len(found) <= most:
+        raise ConfigError(
+            expected(
+                "labels",
+                f"whole numbers, one a row of the book (at least {most + 1})",
+                f"{found.dtype} of shape {found.shape}",
+                where="Replay",
+            )
+        )
+    return found.astype(np.int64)
+
+
+def _split(record: Any, sample: int) -> tuple[Any, Any]:
+    if isinstance(record, tuple | list):
+        if len(record) == 2:
+            return record[0], record[1]
+        raise DataError(
+            expected("dataset[i]", "(image, label) or an image", f"{len(record)} parts", where=f"sample {sample}")
+        )
+    if isinstance(record, dict):
+        raise DataError(
+            expected(
+                "dataset[i]",
+                "(image, label) or an image",
+                f"a dict of {sorted(map(str, record))}",
+                where=f"sample {sample}",
+                do="Wrap the data set so that it returns the image and the label.",
+            )
+        )
+    return record, None
+
+
+def _as_label(label: Any, sample: int) -> int | Tensor:
+    if label is None:
+        return IGNORE_LABEL
+    if isinstance(label, np.ndarray):
+        label = torch.from_numpy(np.ascontiguousarray(label))
+    if isinstance(label, Tensor):
+        if label.ndim:
+            return label.detach().as_subclass(Tensor)
+        label = label.item()
+    if isinstance(label, int | np.integer):
+        return int(label)
+    raise DataError(expected("label", "a whole number, a tensor or None", label, where=f"sample {sample}"))
