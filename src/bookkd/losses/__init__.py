@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from bookkd.losses.claims import Claims, Loss, claims, claims_of
+from bookkd.losses.divergences import generalised_jsd, reverse_kl, skew_kl, skew_reverse_kl
 from bookkd.losses.labels import cross_entropy
-from bookkd.losses.soft import soft_target_kl
+from bookkd.losses.sampling import expected_unique, importance_weights
+from bookkd.losses.soft import probability_cross_entropy, soft_cross_entropy, soft_target_kl, softened_mse
 from bookkd.losses.targets import DenseTarget, SparseTarget, Target, as_target
+from bookkd.losses.truncated import truncated_kl
 
 __all__ = [
     "LOSSES",
@@ -18,11 +21,29 @@ __all__ = [
     "claims",
     "claims_of",
     "cross_entropy",
+    "expected_unique",
+    "generalised_jsd",
+    "importance_weights",
+    "probability_cross_entropy",
+    "reverse_kl",
+    "skew_kl",
+    "skew_reverse_kl",
+    "soft_cross_entropy",
     "soft_target_kl",
+    "softened_mse",
+    "truncated_kl",
 ]
 
 LOSSES: dict[str, Loss] = {
     "cross_entropy": cross_entropy,
+    "generalised_jsd": generalised_jsd,
+    "probability_cross_entropy": probability_cross_entropy,
+    "reverse_kl": reverse_kl,
+    "skew_kl": skew_kl,
+    "skew_reverse_kl": skew_reverse_kl,
+    "soft_cross_entropy": soft_cross_entropy,
     "soft_target_kl": soft_target_kl,
+    "softened_mse": softened_mse,
+    "truncated_kl": truncated_kl,
 }
 """Every loss by name. A new one takes a function, a line here, and a row in `tests/losses/cases.py`."""

@@ -1,4 +1,4 @@
-"""Matching the teacher's softened distribution, forwards: the terms that are linear in the teacher."""
+"""Matching the teacher's softened distribution in the forward direction: what the teacher finds likely, the student must."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from typing import Literal
 
 from torch import Tensor
 
+from bookkd.core.check import positive
+from bookkd.core.errors import ConfigError, expected
 from bookkd.core.names import choose
-from bookkd.losses._pair import kl, log_pair, scaled
+from bookkd.losses._pair import dense_only, kl, log_pair, scaled, weighted_sum
 from bookkd.losses.claims import claims
-from bookkd.losses.targets import Target
+from bookkd.losses.targets import Target, computing_dtype
 
-__all__ = ["soft_target_kl"]
+__all__ = ["probability_cross_entropy", "soft_cross_entropy", "soft_target_kl", "softened_mse"]
 
 
 @claims(t_squared=True, sparse=True)
@@ -56,3 +58,101 @@ def soft_target_kl(
     log_q, log_p = log_pair(student, teacher, temperature, "soft_target_kl")
     value = scaled(kl(log_p, log_q), temperature, t_squared)
     return value / student.shape[-1] if class_reduction == "mean" else value
+
+
+@claims(t_squared=True, sparse=True, zero_at_teacher=False, why_not="its value there is the teacher's entropy")
+def soft_cross_entropy(student: Tensor, teacher: Target | Tensor, *, temperature: float, t_squared: bool) -> Tensor:
+    r"""Cross-entropy of the student under the softened teacher.
+
+    T^2 CE(p, q) = -T^2 sum_k p_k log q_k = T^2 (KL(p || q) + H(p)): the gradient of `soft_target_kl`, another value.
+
+    Args:
+        student: Logits, shape [..., K].
+        teacher: Target of the same positions and classes; a sparse one gives a sum over kept classes and tail bucket.
+        temperature: T, above 0.
+        t_squared: Whether to multiply by T^2; TextBrewer and PaddleSlim do not.
+
+    Returns:
+        One value per position, shape [...].
+
+    Raises:
+        FidelityError: if a sparse target does not promise T.
+        ConfigError: if shapes do not match or a value is out of range.
+
+    >>> import torch
+    >>> student, teacher = torch.tensor([[1.0, 2.0, 0.5]]), torch.tensor([[2.0, 3.5, -1.0]])
+    >>> soft_cross_entropy(student, teacher, temperature=4.0, t_squared=False)
+    tensor([1.0485])
+
+    Source: Hinton et al. 2015 (arXiv 1503.02531), section 2.
+    """
+    log_q, log_p = log_pair(student, teacher, temperature, "soft_cross_entropy")
+    return scaled(-weighted_sum(log_p.exp(), log_q), temperature, t_squared)
+
+
+@claims(t_squared=True, zero_at_teacher=False, why_not="its value there is the entropy of the given probabilities")
+def probability_cross_entropy(
+    student: Tensor, teacher_probabilities: Tensor, *, temperature: float, t_squared: bool
+) -> Tensor:
+    r"""Cross-entropy of the student under given probabilities, which are used as they are.
+
+    -sum_k t_k log q_k, with q = softmax(student / T): linear in t, so that an unbiased estimate of t, such as the
+    counts of sampled classes divided by their number, gives an unbiased value and gradient. No divergence has this.
+
+    Args:
+        student: Logits, shape [..., K].
+        teacher_probabilities: t, at the temperature they are for, not negative, shape [..., K]; need not add to 1.
+        temperature: T of the student's side, above 0; the one at which t was drawn.
+        t_squared: Whether to multiply by T^2.
+
+    Returns:
+        One value per position, shape [...].
+
+    Raises:
+        ConfigError: if shapes do not match or the temperature is out of range.
+
+    >>> import torch
+    >>> counts = torch.tensor([[2.0, 1.0, 0.0]])
+    >>> probability_cross_entropy(torch.tensor([[1.0, 2.0, 0.5]]), counts / 3, temperature=1.0, t_squared=False)
+    tensor([1.1310])
+
+    Source: Anshumann et al. 2025 (arXiv 2503.16870), random-sampling distillation.
+    """
+    positive(temperature, "temperature", where="probability_cross_entropy")
+    if teacher_probabilities.shape != student.shape or not teacher_probabilities.is_floating_point():
+        got = f"{teacher_probabilities.dtype} of shape {list(teacher_probabilities.shape)}"
+        wanted = f"floating, of the student's shape {list(student.shape)}"
+        raise ConfigError(expected("teacher_probabilities", wanted, got, where="probability_cross_entropy"))
+    dtype = computing_dtype(student.dtype, teacher_probabilities.dtype)
+    log_q = (student.to(dtype) / temperature).log_softmax(-1)
+    return scaled(-weighted_sum(teacher_probabilities.detach().to(dtype), log_q), temperature, t_squared)
+
+
+@claims(t_squared=True)
+def softened_mse(student: Tensor, teacher: Target | Tensor, *, temperature: float, t_squared: bool) -> Tensor:
+    r"""Mean squared difference of the softened probabilities: the default of KD_Lib under the name of distillation.
+
+    T^2 (1 / K) sum_k (q_k - p_k)^2, with p = softmax(teacher / T) and q = softmax(student / T). With many classes it
+    is thousands of times smaller than `soft_target_kl`; it exists to compare with results that used it.
+
+    Args:
+        student: Logits, shape [..., K].
+        teacher: Dense target of the same positions and classes.
+        temperature: T, above 0.
+        t_squared: Whether to multiply by T^2, as KD_Lib does.
+
+    Returns:
+        One value per position, shape [...].
+
+    Raises:
+        FidelityError: if the target is sparse: the squares of the classes left out cannot be recovered from their sum.
+        ConfigError: if shapes do not match or a value is out of range.
+
+    >>> import torch
+    >>> student, teacher = torch.tensor([[1.0, 2.0, 0.5]]), torch.tensor([[2.0, 3.5, -1.0]])
+    >>> softened_mse(student, teacher, temperature=4.0, t_squared=True)
+    tensor([0.1217])
+    """
+    target = dense_only(teacher, "softened_mse", "the squares of the classes left out are unknown")
+    log_q, log_p = log_pair(student, target, temperature, "softened_mse")
+    return scaled((log_q.exp() - log_p.exp()).square().mean(-1), temperature, t_squared)

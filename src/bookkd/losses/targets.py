@@ -160,8 +160,14 @@ class SparseTarget:
     def kept_log_probabilities(self, temperature: float) -> Tensor:
         """Return log t_i of the kept classes at a promised `temperature`, shape [..., k]."""
         tail = self.log_tail(temperature)
-        kept = (self.values.detach().to(tail.dtype) / temperature).log_softmax(-1)
-        return kept + _log_one_minus_exp(tail).unsqueeze(-1)
+        return self.renormalised_log_probabilities(temperature).to(tail.dtype) + _log_one_minus_exp(tail).unsqueeze(-1)
+
+    def renormalised_log_probabilities(self, temperature: float) -> Tensor:
+        """Return log softmax(values / T), shape [..., k]: what is left of the teacher when the tail is forgotten.
+
+        It needs no promise, and it is not what the teacher said: see `losses.truncated_kl`.
+        """
+        return (self.values.detach().to(computing_dtype(self.dtype)) / temperature).log_softmax(-1)
 
     def to(self, device: torch.device | str) -> SparseTarget:
         """Return the target on `device`; the copies do not wait for the device."""
