@@ -1,0 +1,11 @@
+"""Who knows: a stored book or a live teacher, behind one protocol (`bookkd.core.protocols.Knowledge`)."""
+
+from __future__ import annotations
+
+from bookkd.knowledge.alignment import check_alignment
+from bookkd.knowledge.live import LiveKnowledge
+from bookkd.knowledge.needs import check_needs
+from bookkd.knowledge.stored import StoredKnowledge
+from bookkd.knowledge.teacher import Teacher
+
+__all__ = ["LiveKnowledge", "StoredKnowledge", "Teacher", "check_alignment", "check_needs"]

@@ -1,0 +1,60 @@
+"""Proof, before anything long starts, that a book is about this data set and these views."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from bookkd.core.errors import BookMismatchError
+from bookkd.core.rng import generator
+from bookkd.knowledge.stored import StoredKnowledge
+from bookkd.views import Pick, Replay, Views, collate
+from bookkd.zoo import fingerprint
+
+__all__ = ["check_alignment"]
+
+
+def check_alignment(
+    knowledge: StoredKnowledge, dataset: Any, views: Views, *, rows: Sequence[int] | None = None, records: int = 64
+) -> None:
+    """Refuse a book that was made from other samples or views.
+
+    Args:
+        knowledge: The book.
+        dataset: What the student will learn from.
+        views: How it will see it; as many views as the book has, or fewer.
+        rows: Book row of each sample, where the data set is a part or another order of the book's; None where it is the same.
+        records: Records whose probes are compared with replayed views.
+
+    Raises:
+        BookMismatchError: naming what differs.
+        ViewMismatchError: if a replayed view is not the input that the teacher saw.
+    """
+    book = knowledge.book
+    differences: list[str] = []
+    if rows is None:
+        mine = fingerprint(dataset)
+        differences += [
+            f"data {key} is {mine.get(key)!r}, the book's is {stored!r}"
+            for key, stored in book.plan.data.items()
+            if mine.get(key) != stored
+        ]
+    if views.n_views > book.n_views:
+        differences.append(f"{views.n_views} views are asked for, the book has {book.n_views}")
+    if not differences:
+        pool = book.plan.views.get("mix", {}) or {}
+        recipe = views.recipe(int(pool.get("pool", book.n_samples)))
+        differences += Views.differences(recipe, {**book.plan.views, "n_views": views.n_views})
+    if differences:
+        raise BookMismatchError(
+            f"Expected book {book.path} to be about this data and these views, got: {'; '.join(differences)}. "
+            "Pass the data set, transform and seed that the book was made with, or make a new book."
+        )
+    ids = range(book.n_samples) if rows is None else rows
+    draws = generator(0, "alignment")
+    picks = [
+        Pick(int(ids[int(draws.integers(len(ids)))]), int(draws.integers(views.n_views)))
+        for _ in range(min(records, len(ids) * views.n_views))
+    ]
+    replay = Replay(dataset, views, rows=rows, probe_share=1.0)
+    knowledge.check(collate([replay[pick] for pick in picks]))

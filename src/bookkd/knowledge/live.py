@@ -1,0 +1,61 @@
+"""Knowledge of a teacher that runs again for every batch: the baseline that every report shows, and the source of books."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from bookkd.core.fields import INPUT, FieldInfo
+from bookkd.core.names import choose
+from bookkd.knowledge.teacher import Teacher
+from bookkd.losses import DenseTarget
+from bookkd.tasks import Task
+
+__all__ = ["LiveKnowledge"]
+
+
+class LiveKnowledge:
+    """Ask a teacher about each batch.
+
+    Args:
+        teacher: The network, ready to speak.
+        task: Turns its output into fields.
+    """
+
+    def __init__(self, teacher: Teacher, task: Task) -> None:
+        self.teacher = teacher
+        self.task = task
+        self._forwards = 0
+
+    @property
+    def fields(self) -> Mapping[str, FieldInfo]:
+        """What the task's networks say; every temperature can be honoured."""
+        return self.task.field_infos
+
+    @property
+    def teacher_forwards(self) -> int:
+        """Samples passed through the teacher so far."""
+        return self._forwards
+
+    def targets(self, batch: Mapping[str, Any], fields: Sequence[str] | None = None) -> dict[str, Any]:
+        """Run the teacher on the batch's views.
+
+        Args:
+            batch: Needs `input`.
+            fields: The fields wanted; None for all.
+
+        Returns:
+            Field name -> `DenseTarget` in float32 (float64 stays).
+        """
+        wanted = list(self.fields) if fields is None else [choose(name, self.fields, "field") for name in fields]
+        # no_grad and not inference mode: the targets enter the graph of the student's loss.
+        with torch.no_grad():
+            said = self.task.fields(self.teacher(batch[INPUT]), batch)
+        self._forwards += len(batch[INPUT])
+        return {name: DenseTarget(_full(said[name])) for name in wanted}
+
+
+def _full(logits: torch.Tensor) -> torch.Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()

@@ -1,0 +1,99 @@
+"""Knowledge that was written down once: a book, read without any teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bookkd.book import Book, SparseArray
+from bookkd.core.fields import INPUT, PROBE_HASH, PROBE_PROJECTIONS, PROBE_TAKEN, SAMPLE, VIEW, FieldInfo
+from bookkd.core.names import choose
+from bookkd.losses import DenseTarget, SparseTarget
+from bookkd.views import check_probes
+
+__all__ = ["StoredKnowledge"]
+
+_PROBES = (PROBE_HASH, PROBE_PROJECTIONS)
+
+
+class StoredKnowledge:
+    """Look up what a book says about each batch: one vectorised gather, addressed by (sample, view).
+
+    Where a batch carries probes of its views, they are compared with the book's, so that a record is never used for an
+    input that the teacher did not see.
+
+    Args:
+        book: An open book or its path.
+    """
+
+    def __init__(self, book: Book | str | Path) -> None:
+        self.book = book if isinstance(book, Book) else Book(book)
+        self._fields = {
+            name: FieldInfo(plan.shape, plan.codec.sparse, tuple(plan.codec.promised))
+            for name, plan in self.book.fields.items()
+            if name not in _PROBES
+        }
+        self._probed = all(name in self.book.fields for name in _PROBES)
+
+    @property
+    def fields(self) -> Mapping[str, FieldInfo]:
+        """The fields of the book, without the probes."""
+        return self._fields
+
+    @property
+    def teacher_forwards(self) -> int:
+        """Always 0: nothing is passed through a teacher."""
+        return 0
+
+    def targets(self, batch: Mapping[str, Any], fields: Sequence[str] | None = None) -> dict[str, Any]:
+        """Read the records of the whole batch.
+
+        Args:
+            batch: Needs `sample` and `view`, int64 [batch], best kept on the CPU; probes in it are checked.
+            fields: The fields wanted; None for all.
+
+        Returns:
+            Field name -> `DenseTarget` in the stored precision, or `SparseTarget`, where `input` is (else on the CPU).
+
+        Raises:
+            ViewMismatchError: if a view in the batch is not the one that the teacher saw.
+            UnknownNameError: if the book has no such field.
+        """
+        wanted = list(self._fields) if fields is None else [choose(name, self._fields, "field") for name in fields]
+        samples, views = batch[SAMPLE].cpu().numpy(), batch[VIEW].cpu().numpy()
+        self.check(batch)
+        read = self.book.read(samples, views, wanted)
+        device = batch[INPUT].device if INPUT in batch else torch.device("cpu")
+        return {name: _target(read[name], device) for name in wanted}
+
+    def check(self, batch: Mapping[str, Any]) -> None:
+        """Compare the probes that the batch carries with the book's; a batch or book without probes passes."""
+        taken = batch.get(PROBE_TAKEN)
+        if taken is None or not self._probed or not bool(taken.any()):
+            return
+        rows = taken.cpu().numpy().nonzero()[0]
+        probed = {key: batch[key].cpu()[rows] for key in (SAMPLE, VIEW, PROBE_TAKEN, PROBE_HASH, PROBE_PROJECTIONS)}
+        stored = self.book.read(probed[SAMPLE].numpy(), probed[VIEW].numpy(), _PROBES)
+        versions = self.book.plan.views.get("versions", {})
+        check_probes(
+            probed,
+            np.asarray(stored[PROBE_HASH]),
+            np.asarray(stored[PROBE_PROJECTIONS]),
+            recipe_versions=versions,
+            where=str(self.book.path),
+        )
+
+
+def _target(read: np.ndarray[Any, Any] | SparseArray, device: torch.device) -> DenseTarget | SparseTarget:
+    def tensor(array: np.ndarray[Any, Any]) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)
+
+    if isinstance(read, SparseArray):
+        indices = tensor(read.indices.astype(np.int64))
+        return SparseTarget(tensor(read.values), indices, tensor(read.log_tail_mass), read.temperatures, read.n_classes)
+    return DenseTarget(tensor(read))

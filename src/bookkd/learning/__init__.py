@@ -1,0 +1,30 @@
+"""Learning from knowledge: one step, called by a plain loop and by Lightning."""
+
+from __future__ import annotations
+
+from bookkd.learning.data import Groups, make_groups, visible_labels
+from bookkd.learning.learn import Learned, learn
+from bookkd.learning.learner import Learner
+from bookkd.learning.loop import fit
+from bookkd.learning.run import Run
+from bookkd.learning.step import Step, to_device
+from bookkd.learning.training import LearningRate, Training, find_device
+from bookkd.learning.validation import Validation, predictions_of
+
+__all__ = [
+    "Groups",
+    "Learned",
+    "Learner",
+    "LearningRate",
+    "Run",
+    "Step",
+    "Training",
+    "Validation",
+    "find_device",
+    "fit",
+    "learn",
+    "make_groups",
+    "predictions_of",
+    "to_device",
+    "visible_labels",
+]

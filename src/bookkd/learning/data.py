@@ -1,0 +1,112 @@
+"""From a data set and views to batches on a device: the loader, groups of micro-batches, labels that may be seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import DataLoader
+
+from bookkd.core.check import between
+from bookkd.core.fields import IGNORE_LABEL
+from bookkd.core.rng import generator
+from bookkd.learning.training import Training
+from bookkd.views import CachedViews, Replay, ViewSampler, collate
+
+__all__ = ["Groups", "make_groups", "visible_labels"]
+
+
+class Groups:
+    """Lists of batches, one list an optimizer step; `len` is the steps of a whole epoch.
+
+    Has the state of the order of samples, so that a trainer that saves its loaders (Lightning does) saves it too.
+    """
+
+    def __init__(self, loader: DataLoader[Any], sampler: ViewSampler, accumulate: int) -> None:
+        self.loader = loader
+        self.sampler = sampler
+        self.accumulate = accumulate
+
+    def __len__(self) -> int:
+        return -(-len(self.sampler) // self.accumulate)
+
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
+        group: list[dict[str, Any]] = []
+        for batch in self.loader:
+            group.append(batch)
+            if len(group) == self.accumulate:
+                yield group
+                group = []
+        if group:
+            yield group
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the order of samples."""
+        return dict(self.sampler.state_dict())
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        self.sampler.load_state_dict(state)
+
+
+def make_groups(
+    replay: Replay | CachedViews,
+    training: Training,
+    *,
+    samples: int | npt.NDArray[np.int64],
+    n_views: int,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Groups:
+    """Return the batches of a run: one view of each sample an epoch, shuffled, this rank's share.
+
+    Args:
+        replay: Gives the views.
+        training: Batch size, accumulation, workers, seed.
+        samples: Samples of an epoch: their number, or the book rows where they are a part of it.
+        n_views: Views of a sample.
+        rank: This process.
+        world_size: Processes.
+    """
+    part = None if isinstance(samples, int) else samples
+    n_samples = samples if isinstance(samples, int) else int(samples.max()) + 1
+    sampler = ViewSampler(
+        n_samples, n_views, training.batch_size, seed=training.seed, rank=rank, world_size=world_size, samples=part
+    )
+    workers = 0 if isinstance(replay, CachedViews) else training.workers
+    loader: DataLoader[Any] = DataLoader(
+        replay,
+        batch_sampler=sampler,
+        collate_fn=collate,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=training.accelerator != "cpu" and torch.cuda.is_available(),
+    )
+    return Groups(loader, sampler, training.accumulate)
+
+
+def visible_labels(labels: npt.NDArray[np.int64], fraction: float, seed: int) -> npt.NDArray[np.int64]:
+    """Hide all labels but a share of each class: the everyday case of few labels and many samples.
+
+    Args:
+        labels: int64 [samples].
+        fraction: Share of each class that stays, above 0 to 1; at least one sample a class.
+        seed: Of the choice.
+
+    Returns:
+        A copy with `IGNORE_LABEL` in place of the hidden ones.
+
+    >>> hidden = visible_labels(np.repeat(np.arange(3), 10), 0.2, seed=0)
+    >>> [(hidden == c).sum().item() for c in range(3)]
+    [2, 2, 2]
+    """
+    between(fraction, 0, 1, "label_fraction")
+    hidden = np.full_like(labels, IGNORE_LABEL)
+    for label in np.unique(labels[labels != IGNORE_LABEL]):
+        rows = np.flatnonzero(labels == label)
+        keep = max(1, round(fraction * len(rows)))
+        hidden[generator(seed, "visible labels", int(label)).permutation(rows)[:keep]] = label
+    return hidden

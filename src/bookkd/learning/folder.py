@@ -1,0 +1,121 @@
+"""The folder of a run: resolved configuration, environment, metrics as JSON lines, checkpoints, weights, result."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bookkd.core.errors import ConfigError
+from bookkd.core.files import write_atomic
+from bookkd.core.jsonio import parse, pretty, read
+
+__all__ = ["RunFolder", "plain"]
+
+
+def plain(value: Any) -> Any:
+    """Return a configuration value as JSON: dataclasses become dicts, schedules name their class.
+
+    >>> from bookkd.core.schedules import Linear
+    >>> plain({"temperature": Linear(1.0, 4.0)})
+    {'temperature': {'Linear': {'start': 1.0, 'end': 4.0}}}
+    """
+    if is_dataclass(value) and not isinstance(value, type):
+        inner = {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+        return {type(value).__name__: inner} if callable(value) else inner
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if callable(value):
+        return f"{getattr(value, '__module__', '?')}:{getattr(value, '__qualname__', type(value).__name__)}"
+    return str(value)
+
+
+class RunFolder:
+    """One run on disk.
+
+    Args:
+        path: The folder; created.
+        config: Everything that the result depends on.
+        overwrite: Start again where the folder holds another run.
+
+    Raises:
+        ConfigError: if the folder holds a run with another configuration, naming what differs.
+    """
+
+    def __init__(self, path: str | Path, config: dict[str, Any], *, overwrite: bool = False) -> None:
+        self.path = Path(path)
+        self.checkpoints = self.path / "checkpoints"
+        if overwrite and self.path.exists() and is_main_process():
+            shutil.rmtree(self.path)
+        known = self.path / "config.json"
+        # Through JSON and back, so that tuples and lists compare equal.
+        mine = parse(pretty(config), "config")
+        if known.exists():
+            differing = _differences(read(known, str(known)), mine)
+            if differing:
+                raise ConfigError(
+                    f"Expected {self.path} to hold a run of the same configuration, got other {', '.join(differing[:6])}. "
+                    "Choose another --out, or pass --overwrite to start again."
+                )
+        elif is_main_process():
+            write_atomic(known, pretty(config))
+            write_atomic(self.path / "environment.json", pretty(_environment()))
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """The result of a finished run; None where it is not finished."""
+        path = self.path / "result.json"
+        return read(path, str(path)) if path.exists() else None
+
+    def history(self) -> list[dict[str, Any]]:
+        """Return one record for each epoch done."""
+        path = self.path / "metrics.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Add the record of an epoch; those of a run that was killed before its checkpoint give way."""
+        kept = [old for old in self.history() if old["epoch"] < record["epoch"]]
+        text = "".join(json.dumps(line, sort_keys=True) + "\n" for line in [*kept, record])
+        write_atomic(self.path / "metrics.jsonl", text.encode())
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Write the result, which marks the run as finished."""
+        write_atomic(self.path / "result.json", pretty(result))
+
+
+def is_main_process() -> bool:
+    """Say whether this process writes files; with several devices Lightning starts one process for each."""
+    return all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "NODE_RANK"))
+
+
+def _environment() -> dict[str, Any]:
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "threads": torch.get_num_threads(),
+        "cpus": os.cpu_count(),
+        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def _differences(old: Any, new: Any, where: str = "") -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            line
+            for key in sorted({*old, *new})
+            for line in _differences(old.get(key), new.get(key), f"{where}.{key}".strip("."))
+        ]
+    return [] if old == new else [f"{where} ({old!r}, now {new!r})"]

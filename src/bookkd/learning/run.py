@@ -1,0 +1,218 @@
+"""The state of one training run, and the one place that moves it; the doors (plain loop, Lightning) only drive it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+
+from bookkd.core.errors import CheckpointError, DataError
+from bookkd.core.protocols import EVENTS
+from bookkd.core.rng import draw64
+from bookkd.core.schedules import Clock
+from bookkd.learning.learner import Learner
+from bookkd.learning.step import Batch, Step
+from bookkd.learning.training import LearningRate, Training, make_optimizer
+from bookkd.methods import Handler
+
+__all__ = ["Run", "Sampler"]
+
+
+class Sampler(Protocol):
+    """What a run needs of its order of samples: to say what was consumed, and to go on from there."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Start an epoch."""
+        ...
+
+    def consumed(self, n_batches: int = 1) -> None:
+        """Count batches that were learnt from."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return plain numbers."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        ...
+
+
+def _plain_backward(loss: Tensor) -> None:
+    loss.backward()
+
+
+class Run:
+    """Learner, optimizer, learning rate, order of samples and clock, moved together.
+
+    Args:
+        learner: Student and connectors, already on its device.
+        step: Where fields meet the objective.
+        training: Plain values.
+        sampler: The order of samples.
+        steps_per_epoch: Optimizer steps of an epoch.
+        handlers: Event handlers of the method.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        step: Step,
+        training: Training,
+        sampler: Sampler,
+        *,
+        steps_per_epoch: int,
+        handlers: Sequence[Handler] = (),
+    ) -> None:
+        self.learner = learner
+        self.step = step
+        self.training = training
+        self.sampler = sampler
+        self.steps_per_epoch = steps_per_epoch
+        self.handlers = tuple(handlers)
+        self.optimizer = make_optimizer(learner, training)
+        self.rate = LearningRate(self.optimizer, training, steps_per_epoch)
+        self.steps = 0
+        self.best: float | None = None
+        self.stale = 0
+        self._group = dist.is_available() and dist.is_initialized()
+
+    @property
+    def clock(self) -> Clock:
+        """Where the run is."""
+        return Clock(self.steps, self.steps / self.steps_per_epoch, self.steps_per_epoch * self.training.epochs)
+
+    @property
+    def epoch(self) -> int:
+        """Whole epochs done."""
+        return self.steps // self.steps_per_epoch
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done, or the validation metric has stalled for `patience` validations."""
+        patience = self.training.patience
+        return self.epoch >= self.training.epochs or (patience is not None and self.stale >= patience)
+
+    def optimizer_step(
+        self,
+        group: Sequence[Batch],
+        *,
+        backward: Callable[[Tensor], Any] = _plain_backward,
+        apply: Callable[[], Any] | None = None,
+    ) -> dict[str, Tensor]:
+        """Learn from a group of micro-batches: one optimizer step.
+
+        The result does not depend on how the group is split into batches or over ranks, since every term is divided
+        by its weight over all of them.
+
+        Args:
+            group: Batches on the learner's device.
+            backward: How a door runs the backward pass (scaling, distributed hooks).
+            apply: How a door steps the optimizer; None steps it directly.
+
+        Returns:
+            Term name -> mean over this rank's samples, and `loss`; without gradient.
+        """
+        self._seed_dropout(group[0])
+        clock, ranks = self.clock, dist.get_world_size() if self._group else 1
+        totals = self.step.totals(group)
+        logs: dict[str, Tensor] = {}
+        for batch in group:
+            losses = self.step.loss(self.learner, batch, clock, totals)
+            # Distributed backward averages gradients over ranks, the totals already run over all of them.
+            backward(losses.loss * ranks if ranks > 1 else losses.loss)
+            for name, value in {**losses.terms, "loss": losses.loss.detach()}.items():
+                logs[name] = logs[name] + value if name in logs else value
+        if self.training.clip_norm is not None:
+            clip_grad_norm_(self.learner.parameters(), self.training.clip_norm)
+        (apply or self.optimizer.step)()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.rate.after_step()
+        self.after_optimizer_step(len(group))
+        return logs
+
+    def after_optimizer_step(self, n_batches: int) -> None:
+        """Move clock and order of samples on, and tell the handlers."""
+        self.steps += 1
+        self.sampler.consumed(n_batches)
+        self.fire("step_end")
+
+    def end_epoch(self) -> None:
+        """Close an epoch and start the next one's order of samples."""
+        self.fire("epoch_end")
+        self.sampler.set_epoch(self.epoch)
+
+    def validated(self, metric: float) -> bool:
+        """Take in a validation metric (larger is better) and say whether it is the best so far.
+
+        Raises:
+            DataError: if it is not a number, which means that training has diverged.
+        """
+        if metric != metric:
+            raise DataError(
+                f"Expected the validation metric to be a number, got nan (step {self.steps}). Lower --training.lr."
+            )
+        improved = self.best is None or metric > self.best
+        self.best, self.stale = (metric, 0) if improved else (self.best, self.stale + 1)
+        self.rate.after_validation(metric)
+        if improved:
+            self.fire("validation_improved")
+        return improved
+
+    def fire(self, event: str) -> None:
+        """Tell every handler of `event`, one of `bookkd.core.protocols.EVENTS`."""
+        if event not in EVENTS:
+            raise ValueError(event)
+        for handler in self.handlers:
+            handler.on(event, self)
+
+    def progress_state(self) -> dict[str, Any]:
+        """Return all but weights and optimizer, which some doors save themselves."""
+        return {
+            "steps": self.steps,
+            "steps_per_epoch": self.steps_per_epoch,
+            "sampler": self.sampler.state_dict(),
+            "rate": self.rate.state_dict(),
+            "best": self.best,
+            "stale": self.stale,
+            "handlers": [handler.state_dict() for handler in self.handlers],
+        }
+
+    def load_progress_state(self, state: Mapping[str, Any]) -> None:
+        """Take it back.
+
+        Raises:
+            CheckpointError: if the checkpoint is of a run with other epochs or handlers.
+        """
+        if state["steps_per_epoch"] != self.steps_per_epoch or len(state["handlers"]) != len(self.handlers):
+            raise CheckpointError(
+                f"Expected a checkpoint of {self.steps_per_epoch} steps an epoch and {len(self.handlers)} event handlers, got "
+                f"{state['steps_per_epoch']} and {len(state['handlers'])}. It belongs to another run; choose another --out."
+            )
+        self.steps, self.best, self.stale = state["steps"], state["best"], state["stale"]
+        self.sampler.load_state_dict(state["sampler"])
+        self.rate.load_state_dict(state["rate"])
+        for handler, handler_state in zip(self.handlers, state["handlers"], strict=True):
+            handler.load_state_dict(handler_state)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that the next step depends on."""
+        return {"learner": self.learner.state_dict(), "optimizer": self.optimizer.state_dict(), **self.progress_state()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take it back; training goes on as if it had not stopped."""
+        self.learner.load_state_dict(state["learner"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.load_progress_state(state)
+
+    def _seed_dropout(self, batch: Batch) -> None:
+        # A function of (seed, step, rank), so that a resumed run draws what an uninterrupted one would have drawn.
+        rank = dist.get_rank() if self._group else 0
+        seed = int(draw64(self.training.seed, "step", [self.steps], [rank])[0, 0] >> 1)
+        torch.default_generator.manual_seed(seed)
+        if next(self.learner.parameters()).is_cuda:
+            torch.cuda.manual_seed(seed)

@@ -1,0 +1,85 @@
+"""The one place where the student's fields, the teacher's and the objective meet; every training door calls it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from bookkd.core.fields import PROBE_HASH, PROBE_PROJECTIONS, PROBE_TAKEN, SAMPLE, VIEW
+from bookkd.core.protocols import Knowledge
+from bookkd.core.schedules import Clock
+from bookkd.learning.learner import Learner
+from bookkd.objectives import Objective
+from bookkd.tasks import Task
+
+__all__ = ["Batch", "Losses", "Step", "to_device"]
+
+Batch = Mapping[str, Any]
+
+_STAYS_ON_CPU = frozenset({SAMPLE, VIEW, PROBE_HASH, PROBE_PROJECTIONS, PROBE_TAKEN})
+# Addresses and probes are used by the book's reader, in numpy: sending them to a GPU and back would stall every step.
+
+
+def to_device(batch: Batch, device: torch.device) -> dict[str, Any]:
+    """Move a batch to `device`, all but the addresses and probes, which the book's reader wants on the CPU."""
+    return {
+        key: value.to(device, non_blocking=True) if isinstance(value, Tensor) and key not in _STAYS_ON_CPU else value
+        for key, value in batch.items()
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class Losses:
+    """What one step gives.
+
+    Args:
+        loss: Scalar with gradient; micro-batches of a step add up to the loss of the whole.
+        terms: Term name -> its mean over the batch, unweighted, without gradient.
+    """
+
+    loss: Tensor
+    terms: dict[str, Tensor]
+
+
+class Step:
+    """Objective, task and knowledge, bound together.
+
+    Args:
+        objective: What the student minimises.
+        task: Owns the shapes.
+        knowledge: Who answers for the teacher; None where the objective asks nothing of it.
+    """
+
+    def __init__(self, objective: Objective, task: Task, knowledge: Knowledge | None = None) -> None:
+        self.objective = objective
+        self.task = task
+        self.knowledge = knowledge
+        self.fields = tuple(objective.needs())
+
+    def totals(self, group: Sequence[Batch]) -> Tensor:
+        """Return the weight that each term's mean is divided by: over micro-batches and over ranks, [n_terms]."""
+        total = torch.stack([self.objective.totals(batch, self.task.weights(batch)) for batch in group]).sum(0)
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(total)
+        return total
+
+    def loss(self, learner: Learner, batch: Batch, clock: Clock, totals: Tensor | None = None) -> Losses:
+        """Return the loss of a batch.
+
+        Args:
+            learner: Student and connectors.
+            batch: On the student's device, see `to_device`.
+            clock: Resolves schedules.
+            totals: From `totals` of the whole group that the batch is part of; None where the batch stands alone.
+        """
+        targets = {} if self.knowledge is None or not self.fields else self.knowledge.targets(batch, self.fields)
+        totals = self.totals([batch]) if totals is None else totals
+        sums = self.objective.sums(learner(batch), targets, batch, self.task.weights(batch), clock)
+        means = sums.detach() / totals.clamp_min(torch.finfo(totals.dtype).tiny)
+        names = [term.name for term in self.objective.terms]
+        return Losses(self.objective.loss(sums, totals, clock), dict(zip(names, means.unbind(), strict=True)))

@@ -1,0 +1,201 @@
+"""How to train: plain values, and the optimizer and learning-rate schedule made from them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
+
+from bookkd.core.check import at_least, between, positive
+from bookkd.core.errors import ConfigError, DeviceError, expected
+from bookkd.core.names import choose
+
+__all__ = ["LearningRate", "Training", "find_device", "make_optimizer"]
+
+OPTIMIZERS = ("adamw", "sgd")
+SCHEDULES = ("constant", "cosine", "plateau", "step")
+ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps")
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a student is trained; the same for every method and every door.
+
+    Args:
+        epochs: Passes over the samples; each epoch shows one view of each.
+        batch_size: Samples of a batch on one rank.
+        accumulate: Batches that make one optimizer step.
+        optimizer: "sgd" (Nesterov momentum) or "adamw".
+        lr: Peak learning rate.
+        momentum: Of SGD.
+        weight_decay: On all parameters.
+        schedule: "cosine" to 0, "step" (times `gamma` at `milestones`), "plateau" (times `gamma` when the validation
+            metric stalls for `plateau_patience` epochs), or "constant".
+        warmup_epochs: Linear warm-up from 0; may be a fraction.
+        milestones: Epochs of the "step" schedule.
+        gamma: Factor of "step" and "plateau".
+        plateau_patience: Epochs that "plateau" waits.
+        clip_norm: Largest gradient norm; None does not clip.
+        patience: Stop early after so many validations without improvement; None never does.
+        checkpoint_steps: Optimizer steps between checkpoints inside an epoch; 0 saves at the end of each epoch only.
+        workers: Loader processes.
+        seed: Of the order of samples and of dropout.
+        probe_share: Share of views whose probe is compared with the book's, 0 to 1.
+        cache_views: Keep all views in memory, so that each is drawn once for all epochs.
+        accelerator: "auto", "cpu", "cuda" (or "gpu"), "mps".
+        devices: Processes, one a device.
+        precision: Lightning's names: "32-true", "bf16-mixed", "16-mixed".
+        compile: Pass the student through `torch.compile`.
+    """
+
+    epochs: int = 30
+    batch_size: int = 128
+    accumulate: int = 1
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: Literal["constant", "cosine", "plateau", "step"] = "cosine"
+    warmup_epochs: float = 0.0
+    milestones: tuple[int, ...] = ()
+    gamma: float = 0.1
+    plateau_patience: int = 5
+    clip_norm: float | None = None
+    patience: int | None = None
+    checkpoint_steps: int = 0
+    workers: int = 0
+    seed: int = 0
+    probe_share: float = 0.02
+    cache_views: bool = False
+    accelerator: Literal["auto", "cpu", "cuda", "gpu", "mps"] = "auto"
+    devices: int = 1
+    precision: str = "32-true"
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        for key, low in (
+            ("epochs", 1),
+            ("batch_size", 1),
+            ("accumulate", 1),
+            ("devices", 1),
+            ("workers", 0),
+            ("seed", 0),
+            ("checkpoint_steps", 0),
+        ):
+            at_least(getattr(self, key), low, key, where="training")
+        positive(self.lr, "lr", where="training")
+        between(self.probe_share, 0, 1, "probe_share", where="training")
+        choose(self.optimizer, OPTIMIZERS, "optimizer")
+        choose(self.schedule, SCHEDULES, "schedule")
+        choose(self.accelerator, ACCELERATORS, "accelerator")
+        if self.clip_norm is not None:
+            positive(self.clip_norm, "clip_norm", where="training")
+        if self.schedule == "step" and not self.milestones:
+            raise ConfigError(
+                expected(
+                    "milestones",
+                    "epochs of the step schedule",
+                    (),
+                    where="training",
+                    do="Pass --training.milestones '[150,180,210]'.",
+                )
+            )
+
+
+def find_device(accelerator: str) -> torch.device:
+    """Return the device that `accelerator` names.
+
+    Raises:
+        DeviceError: if it is not there.
+
+    >>> find_device("cpu").type
+    'cpu'
+    """
+    choose(accelerator, ACCELERATORS, "accelerator")
+    wanted = {"gpu": "cuda"}.get(accelerator, accelerator)
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if wanted == "auto":
+        return torch.device(next(name for name, there in present.items() if there))
+    if not present[wanted]:
+        have = ", ".join(name for name, there in present.items() if there)
+        raise DeviceError(
+            expected(
+                "accelerator", f"one of those present here: {have}", accelerator, do="Pass --training.accelerator auto."
+            )
+        )
+    return torch.device(wanted)
+
+
+def make_optimizer(module: nn.Module, training: Training) -> Optimizer:
+    """Return the optimizer of `training` over the parameters of `module`."""
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    if training.optimizer == "sgd":
+        return SGD(
+            parameters,
+            lr=training.lr,
+            momentum=training.momentum,
+            weight_decay=training.weight_decay,
+            nesterov=training.momentum > 0,
+        )
+    return AdamW(parameters, lr=training.lr, weight_decay=training.weight_decay)
+
+
+class LearningRate:
+    """The learning-rate schedule, stepped after every optimizer step and told of every validation.
+
+    Args:
+        optimizer: Whose rate is set.
+        training: Names the schedule.
+        steps_per_epoch: Optimizer steps of an epoch.
+    """
+
+    def __init__(self, optimizer: Optimizer, training: Training, steps_per_epoch: int) -> None:
+        self.training = training
+        self.steps_per_epoch = steps_per_epoch
+        self._by_step = LambdaLR(optimizer, self.factor)
+        self._plateau = (
+            ReduceLROnPlateau(optimizer, mode="max", factor=training.gamma, patience=training.plateau_patience)
+            if training.schedule == "plateau"
+            else None
+        )
+
+    def factor(self, step: int) -> float:
+        """Return the share of the peak rate at optimizer step `step`."""
+        training, epoch = self.training, step / self.steps_per_epoch
+        if epoch < training.warmup_epochs:
+            return (step + 1) / (training.warmup_epochs * self.steps_per_epoch)
+        if training.schedule == "cosine":
+            rest = max(1e-9, training.epochs - training.warmup_epochs)
+            return (1 + math.cos(math.pi * min(1.0, (epoch - training.warmup_epochs) / rest))) / 2
+        if training.schedule == "step":
+            return float(training.gamma ** sum(epoch >= milestone for milestone in training.milestones))
+        return 1.0
+
+    def after_step(self) -> None:
+        """Move on by one optimizer step."""
+        # ReduceLROnPlateau owns the rate once warm-up is over: LambdaLR would set it back.
+        warm = self.training.warmup_epochs * self.steps_per_epoch
+        if self._plateau is None or self._by_step.last_epoch < warm:
+            self._by_step.step()
+
+    def after_validation(self, metric: float) -> None:
+        """Tell the plateau schedule of a validation metric; larger is better."""
+        if self._plateau is not None:
+            self._plateau.step(metric)
+
+    def state_dict(self) -> dict[str, object]:
+        """Return what a checkpoint must hold."""
+        plateau = self._plateau.state_dict() if self._plateau is not None else None
+        step = {key: value for key, value in self._by_step.state_dict().items() if key != "lr_lambdas"}
+        return {"by_step": step, "plateau": plateau}
+
+    def load_state_dict(self, state: dict[str, dict[str, object]]) -> None:
+        """Take it back."""
+        self._by_step.load_state_dict({**state["by_step"], "lr_lambdas": [None]})
+        if self._plateau is not None:
+            self._plateau.load_state_dict(state["plateau"])

@@ -1,0 +1,208 @@
+"""Making a book on one machine: every unit is a run of the plan's batches, written when it is whole."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import DataLoader
+
+from bookkd.book import Book, BookWriter, Codec, Dense, FieldPlan, Plan, Raw, TeacherInfo, Unit
+from bookkd.core.errors import ConfigError, DataError, TeacherOutputError, expected
+from bookkd.core.fields import INPUT, PROBE_HASH, PROBE_PROJECTIONS
+from bookkd.core.protocols import Knowledge
+from bookkd.knowledge import LiveKnowledge, Teacher
+from bookkd.losses import DenseTarget
+from bookkd.making.batch_size import find_batch_size
+from bookkd.tasks import Task
+from bookkd.views import Pick, Replay, Views, check_replay, collate
+from bookkd.zoo import fingerprint
+
+__all__ = ["make"]
+
+Progress = Callable[[int, int], None]
+
+
+class _UnitBatches:
+    """Batch sampler over the missing units: the plan's batches, each starting at its unit's first row."""
+
+    def __init__(self, units: Sequence[Unit], batch_size: int) -> None:
+        self.units = units
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return sum(-(-(unit.stop - unit.start) // self.batch_size) for unit in self.units)
+
+    def __iter__(self) -> Iterator[list[Pick]]:
+        for unit in self.units:
+            for start in range(unit.start, unit.stop, self.batch_size):
+                stop = min(start + self.batch_size, unit.stop)
+                yield [Pick(sample, unit.view) for sample in range(start, stop)]
+
+
+def make(
+    path: str | Path,
+    teacher: Teacher,
+    dataset: Any,
+    views: Views,
+    *,
+    task: Task,
+    codec: Codec | None = None,
+    batch_size: int | None = None,
+    unit_rows: int | None = None,
+    workers: int = 0,
+    temperatures: tuple[float, ...] = (1.0, 4.0),
+    keys: npt.NDArray[np.uint64] | None = None,
+    progress: Progress | None = None,
+) -> Book:
+    """Write down what a teacher says about every view of every sample.
+
+    A book that was begun and not finished is gone on with, after checking that teacher, data, views and codecs are the
+    ones of its plan; a finished one is returned as it is.
+
+    Args:
+        path: Folder of the book.
+        teacher: The network, ready to speak.
+        dataset: `dataset[i] -> (image, label)`, with `len`.
+        views: Replayable augmentation.
+        task: Turns the teacher's output into fields.
+        codec: How logits become bytes; float16 where None.
+        batch_size: Samples a pass; None takes that of a book begun before, else finds one.
+        unit_rows: Samples of a unit, the grain of resuming; None chooses by record size.
+        workers: Loader processes.
+        temperatures: At which the loss of the codec is measured while writing.
+        keys: Own id of each sample, uint64, so that reordered data finds its records.
+        progress: Called with (records done, records in all).
+
+    Returns:
+        The finished book, open.
+
+    Raises:
+        BookMismatchError: if the folder holds a book of another teacher, data set, recipe or codec.
+        TeacherOutputError: if the teacher says NaN, infinity or another width; nothing of that unit is kept.
+        ConfigError: if the views cannot be replayed.
+        StorageError: if the disk is full; running `make` again goes on.
+    """
+    knowledge = LiveKnowledge(teacher, task)
+    replay = Replay(dataset, views)
+    if len(replay) == 0:
+        raise DataError(expected("dataset", "at least one sample", 0, do="Check --data.root and --data.split."))
+    check_replay(replay)
+    if batch_size is None:
+        batch_size = _planned_batch_size(Path(path)) or find_batch_size(teacher, _first_view(replay))
+    plan = _plan(knowledge, teacher, dataset, views, task, codec or Dense(), temperatures)
+    plan = replace(plan, batch_size=batch_size, unit_rows=unit_rows)
+    with BookWriter(path, plan, keys=keys) as writer:
+        started, cpu = time.perf_counter(), time.process_time()
+        written = _write_units(writer, knowledge, replay, batch_size, workers, progress)
+        cost = {
+            "seconds": round(time.perf_counter() - started, 3),
+            "cpu_seconds": round(time.process_time() - cpu, 3),
+            "teacher_forwards": knowledge.teacher_forwards,
+            "records": written,
+            "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        }
+        return writer.finish(cost)
+
+
+def _first_view(replay: Replay) -> torch.Tensor:
+    view: torch.Tensor = replay[Pick(0, 0)][INPUT]
+    return view
+
+
+def _planned_batch_size(path: Path) -> int | None:
+    """Return the batch size of a book begun before, whose units must all use it."""
+    if not (path / "plan.json").is_file():
+        return None
+    return Plan.load(path).batch_size
+
+
+def _plan(
+    knowledge: Knowledge,
+    teacher: Teacher,
+    dataset: Any,
+    views: Views,
+    task: Task,
+    codec: Codec,
+    temperatures: tuple[float, ...],
+) -> Plan:
+    fields = {name: FieldPlan(info.shape, codec) for name, info in knowledge.fields.items()}
+    fields[PROBE_HASH] = FieldPlan((), Raw("uint64"))
+    fields[PROBE_PROJECTIONS] = FieldPlan((2,), Raw("float32"))
+    return Plan(
+        n_samples=len(dataset),
+        n_views=views.n_views,
+        fields=fields,
+        task=task.name,
+        teachers=(
+            TeacherInfo(
+                name=teacher.name,
+                digest=teacher.digest,
+                parameters=teacher.parameters,
+                bytes=teacher.bytes,
+                accuracy=teacher.accuracy,
+                split=teacher.split,
+            ),
+        ),
+        data=fingerprint(dataset),
+        views=views.recipe(len(dataset)),
+        class_names=task.class_names,
+        temperatures=temperatures,
+        threads=torch.get_num_threads(),
+        device=str(torch.device(teacher.device).type),
+        versions={"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+    )
+
+
+def _write_units(
+    writer: BookWriter,
+    knowledge: LiveKnowledge,
+    replay: Replay,
+    batch_size: int,
+    workers: int,
+    progress: Progress | None,
+) -> int:
+    units = writer.pending()
+    total = writer.plan.n_samples * writer.plan.n_views
+    done = total - sum(unit.stop - unit.start for unit in units)
+    written = 0
+    loader = DataLoader(
+        replay,
+        batch_sampler=_UnitBatches(units, batch_size),
+        collate_fn=collate,
+        num_workers=workers,  # type: ignore[arg-type]
+    )
+    with torch.inference_mode():
+        for batch in loader:
+            rows = len(batch["sample"])
+            view, start = int(batch["view"][0]), int(batch["sample"][0])
+            writer.write_rows(view, start, _say(knowledge, batch, view, start))
+            written += rows
+            if progress is not None:
+                progress(done + written, total)
+    return written
+
+
+def _say(knowledge: LiveKnowledge, batch: Mapping[str, Any], view: int, start: int) -> dict[str, npt.NDArray[Any]]:
+    try:
+        targets = knowledge.targets(batch)
+    except TeacherOutputError as error:
+        raise TeacherOutputError(
+            f"{error} Teacher {knowledge.teacher.name}, view {view}, samples from {start}."
+        ) from error
+    said: dict[str, npt.NDArray[Any]] = {}
+    for name, target in targets.items():
+        if not isinstance(target, DenseTarget):
+            raise ConfigError(expected(name, "dense knowledge", type(target).__name__, where="make"))
+        said[name] = target.logits.cpu().numpy()
+    said[PROBE_HASH] = batch[PROBE_HASH].numpy().view(np.uint64)
+    said[PROBE_PROJECTIONS] = batch[PROBE_PROJECTIONS].numpy().astype(np.float32)
+    return said

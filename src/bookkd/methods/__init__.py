@@ -1,0 +1,55 @@
+"""Published methods, one file each; the module docstring of a method is its card."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bookkd.core.errors import ConfigError
+from bookkd.core.names import choose, import_reference, is_reference, look_up, nearest
+from bookkd.methods.base import Card, Handler, Method
+from bookkd.methods.supervised import Supervised
+from bookkd.methods.vanilla_kd import VanillaKD
+
+__all__ = ["METHODS", "Card", "Handler", "Method", "Supervised", "VanillaKD", "build_method", "method_class"]
+
+METHODS = {
+    "supervised": "bookkd.methods.supervised:Supervised",
+    "vanilla-kd": "bookkd.methods.vanilla_kd:VanillaKD",
+}
+"""Method name -> class. One line a method; a test holds this table equal to the cases."""
+
+
+def method_class(name: str) -> type[Method]:
+    """Return the class of a method by name, or of the user's own by `package.module:Name`.
+
+    >>> method_class("vanilla-kd").__name__
+    'VanillaKD'
+    """
+    found: type[Method] = import_reference(name, "method") if is_reference(name) else look_up(name, METHODS, "method")
+    return found
+
+
+def build_method(name: str, preset: str | None = None, **values: Any) -> Method:
+    """Make a method from plain values: the class's defaults, then a preset's, then `values`.
+
+    Args:
+        name: Name in `METHODS`, or `package.module:Name`.
+        preset: A named set of values that reproduces another library, see the method's card.
+        values: Fields of the method's dataclass.
+
+    Raises:
+        UnknownNameError: for an unknown method or preset; the nearest are listed.
+        ConfigError: for an unknown field.
+
+    >>> build_method("vanilla-kd", preset="keras", temperature=2.0).t_squared
+    False
+    """
+    chosen = method_class(name)
+    if preset is not None:
+        values = {**chosen.presets[choose(preset, chosen.presets, "preset", where=f"method {name}")], **values}
+    known = getattr(chosen, "__dataclass_fields__", {})
+    for key in values:
+        if key not in known:
+            near = ", ".join(nearest(key, known)[:5]) or "none"
+            raise ConfigError(f"Expected an option of method {name}, got {key!r}. Nearest: {near}.")
+    return chosen(**values)

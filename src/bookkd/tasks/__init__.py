@@ -1,0 +1,25 @@
+"""What a task owns: how a network's output and a batch become fields, which axis is classes, which positions count."""
+
+from __future__ import annotations
+
+from bookkd.core.names import look_up
+from bookkd.tasks.base import Task
+from bookkd.tasks.classification import Classification
+from bookkd.tasks.predict import Predictions, plain_loader, predict
+
+__all__ = ["TASKS", "Classification", "Predictions", "Task", "plain_loader", "predict", "task_class"]
+
+TASKS = {
+    "classification": "bookkd.tasks.classification:Classification",
+}
+"""Task name -> class. One line a task; a test holds this table equal to the cases."""
+
+
+def task_class(name: str) -> type[Task]:
+    """Return the class of a task by name.
+
+    >>> task_class("classification").__name__
+    'Classification'
+    """
+    found: type[Task] = look_up(name, TASKS, "task")
+    return found
