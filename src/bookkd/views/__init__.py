@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bookkd.views.cached import CachedViews
+from bookkd.views.checks import check_probes, check_replay
 from bookkd.views.collate import collate
 from bookkd.views.mix import CutMix, MixUp
 from bookkd.views.picks import Pick
@@ -12,12 +14,15 @@ from bookkd.views.seeding import isolated, seed_all
 from bookkd.views.views import Views, differences, version_differences, versions
 
 __all__ = [
+    "CachedViews",
     "CutMix",
     "MixUp",
     "Pick",
     "Replay",
     "ViewSampler",
     "Views",
+    "check_probes",
+    "check_replay",
     "collate",
     "differences",
     "isolated",
