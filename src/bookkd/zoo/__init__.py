@@ -1,0 +1,24 @@
+"""Reference networks, data sets and augmentations for demo, examples and benchmarks; users bring their own by path."""
+
+from bookkd.zoo.datasets import open_dataset
+from bookkd.zoo.images import ArrayDataset, ImageDataset, SubsetDataset
+from bookkd.zoo.networks import create_network
+from bookkd.zoo.preprocess import Preprocess, create_preprocess
+from bookkd.zoo.tables import DATASETS, NETWORKS, TRANSFORMS
+from bookkd.zoo.weights import load_weights, save_weights, weights_digest
+
+__all__ = [
+    "DATASETS",
+    "NETWORKS",
+    "TRANSFORMS",
+    "ArrayDataset",
+    "ImageDataset",
+    "Preprocess",
+    "SubsetDataset",
+    "create_network",
+    "create_preprocess",
+    "load_weights",
+    "open_dataset",
+    "save_weights",
+    "weights_digest",
+]

@@ -1,0 +1,121 @@
+"""The shape of a data set in this package, and the two plain ones: a whole array in memory, and a choice of samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from bookkd.core.errors import DataError, expected
+
+__all__ = ["ArrayDataset", "ImageDataset", "SubsetDataset", "check_labels"]
+
+
+@runtime_checkable
+class ImageDataset(Protocol):
+    """What every reader returns: `ds[i]` is a uint8 image [channels, height, width] and its class."""
+
+    @property
+    def name(self) -> str:
+        """Name of the set, without a path."""
+        ...
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One name a class; the class is the place in this tuple."""
+        ...
+
+    @property
+    def labels(self) -> npt.NDArray[np.int64]:
+        """All classes, shape [len], without reading an image."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]: ...
+
+
+def check_labels(labels: npt.NDArray[np.int64], n_classes: int, where: str) -> npt.NDArray[np.int64]:
+    """Return `labels` if each is a class, 0 to n_classes - 1.
+
+    Raises:
+        DataError: naming the first sample that is not.
+
+    >>> check_labels(np.array([0, 3]), 2, "digits")
+    Traceback (most recent call last):
+    ...
+    bookkd.core.errors.DataError: Expected `label` to be between 0 and 1, got 3 (digits, sample 1).
+    """
+    wrong = np.flatnonzero((labels < 0) | (labels >= n_classes))
+    if len(wrong):
+        first = int(wrong[0])
+        raise DataError(
+            expected("label", f"between 0 and {n_classes - 1}", int(labels[first]), where=f"{where}, sample {first}")
+        )
+    return labels
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayDataset:
+    """A data set that lies in memory.
+
+    Args:
+        name: Name of the set.
+        images: uint8 [n, channels, height, width].
+        labels: int64 [n].
+        class_names: One name a class.
+    """
+
+    name: str
+    images: Tensor
+    labels: npt.NDArray[np.int64]
+    class_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if self.images.dtype != torch.uint8 or self.images.ndim != 4:
+            got = f"{self.images.dtype} {tuple(self.images.shape)}"
+            raise DataError(expected("images", "uint8 [n, channels, height, width]", got, where=self.name))
+        if len(self.labels) != len(self.images):
+            raise DataError(expected("labels", f"{len(self.images)}, one an image", len(self.labels), where=self.name))
+        check_labels(self.labels, len(self.class_names), self.name)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.images[index], int(self.labels[index])
+
+
+@dataclass(frozen=True, eq=False)
+class SubsetDataset:
+    """Some samples of another data set, renumbered in the order given.
+
+    Args:
+        whole: The data set.
+        indices: int64 [n]: the sample of `whole` behind each sample.
+    """
+
+    whole: ImageDataset
+    indices: npt.NDArray[np.int64]
+
+    @property
+    def name(self) -> str:
+        return self.whole.name
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.whole.class_names
+
+    @property
+    def labels(self) -> npt.NDArray[np.int64]:
+        return self.whole.labels[self.indices]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.whole[int(self.indices[index])]

@@ -1,0 +1,38 @@
+"""The literal tables of the zoo: our own names -> `package.module:callable`, imported on first use."""
+
+from __future__ import annotations
+
+__all__ = ["DATASETS", "NETWORKS", "TRANSFORMS"]
+
+NETWORKS = {
+    "digits-large": "bookkd.zoo.digits_net:digits_large",
+    "digits-small": "bookkd.zoo.digits_net:digits_small",
+    "resnet8": "bookkd.zoo.resnet:resnet8",
+    "resnet14": "bookkd.zoo.resnet:resnet14",
+    "resnet20": "bookkd.zoo.resnet:resnet20",
+    "resnet32": "bookkd.zoo.resnet:resnet32",
+    "resnet44": "bookkd.zoo.resnet:resnet44",
+    "resnet56": "bookkd.zoo.resnet:resnet56",
+    "resnet110": "bookkd.zoo.resnet:resnet110",
+}
+"""Networks by name; beside them `timm:NAME`, `torchvision:NAME` and the user's own `package.module:callable`."""
+
+DATASETS = {
+    "cifar10": "bookkd.zoo.torchvision_files:cifar10",
+    "cifar100": "bookkd.zoo.torchvision_files:cifar100",
+    "digits": "bookkd.zoo.digits:digits",
+    "fashion-mnist": "bookkd.zoo.torchvision_files:fashion_mnist",
+    "folder": "bookkd.zoo.folder:folder",
+    "mnist": "bookkd.zoo.torchvision_files:mnist",
+}
+"""Data sets by name; beside them the user's own `package.module:callable`."""
+
+TRANSFORMS = {
+    "crop-flip": "bookkd.zoo.transforms:crop_flip",
+    "crop-flip-jitter-erase": "bookkd.zoo.transforms:crop_flip_jitter_erase",
+    "digits": "bookkd.zoo.transforms:digits",
+    "none": "bookkd.zoo.transforms:none",
+    "rand-augment": "bookkd.zoo.transforms:rand_augment",
+    "random-resized-crop": "bookkd.zoo.transforms:random_resized_crop",
+}
+"""Augmentations by name; beside them the user's own `package.module:callable`."""
