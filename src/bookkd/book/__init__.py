@@ -1,0 +1,39 @@
+"""The book: teacher knowledge on disk. Writing, reading and checking it need numpy alone; see `docs/book-format.md`."""
+
+from __future__ import annotations
+
+from bookkd.book.codecs import (
+    CODECS,
+    Codec,
+    Dense,
+    Int8,
+    Raw,
+    SparseArray,
+    TopK,
+    codec_from_config,
+    codec_to_config,
+)
+from bookkd.book.plan import FieldPlan, Plan, TeacherInfo, Unit
+from bookkd.book.reader import Book
+from bookkd.book.verification import Fault, verify
+from bookkd.book.writer import BookWriter
+
+__all__ = [
+    "CODECS",
+    "Book",
+    "BookWriter",
+    "Codec",
+    "Dense",
+    "Fault",
+    "FieldPlan",
+    "Int8",
+    "Plan",
+    "Raw",
+    "SparseArray",
+    "TeacherInfo",
+    "TopK",
+    "Unit",
+    "codec_from_config",
+    "codec_to_config",
+    "verify",
+]

@@ -1,0 +1,199 @@
+"""Files of a book: read without trust, written so that a name always stands for whole bytes."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from bookkd.book._layout import JSON_LIMIT
+from bookkd.core import jsonio
+from bookkd.core.errors import BookCorruptError, BookFormatError, BookMissingError, StorageError
+
+__all__ = [
+    "TEMPORARY", "create", "digest_of", "make_folder", "open_inside", "read_inside", "read_json", "remove_leftovers", "write_atomic",
+]  # fmt: skip
+
+TEMPORARY = ".tmp"
+"""Suffix of a file that is being written; such a file belongs to nobody after its writer died."""
+
+
+def digest_of(data: bytes) -> str:
+    """Return the xxh3_128 of `data` as 32 hex digits."""
+    return xxhash.xxh3_128_hexdigest(data)
+
+
+def open_inside(root: Path, relative: str) -> tuple[int, int]:
+    """Open a regular file below `root` for reading.
+
+    Args:
+        root: Folder of the book.
+        relative: Path with `/`, made of names that the format allows.
+
+    Returns:
+        (file descriptor, size in bytes); the caller closes it.
+
+    Raises:
+        BookMissingError: if there is no such file.
+        BookFormatError: if it is no regular file, or a link leads out of the book.
+        StorageError: if it cannot be read.
+    """
+    path = root / relative
+    try:
+        if path.is_symlink() or path.parent.is_symlink():
+            inside = path.resolve(strict=True)
+            if not inside.is_relative_to(root.resolve()):
+                raise BookFormatError(
+                    f"Expected {path} to lie inside the book, got a link to {inside}. Copy the file into the book."
+                )
+        # Opening a pipe would wait for its writer: O_NONBLOCK returns, and the check below refuses it.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise BookMissingError(
+            f"Expected {path} to be a file of the book, got nothing there. Restore or repair it."
+        ) from error
+    except (OSError, RuntimeError, ValueError) as error:
+        raise StorageError(
+            f"Expected {path} to be readable, got: {error}. Check its permissions and the disk."
+        ) from error
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode):
+        os.close(descriptor)
+        raise BookFormatError(f"Expected {path} to be a regular file, got another kind of entry. Restore or repair it.")
+    return descriptor, found.st_size
+
+
+def read_inside(root: Path, relative: str, limit: int = JSON_LIMIT, expect: tuple[int, str] | None = None) -> bytes:
+    """Read a whole file below `root`.
+
+    Args:
+        root: Folder of the book.
+        relative: Path with `/`.
+        limit: Most bytes accepted.
+        expect: (size, xxh3_128) as recorded by the file that names this one.
+
+    Raises:
+        BookFormatError: if it is longer than `limit`.
+        BookCorruptError: if size or digest differ from what is recorded.
+    """
+    descriptor, size = open_inside(root, relative)
+    with os.fdopen(descriptor, "rb") as file:
+        if size > limit:
+            raise BookFormatError(
+                f"Expected {root / relative} to be at most {limit} bytes, got {size}. It is not a file of a book."
+            )
+        try:
+            data = file.read(limit + 1)
+        except OSError as error:
+            raise StorageError(f"Expected {root / relative} to be readable, got: {error}. Check the disk.") from error
+    if expect is not None and (len(data), digest_of(data)) != expect:
+        raise BookCorruptError(
+            f"Expected {root / relative} to have {expect[0]} bytes with xxh3_128 {expect[1]}, got {len(data)} with "
+            f"{digest_of(data)}. The file was changed after it was written; run `bookkd verify`."
+        )
+    return data
+
+
+def read_json(root: Path, relative: str, expect: tuple[int, str] | None = None) -> tuple[dict[str, Any], bytes]:
+    """Read and parse one JSON object below `root`; return it with its bytes."""
+    data = read_inside(root, relative, expect=expect)
+    return jsonio.parse(data, str(root / relative), limit=JSON_LIMIT), data
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError while writing `path` into a StorageError that says what remains."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise StorageError(
+            f"Expected {path} to be writable, got: {reason}. What was committed before is whole: "
+            f"make room or repair the disk, then run again to resume."
+        ) from error
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder and its parents, and make the entry durable."""
+    with storage_errors(path):
+        if not path.is_dir():
+            path.mkdir(parents=True, exist_ok=True)
+            _sync_folder(path.parent)
+
+
+def write_atomic(path: Path, pieces: Sequence[bytes | memoryview]) -> None:
+    """Write a file so that `path` is either what it was or the whole new content, also after a power cut.
+
+    Raises:
+        StorageError: full, read-only or failing disk; the temporary file is removed.
+    """
+    with storage_errors(path):
+        temporary = _write_temporary(path, pieces)
+        try:
+            temporary.replace(path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+
+
+def create(path: Path, data: bytes) -> bool:
+    """Write a file atomically if there is none at `path`; return whether it was created.
+
+    A hard link fails where the name is taken, in one step. Where the file system has no links, the lock of the book is
+    what keeps a second writer away.
+    """
+    with storage_errors(path):
+        if path.exists():
+            return False
+        temporary = _write_temporary(path, [data])
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        except OSError:
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        _sync_folder(path.parent)
+        return True
+
+
+def remove_leftovers(root: Path) -> None:
+    """Remove temporary files of a killed writer, in `root` and its view folders."""
+    with storage_errors(root):
+        for folder in [root, *root.glob("view-*/")]:
+            for leftover in folder.glob(f".*{TEMPORARY}"):
+                leftover.unlink(missing_ok=True)
+
+
+def _write_temporary(path: Path, pieces: Sequence[bytes | memoryview]) -> Path:
+    temporary = path.with_name(f".{path.name}{TEMPORARY}")
+    try:
+        with temporary.open("wb") as file:
+            for piece in pieces:
+                file.write(piece)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    return temporary
+
+
+def _sync_folder(path: Path) -> None:
+    if os.name != "posix":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

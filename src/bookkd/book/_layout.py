@@ -1,0 +1,95 @@
+"""Names of files, limits, and how many rows go into a unit and a block."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+__all__ = [
+    "EDITION_NAME",
+    "FORMAT_VERSION",
+    "JSON_LIMIT",
+    "KEYS_NAME",
+    "LOCK_NAME",
+    "MAX_BLOCK_ROWS",
+    "MAX_FIELDS",
+    "MAX_SAMPLES",
+    "MAX_VIEWS",
+    "PLAN_NAME",
+    "SHARD_STEM",
+    "VIEW_FILE",
+    "block_rows_for",
+    "edition_name",
+    "edition_numbers",
+    "shard_stem",
+    "unit_rows_for",
+    "view_folder",
+]
+
+FORMAT_VERSION = 1
+
+PLAN_NAME = "plan.json"
+KEYS_NAME = "keys.safetensors"
+LOCK_NAME = ".lock"
+EDITION_NAME = re.compile(r"edition-([0-9]{6})\.json")
+VIEW_FILE = re.compile(r"view-[0-9a-f]{8}\.json")
+SHARD_STEM = re.compile(r"rows-[0-9]{9,13}-[0-9]{9,13}(-[0-9a-f]{8})?")
+
+MAX_SAMPLES = 2**40
+MAX_VIEWS = 2**16
+MAX_FIELDS = 1024
+MAX_BLOCK_ROWS = 4096
+JSON_LIMIT = 16 * 2**20
+
+_BLOCK_BYTES = 4 * 2**20
+_UNIT_ROWS = 65536
+_UNIT_BYTES = 128 * 2**20
+_UNIT_INPUT_BYTES = 256 * 2**20
+
+
+def edition_name(number: int) -> str:
+    """Return `edition-000001.json` for 1."""
+    return f"edition-{number:06d}.json"
+
+
+def edition_numbers(folder: Path) -> list[int]:
+    """Return the numbers of the editions in `folder`, ascending."""
+    found = (EDITION_NAME.fullmatch(entry.name) for entry in folder.iterdir())
+    return sorted(int(match[1]) for match in found if match)
+
+
+def view_folder(view: int) -> str:
+    """Return `view-0003` for 3."""
+    return f"view-{view:04d}"
+
+
+def shard_stem(start: int, stop: int) -> str:
+    """Return `rows-000000000-000065536` for 0 and 65536."""
+    return f"rows-{start:09d}-{stop:09d}"
+
+
+def _power_of_two(value: int) -> int:
+    """Return the largest power of two that is at most `value` (at least 1)."""
+    return 1 << (max(1, value).bit_length() - 1)
+
+
+def block_rows_for(part_bytes: Sequence[int], unit_rows: int) -> int:
+    """Return the rows of a hashing block: a power of two, at most 4096, 4 MiB a part and `unit_rows`; at least 1.
+
+    >>> block_rows_for([20], 65536), block_rows_for([2**23], 65536)
+    (4096, 1)
+    """
+    return _power_of_two(min(MAX_BLOCK_ROWS, unit_rows, _BLOCK_BYTES // max(1, *part_bytes, 1)))
+
+
+def unit_rows_for(record_bytes: int, input_bytes: int, n_samples: int) -> int:
+    """Return the rows of a unit: at most 65536, 128 MiB encoded, 256 MiB before encoding, and the data set.
+
+    65536 bounds what a killed run has to repeat; the bytes bound what a writer holds in memory.
+
+    >>> unit_rows_for(20, 40, 50_000), unit_rows_for(2000, 4000, 1_281_167)
+    (50000, 65536)
+    """
+    rows = min(_UNIT_ROWS, _UNIT_BYTES // max(1, record_bytes), _UNIT_INPUT_BYTES // max(1, input_bytes))
+    return max(1, min(rows, n_samples))

@@ -1,0 +1,79 @@
+"""Codecs: how a field becomes bytes. The table is literal; `docs/book-format.md` has one section for each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from typing import Any
+
+from bookkd.book.codecs.base import Codec, Parts, SparseArray, UnfitRowError
+from bookkd.book.codecs.dense import Dense
+from bookkd.book.codecs.int8 import Int8
+from bookkd.book.codecs.raw import Raw
+from bookkd.book.codecs.top_k import TopK
+from bookkd.core.errors import ConfigError, expected
+from bookkd.core.names import choose
+
+__all__ = [
+    "CODECS",
+    "Codec",
+    "Dense",
+    "Int8",
+    "Parts",
+    "Raw",
+    "SparseArray",
+    "TopK",
+    "UnfitRowError",
+    "codec_from_config",
+    "codec_to_config",
+]
+
+CODECS: dict[str, type[Codec]] = {
+    "dense": Dense,
+    "int8": Int8,
+    "raw": Raw,
+    "top_k": TopK,
+}
+
+
+def codec_to_config(codec: Codec) -> dict[str, Any]:
+    """Return `codec` as JSON values.
+
+    >>> codec_to_config(TopK(k=8, temperatures=(1.0, 4.0)))
+    {'name': 'top_k', 'configuration': {'k': 8, 'temperatures': [1.0, 4.0]}}
+    """
+    values = asdict(codec)  # type: ignore[call-overload]
+    return {
+        "name": codec.name,
+        "configuration": {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()},
+    }
+
+
+def codec_from_config(config: Mapping[str, Any]) -> Codec:
+    """Return the codec that `codec_to_config` wrote down.
+
+    Args:
+        config: {"name": ..., "configuration": {...}}; options left out take their defaults.
+
+    Raises:
+        UnknownNameError: for a codec that is not in `CODECS`.
+        ConfigError: for an unknown or missing option, or a value out of range.
+
+    >>> codec_from_config({"name": "dense", "configuration": {"dtype": "float32"}})
+    Dense(dtype='float32')
+    """
+    if not isinstance(config, Mapping) or not isinstance(config.get("name"), str):
+        raise ConfigError(expected("codec", "a mapping with a `name`", config))
+    kind = CODECS[choose(config["name"], CODECS, "codec")]
+    options = config.get("configuration", {})
+    if not isinstance(options, Mapping):
+        raise ConfigError(expected("configuration", "a mapping", options, where=f"codec {kind.name}"))
+    known = [entry.name for entry in fields(kind)]  # type: ignore[arg-type]
+    for option in options:
+        choose(option, known, "option", where=f"codec {kind.name}")
+    try:
+        return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in options.items()})
+    except TypeError as error:
+        raise ConfigError(
+            expected("configuration", "complete", f"{options}: {error}", where=f"codec {kind.name}")
+        ) from error

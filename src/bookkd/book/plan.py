@@ -1,0 +1,350 @@
+"""The plan of a book: what is written first, and what a resumed run is compared with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bookkd.book import _checked, _layout
+from bookkd.book.codecs import Codec, codec_from_config, codec_to_config
+from bookkd.core import jsonio
+from bookkd.core.check import at_least, positive, unique
+from bookkd.core.errors import BookFormatError, ConfigError, expected
+from bookkd.core.fields import LOGITS, check_field_name
+
+__all__ = ["FieldPlan", "Plan", "TeacherInfo", "Unit"]
+
+
+class Unit(NamedTuple):
+    """Rows `start` to `stop` (exclusive) of one view: the grain of writing, retry and resume."""
+
+    view: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class FieldPlan:
+    """One field of every record.
+
+    Args:
+        shape: Shape of one record before encoding; `(n_classes,)` for logits, `()` for one number.
+        codec: How it is stored.
+    """
+
+    shape: tuple[int, ...]
+    codec: Codec
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.codec, Codec):
+            raise ConfigError(expected("codec", "a codec such as Dense()", self.codec, do="See bookkd.book.CODECS."))
+        object.__setattr__(self, "shape", tuple(self.shape))
+        if len(self.shape) > 8:
+            raise ConfigError(expected("shape", "at most 8 axes", self.shape))
+        for size in self.shape:
+            at_least(size, 1, "shape")
+        if int(np.prod(self.shape, dtype=object)) > 2**31:
+            raise ConfigError(expected("shape", "at most 2**31 values a record", self.shape))
+        self.codec.parts(self.shape)
+
+    def stored(self, name: str) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
+        """Return the tensors of field `name` in a shard: `<name>/<part>` -> (dtype, shape of one row)."""
+        return {f"{name}/{part}": layout for part, layout in self.codec.parts(self.shape).items()}
+
+
+@dataclass(frozen=True)
+class TeacherInfo:
+    """Who spoke.
+
+    Args:
+        name: For people and error messages.
+        digest: Of the weights; what tells two teachers apart.
+        parameters: Number of parameters.
+        bytes: Size of the weights in bytes.
+        accuracy: Held-out accuracy, 0 to 1.
+        split: The split that `accuracy` was measured on.
+        mode: "eval", or how else the teacher ran.
+    """
+
+    name: str
+    digest: str
+    parameters: int | None = None
+    bytes: int | None = None
+    accuracy: float | None = None
+    split: str | None = None
+    mode: str = "eval"
+
+    def __post_init__(self) -> None:
+        for entry, kinds in _TEACHER_KINDS.items():
+            value = getattr(self, entry)
+            if not isinstance(value, kinds) or isinstance(value, bool):
+                raise ConfigError(expected(entry, "a plain value of its type", value, where="teacher"))
+
+
+_TEACHER_KINDS: dict[str, tuple[type, ...]] = {
+    "name": (str,),
+    "digest": (str,),
+    "parameters": (int, type(None)),
+    "bytes": (int, type(None)),
+    "accuracy": (float, int, type(None)),
+    "split": (str, type(None)),
+    "mode": (str,),
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that a book is about, fixed before the first record.
+
+    Args:
+        n_samples: Samples of the data set; records are addressed by sample 0 to n_samples - 1.
+        n_views: Views of each sample.
+        fields: Field name -> `FieldPlan`.
+        task: Name of the task.
+        teachers: Who spoke, in the order of `members/<i>`.
+        data: Fingerprint of the data set, JSON values.
+        views: Recipe of the views, JSON values.
+        class_names: In the order of the logits; may be empty.
+        masked_classes: Classes whose logit may be -inf.
+        temperatures: Where the fidelity of logits is measured while writing.
+        unit_rows: Rows of a unit; None chooses from the size of a record.
+        block_rows: Rows of a hashing block, a power of two up to 4096; None chooses.
+        batch_size: Samples of a teacher pass; a unit always uses the same batches, so that a resumed book is equal.
+        threads: Threads of the teacher pass, recorded.
+        device: Device of the teacher pass, recorded.
+        versions: Library versions of the writer, recorded.
+        keys_digest: xxh3_128 of `keys.safetensors`; set by the writer.
+
+    >>> from bookkd.book import Dense
+    >>> plan = Plan(n_samples=100, n_views=2, fields={"logits": FieldPlan((10,), Dense())})
+    >>> [unit.view for unit in plan.resolved().units()]
+    [0, 1]
+    """
+
+    n_samples: int
+    n_views: int
+    fields: Mapping[str, FieldPlan]
+    task: str = "classification"
+    teachers: tuple[TeacherInfo, ...] = ()
+    data: Mapping[str, Any] = field(default_factory=dict)
+    views: Mapping[str, Any] = field(default_factory=dict)
+    class_names: tuple[str, ...] = ()
+    masked_classes: tuple[int, ...] = ()
+    temperatures: tuple[float, ...] = (1.0, 4.0)
+    unit_rows: int | None = None
+    block_rows: int | None = None
+    batch_size: int = 256
+    threads: int = 1
+    device: str = "cpu"
+    versions: Mapping[str, str] = field(default_factory=dict)
+    keys_digest: str | None = None
+
+    def __post_init__(self) -> None:
+        for entry, high in (("n_samples", _layout.MAX_SAMPLES), ("n_views", _layout.MAX_VIEWS)):
+            if at_least(getattr(self, entry), 1, entry, where="plan") > high:
+                raise ConfigError(expected(entry, f"at most {high}", getattr(self, entry), where="plan"))
+        at_least(self.batch_size, 1, "batch_size", where="plan")
+        at_least(self.threads, 1, "threads", where="plan")
+        self._check_fields()
+        for entry in ("teachers", "class_names", "masked_classes", "temperatures"):
+            object.__setattr__(self, entry, tuple(getattr(self, entry)))
+        self._check_classes()
+        for temperature in self.temperatures:
+            positive(temperature, "temperatures", where="plan")
+        unique(self.temperatures, "temperatures", where="plan")
+        object.__setattr__(self, "temperatures", tuple(float(value) for value in self.temperatures))
+        for entry in ("data", "views", "versions"):
+            object.__setattr__(self, entry, _json_values(getattr(self, entry), entry))
+        self._check_rows()
+
+    def _check_fields(self) -> None:
+        if not 1 <= len(self.fields) <= _layout.MAX_FIELDS:
+            raise ConfigError(expected("fields", f"1 to {_layout.MAX_FIELDS} fields", len(self.fields), where="plan"))
+        for name, entry in self.fields.items():
+            check_field_name(name)
+            if not isinstance(entry, FieldPlan):
+                raise ConfigError(expected(f"fields[{name}]", "a FieldPlan", entry, where="plan"))
+        object.__setattr__(self, "fields", dict(sorted(self.fields.items())))
+        tensors = [tensor for name, entry in self.fields.items() for tensor in entry.stored(name)]
+        unique(tensors, "fields", where="plan", do="Rename a field that ends like a part of another.")
+
+    def _check_classes(self) -> None:
+        unique(self.masked_classes, "masked_classes", where="plan")
+        for name in self.class_names:
+            if not isinstance(name, str):
+                raise ConfigError(expected("class_names", "texts", name, where="plan"))
+        for teacher in self.teachers:
+            if not isinstance(teacher, TeacherInfo):
+                raise ConfigError(expected("teachers", "TeacherInfo entries", teacher, where="plan"))
+        widths = [entry.shape[0] for name, entry in self.fields.items() if is_logits(name) and entry.shape]
+        for index in self.masked_classes:
+            at_least(index, 0, "masked_classes", where="plan")
+            if any(index >= width for width in widths):
+                raise ConfigError(expected("masked_classes", f"below the {min(widths)} classes", index, where="plan"))
+
+    def _check_rows(self) -> None:
+        if self.unit_rows is not None:
+            at_least(self.unit_rows, 1, "unit_rows", where="plan")
+        if self.block_rows is not None:
+            block = at_least(self.block_rows, 1, "block_rows", where="plan")
+            if block & (block - 1) or block > _layout.MAX_BLOCK_ROWS:
+                raise ConfigError(expected("block_rows", "a power of two up to 4096", block, where="plan"))
+            if self.unit_rows is not None and self.unit_rows < self.n_samples and self.unit_rows % block:
+                raise ConfigError(
+                    expected(
+                        "unit_rows", f"a multiple of block_rows ({block}) or all samples", self.unit_rows, where="plan"
+                    )
+                )
+
+    @property
+    def stored(self) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
+        """Tensors of a shard: `<field>/<part>` -> (dtype, shape of one row), ordered by name."""
+        found: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {}
+        for name, entry in self.fields.items():
+            found.update(entry.stored(name))
+        return dict(sorted(found.items()))
+
+    @property
+    def record_bytes(self) -> int:
+        """Bytes of one record in a shard, without the header."""
+        return sum(entry.codec.bytes_per_record(entry.shape) for entry in self.fields.values())
+
+    def resolved(self) -> Plan:
+        """Return the plan with `unit_rows` and `block_rows` chosen where they were left open."""
+        inputs = sum(4 * int(np.prod(entry.shape, dtype=object)) for entry in self.fields.values())
+        unit = self.unit_rows or _layout.unit_rows_for(self.record_bytes, inputs, self.n_samples)
+        unit = min(unit, self.n_samples)
+        parts = [dtype.itemsize * int(np.prod(row, dtype=object)) for dtype, row in self.stored.values()]
+        block = self.block_rows or _layout.block_rows_for(parts, unit)
+        if unit < self.n_samples and unit % block:
+            if self.unit_rows is None:
+                unit = max(block, unit - unit % block)
+            else:
+                block = unit & -unit
+        return replace(self, unit_rows=unit, block_rows=block)
+
+    def units(self) -> Iterator[Unit]:
+        """Yield the units of a resolved plan in (view, start) order."""
+        rows = self.unit_rows or self.n_samples
+        for view in range(self.n_views):
+            for start in range(0, self.n_samples, rows):
+                yield Unit(view, start, min(start + rows, self.n_samples))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of `plan.json`, JSON values only."""
+        found = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        found["fields"] = {
+            name: {"shape": list(entry.shape), "codec": codec_to_config(entry.codec)}
+            for name, entry in self.fields.items()
+        }
+        found["teachers"] = [asdict(teacher) for teacher in self.teachers]
+        for entry in ("class_names", "masked_classes", "temperatures"):
+            found[entry] = list(found[entry])
+        return {"format_version": _layout.FORMAT_VERSION, **found}
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any], where: str = _layout.PLAN_NAME) -> Plan:
+        """Return the plan that `to_json` wrote, trusting nothing.
+
+        Raises:
+            BookVersionError: for a newer format version.
+            BookFormatError: for anything that is not a plan.
+            UnknownNameError: for a codec that this version does not know.
+        """
+        _checked.version(found, where)
+        known = {entry.name for entry in fields(cls)}
+        values = {key: value for key, value in found.items() if key in known}
+        try:
+            values["fields"] = {
+                name: _field_from_json(entry, where) for name, entry in _checked.mapped(found, "fields", where).items()
+            }
+            values["teachers"] = tuple(
+                TeacherInfo(**{key: value for key, value in teacher.items() if key in _TEACHER_KINDS})
+                for teacher in _checked.listed({"teachers": [], **found}, "teachers", where)
+            )
+            for entry in ("class_names", "masked_classes", "temperatures"):
+                if entry in values:
+                    values[entry] = tuple(_checked.listed(found, entry, where))
+            for entry in ("task", "device"):
+                if entry in values:
+                    _checked.text(found, entry, where)
+            if values.get("keys_digest") is not None:
+                _checked.hex_digest(found, "keys_digest", where)
+            return cls(**values)
+        except (ConfigError, TypeError, AttributeError) as error:
+            raise BookFormatError(
+                f"Expected {where} to be the plan of a book, got: {error} Run `bookkd verify`."
+            ) from error
+
+    def identity(self) -> dict[str, Any]:
+        """Return what makes a book another book, by name: what resume compares and the content digest covers.
+
+        Left out: what the run was like (`threads`, `device`, `versions`) and what is only told about a teacher
+        (its name, size and accuracy). Library versions that change a view belong into `views`.
+        """
+        found = self.to_json()
+        for entry in ("threads", "device", "versions", "format_version"):
+            del found[entry]
+        found["teachers"] = [{"digest": teacher.digest, "mode": teacher.mode} for teacher in self.teachers]
+        return found
+
+    def difference(self, other: Plan) -> list[str]:
+        """Compare the identities of this plan (of a book) and `other` (of a run).
+
+        Returns:
+            One text per difference, such as "teachers[0].digest 'a1' (this run has 'b2')"; empty for the same book.
+            `unit_rows` and `block_rows` count only where `other` states them.
+        """
+        mine, yours = self.identity(), other.identity()
+        for entry in ("unit_rows", "block_rows"):
+            if yours[entry] is None:
+                del mine[entry], yours[entry]
+        return list(_differences(mine, yours, ""))
+
+
+def is_logits(name: str) -> bool:
+    """Say whether a field holds logits of a teacher or of a member: masked classes and fidelity concern these."""
+    return name == LOGITS or name.endswith("/" + LOGITS)
+
+
+def _field_from_json(found: Any, where: str) -> FieldPlan:
+    if not isinstance(found, dict):
+        raise BookFormatError(expected("fields", "objects", found, where=where))
+    shape = tuple(_checked.integers(found, "shape", where))
+    return FieldPlan(shape, codec_from_config(_checked.mapped(found, "codec", where)))
+
+
+def _json_values(value: Any, what: str) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ConfigError(expected(what, "a mapping of JSON values", value, where="plan"))
+    try:
+        found: dict[str, Any] = json.loads(jsonio.canonical(dict(value)))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigError(expected(what, "a mapping of JSON values", f"{error} in it", where="plan")) from error
+    return found
+
+
+def _differences(mine: Any, yours: Any, path: str) -> Iterator[str]:
+    if isinstance(mine, dict) and isinstance(yours, dict):
+        for key in sorted({*mine, *yours}):
+            inner = f"{path}.{key}" if path else str(key)
+            if key not in mine:
+                yield f"no {inner} (this run has {_short(yours[key])})"
+            elif key not in yours:
+                yield f"{inner} {_short(mine[key])} (this run has none)"
+            else:
+                yield from _differences(mine[key], yours[key], inner)
+    elif isinstance(mine, list) and isinstance(yours, list) and len(mine) == len(yours) and len(mine) <= 64:
+        for index, (left, right) in enumerate(zip(mine, yours, strict=True)):
+            yield from _differences(left, right, f"{path}[{index}]")
+    elif mine != yours or type(mine) is not type(yours):
+        yield f"{path} {_short(mine)} (this run has {_short(yours)})"
+
+
+def _short(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 80 else shown[:77] + "..."

@@ -1,0 +1,344 @@
+"""Reading a book: opened from its manifests alone, gathered from memory maps, checked where it is first touched."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from bookkd.book import _container, _files, _layout, _manifest
+from bookkd.book._shard import Shard, read_header
+from bookkd.book.codecs import SparseArray
+from bookkd.book.codecs.base import Array
+from bookkd.book.plan import FieldPlan, Plan
+from bookkd.core import jsonio
+from bookkd.core.check import at_least
+from bookkd.core.errors import (
+    BookCorruptError,
+    BookFormatError,
+    BookMismatchError,
+    BookMissingError,
+    BookUnfinishedError,
+    DataError,
+    expected,
+)
+from bookkd.core.names import choose
+
+__all__ = ["Book"]
+
+VERIFY = ("touched", "never", "all")
+
+
+class Book:
+    """A finished book; reads whole batches, in any process, from any mixture of views.
+
+    Pickles by path and reopens; may be used before and after a fork.
+
+    Args:
+        path: Folder of the book.
+        edition: Number of the edition; None for the newest.
+        verify: "touched" hashes each block when it is first read, "never" trusts the disk, "all" reads and checks
+            everything on opening.
+        max_open: Most shards mapped at once.
+
+    Raises:
+        BookMissingError: no book or edition at the path.
+        BookUnfinishedError: a plan, but no edition yet.
+        BookVersionError: written by a newer version.
+        BookFormatError: a file that is not what the format says; BookCorruptError if its bytes were changed.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        edition: int | None = None,
+        *,
+        verify: Literal["touched", "never", "all"] = "touched",
+        max_open: int = 256,
+    ) -> None:
+        self.path = Path(path)
+        self.verify = choose(verify, VERIFY, "verify", where="Book")
+        self.max_open = at_least(max_open, 1, "max_open", where="Book")
+        number = find_edition(self.path, edition)
+        self._edition = _manifest.read_edition(self.path, number)
+        self.plan = read_plan(self.path, self._edition)
+        self._files = [
+            _manifest.read_view_file(self.path, view, entry, self._edition.n_samples)
+            for view, entry in enumerate(self._edition.views)
+        ]
+        self._stored = self.plan.stored
+        counts = [len(file.stems) for file in self._files]
+        self._first = np.concatenate([[0], np.cumsum(counts)])
+        self._starts = np.concatenate([view * self.n_samples + file.starts for view, file in enumerate(self._files)])
+        self._open: dict[int, Shard] = {}
+        self._known: dict[int, Shard] = {}
+        if verify == "all":
+            self._check_all()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (str(self.path), self.edition, self.verify, self.max_open, self.content_digest)
+
+    def __repr__(self) -> str:
+        return f"Book({str(self.path)!r}, edition={self.edition}, n_samples={self.n_samples}, n_views={self.n_views})"
+
+    @property
+    def edition(self) -> int:
+        """Number of the edition."""
+        return self._edition.number
+
+    @property
+    def n_samples(self) -> int:
+        """Samples."""
+        return self._edition.n_samples
+
+    @property
+    def n_views(self) -> int:
+        """Views of each sample."""
+        return len(self._edition.views)
+
+    @property
+    def fields(self) -> dict[str, FieldPlan]:
+        """Field name -> shape and codec."""
+        return dict(self.plan.fields)
+
+    @property
+    def content_digest(self) -> str:
+        """Digest of plan identity and records; equal for equal books, however and wherever they were written."""
+        return self._edition.content_digest
+
+    @property
+    def fidelity(self) -> dict[str, Any]:
+        """What the codecs lost of each field of logits, as measured while writing."""
+        return dict(self._edition.fidelity)
+
+    @property
+    def cost(self) -> dict[str, Any]:
+        """What making the book cost, as its maker told."""
+        return dict(self._edition.cost)
+
+    @cached_property
+    def nbytes(self) -> int:
+        """Bytes of all shards."""
+        return int(sum(int(file.sizes.sum()) for file in self._files))
+
+    @property
+    def bytes_per_record(self) -> float:
+        """Bytes of all shards over the number of records."""
+        return self.nbytes / (self.n_samples * self.n_views)
+
+    @cached_property
+    def keys(self) -> npt.NDArray[np.uint64] | None:
+        """Key of each sample, uint64 [n_samples], or None."""
+        return None if self.plan.keys_digest is None else read_keys(self.path, self.plan)
+
+    def rows_of(self, keys: npt.ArrayLike) -> npt.NDArray[np.int64]:
+        """Return the sample of each key, int64 of the shape of `keys`.
+
+        Raises:
+            DataError: if the book has no keys, or not this one.
+        """
+        known = self.keys
+        if known is None:
+            raise DataError(
+                f"Expected {self.path} to have sample keys, got none. Make it with `keys=`, or address samples by number."
+            )
+        wanted = np.asarray(keys)
+        if wanted.dtype.kind not in "ui" or (wanted.dtype.kind == "i" and wanted.size and wanted.min() < 0):
+            raise DataError(expected("keys", "whole numbers from 0", f"{wanted.dtype} keys", where=str(self.path)))
+        wanted = wanted.astype(np.uint64)
+        order = self._key_order
+        place = np.minimum(np.searchsorted(known, wanted, sorter=order), len(known) - 1)
+        found: npt.NDArray[np.int64] = order[place]
+        unknown = known[found] != wanted
+        if unknown.any():
+            raise DataError(
+                expected(
+                    "keys",
+                    f"keys of the {len(known)} samples",
+                    f"unknown key {int(wanted[unknown].flat[0])}",
+                    where=str(self.path),
+                )
+            )
+        return found
+
+    def read(
+        self, samples: npt.ArrayLike, views: npt.ArrayLike, fields: Sequence[str] | None = None
+    ) -> dict[str, Array | SparseArray]:
+        """Read and decode the records of a batch.
+
+        Args:
+            samples: Sample ids, whole numbers [batch].
+            views: View of each, [batch], or one number for all.
+            fields: Names of fields; None for all.
+
+        Returns:
+            Field name -> array [batch, ...] as its codec decodes it, or a `SparseArray`.
+
+        Raises:
+            DataError: for an id or view that the book does not have.
+            UnknownNameError: for an unknown field.
+            BookCorruptError: if a touched block is not what was written.
+        """
+        names = self._names(fields)
+        stored = self.gather(samples, views, names)
+        found: dict[str, Array | SparseArray] = {}
+        for name in names:
+            entry = self.plan.fields[name]
+            parts = {part: stored[f"{name}/{part}"] for part in entry.codec.parts(entry.shape)}
+            found[name] = entry.codec.decode(parts, entry.shape)
+        return found
+
+    def gather(
+        self, samples: npt.ArrayLike, views: npt.ArrayLike, fields: Sequence[str] | None = None
+    ) -> dict[str, Array]:
+        """Return the stored parts of a batch without decoding: `<field>/<part>` -> [batch, ...]; arguments as `read`."""
+        parts = [part for name in self._names(fields) for part in self.plan.fields[name].stored(name)]
+        rows, shards = self._locate(samples, views)
+        out = {part: np.empty((len(rows), *self._stored[part][1]), self._stored[part][0]) for part in parts}
+        if not len(rows):
+            return out
+        if (shards == shards[0]).all():
+            self._shard(int(shards[0])).take(rows, out, slice(None))
+            return out
+        order = np.argsort(shards, kind="stable")
+        rows, shards = rows[order], shards[order]
+        edges = [0, *(np.flatnonzero(shards[1:] != shards[:-1]) + 1).tolist(), len(shards)]
+        for begin, end in pairwise(edges):
+            self._shard(int(shards[begin])).take(rows[begin:end], out, slice(begin, end))
+        back = np.empty_like(order)
+        back[order] = np.arange(len(order))
+        return {part: np.take(array, back, axis=0) for part, array in out.items()}
+
+    def _names(self, fields: Sequence[str] | None) -> list[str]:
+        if fields is None:
+            return list(self.plan.fields)
+        wanted = [fields] if isinstance(fields, str) else list(fields)
+        return [choose(name, self.plan.fields, "field", where=str(self.path)) for name in wanted]
+
+    def _locate(
+        self, samples: npt.ArrayLike, views: npt.ArrayLike
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Return row inside its shard and number of the shard for each pair."""
+        sample = _ids(samples, "samples", self.n_samples, self.path)
+        view = _ids(views, "views", self.n_views, self.path)
+        if view.shape != sample.shape:
+            if view.size != 1:
+                raise DataError(expected("views", f"one for each of the {len(sample)} samples", f"{len(view)} views"))
+            view = np.broadcast_to(view, sample.shape)
+        place = view * self.n_samples + sample
+        shards = np.searchsorted(self._starts, place, side="right") - 1
+        return place - self._starts[shards], shards
+
+    def _shard(self, number: int) -> Shard:
+        """Return a mapped shard; the one that was used longest ago is unmapped when too many are open."""
+        shard = self._open.pop(number, None)
+        if shard is None:
+            shard = self._known.get(number) or self._make_shard(number)
+            shard.map(self.path)
+            self._known[number] = shard
+            while len(self._open) >= self.max_open:
+                oldest = next(iter(self._open), None)
+                gone = None if oldest is None else self._open.pop(oldest, None)
+                if gone is not None:
+                    gone.unmap()
+        self._open[number] = shard
+        return shard
+
+    def _make_shard(self, number: int) -> Shard:
+        view = int(np.searchsorted(self._first, number, side="right")) - 1
+        file, index = self._files[view], number - int(self._first[view])
+        sidecar = None if self.verify == "never" else _manifest.read_sidecar(self.path, file, index)
+        return Shard(file, index, self._stored, sidecar)
+
+    def _check_all(self) -> None:
+        from bookkd.book.verification import verify
+
+        faults = verify(self.path, self.edition)
+        if faults:
+            raise BookCorruptError(f"Expected {self.path} to be whole, got {len(faults)} faults, first: {faults[0]}")
+
+    @cached_property
+    def _key_order(self) -> npt.NDArray[np.int64]:
+        return np.argsort(self.keys if self.keys is not None else np.empty(0), kind="stable")
+
+
+def find_edition(root: Path, edition: int | None) -> int:
+    """Return the number of the edition to read; errors say what a book looks like and what is there."""
+    if not root.is_dir():
+        raise BookMissingError(
+            f"Expected {root} to be a book (a folder with plan.json and edition-000001.json), got no folder. Check the path."
+        )
+    numbers = _layout.edition_numbers(root)
+    if edition is not None and edition not in numbers and numbers:
+        raise BookMissingError(
+            f"Expected {root} to have edition {edition}, got editions {', '.join(map(str, numbers))}. Choose one of them."
+        )
+    if numbers:
+        return numbers[-1] if edition is None else edition
+    if (root / _layout.PLAN_NAME).exists():
+        raise BookUnfinishedError(
+            f"Expected {root} to be a finished book, got a plan without an edition. Run `bookkd make` again to finish it."
+        )
+    entries = sorted(entry.name for entry in root.iterdir())[:4]
+    raise BookMissingError(
+        f"Expected {root} to be a book (a folder with plan.json and edition-000001.json), got "
+        f"{'a folder with ' + ', '.join(entries) if entries else 'an empty folder'}. Check the path."
+    )
+
+
+def read_plan(root: Path, edition: _manifest.Edition) -> Plan:
+    """Read the plan that `edition` names."""
+    found, data = _files.read_json(root, _layout.PLAN_NAME)
+    plan = Plan.from_json(found, str(root / _layout.PLAN_NAME))
+    if (len(data), _files.digest_of(data)) != (edition.plan_size, edition.plan_digest):
+        raise BookCorruptError(
+            f"Expected {root / _layout.PLAN_NAME} to have xxh3_128 {edition.plan_digest}, got {_files.digest_of(data)}. "
+            f"The file was changed after the edition was written."
+        )
+    if jsonio.digest(plan.identity()) != edition.identity:
+        raise BookFormatError(
+            f"Expected {root / _layout.PLAN_NAME} to have identity {edition.identity}, got another. Run `bookkd verify`."
+        )
+    return plan
+
+
+def read_keys(root: Path, plan: Plan) -> npt.NDArray[np.uint64]:
+    """Read the keys file that `plan` names."""
+    limit = plan.n_samples * 8 + _container.HEADER_LIMIT
+    data = _files.read_inside(root, _layout.KEYS_NAME, limit)
+    where = str(root / _layout.KEYS_NAME)
+    if _files.digest_of(data) != plan.keys_digest:
+        raise BookCorruptError(
+            f"Expected {where} to have xxh3_128 {plan.keys_digest}, got {_files.digest_of(data)}. Run `bookkd verify`."
+        )
+    spans = read_header(memoryview(data), where)
+    _container.check_layout(spans, {"keys": (np.dtype(np.uint64), ())}, plan.n_samples, where)
+    found: npt.NDArray[np.uint64] = np.frombuffer(data, dtype="<u8", offset=spans["keys"].start)
+    return found
+
+
+def _ids(values: npt.ArrayLike, what: str, count: int, path: Path) -> npt.NDArray[np.int64]:
+    found = np.atleast_1d(np.asarray(values))
+    if found.ndim != 1 or (found.dtype.kind not in "ui" and found.size):
+        raise DataError(
+            expected(what, "whole numbers in one row", f"{found.dtype} of shape {found.shape}", where=str(path))
+        )
+    if found.size and (int(found.min()) < 0 or int(found.max()) >= count):
+        wrong = found[(found < 0) | (found >= count)][0]
+        raise DataError(expected(what, f"from 0 to {count - 1}", int(wrong), where=str(path)))
+    return found.astype(np.int64)
+
+
+def _reopen(path: str, edition: int, verify: Literal["touched", "never", "all"], max_open: int, content: str) -> Book:
+    # What was read once need not be read again in every worker: "all" was done where the book was first opened.
+    book = Book(path, edition, verify="touched" if verify == "all" else verify, max_open=max_open)
+    if book.content_digest != content:
+        raise BookMismatchError(
+            f"Expected {path} to be the book that was pickled ({content}), got {book.content_digest}. It was replaced."
+        )
+    return book

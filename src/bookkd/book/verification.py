@@ -1,0 +1,215 @@
+"""Reading everything once: every file of a book against the digest that names it, with the place of each fault."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import xxhash
+
+from bookkd.book import _container, _files, _layout, _manifest
+from bookkd.book.plan import Plan
+from bookkd.book.reader import find_edition, read_keys, read_plan
+from bookkd.core.errors import BookKDError, BookUnfinishedError
+
+__all__ = ["Fault", "verify"]
+
+_CHUNK = 4 * 2**20
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong in a book.
+
+    Args:
+        path: The file, relative to the book.
+        view: The view it concerns, if one.
+        start: First sample that it concerns.
+        stop: End of the samples.
+        part: Tensor, such as "logits/values".
+        block: Number of the hashing block.
+        message: What is wrong, one line.
+    """
+
+    path: str
+    view: int | None = None
+    start: int | None = None
+    stop: int | None = None
+    part: str | None = None
+    block: int | None = None
+    message: str = ""
+
+    def __str__(self) -> str:
+        place = [
+            "" if self.view is None else f"view {self.view}",
+            "" if self.start is None else f"samples {self.start} to {self.stop}",
+            "" if self.part is None else self.part,
+            "" if self.block is None else f"block {self.block}",
+        ]
+        listed = ", ".join(entry for entry in place if entry)
+        return " ".join(f"{self.path}{f' ({listed})' if listed else ''}: {self.message}".split())
+
+
+def verify(path: str | Path, edition: int | None = None, *, progress: Progress | None = None) -> list[Fault]:
+    """Read a whole book and return what is wrong with it.
+
+    Args:
+        path: Folder of the book.
+        edition: Number of the edition; None for the newest.
+        progress: Called with (bytes read, bytes in all) as shards are read.
+
+    Returns:
+        One entry per fault, in the order of views and samples; empty for a whole book.
+
+    Raises:
+        BookMissingError: if there is no book or no such edition.
+    """
+    root = Path(path)
+    try:
+        number = find_edition(root, edition)
+    except BookUnfinishedError as error:
+        return [Fault(_layout.edition_name(1), message=str(error))]
+    name = _layout.edition_name(number)
+    try:
+        found = _manifest.read_edition(root, number)
+    except BookKDError as error:
+        return [Fault(name, message=str(error))]
+    faults: list[Fault] = []
+    plan: Plan | None = None
+    try:
+        plan = read_plan(root, found)
+    except BookKDError as error:
+        faults.append(Fault(_layout.PLAN_NAME, message=str(error)))
+    if plan is not None and plan.keys_digest is not None:
+        try:
+            read_keys(root, plan)
+        except BookKDError as error:
+            faults.append(Fault(_layout.KEYS_NAME, message=str(error)))
+    files = []
+    for view, entry in enumerate(found.views):
+        try:
+            files.append((_manifest.read_view_file(root, view, entry, found.n_samples), entry))
+        except BookKDError as error:
+            name = f"{_layout.view_folder(view)}/{entry.file}"
+            faults.append(Fault(name, view, 0, found.n_samples, message=str(error)))
+    total = sum(int(file.sizes.sum()) for file, _ in files)
+    meter = _Meter(progress, total)
+    for file, entry in files:
+        faults.extend(_verify_view(root, file, entry, plan, meter))
+    return faults
+
+
+class _Meter:
+    """Counts bytes and tells them."""
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self._progress, self._total, self._done = progress, total, 0
+
+    def add(self, count: int) -> None:
+        self._done += count
+        if self._progress is not None:
+            self._progress(min(self._done, self._total), self._total)
+
+
+def _verify_view(
+    root: Path, file: _manifest.ViewFile, entry: _manifest.ViewEntry, plan: Plan | None, meter: _Meter
+) -> Iterator[Fault]:
+    sidecars: list[_manifest.Sidecar] = []
+    for index, stem in enumerate(file.stems):
+        relative = f"{_layout.view_folder(file.view)}/{stem}"
+        start, stop = int(file.starts[index]), int(file.stops[index])
+        try:
+            sidecar = _manifest.read_sidecar(root, file, index)
+        except BookKDError as error:
+            yield Fault(f"{relative}.json", file.view, start, stop, message=str(error))
+            meter.add(int(file.sizes[index]))
+            continue
+        sidecars.append(sidecar)
+        yield from _verify_shard(root, f"{relative}.safetensors", sidecar, plan, meter)
+    if len(sidecars) == len(file.stems):
+        yield from _verify_content(file, entry, sidecars)
+
+
+def _verify_content(
+    file: _manifest.ViewFile, entry: _manifest.ViewEntry, sidecars: list[_manifest.Sidecar]
+) -> Iterator[Fault]:
+    try:
+        content = _manifest.content_of_view(sidecars)
+    except (BookKDError, KeyError) as error:
+        content = str(error)
+    if content != entry.content:
+        message = f"Expected the content digest of its sidecars to be {entry.content}, got {content}."
+        yield Fault(
+            f"{_layout.view_folder(file.view)}/{entry.file}", file.view, 0, int(file.stops[-1]), message=message
+        )
+
+
+def _verify_shard(
+    root: Path, relative: str, sidecar: _manifest.Sidecar, plan: Plan | None, meter: _Meter
+) -> Iterator[Fault]:
+    view, start, stop = sidecar.view, sidecar.start, sidecar.stop
+    try:
+        descriptor, size = _files.open_inside(root, relative)
+    except BookKDError as error:
+        meter.add(sidecar.size)
+        yield Fault(relative, view, start, stop, message=str(error))
+        return
+    try:
+        if size != sidecar.size:
+            meter.add(sidecar.size)
+            yield Fault(relative, view, start, stop, message=f"Expected {sidecar.size} bytes, got {size}.")
+            return
+        whole = _digest(descriptor, meter) == sidecar.digest
+        try:
+            spans = _header(descriptor, size, str(root / relative))
+            if plan is not None:
+                _container.check_layout(spans, plan.stored, stop - start, str(root / relative))
+        except BookKDError as error:
+            yield Fault(relative, view, start, stop, message=str(error))
+            return
+        if not whole:
+            yield from _faulty_blocks(descriptor, relative, sidecar, spans)
+    except OSError as error:
+        yield Fault(relative, view, start, stop, message=f"Expected to be readable, got: {error}.")
+    finally:
+        os.close(descriptor)
+
+
+def _digest(descriptor: int, meter: _Meter) -> str:
+    state = xxhash.xxh3_128()
+    buffer = bytearray(_CHUNK)
+    view = memoryview(buffer)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    while count := os.readv(descriptor, [buffer]):
+        state.update(view[:count])
+        meter.add(count)
+    return state.hexdigest()
+
+
+def _header(descriptor: int, size: int, where: str) -> dict[str, _container.Span]:
+    begin = _container.header_end(os.pread(descriptor, 8, 0), size, where)
+    return _container.parse_header(os.pread(descriptor, begin - 8, 8), begin, size, where)
+
+
+def _faulty_blocks(
+    descriptor: int, relative: str, sidecar: _manifest.Sidecar, spans: dict[str, _container.Span]
+) -> Iterator[Fault]:
+    """Name the blocks that differ; where none does, it is the header."""
+    found = False
+    for part, span in sorted(spans.items()):
+        step = span.row_bytes * sidecar.block_rows
+        for block, offset in enumerate(range(span.start, span.stop, step)):
+            data = os.pread(descriptor, min(step, span.stop - offset), offset)
+            recorded = sidecar.blocks[part][block] if part in sidecar.blocks else None
+            if recorded is None or xxhash.xxh3_64_intdigest(data) != int(recorded):
+                found = True
+                first = sidecar.start + block * sidecar.block_rows
+                stop = min(first + sidecar.block_rows, sidecar.stop)
+                message = "The bytes differ from their recorded xxh3_64."
+                yield Fault(relative, sidecar.view, first, stop, part, block, message)
+    if not found:
+        message = f"The file differs from its recorded xxh3_128 {sidecar.digest}, but no block does: it is the header."
+        yield Fault(relative, sidecar.view, sidecar.start, sidecar.stop, message=message)

@@ -1,0 +1,323 @@
+"""Writing a book: whole units, each committed or absent, and an edition when all are there."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bookkd.book import _container, _fidelity, _files, _layout, _manifest
+from bookkd.book._lock import Lock
+from bookkd.book._unit import UnitBuffer
+from bookkd.book.plan import Plan, Unit
+from bookkd.book.reader import Book
+from bookkd.core import jsonio
+from bookkd.core.errors import (
+    BookFormatError,
+    BookKDError,
+    BookMismatchError,
+    BookUnfinishedError,
+    ConfigError,
+    expected,
+)
+
+__all__ = ["BookWriter"]
+
+
+class BookWriter:
+    """Writes a book, or goes on with one that was interrupted; for any producer of arrays.
+
+    Leaving the context releases the lock and commits nothing: only `finish` makes a book of the units.
+
+    Args:
+        path: Folder; created, or an unfinished book of an equal plan, or a finished one (then nothing is pending).
+        plan: What the book is about.
+        keys: Optional key of each sample, unique uint64 [n_samples], for data that is later reordered or filtered.
+
+    Raises:
+        BookMismatchError: if the folder holds a book of another plan; the differences are named.
+        BookLockedError: if another process writes it.
+        BookFormatError: if the folder holds something else.
+
+    >>> import tempfile
+    >>> from bookkd.book import Dense, FieldPlan
+    >>> plan = Plan(n_samples=4, n_views=1, fields={"logits": FieldPlan((3,), Dense())})
+    >>> with tempfile.TemporaryDirectory() as folder, BookWriter(folder, plan) as writer:
+    ...     for unit in writer.pending():
+    ...         writer.write(unit, {"logits": np.eye(4, 3)[unit.start : unit.stop]})
+    ...     writer.finish().read([2], [0])["logits"]
+    array([[0., 0., 1.]], dtype=float16)
+    """
+
+    def __init__(self, path: str | Path, plan: Plan, *, keys: npt.NDArray[np.uint64] | None = None) -> None:
+        self.path = Path(path)
+        packed = None if keys is None else _packed_keys(keys, plan.n_samples)
+        if packed is not None:
+            plan = replace(plan, keys_digest=_files.digest_of(packed))
+        self.plan = plan
+        self._buffers: dict[Unit, UnitBuffer] = {}
+        self._done: dict[Unit, _manifest.Sidecar] = {}
+        self._lock: Lock | None = None
+        self._finished = self._is_finished()
+        if self._finished:
+            self.plan = self._compared(plan)
+            return
+        _files.make_folder(self.path)
+        self._lock = Lock(self.path)
+        try:
+            self._start(plan, packed)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> BookWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the lock; rows of incomplete units are dropped."""
+        self._buffers.clear()
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def pending(self) -> list[Unit]:
+        """Return the units that are not committed, in (view, start) order."""
+        return [] if self._finished else [unit for unit in self.plan.units() if unit not in self._done]
+
+    def write(self, unit: Unit, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Encode, check and commit one whole unit.
+
+        Args:
+            unit: One of `pending()`.
+            arrays: Field name -> [unit.stop - unit.start, *shape of the field], every field of the plan.
+
+        Raises:
+            TeacherOutputError: NaN, infinity, another shape or a value that the codec cannot hold; names field, sample,
+                view and teacher. Nothing of the unit is committed.
+            StorageError: full or failing disk; the book stays resumable.
+        """
+        unit = Unit(*unit)
+        self._check_open(unit)
+        if unit in self._done:
+            raise ConfigError(expected("unit", "a pending one", f"{unit}, which is committed", where=str(self.path)))
+        buffer = UnitBuffer(self.plan, unit)
+        buffer.add(unit.start, arrays)
+        self._commit(buffer)
+        self._buffers.pop(unit, None)
+
+    def write_rows(self, view: int, start: int, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Add consecutive rows of a view; every unit that they complete is committed.
+
+        A producer that always says everything can resume without asking for `pending()`: rows of committed units are
+        passed over.
+
+        Args:
+            view: The view.
+            start: Sample of the first row; the start of a unit, or where the rows before ended.
+            arrays: Field name -> [rows, *shape of the field], every field of the plan.
+
+        Raises:
+            ConfigError: if the rows do not follow those before.
+            TeacherOutputError: as for `write`; the rows of the unit that were given so far are dropped.
+        """
+        rows = len(next(iter(arrays.values()), ()))
+        step = self.plan.unit_rows or self.plan.n_samples
+        stop = start + rows
+        while start < stop:
+            first = start - start % step
+            unit = Unit(view, first, min(first + step, self.plan.n_samples))
+            self._check_open(unit)
+            end = min(stop, unit.stop)
+            piece = {name: array[start - stop + rows : end - stop + rows] for name, array in arrays.items()}
+            if unit not in self._done:
+                self._add(unit, start, piece)
+            start = end
+
+    def finish(self, cost: Mapping[str, Any] | None = None) -> Book:
+        """Write the view files and then the edition that names them; from here on the folder is a book.
+
+        Args:
+            cost: What making it cost, JSON values; outside the content digest.
+
+        Returns:
+            The book, opened.
+
+        Raises:
+            BookUnfinishedError: while units are pending.
+        """
+        if not self._finished:
+            waiting = self.pending()
+            if waiting:
+                total = sum(1 for _ in self.plan.units())
+                raise BookUnfinishedError(
+                    expected(
+                        "units",
+                        "all written",
+                        f"{len(waiting)} of {total} pending, first {waiting[0]}",
+                        where=str(self.path),
+                    )
+                )
+            self._check_open(next(self.plan.units()))
+            self._write_edition(_json_cost(cost or {}))
+            self._finished = True
+            self.close()
+        return Book(self.path)
+
+    def _is_finished(self) -> bool:
+        return self.path.is_dir() and bool(_layout.edition_numbers(self.path))
+
+    def _compared(self, plan: Plan) -> Plan:
+        found, _ = _files.read_json(self.path, _layout.PLAN_NAME)
+        stored = Plan.from_json(found, str(self.path / _layout.PLAN_NAME))
+        differences = stored.difference(plan)
+        if differences:
+            more = f" and {len(differences) - 4} more" if len(differences) > 4 else ""
+            raise BookMismatchError(
+                f"Expected {self.path} to be a book of this run, but it was made with {'; '.join(differences[:4])}{more}. "
+                f"Give another path, or the options that the book was made with."
+            )
+        return stored
+
+    def _start(self, plan: Plan, packed: bytes | None) -> None:
+        _files.remove_leftovers(self.path)
+        self._finished = self._is_finished()
+        if (self.path / _layout.PLAN_NAME).exists():
+            self.plan = self._compared(plan)
+            if not self._finished:
+                self._collect()
+            return
+        foreign = sorted({entry.name for entry in self.path.iterdir()} - {_layout.LOCK_NAME, _layout.KEYS_NAME})
+        if foreign:
+            raise BookFormatError(
+                expected(
+                    "path",
+                    "a new folder, an empty one or a book",
+                    f"a folder with {', '.join(foreign[:4])}",
+                    where=str(self.path),
+                )
+            )
+        self.plan = plan.resolved()
+        if packed is not None:
+            _files.write_atomic(self.path / _layout.KEYS_NAME, [packed])
+        _files.write_atomic(self.path / _layout.PLAN_NAME, [jsonio.pretty(self.plan.to_json())])
+
+    def _collect(self) -> None:
+        """Find the committed units: a sidecar of this plan, and a shard of the size that it says."""
+        for unit in self.plan.units():
+            stem = f"{_layout.view_folder(unit.view)}/{_layout.shard_stem(unit.start, unit.stop)}"
+            with contextlib.suppress(BookKDError):
+                found, _ = _files.read_json(self.path, f"{stem}.json")
+                sidecar = _manifest.Sidecar.from_json(found, stem)
+                whole = (self.path / f"{stem}.safetensors").is_file() and (
+                    (self.path / f"{stem}.safetensors").stat().st_size == sidecar.size
+                )
+                if whole and sidecar.plan == self._identity and Unit(sidecar.view, sidecar.start, sidecar.stop) == unit:
+                    self._done[unit] = sidecar
+
+    @property
+    def _identity(self) -> str:
+        return jsonio.digest(self.plan.identity())
+
+    def _check_open(self, unit: Unit) -> None:
+        if self._finished or self._lock is None:
+            raise ConfigError(expected("writer", "open", "a finished or closed one", where=str(self.path)))
+        rows = self.plan.unit_rows or self.plan.n_samples
+        known = 0 <= unit.view < self.plan.n_views and 0 <= unit.start < self.plan.n_samples and unit.start % rows == 0
+        if not known or unit.stop != min(unit.start + rows, self.plan.n_samples):
+            raise ConfigError(
+                expected(
+                    "unit",
+                    f"one of the plan ({self.plan.n_views} views, {self.plan.n_samples} samples, {rows} rows a unit)",
+                    unit,
+                )
+            )
+
+    def _add(self, unit: Unit, start: int, piece: Mapping[str, npt.NDArray[Any]]) -> None:
+        buffer = self._buffers.setdefault(unit, UnitBuffer(self.plan, unit))
+        try:
+            buffer.add(start, piece)
+        except BookKDError:
+            del self._buffers[unit]
+            raise
+        if buffer.full:
+            self._commit(buffer)
+            del self._buffers[unit]
+
+    def _commit(self, buffer: UnitBuffer) -> None:
+        """Shard first, sidecar second: a unit without a sidecar was never written."""
+        unit = buffer.unit
+        folder = self.path / _layout.view_folder(unit.view)
+        _files.make_folder(folder)
+        stem = _layout.shard_stem(unit.start, unit.stop)
+        packed = _container.pack(buffer.parts)
+        sidecar = buffer.sidecar(packed, self._identity)
+        _files.write_atomic(folder / f"{stem}.safetensors", [packed])
+        _files.write_atomic(folder / f"{stem}.json", [sidecar.to_bytes()])
+        self._done[unit] = sidecar
+
+    def _write_edition(self, cost: dict[str, Any]) -> None:
+        entries = tuple(self._write_view(view) for view in range(self.plan.n_views))
+        plan = _files.read_inside(self.path, _layout.PLAN_NAME)
+        measured = [sidecar.fidelity for sidecar in self._done.values()]
+        edition = _manifest.Edition(
+            number=1,
+            n_samples=self.plan.n_samples,
+            views=entries,
+            plan_size=len(plan),
+            plan_digest=_files.digest_of(plan),
+            identity=self._identity,
+            fidelity={
+                name: _fidelity.summary(_fidelity.merge([unit[name] for unit in measured])) for name in measured[0]
+            },
+            cost=cost,
+        )
+        _files.create(self.path / _layout.edition_name(1), edition.to_bytes())
+
+    def _write_view(self, view: int) -> _manifest.ViewEntry:
+        units = [unit for unit in self.plan.units() if unit.view == view]
+        sidecars = [self._done[unit] for unit in units]
+        files = [sidecar.to_bytes() for sidecar in sidecars]
+        data = _manifest.ViewFile(
+            view=view,
+            stems=[_layout.shard_stem(unit.start, unit.stop) for unit in units],
+            starts=np.array([unit.start for unit in units], dtype=np.int64),
+            stops=np.array([unit.stop for unit in units], dtype=np.int64),
+            sizes=np.array([sidecar.size for sidecar in sidecars], dtype=np.int64),
+            sidecar_sizes=np.array([len(file) for file in files], dtype=np.int64),
+            sidecars=[_files.digest_of(file) for file in files],
+        ).to_bytes()
+        digest = _files.digest_of(data)
+        name = f"view-{digest[:8]}.json"
+        # A killed run may have left the same file; other bytes under this name are damage that nothing refers to yet.
+        _files.write_atomic(self.path / _layout.view_folder(view) / name, [data])
+        return _manifest.ViewEntry(name, len(data), digest, _manifest.content_of_view(sidecars))
+
+
+def _packed_keys(keys: npt.NDArray[np.uint64], n_samples: int) -> bytes:
+    found = np.asarray(keys)
+    if found.shape != (n_samples,) or found.dtype.kind not in "ui" or (found.size and found.min() < 0):
+        raise ConfigError(
+            expected("keys", f"whole numbers from 0, shape ({n_samples},)", f"{found.dtype} of shape {found.shape}")
+        )
+    if len(np.unique(found)) != n_samples:
+        raise ConfigError(expected("keys", "without repeats", f"{n_samples - len(np.unique(found))} repeated ones"))
+    return _container.pack({"keys": found.astype(np.uint64)})
+
+
+def _json_cost(cost: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        jsonio.canonical(dict(cost))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(expected("cost", "a mapping of finite JSON values", f"{error} in it")) from error
+    return dict(cost)
