@@ -44,7 +44,7 @@ def _share(ratio: Tensor, labels: Tensor, dtype: torch.dtype) -> Tensor:
     if list(ratio.shape) != list(labels.shape[: ratio.ndim]):
         got = f"shape {list(ratio.shape)}"
         raise ConfigError(expected("ratio", f"one for each sample of {list(labels.shape)}", got, where="cross_entropy"))
-    return ratio.to(dtype).reshape(*ratio.shape, *[1] * (labels.ndim - ratio.ndim))
+    return ratio.to(dtype).reshape((*ratio.shape, *[1] * (labels.ndim - ratio.ndim)))
 
 
 @claims(zero_at_teacher=False, why_not="it looks at labels, not at a teacher")

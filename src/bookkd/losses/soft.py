@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor
 
 from bookkd.core.check import positive
-from bookkd.core.errors import ConfigError, expected
+from bookkd.core.errors import ConfigError, FidelityError, expected
 from bookkd.core.names import choose
 from bookkd.losses._pair import dense_only, kl, log_pair, scaled, weighted_sum
 from bookkd.losses.claims import claims
@@ -92,7 +92,7 @@ def soft_cross_entropy(student: Tensor, teacher: Target | Tensor, *, temperature
 
 @claims(t_squared=True, zero_at_teacher=False, why_not="its value there is the entropy of the given probabilities")
 def probability_cross_entropy(
-    student: Tensor, teacher_probabilities: Tensor, *, temperature: float, t_squared: bool
+    student: Tensor, teacher_probabilities: Target | Tensor, *, temperature: float, t_squared: bool
 ) -> Tensor:
     r"""Cross-entropy of the student under given probabilities, which are used as they are.
 
@@ -109,6 +109,7 @@ def probability_cross_entropy(
         One value per position, shape [...].
 
     Raises:
+        FidelityError: if a target of logits is given.
         ConfigError: if shapes do not match or the temperature is out of range.
 
     >>> import torch
@@ -119,6 +120,10 @@ def probability_cross_entropy(
     Source: Anshumann et al. 2025 (arXiv 2503.16870), random-sampling distillation.
     """
     positive(temperature, "temperature", where="probability_cross_entropy")
+    if not isinstance(teacher_probabilities, Tensor):
+        got, do = type(teacher_probabilities).__name__, "Use soft_cross_entropy, which takes targets."
+        message = expected("teacher_probabilities", "a tensor", got, where="probability_cross_entropy", do=do)
+        raise FidelityError(message)
     if teacher_probabilities.shape != student.shape or not teacher_probabilities.is_floating_point():
         got = f"{teacher_probabilities.dtype} of shape {list(teacher_probabilities.shape)}"
         wanted = f"floating, of the student's shape {list(student.shape)}"

@@ -173,7 +173,7 @@ def _shielded(student: Tensor, skipped: Tensor) -> Tensor:
     """
     if not student.requires_grad or student.shape[: skipped.ndim] != skipped.shape:
         return student
-    spread = skipped.reshape(*skipped.shape, *[1] * (student.ndim - skipped.ndim))
+    spread = skipped.reshape((*skipped.shape, *[1] * (student.ndim - skipped.ndim)))
     view = student.view_as(student)
     view.register_hook(lambda gradient: gradient.masked_fill(spread, 0))  # type: ignore[no-untyped-call]
     return view

@@ -1,0 +1,369 @@
+"""The table of losses: for each a maker of inputs, a reference written from the equation in numpy, and worked numbers.
+
+Worked numbers: `VANILLA` is student z = [1, 2, 0.5] and teacher v = [2, 3.5, -1]; `LANGUAGE` is six classes with
+teacher probabilities t and student logits x, of which K = {0, 1} is kept where a target is sparse.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy.special import log_softmax, logsumexp, rel_entr, softmax
+
+from bookkd.core.fields import IGNORE_LABEL
+from bookkd.losses import (
+    DenseTarget,
+    SparseTarget,
+    cross_entropy,
+    generalised_jsd,
+    probability_cross_entropy,
+    reverse_kl,
+    skew_kl,
+    skew_reverse_kl,
+    soft_cross_entropy,
+    soft_target_kl,
+    softened_mse,
+    truncated_kl,
+)
+from bookkd.testing.losses import LossCase, SparseArrays, Worked
+
+ROWS, CLASSES = 6, 5
+Z, V = (1.0, 2.0, 0.5), torch.tensor([2.0, 3.5, -1.0], dtype=torch.float64)
+T = torch.tensor([0.50, 0.20, 0.15, 0.08, 0.05, 0.02], dtype=torch.float64)
+X = (1.0, 0.5, 0.0, -0.5, 0.2, -1.0)
+TOP2 = SparseTarget.from_logits(T.log(), 2, (1.0,))
+ALL6 = SparseTarget.from_logits(T.log(), 6, (1.0,))
+
+
+def dense(logits):
+    return (DenseTarget(logits),)
+
+
+def bare(logits):
+    return (logits,)
+
+
+def sparse(k, *temperatures):
+    return lambda logits: (SparseTarget.from_logits(logits, k, temperatures),)
+
+
+def made(from_logits):
+    def make(generator):
+        student, teacher = 2 * torch.randn(2, ROWS, CLASSES, generator=generator, dtype=torch.float64)
+        return (student, *from_logits(teacher))
+
+    return make
+
+
+def make_labels(generator):
+    student = 2 * torch.randn(ROWS, CLASSES, generator=generator, dtype=torch.float64)
+    return student, torch.tensor([4, 0, IGNORE_LABEL, 2, 1, 3])
+
+
+def make_mixed(generator):
+    student, labels = make_labels(generator)
+    ratio = torch.rand(ROWS, generator=generator, dtype=torch.float64)
+    return student, labels, torch.tensor([0, 0, 3, IGNORE_LABEL, 4, 2]), ratio
+
+
+# References. scipy.special.rel_entr(a, b) is a log(a / b), and 0 at a = 0.
+
+
+def divergence(a, b):
+    return rel_entr(a, b).sum(-1)
+
+
+def outcomes(student, teacher, temperature):
+    """Probabilities of student and teacher over the classes, or over the kept classes and the rest."""
+    q = softmax(student / temperature, axis=-1)
+    if not isinstance(teacher, SparseArrays):
+        return q, softmax(teacher / temperature, axis=-1)
+    q_kept = np.take_along_axis(q, teacher.indices, axis=-1)
+    tail = np.exp(teacher.log_tail_mass[..., teacher.temperatures.index(temperature)])[..., None]
+    p_kept = (1 - tail) * softmax(teacher.values / temperature, axis=-1)
+    if q_kept.shape == q.shape:
+        return q_kept, p_kept
+    rest = 1 - q_kept.sum(-1, keepdims=True)
+    return np.concatenate([q_kept, rest], -1), np.concatenate([p_kept, tail], -1)
+
+
+def factor(temperature, t_squared):
+    return temperature * temperature if t_squared else 1.0
+
+
+def ref_kl(student, teacher, *, temperature, t_squared, class_reduction):
+    q, p = outcomes(student, teacher, temperature)
+    classes = student.shape[-1] if class_reduction == "mean" else 1
+    return factor(temperature, t_squared) * divergence(p, q) / classes
+
+
+def ref_soft_ce(student, teacher, *, temperature, t_squared):
+    q, p = outcomes(student, teacher, temperature)
+    return -factor(temperature, t_squared) * (p * np.log(q)).sum(-1)
+
+
+def ref_probability_ce(student, probabilities, *, temperature, t_squared):
+    log_q = student / temperature - logsumexp(student / temperature, axis=-1, keepdims=True)
+    return -factor(temperature, t_squared) * np.einsum("nc,nc->n", probabilities, log_q)
+
+
+def ref_mse(student, teacher, *, temperature, t_squared):
+    q, p = outcomes(student, teacher, temperature)
+    return factor(temperature, t_squared) * np.square(p - q).mean(-1)
+
+
+def ref_reverse(student, teacher, *, temperature, t_squared):
+    q, p = outcomes(student, teacher, temperature)
+    return factor(temperature, t_squared) * divergence(q, p)
+
+
+def ref_jsd(student, teacher, *, beta, temperature, t_squared):
+    q, p = outcomes(student, teacher, temperature)
+    m = beta * p + (1 - beta) * q
+    return factor(temperature, t_squared) * (beta * divergence(p, m) + (1 - beta) * divergence(q, m))
+
+
+def ref_skew(student, teacher, *, alpha, temperature, t_squared):
+    q, p = outcomes(student, teacher, temperature)
+    return factor(temperature, t_squared) * divergence(p, alpha * p + (1 - alpha) * q)
+
+
+def ref_skew_reverse(student, teacher, *, alpha, temperature, t_squared):
+    q, p = outcomes(student, teacher, temperature)
+    return factor(temperature, t_squared) * divergence(q, (1 - alpha) * p + alpha * q)
+
+
+def ref_truncated(student, teacher, *, temperature, t_squared, renormalise):
+    q, p = outcomes(student, teacher, temperature)
+    q, p = q[..., : teacher.values.shape[-1]], p[..., : teacher.values.shape[-1]]
+    p = p if renormalise == "none" else p / p.sum(-1, keepdims=True)
+    q = q / q.sum(-1, keepdims=True) if renormalise == "both" else q
+    return factor(temperature, t_squared) * rel_entr(p, q).sum(-1)
+
+
+def ref_ce(student, labels, partner_labels=None, ratio=None, *, label_smoothing):
+    log_q, n_classes = log_softmax(student, axis=-1), student.shape[-1]
+    partner_labels = labels if partner_labels is None else partner_labels
+    ratio = np.ones(len(labels)) if ratio is None else ratio
+    wanted = ratio[:, None] * np.eye(n_classes)[labels] + (1 - ratio[:, None]) * np.eye(n_classes)[partner_labels]
+    wanted = (1 - label_smoothing) * wanted + label_smoothing / n_classes
+    known = (labels != IGNORE_LABEL) & (partner_labels != IGNORE_LABEL)
+    return np.where(known, -(wanted * log_q).sum(-1), 0.0)
+
+
+# Worked numbers.
+
+
+def at(temperature, **more):
+    return {"temperature": temperature, "t_squared": True, **more}
+
+
+def kl_at(temperature, **more):
+    return at(temperature, class_reduction="sum", **more)
+
+
+VANILLA_KL = (
+    Worked(Z, (V,), kl_at(1.0), 0.136520),
+    Worked(Z, (V,), kl_at(2.0), 0.403105),
+    Worked(Z, (V,), kl_at(4.0), 0.636975, (-0.103204, -0.366128, 0.469333)),
+    Worked(Z, (V,), kl_at(20.0), 0.824327),
+    Worked(Z, (V,), kl_at(1000.0), 0.860438),
+    # T -> infinity: half the mean squared difference of the centred logits.
+    Worked(Z, (V,), kl_at(1e5), 0.861111, (-0.222222, -0.388889, 0.611111), tolerance=1e-5),
+    Worked(Z, (V,), {**kl_at(4.0), "t_squared": False}, 0.039811),
+    Worked(Z, (V,), {**kl_at(4.0), "class_reduction": "mean"}, 0.636975 / 3),
+    Worked(X, (T.log(),), kl_at(1.0), 0.090129),
+)
+TAIL_GRADIENT = (-0.140573, 0.018004, 0.038353, 0.023262, 0.046845, 0.014109)
+TRUNCATED = {
+    "none": Worked(
+        X,
+        (TOP2,),
+        at(1.0, renormalise="none"),
+        0.147809,
+        (-0.248401, -0.047397, 0.092558, 0.056139, 0.113051, 0.034050),
+    ),
+    # p - t_K / M, with the card's p.
+    "teacher": Worked(
+        X,
+        (TOP2,),
+        at(1.0, renormalise="teacher"),
+        0.567831,
+        (0.359427 - 0.5 / 0.7, 0.218004 - 0.2 / 0.7, 0.132226, 0.080199, 0.161501, 0.048643),
+    ),
+    "both": Worked(X, (TOP2,), at(1.0, renormalise="both"), 0.018665, (-0.091826, 0.091826, 0, 0, 0, 0)),
+}
+FORGETS_TAIL = "a student equal to the teacher gives the kept classes mass M, and the target asks for more"
+ENTROPY = "its value there is the teacher's entropy"
+
+
+def truncated_case(renormalise, at_teacher, why):
+    whole = Worked(X, (ALL6,), at(1.0, renormalise=renormalise), 0.090129)
+    return LossCase(
+        f"truncated_kl/{renormalise}",
+        truncated_kl,
+        at(4.0, renormalise=renormalise),
+        made(sparse(3, 1.0, 4.0)),
+        ref_truncated,
+        (TRUNCATED[renormalise], whole),
+        sparse(3, 1.0, 4.0),
+        at_teacher,
+        why,
+    )
+
+
+def divergence_cases(name, loss, hyper, reference, worked, *, infinite_where_ruled_out=False, **more):
+    """A row on dense and a row on sparse targets, whose tail bucket is never empty in these checks."""
+    on_sparse = sparse(3, 1.0, 4.0)
+    return (
+        LossCase(
+            name,
+            loss,
+            at(4.0, **hyper),
+            made(dense),
+            reference,
+            worked,
+            dense,
+            infinite_where_ruled_out=infinite_where_ruled_out,
+            **more,
+        ),
+        LossCase(f"{name}/sparse", loss, at(4.0, **hyper), made(on_sparse), reference, (), on_sparse, **more),
+    )
+
+
+CASES = (
+    LossCase(
+        "cross_entropy",
+        cross_entropy,
+        {"label_smoothing": 0.0},
+        make_labels,
+        ref_ce,
+        (
+            Worked(
+                Z,
+                (torch.tensor(1),),
+                {"label_smoothing": 0.0},
+                0.464369,
+                (0.231224, 0.628532 - 1, 0.140244),
+            ),
+        ),
+        at_teacher="moves",
+        why="it looks at labels",
+    ),
+    LossCase(
+        "cross_entropy/smoothed",
+        cross_entropy,
+        {"label_smoothing": 0.1},
+        make_labels,
+        ref_ce,
+        at_teacher="moves",
+        why="it looks at labels",
+    ),
+    LossCase(
+        "cross_entropy/mixed",
+        cross_entropy,
+        {"label_smoothing": 0.1},
+        make_mixed,
+        ref_ce,
+        at_teacher="moves",
+        why="it looks at labels",
+    ),
+    LossCase("soft_target_kl", soft_target_kl, kl_at(4.0), made(dense), ref_kl, VANILLA_KL, from_logits=dense),
+    LossCase(
+        "soft_target_kl/mean", soft_target_kl, at(2.0, class_reduction="mean"), made(bare), ref_kl, from_logits=bare
+    ),
+    LossCase(
+        "soft_target_kl/sparse",
+        soft_target_kl,
+        kl_at(4.0),
+        made(sparse(2, 1.0, 4.0)),
+        ref_kl,
+        (Worked(X, (TOP2,), kl_at(1.0), 0.045038, TAIL_GRADIENT), Worked(X, (ALL6,), kl_at(1.0), 0.090129)),
+        sparse(2, 1.0, 4.0),
+    ),
+    LossCase(
+        "soft_target_kl/all-kept",
+        soft_target_kl,
+        kl_at(2.0),
+        made(sparse(CLASSES, 2.0)),
+        ref_kl,
+        from_logits=sparse(CLASSES, 2.0),
+    ),
+    *divergence_cases(
+        "soft_cross_entropy",
+        soft_cross_entropy,
+        {},
+        ref_soft_ce,
+        (
+            Worked(Z, (V,), {"temperature": 4.0, "t_squared": False}, 1.048546),
+            Worked(X, (T.log(),), at(1.0), 1.473244),
+        ),
+        at_teacher="stationary",
+        why=ENTROPY,
+    ),
+    LossCase(
+        "probability_cross_entropy",
+        probability_cross_entropy,
+        at(4.0),
+        made(lambda logits: ((logits / 4).softmax(-1),)),
+        ref_probability_ce,
+        (Worked(X, (T,), at(1.0), 1.473244),),
+        lambda logits: ((logits / 4).softmax(-1),),
+        "stationary",
+        ENTROPY,
+    ),
+    LossCase(
+        "softened_mse",
+        softened_mse,
+        at(4.0),
+        made(dense),
+        ref_mse,
+        # By hand, T = 1, from the card's softmax(z) and softmax(v).
+        (Worked(Z, (V,), at(1.0), (0.050440**2 + 0.181684**2 + 0.131243**2) / 3),),
+        dense,
+    ),
+    *divergence_cases(
+        "reverse_kl",
+        reverse_kl,
+        {},
+        ref_reverse,
+        (Worked(X, (T.log(),), at(1.0), 0.116259),),
+        infinite_where_ruled_out=True,
+    ),
+    *divergence_cases(
+        "generalised_jsd",
+        generalised_jsd,
+        {"beta": 0.3},
+        ref_jsd,
+        (
+            Worked(X, (T.log(),), at(1.0, beta=0.5), 0.024795),
+            Worked(X, (T.log(),), at(1.0, beta=0.1), 0.008242),
+            Worked(X, (T.log(),), at(1.0, beta=0.9), 0.010052),
+            Worked(X, (T.log(),), at(1.0, beta=0.0), 0.090129),
+            Worked(X, (T.log(),), at(1.0, beta=1.0), 0.116259),
+        ),
+    ),
+    *divergence_cases(
+        "skew_kl",
+        skew_kl,
+        {"alpha": 0.1},
+        ref_skew,
+        (
+            Worked(X, (T.log(),), at(1.0, alpha=0.1), 0.075413),
+            Worked(X, (T.log(),), at(1.0, alpha=0.0), 0.090129),
+        ),
+    ),
+    *divergence_cases(
+        "skew_reverse_kl",
+        skew_reverse_kl,
+        {"alpha": 0.1},
+        ref_skew_reverse,
+        (
+            Worked(X, (T.log(),), at(1.0, alpha=0.1), 0.087089),
+            Worked(X, (T.log(),), at(1.0, alpha=0.0), 0.116259),
+        ),
+    ),
+    truncated_case("none", "moves", FORGETS_TAIL),
+    truncated_case("teacher", "moves", FORGETS_TAIL),
+    truncated_case("both", "zero", ""),
+)
