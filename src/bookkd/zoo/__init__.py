@@ -1,10 +1,12 @@
 """Reference networks, data sets and augmentations for demo, examples and benchmarks; users bring their own by path."""
 
 from bookkd.zoo.datasets import open_dataset
+from bookkd.zoo.fingerprints import fingerprint
 from bookkd.zoo.images import ArrayDataset, ImageDataset, SubsetDataset
 from bookkd.zoo.networks import create_network
 from bookkd.zoo.preprocess import Preprocess, create_preprocess
 from bookkd.zoo.tables import DATASETS, NETWORKS, TRANSFORMS
+from bookkd.zoo.transforms import create_transform
 from bookkd.zoo.weights import load_weights, save_weights, weights_digest
 
 __all__ = [
@@ -17,6 +19,8 @@ __all__ = [
     "SubsetDataset",
     "create_network",
     "create_preprocess",
+    "create_transform",
+    "fingerprint",
     "load_weights",
     "open_dataset",
     "save_weights",
