@@ -195,7 +195,7 @@ def _as_label(label: Any, sample: int) -> int | Tensor:
     if label is None:
         return IGNORE_LABEL
     if isinstance(label, np.ndarray):
-        label = torch.from_numpy(np.ascontiguousarray(label))
+        label = torch.from_numpy(np.require(label, requirements=("C", "W")))
     if isinstance(label, Tensor):
         if label.ndim:
             return label.detach().as_subclass(Tensor)

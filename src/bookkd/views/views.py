@@ -126,9 +126,10 @@ def as_tensor(view: Any, sample: int, view_number: int) -> Tensor:
     """
     if isinstance(view, np.ndarray):
         try:
-            return torch.from_numpy(np.ascontiguousarray(view))
-        except TypeError:
-            pass
+            # Strides may be negative and the memory read-only; torch takes neither.
+            return torch.from_numpy(np.require(view, requirements=("C", "W")))
+        except (TypeError, ValueError):
+            view = f"a numpy array of {view.dtype}"
     elif isinstance(view, Tensor):
         if view.device.type == "cpu" and view.layout == torch.strided:
             return view.detach().as_subclass(Tensor)
