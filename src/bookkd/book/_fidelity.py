@@ -94,13 +94,14 @@ def kl_and_kept(original: Array, decoded: Array | SparseArray, temperature: floa
     return _kl(both_p, np.concatenate([log_q, log_tail_q[:, None]], axis=1)), 1.0 - tail
 
 
-def merge(units: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Merge the `Measured.to_json` of several units of one field.
+def merge(sidecars: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
+    """Merge the `Measured.to_json` of field `name` over the units of a book.
 
     Raises:
         BookFormatError: if they were not measured alike.
     """
     try:
+        units = [sidecar[name] for sidecar in sidecars]
         columns = list(zip(*(unit["temperatures"] for unit in units), strict=True))
         return {
             "n": sum(unit["n"] for unit in units),

@@ -16,7 +16,7 @@ from bookkd.core import jsonio
 from bookkd.core.errors import BookCorruptError, BookFormatError, BookMissingError, StorageError
 
 __all__ = [
-    "TEMPORARY", "create", "digest_of", "make_folder", "open_inside", "read_inside", "read_json", "remove_leftovers", "write_atomic",
+    "TEMPORARY", "create", "digest_of", "entries", "make_folder", "open_inside", "read_inside", "read_json", "remove_leftovers", "storage_errors", "write_atomic",
 ]  # fmt: skip
 
 TEMPORARY = ".tmp"
@@ -105,6 +105,16 @@ def read_json(root: Path, relative: str, expect: tuple[int, str] | None = None) 
     return jsonio.parse(data, str(root / relative), limit=JSON_LIMIT), data
 
 
+def entries(folder: Path) -> list[str]:
+    """Return the names in a folder, ordered."""
+    try:
+        return sorted(entry.name for entry in folder.iterdir())
+    except OSError as error:
+        raise StorageError(
+            f"Expected {folder} to be a readable folder, got: {error}. Check its permissions."
+        ) from error
+
+
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
     """Turn an OSError while writing `path` into a StorageError that says what remains."""
@@ -169,7 +179,7 @@ def create(path: Path, data: bytes) -> bool:
 def remove_leftovers(root: Path) -> None:
     """Remove temporary files of a killed writer, in `root` and its view folders."""
     with storage_errors(root):
-        for folder in [root, *root.glob("view-*/")]:
+        for folder in [root, *(folder for folder in root.glob("view-*/") if not folder.is_symlink())]:
             for leftover in folder.glob(f".*{TEMPORARY}"):
                 leftover.unlink(missing_ok=True)
 

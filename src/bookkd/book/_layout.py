@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 __all__ = [
     "EDITION_NAME",
@@ -21,7 +20,6 @@ __all__ = [
     "VIEW_FILE",
     "block_rows_for",
     "edition_name",
-    "edition_numbers",
     "shard_stem",
     "unit_rows_for",
     "view_folder",
@@ -51,12 +49,6 @@ _UNIT_INPUT_BYTES = 256 * 2**20
 def edition_name(number: int) -> str:
     """Return `edition-000001.json` for 1."""
     return f"edition-{number:06d}.json"
-
-
-def edition_numbers(folder: Path) -> list[int]:
-    """Return the numbers of the editions in `folder`, ascending."""
-    found = (EDITION_NAME.fullmatch(entry.name) for entry in folder.iterdir())
-    return sorted(int(match[1]) for match in found if match)
 
 
 def view_folder(view: int) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from bookkd.book._files import storage_errors
 from bookkd.book._layout import LOCK_NAME
-from bookkd.core.errors import BookLockedError
+from bookkd.core.errors import BookKDError, BookLockedError
 
 fcntl: ModuleType | None
 try:
@@ -51,11 +51,11 @@ class Lock:
                 self._descriptor = self._take()
         try:
             self._check_left_behind()
-        except BookLockedError:
+            self._write({"pid": os.getpid(), "host": socket.gethostname(), "started": _started(os.getpid())})
+        except BookKDError:
             os.close(self._descriptor)
             raise
         _held.add(me)
-        self._write({"pid": os.getpid(), "host": socket.gethostname(), "started": _started(os.getpid())})
 
     def release(self) -> None:
         """Give the lock back; a second call, or one from a forked child, changes nothing."""
@@ -101,7 +101,8 @@ class Lock:
     def _write(self, owner: dict[str, Any]) -> None:
         with storage_errors(self.path):
             os.ftruncate(self._descriptor, 0)
-            os.pwrite(self._descriptor, json.dumps(owner).encode(), 0)
+            os.lseek(self._descriptor, 0, os.SEEK_SET)
+            os.write(self._descriptor, json.dumps(owner).encode())
 
 
 def _read(descriptor: int) -> dict[str, Any]:

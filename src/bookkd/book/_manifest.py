@@ -85,6 +85,8 @@ class Sidecar:
         start = _checked.integer(found, "start", where)
         stop = _checked.integer(found, "stop", where, start + 1)
         block_rows = _checked.integer(found, "block_rows", where, 1, _layout.MAX_BLOCK_ROWS)
+        if block_rows & (block_rows - 1):
+            raise BookFormatError(expected("block_rows", "a power of two", block_rows, where=where))
         count = -(-(stop - start) // block_rows)
         blocks = {}
         for name in _checked.mapped(found, "blocks", where):

@@ -12,7 +12,7 @@ import numpy as np
 from bookkd.book import _checked, _layout
 from bookkd.book.codecs import Codec, codec_from_config, codec_to_config
 from bookkd.core import jsonio
-from bookkd.core.check import at_least, positive, unique
+from bookkd.core.check import at_least, between, positive, unique
 from bookkd.core.errors import BookFormatError, ConfigError, expected
 from bookkd.core.fields import LOGITS, check_field_name
 
@@ -83,6 +83,8 @@ class TeacherInfo:
             value = getattr(self, entry)
             if not isinstance(value, kinds) or isinstance(value, bool):
                 raise ConfigError(expected(entry, "a plain value of its type", value, where="teacher"))
+        if self.accuracy is not None:
+            between(self.accuracy, 0, 1, "accuracy", where="teacher")
 
 
 _TEACHER_KINDS: dict[str, tuple[type, ...]] = {
@@ -275,7 +277,7 @@ class Plan:
             if values.get("keys_digest") is not None:
                 _checked.hex_digest(found, "keys_digest", where)
             return cls(**values)
-        except (ConfigError, TypeError, AttributeError) as error:
+        except (ConfigError, TypeError, AttributeError, ArithmeticError) as error:
             raise BookFormatError(
                 f"Expected {where} to be the plan of a book, got: {error} Run `bookkd verify`."
             ) from error

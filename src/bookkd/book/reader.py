@@ -11,22 +11,15 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from bookkd.book import _container, _files, _layout, _manifest
-from bookkd.book._shard import Shard, read_header
+from bookkd.book import _manifest
+from bookkd.book._opening import find_edition, read_keys, read_plan
+from bookkd.book._shard import Shard
 from bookkd.book.codecs import SparseArray
 from bookkd.book.codecs.base import Array
-from bookkd.book.plan import FieldPlan, Plan
-from bookkd.core import jsonio
+from bookkd.book.plan import FieldPlan
+from bookkd.book.verification import verify as find_faults
 from bookkd.core.check import at_least
-from bookkd.core.errors import (
-    BookCorruptError,
-    BookFormatError,
-    BookMismatchError,
-    BookMissingError,
-    BookUnfinishedError,
-    DataError,
-    expected,
-)
+from bookkd.core.errors import BookCorruptError, BookMismatchError, DataError, expected
 from bookkd.core.names import choose
 
 __all__ = ["Book"]
@@ -235,17 +228,16 @@ class Book:
         return place - self._starts[shards], shards
 
     def _shard(self, number: int) -> Shard:
-        """Return a mapped shard; the one that was used longest ago is unmapped when too many are open."""
+        """Return a shard; the mapping that was used longest ago is let go when too many are open."""
         shard = self._open.pop(number, None)
         if shard is None:
-            shard = self._known.get(number) or self._make_shard(number)
-            shard.map(self.path)
-            self._known[number] = shard
+            shard = self._known.get(number)
+            if shard is None:
+                shard = self._known[number] = self._make_shard(number)
             while len(self._open) >= self.max_open:
-                oldest = next(iter(self._open), None)
-                gone = None if oldest is None else self._open.pop(oldest, None)
-                if gone is not None:
-                    gone.unmap()
+                oldest = self._open.pop(next(iter(self._open), -1), None)
+                if oldest is not None:
+                    oldest.unmap()
         self._open[number] = shard
         return shard
 
@@ -253,73 +245,16 @@ class Book:
         view = int(np.searchsorted(self._first, number, side="right")) - 1
         file, index = self._files[view], number - int(self._first[view])
         sidecar = None if self.verify == "never" else _manifest.read_sidecar(self.path, file, index)
-        return Shard(file, index, self._stored, sidecar)
+        return Shard(self.path, file, index, self._stored, sidecar)
 
     def _check_all(self) -> None:
-        from bookkd.book.verification import verify
-
-        faults = verify(self.path, self.edition)
+        faults = find_faults(self.path, self.edition)
         if faults:
             raise BookCorruptError(f"Expected {self.path} to be whole, got {len(faults)} faults, first: {faults[0]}")
 
     @cached_property
     def _key_order(self) -> npt.NDArray[np.int64]:
         return np.argsort(self.keys if self.keys is not None else np.empty(0), kind="stable")
-
-
-def find_edition(root: Path, edition: int | None) -> int:
-    """Return the number of the edition to read; errors say what a book looks like and what is there."""
-    if not root.is_dir():
-        raise BookMissingError(
-            f"Expected {root} to be a book (a folder with plan.json and edition-000001.json), got no folder. Check the path."
-        )
-    numbers = _layout.edition_numbers(root)
-    if edition is not None and edition not in numbers and numbers:
-        raise BookMissingError(
-            f"Expected {root} to have edition {edition}, got editions {', '.join(map(str, numbers))}. Choose one of them."
-        )
-    if numbers:
-        return numbers[-1] if edition is None else edition
-    if (root / _layout.PLAN_NAME).exists():
-        raise BookUnfinishedError(
-            f"Expected {root} to be a finished book, got a plan without an edition. Run `bookkd make` again to finish it."
-        )
-    entries = sorted(entry.name for entry in root.iterdir())[:4]
-    raise BookMissingError(
-        f"Expected {root} to be a book (a folder with plan.json and edition-000001.json), got "
-        f"{'a folder with ' + ', '.join(entries) if entries else 'an empty folder'}. Check the path."
-    )
-
-
-def read_plan(root: Path, edition: _manifest.Edition) -> Plan:
-    """Read the plan that `edition` names."""
-    found, data = _files.read_json(root, _layout.PLAN_NAME)
-    plan = Plan.from_json(found, str(root / _layout.PLAN_NAME))
-    if (len(data), _files.digest_of(data)) != (edition.plan_size, edition.plan_digest):
-        raise BookCorruptError(
-            f"Expected {root / _layout.PLAN_NAME} to have xxh3_128 {edition.plan_digest}, got {_files.digest_of(data)}. "
-            f"The file was changed after the edition was written."
-        )
-    if jsonio.digest(plan.identity()) != edition.identity:
-        raise BookFormatError(
-            f"Expected {root / _layout.PLAN_NAME} to have identity {edition.identity}, got another. Run `bookkd verify`."
-        )
-    return plan
-
-
-def read_keys(root: Path, plan: Plan) -> npt.NDArray[np.uint64]:
-    """Read the keys file that `plan` names."""
-    limit = plan.n_samples * 8 + _container.HEADER_LIMIT
-    data = _files.read_inside(root, _layout.KEYS_NAME, limit)
-    where = str(root / _layout.KEYS_NAME)
-    if _files.digest_of(data) != plan.keys_digest:
-        raise BookCorruptError(
-            f"Expected {where} to have xxh3_128 {plan.keys_digest}, got {_files.digest_of(data)}. Run `bookkd verify`."
-        )
-    spans = read_header(memoryview(data), where)
-    _container.check_layout(spans, {"keys": (np.dtype(np.uint64), ())}, plan.n_samples, where)
-    found: npt.NDArray[np.uint64] = np.frombuffer(data, dtype="<u8", offset=spans["keys"].start)
-    return found
 
 
 def _ids(values: npt.ArrayLike, what: str, count: int, path: Path) -> npt.NDArray[np.int64]:

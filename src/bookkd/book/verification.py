@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 
 import xxhash
 
 from bookkd.book import _container, _files, _layout, _manifest
+from bookkd.book._opening import find_edition, read_keys, read_plan
 from bookkd.book.plan import Plan
-from bookkd.book.reader import find_edition, read_keys, read_plan
 from bookkd.core.errors import BookKDError, BookUnfinishedError
 
 __all__ = ["Fault", "verify"]
@@ -158,51 +159,49 @@ def _verify_shard(
         yield Fault(relative, view, start, stop, message=str(error))
         return
     try:
-        if size != sidecar.size:
-            meter.add(sidecar.size)
-            yield Fault(relative, view, start, stop, message=f"Expected {sidecar.size} bytes, got {size}.")
-            return
-        whole = _digest(descriptor, meter) == sidecar.digest
-        try:
-            spans = _header(descriptor, size, str(root / relative))
+        with os.fdopen(descriptor, "rb", buffering=0) as file:
+            if size != sidecar.size:
+                meter.add(sidecar.size)
+                yield Fault(relative, view, start, stop, message=f"Expected {sidecar.size} bytes, got {size}.")
+                return
+            whole = _digest(file, meter) == sidecar.digest
+            spans = _header(file, size, str(root / relative))
             if plan is not None:
                 _container.check_layout(spans, plan.stored, stop - start, str(root / relative))
-        except BookKDError as error:
-            yield Fault(relative, view, start, stop, message=str(error))
-            return
-        if not whole:
-            yield from _faulty_blocks(descriptor, relative, sidecar, spans)
-    except OSError as error:
-        yield Fault(relative, view, start, stop, message=f"Expected to be readable, got: {error}.")
-    finally:
-        os.close(descriptor)
+            if not whole:
+                yield from _faulty_blocks(file, relative, sidecar, spans)
+    except (BookKDError, OSError) as error:
+        yield Fault(relative, view, start, stop, message=str(error))
 
 
-def _digest(descriptor: int, meter: _Meter) -> str:
+def _digest(file: FileIO, meter: _Meter) -> str:
     state = xxhash.xxh3_128()
-    buffer = bytearray(_CHUNK)
-    view = memoryview(buffer)
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    while count := os.readv(descriptor, [buffer]):
-        state.update(view[:count])
+    buffer = memoryview(bytearray(_CHUNK))
+    while count := file.readinto(buffer):
+        state.update(buffer[:count])
         meter.add(count)
     return state.hexdigest()
 
 
-def _header(descriptor: int, size: int, where: str) -> dict[str, _container.Span]:
-    begin = _container.header_end(os.pread(descriptor, 8, 0), size, where)
-    return _container.parse_header(os.pread(descriptor, begin - 8, 8), begin, size, where)
+def _header(file: FileIO, size: int, where: str) -> dict[str, _container.Span]:
+    begin = _container.header_end(_at(file, 0, 8), size, where)
+    return _container.parse_header(_at(file, 8, begin - 8), begin, size, where)
+
+
+def _at(file: FileIO, offset: int, count: int) -> bytes:
+    file.seek(offset)
+    return file.read(count)
 
 
 def _faulty_blocks(
-    descriptor: int, relative: str, sidecar: _manifest.Sidecar, spans: dict[str, _container.Span]
+    file: FileIO, relative: str, sidecar: _manifest.Sidecar, spans: dict[str, _container.Span]
 ) -> Iterator[Fault]:
     """Name the blocks that differ; where none does, it is the header."""
     found = False
     for part, span in sorted(spans.items()):
         step = span.row_bytes * sidecar.block_rows
         for block, offset in enumerate(range(span.start, span.stop, step)):
-            data = os.pread(descriptor, min(step, span.stop - offset), offset)
+            data = _at(file, offset, min(step, span.stop - offset))
             recorded = sidecar.blocks[part][block] if part in sidecar.blocks else None
             if recorded is None or xxhash.xxh3_64_intdigest(data) != int(recorded):
                 found = True

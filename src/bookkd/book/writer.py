@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from bookkd.book import _container, _fidelity, _files, _layout, _manifest
 from bookkd.book._lock import Lock
+from bookkd.book._opening import edition_numbers
 from bookkd.book._unit import UnitBuffer
 from bookkd.book.plan import Plan, Unit
 from bookkd.book.reader import Book
@@ -21,13 +23,23 @@ from bookkd.core import jsonio
 from bookkd.core.errors import (
     BookFormatError,
     BookKDError,
+    BookLockedError,
     BookMismatchError,
     BookUnfinishedError,
     ConfigError,
+    TeacherOutputError,
     expected,
 )
 
 __all__ = ["BookWriter"]
+
+
+class _Committed(NamedTuple):
+    """A sidecar with the size and digest of its file."""
+
+    sidecar: _manifest.Sidecar
+    size: int
+    digest: str
 
 
 class BookWriter:
@@ -62,7 +74,7 @@ class BookWriter:
             plan = replace(plan, keys_digest=_files.digest_of(packed))
         self.plan = plan
         self._buffers: dict[Unit, UnitBuffer] = {}
-        self._done: dict[Unit, _manifest.Sidecar] = {}
+        self._done: dict[Unit, _Committed] = {}
         self._lock: Lock | None = None
         self._finished = self._is_finished()
         if self._finished:
@@ -131,18 +143,18 @@ class BookWriter:
             ConfigError: if the rows do not follow those before.
             TeacherOutputError: as for `write`; the rows of the unit that were given so far are dropped.
         """
-        rows = len(next(iter(arrays.values()), ()))
+        rows = self._row_count(start, arrays)
         step = self.plan.unit_rows or self.plan.n_samples
         stop = start + rows
-        while start < stop:
-            first = start - start % step
+        begin = start
+        while begin < stop:
+            first = begin - begin % step
             unit = Unit(view, first, min(first + step, self.plan.n_samples))
             self._check_open(unit)
             end = min(stop, unit.stop)
-            piece = {name: array[start - stop + rows : end - stop + rows] for name, array in arrays.items()}
             if unit not in self._done:
-                self._add(unit, start, piece)
-            start = end
+                self._add(unit, begin, {name: array[begin - start : end - start] for name, array in arrays.items()})
+            begin = end
 
     def finish(self, cost: Mapping[str, Any] | None = None) -> Book:
         """Write the view files and then the edition that names them; from here on the folder is a book.
@@ -175,7 +187,7 @@ class BookWriter:
         return Book(self.path)
 
     def _is_finished(self) -> bool:
-        return self.path.is_dir() and bool(_layout.edition_numbers(self.path))
+        return self.path.is_dir() and bool(edition_numbers(self.path))
 
     def _compared(self, plan: Plan) -> Plan:
         found, _ = _files.read_json(self.path, _layout.PLAN_NAME)
@@ -194,10 +206,12 @@ class BookWriter:
         self._finished = self._is_finished()
         if (self.path / _layout.PLAN_NAME).exists():
             self.plan = self._compared(plan)
+            if packed is not None and not (self.path / _layout.KEYS_NAME).exists():
+                _files.write_atomic(self.path / _layout.KEYS_NAME, [packed])
             if not self._finished:
                 self._collect()
             return
-        foreign = sorted({entry.name for entry in self.path.iterdir()} - {_layout.LOCK_NAME, _layout.KEYS_NAME})
+        foreign = sorted({*_files.entries(self.path)} - {_layout.LOCK_NAME, _layout.KEYS_NAME})
         if foreign:
             raise BookFormatError(
                 expected(
@@ -216,16 +230,23 @@ class BookWriter:
         """Find the committed units: a sidecar of this plan, and a shard of the size that it says."""
         for unit in self.plan.units():
             stem = f"{_layout.view_folder(unit.view)}/{_layout.shard_stem(unit.start, unit.stop)}"
-            with contextlib.suppress(BookKDError):
-                found, _ = _files.read_json(self.path, f"{stem}.json")
+            shard = self.path / f"{stem}.safetensors"
+            # A unit whose sidecar is missing, damaged or of something else is simply written again.
+            with contextlib.suppress(BookKDError, OSError):
+                found, data = _files.read_json(self.path, f"{stem}.json")
                 sidecar = _manifest.Sidecar.from_json(found, stem)
-                whole = (self.path / f"{stem}.safetensors").is_file() and (
-                    (self.path / f"{stem}.safetensors").stat().st_size == sidecar.size
-                )
-                if whole and sidecar.plan == self._identity and Unit(sidecar.view, sidecar.start, sidecar.stop) == unit:
-                    self._done[unit] = sidecar
+                if self._is_mine(sidecar, unit) and shard.stat().st_size == sidecar.size:
+                    self._done[unit] = _Committed(sidecar, len(data), _files.digest_of(data))
 
-    @property
+    def _is_mine(self, sidecar: _manifest.Sidecar, unit: Unit) -> bool:
+        return (
+            Unit(sidecar.view, sidecar.start, sidecar.stop) == unit
+            and sidecar.plan == self._identity
+            and sidecar.block_rows == self.plan.block_rows
+            and set(sidecar.blocks) == set(self.plan.stored)
+        )
+
+    @cached_property
     def _identity(self) -> str:
         return jsonio.digest(self.plan.identity())
 
@@ -243,11 +264,28 @@ class BookWriter:
                 )
             )
 
+    def _row_count(self, start: int, arrays: Mapping[str, npt.NDArray[Any]]) -> int:
+        if set(arrays) != set(self.plan.fields):
+            raise ConfigError(
+                expected(
+                    "arrays", f"the fields {', '.join(self.plan.fields)}", f"the fields {', '.join(sorted(arrays))}"
+                )
+            )
+        counts = {name: len(np.atleast_1d(array)) for name, array in arrays.items()}
+        count = max(counts.values())
+        if min(counts.values()) != count or count < 1 or start + count > self.plan.n_samples:
+            raise TeacherOutputError(
+                expected(
+                    "arrays", f"equally many rows of samples {start} to {self.plan.n_samples - 1}", f"rows {counts}"
+                )
+            )
+        return count
+
     def _add(self, unit: Unit, start: int, piece: Mapping[str, npt.NDArray[Any]]) -> None:
         buffer = self._buffers.setdefault(unit, UnitBuffer(self.plan, unit))
         try:
             buffer.add(start, piece)
-        except BookKDError:
+        except TeacherOutputError:
             del self._buffers[unit]
             raise
         if buffer.full:
@@ -263,13 +301,14 @@ class BookWriter:
         packed = _container.pack(buffer.parts)
         sidecar = buffer.sidecar(packed, self._identity)
         _files.write_atomic(folder / f"{stem}.safetensors", [packed])
-        _files.write_atomic(folder / f"{stem}.json", [sidecar.to_bytes()])
-        self._done[unit] = sidecar
+        data = sidecar.to_bytes()
+        _files.write_atomic(folder / f"{stem}.json", [data])
+        self._done[unit] = _Committed(sidecar, len(data), _files.digest_of(data))
 
     def _write_edition(self, cost: dict[str, Any]) -> None:
         entries = tuple(self._write_view(view) for view in range(self.plan.n_views))
         plan = _files.read_inside(self.path, _layout.PLAN_NAME)
-        measured = [sidecar.fidelity for sidecar in self._done.values()]
+        measured = [committed.sidecar.fidelity for committed in self._done.values()]
         edition = _manifest.Edition(
             number=1,
             n_samples=self.plan.n_samples,
@@ -277,31 +316,33 @@ class BookWriter:
             plan_size=len(plan),
             plan_digest=_files.digest_of(plan),
             identity=self._identity,
-            fidelity={
-                name: _fidelity.summary(_fidelity.merge([unit[name] for unit in measured])) for name in measured[0]
-            },
+            fidelity={name: _fidelity.summary(_fidelity.merge(measured, name)) for name in measured[0]},
             cost=cost,
         )
-        _files.create(self.path / _layout.edition_name(1), edition.to_bytes())
+        if not _files.create(self.path / _layout.edition_name(1), edition.to_bytes()):
+            raise BookLockedError(
+                expected("edition", "absent", f"{_layout.edition_name(1)} of another writer", where=str(self.path))
+            )
 
     def _write_view(self, view: int) -> _manifest.ViewEntry:
         units = [unit for unit in self.plan.units() if unit.view == view]
-        sidecars = [self._done[unit] for unit in units]
-        files = [sidecar.to_bytes() for sidecar in sidecars]
+        done = [self._done[unit] for unit in units]
         data = _manifest.ViewFile(
             view=view,
             stems=[_layout.shard_stem(unit.start, unit.stop) for unit in units],
             starts=np.array([unit.start for unit in units], dtype=np.int64),
             stops=np.array([unit.stop for unit in units], dtype=np.int64),
-            sizes=np.array([sidecar.size for sidecar in sidecars], dtype=np.int64),
-            sidecar_sizes=np.array([len(file) for file in files], dtype=np.int64),
-            sidecars=[_files.digest_of(file) for file in files],
+            sizes=np.array([committed.sidecar.size for committed in done], dtype=np.int64),
+            sidecar_sizes=np.array([committed.size for committed in done], dtype=np.int64),
+            sidecars=[committed.digest for committed in done],
         ).to_bytes()
         digest = _files.digest_of(data)
         name = f"view-{digest[:8]}.json"
         # A killed run may have left the same file; other bytes under this name are damage that nothing refers to yet.
         _files.write_atomic(self.path / _layout.view_folder(view) / name, [data])
-        return _manifest.ViewEntry(name, len(data), digest, _manifest.content_of_view(sidecars))
+        return _manifest.ViewEntry(
+            name, len(data), digest, _manifest.content_of_view([committed.sidecar for committed in done])
+        )
 
 
 def _packed_keys(keys: npt.NDArray[np.uint64], n_samples: int) -> bytes:

@@ -73,7 +73,7 @@ def codec_from_config(config: Mapping[str, Any]) -> Codec:
         choose(option, known, "option", where=f"codec {kind.name}")
     try:
         return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in options.items()})
-    except TypeError as error:
+    except (TypeError, AttributeError) as error:
         raise ConfigError(
             expected("configuration", "complete", f"{options}: {error}", where=f"codec {kind.name}")
         ) from error

@@ -107,7 +107,7 @@ def to_float16(values: Array) -> Array:
         lost = np.isinf(out) & np.isfinite(values)
         rows = np.flatnonzero(lost.reshape(len(lost), -1).any(axis=1))
         if len(rows):
-            worst = float(np.max(np.abs(values[rows[0]], where=lost[rows[0]], out=np.zeros(values.shape[1:]))))
+            worst = float(np.abs(values[rows[0]]).max(where=lost[rows[0]], initial=0.0))
             raise UnfitRowError(
                 int(rows[0]),
                 f"a value of magnitude {worst:g} is outside float16 (65504); use codec dense, dtype float32",
