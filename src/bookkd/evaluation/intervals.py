@@ -52,16 +52,18 @@ def resample(statistic: Callable[[Floats], Floats], n: int, *, replicates: int, 
     Args:
         statistic: Maps counts, float64 [r, n], to values [r, m].
         n: Number of samples, at least 1.
-        replicates: Number of replicates, at least 1.
+        replicates: Number of replicates, at least 0.
         seed: Seed of the draws.
 
     Returns:
         float64 [replicates, m].
     """
     at_least(n, 1, "n", where="bootstrap")
-    at_least(replicates, 1, "replicates", where="bootstrap")
+    at_least(replicates, 0, "replicates", where="bootstrap")
     draws = generator(seed, "bootstrap")
     rows = max(1, _CHUNK // n)
+    if replicates == 0:
+        return statistic(np.ones((1, n)))[:0]
     found = []
     for start in range(0, replicates, rows):
         count = min(rows, replicates - start)
@@ -74,11 +76,15 @@ def resample(statistic: Callable[[Floats], Floats], n: int, *, replicates: int, 
 def interval_of(value: float, replicates: Floats, *, level: float) -> Interval:
     """Return the percentile interval of finite replicates: quantiles (1 - level) / 2 and (1 + level) / 2.
 
+    Without replicates nothing is known of the spread, and both ends are the value.
+
     >>> interval_of(2.0, np.array([1.0, 2.0, 3.0]), level=0.5)
     Interval(value=2.0, low=1.5, high=2.5)
     """
     if not 0 < level < 1:
         raise ConfigError(expected("level", "above 0 and below 1", level, where="bootstrap", do="Pass 0.95 for 95 %."))
+    if len(replicates) == 0:
+        return Interval(float(value), float(value), float(value))
     low, high = np.quantile(replicates, ((1 - level) / 2, (1 + level) / 2))
     return Interval(float(value), float(low), float(high))
 

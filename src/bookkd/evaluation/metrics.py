@@ -91,7 +91,7 @@ def evaluate(
         teacher_logits: Teacher's logits on the same samples [n, classes].
         class_names: One a class, or empty.
         bins: Bins of the ECE.
-        replicates: Bootstrap replicates.
+        replicates: Bootstrap replicates; 0 for values alone, as during training, with both ends of an interval at the value.
         seed: Seed of the bootstrap.
         level: Share of the replicates inside an interval.
 
@@ -123,8 +123,7 @@ def evaluate(
         name: interval_of(values[column], found[:, column], level=level)
         for column, name in enumerate((*names, "balanced_accuracy", "macro_f1"))
     }
-    ece, of_ece = values[sums.ece], found[:, sums.ece]
-    metrics["ece"] = interval_of(ece, np.clip(of_ece - (of_ece.mean() - ece), 0, 1), level=level)
+    metrics["ece"] = _unbiased(values[sums.ece], found[:, sums.ece], level)
     recall = tuple(
         _recall(value, column, level)
         for value, column in zip(values[sums.ece + 1 :], found[:, sums.ece + 1 :].T, strict=True)
@@ -221,9 +220,13 @@ def _gaps(logits: Tensor, truth: npt.NDArray[np.int64], predicted: npt.NDArray[n
 def _recall(value: float, replicates: Floats, level: float) -> Interval | None:
     if np.isnan(value):
         return None
-    known = replicates[~np.isnan(replicates)]
-    # A class of one sample may be in no replicate at all: then nothing is known about the spread.
-    return interval_of(value, known if len(known) else np.array([value]), level=level)
+    # A class of one sample is missing from every third replicate.
+    return interval_of(value, replicates[~np.isnan(replicates)], level=level)
+
+
+def _unbiased(value: float, replicates: Floats, level: float) -> Interval:
+    excess = replicates.mean() - value if len(replicates) else 0.0
+    return interval_of(value, np.clip(replicates - excess, 0, 1), level=level)
 
 
 def _check(logits: Tensor, labels: Tensor, teacher_logits: Tensor | None, class_names: Sequence[str]) -> None:

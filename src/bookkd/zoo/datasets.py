@@ -54,9 +54,14 @@ def open_dataset(
         raise ConfigError(expected("data set", "a callable that returns a data set", reader, where=name))
     takes = accepted(reader)
     if root is not None and "root" not in takes:
-        raise ConfigError(expected("root", "absent", str(root), where=what, do="This data set reads no files."))
+        raise ConfigError(expected("root", "absent", str(root), where=what, do="This data set takes no root."))
     if download and "download" not in takes:
         raise ConfigError(expected("download", "absent", download, where=what, do="This data set is never fetched."))
+    if is_reference(name) and "split" not in takes and split not in ("train", "all"):
+        raise ConfigError(
+            expected("split", "'train' or 'all'", split, where=what)
+            + " Give the callable an argument `split`: without one, training samples would be handed out as test samples."
+        )
     offered = {"root": None if root is None else Path(root), "split": split, "download": download}
     fixed = {key: value for key, value in offered.items() if key in takes}
     dataset: ImageDataset = call(reader, what, fixed, args)

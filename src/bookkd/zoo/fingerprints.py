@@ -2,50 +2,98 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 import xxhash
+from torch import Tensor
 
+from bookkd.core.errors import DataError, expected
 from bookkd.core.jsonio import digest
-from bookkd.zoo.images import ImageDataset
 
 __all__ = ["fingerprint"]
 
 _PROBED = 256
 
 
-def fingerprint(dataset: ImageDataset) -> dict[str, Any]:
+def fingerprint(dataset: Any) -> dict[str, Any]:
     """Describe a data set so that another can be told from it.
 
-    All labels count; of the images, 256 at even distances (all, if there are fewer). A change of one pixel in an image that
+    All labels count; of the items, 256 at even distances (all, if there are fewer). A change of one pixel in an image that
     is not among them goes unseen here; the probes of a book see it.
 
     Args:
-        dataset: The data set; `name`, `labels` and `class_names` count where it has them.
+        dataset: Anything with a length and items by number, made of tensors, arrays, PIL images, plain values and containers
+            of them; `name`, `labels` and `class_names` count where it has them.
 
     Returns:
         A JSON object with `name`, `length`, `n_classes`, `classes`, `labels` and `samples`; the last three are digests, None
         for what the data set does not tell.
+
+    Raises:
+        DataError: an item holds something without a value, such as an open file.
 
     >>> from bookkd.zoo.datasets import open_dataset
     >>> fingerprint(open_dataset("digits"))["length"]
     1297
     """
     length = len(dataset)
-    names = getattr(dataset, "class_names", None)
-    labels = getattr(dataset, "labels", None)
+    name = str(getattr(dataset, "name", type(dataset).__name__))
+    class_names = getattr(dataset, "class_names", None)
     hasher = xxhash.xxh3_128()
     for index in np.unique(np.linspace(0, length - 1, min(length, _PROBED)).round().astype(int)).tolist():
-        image, label = dataset[index]
-        pixels = image.contiguous().numpy()
-        hasher.update(f"{index} {label} {pixels.dtype} {pixels.shape} ".encode())
-        hasher.update(pixels.tobytes())
+        hasher.update(f"#{index} ")
+        _update(hasher, dataset[index], f"{name}, sample {index}")
     return {
-        "name": str(getattr(dataset, "name", type(dataset).__name__)),
+        "name": name,
         "length": length,
-        "n_classes": None if names is None else len(names),
-        "classes": None if names is None else digest([str(each) for each in names]),
-        "labels": None if labels is None else xxhash.xxh3_128_hexdigest(np.asarray(labels, dtype="<i8").tobytes()),
+        "n_classes": None if class_names is None else len(class_names),
+        "classes": None if class_names is None else digest([str(each) for each in class_names]),
+        "labels": _labels(dataset, length),
         "samples": hasher.hexdigest(),
     }
+
+
+def _labels(dataset: Any, length: int) -> str | None:
+    labels = getattr(dataset, "labels", None)
+    if isinstance(labels, list | tuple | np.ndarray | Tensor):
+        array = np.asarray(labels)
+        if array.shape == (length,) and array.dtype.kind in "iu":
+            return xxhash.xxh3_128_hexdigest(array.astype("<i8").tobytes())
+    return None
+
+
+def _update(hasher: xxhash.xxh3_128, value: Any, where: str) -> None:
+    """Add a value to the digest, with its kind and shape, so that different values cannot run into one another."""
+    if isinstance(value, Tensor):
+        plain = value.detach().cpu().contiguous()
+        hasher.update(f"{str(plain.dtype).removeprefix('torch.')} {tuple(plain.shape)} ")
+        hasher.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes())
+    elif isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
+        hasher.update(f"{value.dtype} {value.shape} ")
+        hasher.update(value.tobytes())
+    elif isinstance(value, Mapping):
+        hasher.update(f"map {len(value)} ")
+        for key in sorted(value, key=str):
+            _update(hasher, key, where)
+            _update(hasher, value[key], where)
+    elif isinstance(value, list | tuple):
+        hasher.update(f"list {len(value)} ")
+        for each in value:
+            _update(hasher, each, where)
+    elif hasattr(value, "getbands") and hasattr(value, "tobytes"):
+        hasher.update(f"image {value.mode} {value.size} ")
+        hasher.update(value.tobytes())
+    elif isinstance(value, str | bytes):
+        data = value.encode() if isinstance(value, str) else value
+        hasher.update(f"{type(value).__name__} {len(data)} ")
+        hasher.update(data)
+    elif value is None or isinstance(value, float | np.floating):
+        hasher.update(f"{None if value is None else float(value)!r} ")
+    elif hasattr(value, "__index__"):
+        # A class may come as an int or as numpy's: both are the same class.
+        hasher.update(f"int {value.__index__()} ")
+    else:
+        raise DataError(expected("item", "made of tensors, arrays and plain values", type(value).__name__, where=where))

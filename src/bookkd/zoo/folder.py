@@ -201,7 +201,7 @@ def folder(*, root: Path | None, split: str = "train", cache: bool = False) -> F
         {path.parts[depth] for path in inside if depth == 0 or (path.parts[0] in splits and len(path.parts) > 2)}
     )
     labels = np.array([bisect_left(classes, path.parts[depth]) for path in paths], dtype=np.int64)
-    dataset = FolderDataset(root.stem, files, [str(wrapper / path) for path in paths], labels, tuple(classes))
+    dataset = FolderDataset("folder", files, [str(wrapper / path) for path in paths], labels, tuple(classes))
     return dataset.cached() if cache else dataset
 
 
