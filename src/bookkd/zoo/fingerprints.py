@@ -44,7 +44,7 @@ def fingerprint(dataset: Any) -> dict[str, Any]:
     class_names = getattr(dataset, "class_names", None)
     hasher = xxhash.xxh3_128()
     for index in np.unique(np.linspace(0, length - 1, min(length, _PROBED)).round().astype(int)).tolist():
-        hasher.update(f"#{index} ")
+        hasher.update(f"#{index} ".encode())
         _update(hasher, dataset[index], f"{name}, sample {index}")
     return {
         "name": name,
@@ -69,31 +69,31 @@ def _update(hasher: xxhash.xxh3_128, value: Any, where: str) -> None:
     """Add a value to the digest, with its kind and shape, so that different values cannot run into one another."""
     if isinstance(value, Tensor):
         plain = value.detach().cpu().contiguous()
-        hasher.update(f"{str(plain.dtype).removeprefix('torch.')} {tuple(plain.shape)} ")
+        hasher.update(f"{str(plain.dtype).removeprefix('torch.')} {tuple(plain.shape)} ".encode())
         hasher.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes())
     elif isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
-        hasher.update(f"{value.dtype} {value.shape} ")
+        hasher.update(f"{value.dtype} {value.shape} ".encode())
         hasher.update(value.tobytes())
     elif isinstance(value, Mapping):
-        hasher.update(f"map {len(value)} ")
+        hasher.update(f"map {len(value)} ".encode())
         for key in sorted(value, key=str):
             _update(hasher, key, where)
             _update(hasher, value[key], where)
     elif isinstance(value, list | tuple):
-        hasher.update(f"list {len(value)} ")
+        hasher.update(f"list {len(value)} ".encode())
         for each in value:
             _update(hasher, each, where)
     elif hasattr(value, "getbands") and hasattr(value, "tobytes"):
-        hasher.update(f"image {value.mode} {value.size} ")
+        hasher.update(f"image {value.mode} {value.size} ".encode())
         hasher.update(value.tobytes())
     elif isinstance(value, str | bytes):
         data = value.encode() if isinstance(value, str) else value
-        hasher.update(f"{type(value).__name__} {len(data)} ")
+        hasher.update(f"{type(value).__name__} {len(data)} ".encode())
         hasher.update(data)
     elif value is None or isinstance(value, float | np.floating):
-        hasher.update(f"{None if value is None else float(value)!r} ")
+        hasher.update(f"{None if value is None else float(value)!r} ".encode())
     elif hasattr(value, "__index__"):
         # A class may come as an int or as numpy's: both are the same class.
-        hasher.update(f"int {value.__index__()} ")
+        hasher.update(f"int {value.__index__()} ".encode())
     else:
         raise DataError(expected("item", "made of tensors, arrays and plain values", type(value).__name__, where=where))
