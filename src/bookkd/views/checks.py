@@ -147,10 +147,11 @@ def check_replay(replay: Replay, picks: int | Sequence[Pick] = 32) -> None:
 def _spread(replay: Replay, count: int) -> list[Pick]:
     at_least(count, 1, "picks", where="check_replay")
     n_views = replay.views.n_views
-    total = min(count, len(replay) * n_views)
-    # Records lie sample by sample; an even step through all of them visits distinct pairs.
-    places = np.arange(total) * (len(replay) * n_views) // max(1, total)
-    return [Pick(int(replay.rows[place // n_views]), int(place % n_views)) for place in places]
+    n = len(replay)
+    if count <= n:
+        return [Pick(int(replay.rows[k * n // count]), k % n_views) for k in range(count)]
+    # More records than samples: go round the samples, each time with each sample's next view.
+    return [Pick(int(replay.rows[k % n]), (k % n + k // n) % n_views) for k in range(min(count, n * n_views))]
 
 
 def _fingerprint(item: Mapping[str, Any]) -> list[object]:

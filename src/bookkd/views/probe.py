@@ -51,7 +51,7 @@ def _project(views: Tensor) -> Tensor:
     sums = torch.empty(len(flat), 2, dtype=torch.float64)
     for start in range(0, len(flat), step):
         # Rounded to a grid of 2**-24, the terms are whole numbers and their float64 sum is exact in any order.
-        part = flat[start : start + step].to(torch.float64)
+        part = flat[start : start + step].to(torch.float64, copy=True)
         sums[start : start + step] = (part.mul_(grid).round_() if grid != 1 else part) @ signs
     scale = grid * max(1, size) ** 0.5 * (255 if views.dtype == torch.uint8 else 1)
     sums /= scale
