@@ -42,14 +42,15 @@ class _Signature:
 
 @lru_cache(maxsize=256)
 def _signature(loss: Loss) -> _Signature:
-    parameters = inspect.signature(loss).parameters.values()
-    kinds = inspect.Parameter
+    kinds, named = inspect.Parameter, "a function whose every parameter has a name"
+    try:
+        parameters = inspect.signature(loss).parameters.values()
+    except ValueError as error:
+        do = "Wrap it in a function of your own."
+        raise ConfigError(expected("loss", named, "no signature", where=_loss_name(loss), do=do)) from error
     for parameter in parameters:
         if parameter.kind in (kinds.VAR_POSITIONAL, kinds.VAR_KEYWORD):
-            got = f"`{parameter}`"
-            raise ConfigError(
-                expected("loss", "a function whose every parameter has a name", got, where=_loss_name(loss))
-            )
+            raise ConfigError(expected("loss", named, str(parameter), where=_loss_name(loss)))
     positional = [p for p in parameters if p.kind is not kinds.KEYWORD_ONLY]
     hyper = [p for p in parameters if p.kind is kinds.KEYWORD_ONLY]
     return _Signature(
@@ -233,10 +234,18 @@ def masked(term: Term, mask: Mask) -> Term:
     >>> term.mask is labelled
     True
     """
-    own = term.mask
-    if own is None:
-        return replace(term, mask=mask)
-    return replace(term, mask=lambda batch: own(batch) & mask(batch))
+    return replace(term, mask=mask if term.mask is None else _Both(term.mask, mask))
+
+
+@dataclass(frozen=True)
+class _Both:
+    """Two masks at once; a class, since a nested function could not be pickled."""
+
+    first: Mask
+    second: Mask
+
+    def __call__(self, batch: Mapping[str, Any]) -> Tensor:
+        return self.first(batch) & self.second(batch)
 
 
 def labelled(batch: Mapping[str, Any]) -> Tensor:
