@@ -161,6 +161,11 @@ def versions() -> dict[str, str]:
     >>> sorted(versions())
     ['numpy', 'pillow', 'processor', 'torch', 'torchvision']
     """
+    return dict(_versions())
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
     found = {"processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"}
     for package in ("torch", "torchvision", "numpy", "pillow"):
         try:
