@@ -58,7 +58,7 @@ def test_worked_sums_for_one_row_and_for_a_batch_of_it(terms, wanted, copies):
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_the_loss_does_not_depend_on_the_split(data):
     rows = data.draw(st.integers(2, 9))
     cut = data.draw(st.integers(1, rows - 1))

@@ -121,8 +121,9 @@ class Objective:
             clock: Where training is; scheduled weights are resolved here.
         """
         means = sums / torch.where(totals > 0, totals, 1).to(sums.dtype)
-        factors = [resolve(term.weight, clock) for term in self.terms]
-        return (means * means.new_tensor(factors)).sum()
+        # Factors stay Python numbers: a tensor of them would wait for its copy to the device at every step.
+        pairs = zip(means.unbind(), self.terms, strict=True)
+        return torch.stack([mean * resolve(term.weight, clock) for mean, term in pairs]).sum()
 
     def _weights(self, term: Term, batch: Mapping[str, Any], weights: Tensor) -> Tensor:
         kept = weights.to(computing_dtype(weights.dtype))

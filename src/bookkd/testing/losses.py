@@ -74,6 +74,7 @@ class LossCase:
         why: The reason, where `at_teacher` is not "zero".
         infinite_where_ruled_out: Whether the value is infinite where the teacher alone rules a class out.
         shift_invariant: Whether a constant added to all logits of a position changes nothing.
+        seed: Of the generator that `make` is called with.
     """
 
     name: str
