@@ -39,22 +39,18 @@ def load_weights(module: nn.Module, path: str | Path, *, strict: bool = True) ->
     path = Path(path)
     found = _read(path)
     wanted = _tensors(module)
-    counters = {
-        name: torch.zeros_like(value)
-        for name, value in wanted.items()
-        if name.rpartition(".")[2] == _COUNTER and name not in found
-    }
-    found = {**found, **counters}
-    missing = [name for name in wanted if name not in found]
+    counters = {name for name in wanted if name.rpartition(".")[2] == _COUNTER and name not in found}
+    missing = [name for name in wanted if name not in found and name not in counters]
     unexpected = [name for name in found if name not in wanted]
     misshapen = [name for name in wanted if name in found and found[name].shape != wanted[name].shape]
     if strict and (missing or unexpected or misshapen):
         raise WeightsError(_difference(path, found, wanted, missing, unexpected, misshapen))
     fitting = {name: found[name] for name in wanted if name in found and name not in misshapen}
-    if fitting.keys() <= counters.keys() and wanted.keys() > counters.keys():
+    if wanted and not fitting:
         raise WeightsError(
             expected("weights", "a file with some tensors of the network", _list(sorted(found)), where=str(path))
         )
+    fitting |= {name: torch.zeros_like(wanted[name]) for name in counters}
     module.load_state_dict(fitting, strict=False)
     return tuple(sorted(missing + misshapen))
 
@@ -150,13 +146,16 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _recipe(path: Path) -> str:
-    target = str(path.with_suffix(".safetensors"))
+    # torch.load takes a file's suffix at its word: a pickle that is named .safetensors needs another name first.
+    misnamed = path.suffix == ".safetensors"
+    source = path.with_suffix(".pth") if misnamed else path
+    rename = f" Rename it to {source.name}, and then" if misnamed else " Then"
     return (
         f"Expected weights to be a safetensors file, got a pickled checkpoint ({path}), which could run code when opened."
-        " Convert it once, if you trust where it comes from, with these two lines of Python:\n"
-        f"import torch, safetensors.torch; state = torch.load({str(path)!r}, map_location='cpu', weights_only=True)\n"
+        f" Make sure that you trust where it comes from.{rename} convert it with these two lines of Python:\n"
+        f"import torch, safetensors.torch; state = torch.load({str(source)!r}, map_location='cpu', weights_only=True)\n"
         "safetensors.torch.save_file({k.removeprefix('module.'): v.contiguous().clone()"
-        f" for k, v in state.get('state_dict', state).items()}}, {target!r})"
+        f" for k, v in state.get('state_dict', state).items()}}, {str(path.with_suffix('.safetensors'))!r})"
     )
 
 
