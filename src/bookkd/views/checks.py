@@ -63,8 +63,8 @@ def check_probes(
     """
     if PROBE_TAKEN not in batch:
         return
-    here = batch[PROBE_HASH].numpy().view(np.uint64)
-    projections, stored = batch[PROBE_PROJECTIONS].numpy(), np.asarray(stored_projections, dtype=np.float64)
+    here = batch[PROBE_HASH].cpu().numpy().view(np.uint64)
+    projections, stored = batch[PROBE_PROJECTIONS].cpu().numpy(), np.asarray(stored_projections, dtype=np.float64)
     if here.shape != np.shape(stored_hash) or projections.shape != stored.shape:
         raise ViewMismatchError(
             expected("stored probes", f"of shape {here.shape} and {projections.shape}", f"{stored.shape}", where=where)
@@ -74,7 +74,7 @@ def check_probes(
         tolerance = _tolerance(batch, dict(recipe_versions) == versions())
     # Written so that NaN in a projection does not pass.
     same = (here == np.asarray(stored_hash)) | (distance <= tolerance).all(axis=1)
-    taken = batch[PROBE_TAKEN].numpy()
+    taken = batch[PROBE_TAKEN].cpu().numpy()
     wrong = np.flatnonzero(taken & ~same)
     if len(wrong):
         raise ViewMismatchError(_mismatch(batch, wrong, distance, int(taken.sum()), recipe_versions, where))

@@ -18,17 +18,17 @@ from bookkd.core.rng import draw64
 
 __all__ = ["probe"]
 
-_CHUNK = 2**22
-"""Elements projected at a time: 32 MiB of float64."""
+_CHUNK = 2**17
+"""Elements projected at a time: 1 MiB of float64 stays in the cache."""
 _GRID = 2.0**24
 
 
 @lru_cache(maxsize=8)
 def _signs(size: int) -> Tensor:
-    """Return the two sign vectors of a view of `size` elements, shape [size, 2], float64."""
+    """Return the two sign vectors of a view of `size` elements, shape [2, size], float64."""
     words = draw64(0, "probe", [size], [0], -(-2 * size // 64))[0]
     bits = np.unpackbits(words.astype("<u8").view(np.uint8), count=2 * size, bitorder="little")
-    return torch.from_numpy(bits.astype(np.float64) * 2 - 1).reshape(size, 2)
+    return torch.from_numpy(bits.astype(np.float64) * 2 - 1).reshape(size, 2).T.contiguous()
 
 
 def _hashes(views: Tensor) -> list[int]:
@@ -52,7 +52,7 @@ def _project(views: Tensor) -> Tensor:
     for start in range(0, len(flat), step):
         # Rounded to a grid of 2**-24, the terms are whole numbers and their float64 sum is exact in any order.
         part = flat[start : start + step].to(torch.float64, copy=True)
-        sums[start : start + step] = (part.mul_(grid).round_() if grid != 1 else part) @ signs
+        sums[start : start + step] = (part.mul_(grid).round_() if grid != 1 else part) @ signs.T
     scale = grid * max(1, size) ** 0.5 * (255 if views.dtype == torch.uint8 else 1)
     sums /= scale
     return sums

@@ -39,7 +39,8 @@ class ViewSampler(Sampler[list[Pick]]):
         world_size: Processes.
         views_per_sample: Views of one sample in a batch, next to each other; at most n_views.
         shuffle: False keeps the order of `samples`.
-        drop_last: Leave out the last global batch instead of filling it up.
+        drop_last: Leave out the last global batch instead of filling it up; other samples in every epoch, so that not
+            every (sample, view) is seen equally often.
         block_rows: Samples that share an offset.
         samples: The rows to draw from, without repeats; None for all.
 
