@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 from bookkd.core.check import at_least, finite
 from bookkd.core.errors import ConfigError, expected
 
-__all__ = ["Clock", "Cosine", "Linear", "Schedule", "Steps", "resolve"]
+__all__ = ["Clock", "Cosine", "Linear", "Schedule", "Steps", "parse_schedule", "resolve"]
 
 
 @dataclass(frozen=True)
@@ -114,3 +114,36 @@ def resolve(value: float | Schedule, clock: Clock) -> float:
     (4.0, 0.25)
     """
     return float(value(clock)) if callable(value) else float(value)
+
+
+def parse_schedule(text: str | float) -> float | Schedule:
+    """Read a number or a schedule from text, as the command line and YAML give it.
+
+    Forms: `4`, `linear:4:1`, `cosine:4:1`, `steps:4,30=2,60=1` (4 from the start, 2 from epoch 30, 1 from epoch 60).
+
+    Raises:
+        ConfigError: for any other text.
+
+    >>> parse_schedule("8"), parse_schedule("linear:4:1"), parse_schedule("steps:4,30=2")
+    (8.0, Linear(start=4.0, end=1.0), Steps(values=(4.0, 2.0), epochs=(30,)))
+    """
+    if not isinstance(text, str):
+        return text
+    kind, _, rest = text.partition(":")
+    try:
+        if not rest:
+            return float(kind)
+        if kind in ("linear", "cosine"):
+            start, end = (float(part) for part in rest.split(":"))
+            return Linear(start, end) if kind == "linear" else Cosine(start, end)
+        if kind == "steps":
+            first, *later = rest.split(",")
+            pairs = [part.split("=") for part in later]
+            values = (float(first), *(float(value) for _, value in pairs))
+            return Steps(values, tuple(int(epoch) for epoch, _ in pairs))
+    except ConfigError:
+        raise
+    except ValueError:
+        pass
+    forms = "a number, linear:START:END, cosine:START:END or steps:FIRST,EPOCH=VALUE,..."
+    raise ConfigError(expected("schedule", forms, text))

@@ -8,7 +8,7 @@ from typing import Any
 from bookkd.core.errors import BookMismatchError
 from bookkd.core.rng import generator
 from bookkd.knowledge.stored import StoredKnowledge
-from bookkd.views import Pick, Replay, Views, collate
+from bookkd.views import Pick, Replay, Views, collate, differences
 from bookkd.zoo import fingerprint
 
 __all__ = ["check_alignment"]
@@ -31,23 +31,23 @@ def check_alignment(
         ViewMismatchError: if a replayed view is not the input that the teacher saw.
     """
     book = knowledge.book
-    differences: list[str] = []
+    found: list[str] = []
     if rows is None:
         mine = fingerprint(dataset)
-        differences += [
+        found += [
             f"data {key} is {mine.get(key)!r}, the book's is {stored!r}"
             for key, stored in book.plan.data.items()
             if mine.get(key) != stored
         ]
     if views.n_views > book.n_views:
-        differences.append(f"{views.n_views} views are asked for, the book has {book.n_views}")
-    if not differences:
+        found.append(f"{views.n_views} views are asked for, the book has {book.n_views}")
+    if not found:
         pool = book.plan.views.get("mix", {}) or {}
         recipe = views.recipe(int(pool.get("pool", book.n_samples)))
-        differences += Views.differences(recipe, {**book.plan.views, "n_views": views.n_views})
-    if differences:
+        found += differences(book.plan.views, recipe, ignore=("n_views",))
+    if found:
         raise BookMismatchError(
-            f"Expected book {book.path} to be about this data and these views, got: {'; '.join(differences)}. "
+            f"Expected book {book.path} to be about this data and these views, got: {'; '.join(found)}. "
             "Pass the data set, transform and seed that the book was made with, or make a new book."
         )
     ids = range(book.n_samples) if rows is None else rows

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from bookkd.core.check import between
-from bookkd.core.fields import IGNORE_LABEL
+from bookkd.core.fields import IGNORE_LABEL, LABEL, PARTNER, PARTNER_LABEL, SAMPLE
 from bookkd.core.rng import generator
 from bookkd.learning.training import Training
 from bookkd.views import CachedViews, Replay, ViewSampler, collate
@@ -23,12 +23,25 @@ class Groups:
     """Lists of batches, one list an optimizer step; `len` is the steps of a whole epoch.
 
     Has the state of the order of samples, so that a trainer that saves its loaders (Lightning does) saves it too.
+
+    Args:
+        loader: Gives batches.
+        sampler: Its order of samples.
+        accumulate: Batches of a group.
+        labels: int64 [rows] that replace the loader's labels; None keeps them.
     """
 
-    def __init__(self, loader: DataLoader[Any], sampler: ViewSampler, accumulate: int) -> None:
+    def __init__(
+        self,
+        loader: DataLoader[Any],
+        sampler: ViewSampler,
+        accumulate: int,
+        labels: npt.NDArray[np.int64] | None = None,
+    ) -> None:
         self.loader = loader
         self.sampler = sampler
         self.accumulate = accumulate
+        self._labels = None if labels is None else torch.from_numpy(np.ascontiguousarray(labels, dtype=np.int64))
 
     def __len__(self) -> int:
         return -(-len(self.sampler) // self.accumulate)
@@ -36,12 +49,21 @@ class Groups:
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
         group: list[dict[str, Any]] = []
         for batch in self.loader:
-            group.append(batch)
+            group.append(self._relabelled(batch))
             if len(group) == self.accumulate:
                 yield group
                 group = []
         if group:
             yield group
+
+    def _relabelled(self, batch: dict[str, Any]) -> dict[str, Any]:
+        # Here and not in the data set, so that students who see different labels can share one cache of views.
+        if self._labels is None:
+            return batch
+        changed = {**batch, LABEL: self._labels[batch[SAMPLE]]}
+        if PARTNER in batch:
+            changed[PARTNER_LABEL] = self._labels[batch[PARTNER]]
+        return changed
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the order of samples."""
@@ -60,6 +82,7 @@ def make_groups(
     n_views: int,
     rank: int = 0,
     world_size: int = 1,
+    labels: npt.NDArray[np.int64] | None = None,
 ) -> Groups:
     """Return the batches of a run: one view of each sample an epoch, shuffled, this rank's share.
 
@@ -70,6 +93,7 @@ def make_groups(
         n_views: Views of a sample.
         rank: This process.
         world_size: Processes.
+        labels: int64 [rows] that replace the data set's.
     """
     part = None if isinstance(samples, int) else samples
     n_samples = samples if isinstance(samples, int) else int(samples.max()) + 1
@@ -85,7 +109,7 @@ def make_groups(
         persistent_workers=workers > 0,
         pin_memory=training.accelerator != "cpu" and torch.cuda.is_available(),
     )
-    return Groups(loader, sampler, training.accumulate)
+    return Groups(loader, sampler, training.accumulate, labels)
 
 
 def visible_labels(labels: npt.NDArray[np.int64], fraction: float, seed: int) -> npt.NDArray[np.int64]:

@@ -121,9 +121,9 @@ def learn(
         _take_weights(learner, folder)
         return _learned(learner, folder.history(), done["teacher_forwards"], folder.path)
     share = training.probe_share if isinstance(knowledge, StoredKnowledge) else 0.0
-    replay = cached or Replay(dataset, views, rows=rows, labels=labels, probe_share=share)
+    replay = cached or Replay(dataset, views, rows=rows, probe_share=share)
     if training.cache_views and cached is None:
-        replay = CachedViews(replay)
+        replay = CachedViews(replay, max_bytes=training.cache_bytes, workers=training.workers)
     history: list[dict[str, Any]] = []
     log = history.append if folder is None else folder.log
     checked = validation if validation is None or isinstance(validation, Validation) else Validation(validation)
@@ -131,7 +131,7 @@ def learn(
     samples = len(dataset) if rows is None else np.asarray(rows)
 
     def groups_of(rank: int, world_size: int) -> Groups:
-        return make_groups(replay, training, samples=samples, n_views=views.n_views, rank=rank, world_size=world_size)
+        return make_groups(replay, training, samples=samples, n_views=views.n_views, rank=rank, world_size=world_size, labels=labels)
 
     def run_of(placed: Learner, groups: Groups) -> Run:
         if training.compile:

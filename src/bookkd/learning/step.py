@@ -33,6 +33,10 @@ def to_device(batch: Batch, device: torch.device) -> dict[str, Any]:
     }
 
 
+def _distributed() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
 @dataclass(frozen=True, eq=False)
 class Losses:
     """What one step gives.
@@ -63,8 +67,9 @@ class Step:
 
     def totals(self, group: Sequence[Batch]) -> Tensor:
         """Return the weight that each term's mean is divided by: over micro-batches and over ranks, [n_terms]."""
+        self.objective.refuse_split(len(group) * (dist.get_world_size() if _distributed() else 1))
         total = torch.stack([self.objective.totals(batch, self.task.weights(batch)) for batch in group]).sum(0)
-        if dist.is_available() and dist.is_initialized():
+        if _distributed():
             dist.all_reduce(total)
         return total
 

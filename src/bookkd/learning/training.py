@@ -47,6 +47,7 @@ class Training:
         seed: Of the order of samples and of dropout.
         probe_share: Share of views whose probe is compared with the book's, 0 to 1.
         cache_views: Keep all views in memory, so that each is drawn once for all epochs.
+        cache_bytes: Most memory that `cache_views` may use.
         accelerator: "auto", "cpu", "cuda" (or "gpu"), "mps".
         devices: Processes, one a device.
         precision: Lightning's names: "32-true", "bf16-mixed", "16-mixed".
@@ -72,6 +73,7 @@ class Training:
     seed: int = 0
     probe_share: float = 0.02
     cache_views: bool = False
+    cache_bytes: int = 4 * 2**30
     accelerator: Literal["auto", "cpu", "cuda", "gpu", "mps"] = "auto"
     devices: int = 1
     precision: str = "32-true"

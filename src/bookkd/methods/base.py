@@ -20,11 +20,13 @@ class Card:
     Args:
         title: The method in a few words.
         source: Paper, venue, year, link.
+        needs: What it must be told, in a few words.
         status: `certain` where the equations stand in the source, `reconstructed` where we had to fill gaps.
     """
 
     title: str
     source: str
+    needs: str
     status: str
 
 

@@ -35,7 +35,7 @@ class Supervised:
 
     name: ClassVar[str] = "supervised"
     card: ClassVar[Card] = Card(
-        "Labels only, with label smoothing", "Szegedy et al., CVPR 2016 (label smoothing)", "certain"
+        "Labels only, with label smoothing", "Szegedy et al., CVPR 2016 (label smoothing)", "labels", "certain"
     )
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"inception": {"label_smoothing": 0.1}}
 

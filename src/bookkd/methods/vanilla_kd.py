@@ -60,7 +60,10 @@ class VanillaKD:
 
     name: ClassVar[str] = "vanilla-kd"
     card: ClassVar[Card] = Card(
-        "Soft targets at a temperature", "Hinton, Vinyals, Dean, arXiv 1503.02531 (2015)", "certain"
+        "Soft targets at a temperature",
+        "Hinton, Vinyals, Dean, arXiv 1503.02531 (2015)",
+        "logits of one view",
+        "certain",
     )
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "mdistiller": {"ce_weight": 0.1, "kd_weight": 0.9, "temperature": 4.0},
@@ -118,7 +121,7 @@ class VanillaKD:
     def needs(self, task: Task) -> Needs:
         """Return the teacher's logits at `temperature`."""
         objective = self.objective(task)
-        return Needs(fields=objective.needs(), dense=objective.dense_fields())
+        return Needs(fields=objective.needs(), dense=objective.dense_only())
 
     def handlers(self) -> tuple[Handler, ...]:
         """Return none."""

@@ -1,0 +1,95 @@
+"""Find the verb, run it, and turn what goes wrong into one line and an exit code."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from bookkd import __version__
+from bookkd.core.errors import BookKDError, UnknownNameError
+from bookkd.core.names import choose, look_up
+
+__all__ = ["VERBS", "main"]
+
+VERBS = {
+    "demo": "bookkd.cli.demo:VERB",
+    "make": "bookkd.cli.make:VERB",
+    "learn": "bookkd.cli.learn:VERB",
+    "evaluate": "bookkd.cli.evaluate:VERB",
+    "inspect": "bookkd.cli.inspect:VERB",
+    "verify": "bookkd.cli.verify:VERB",
+    "methods": "bookkd.cli.methods:VERB",
+    "bench": "bookkd.cli.bench:VERB",
+}
+
+_SUMMARY = {
+    "demo": "train a teacher, make a book, train students three ways (two minutes)",
+    "make": "write down what a teacher says about every view of a data set",
+    "learn": "train a student from a book, a live teacher or labels",
+    "evaluate": "measure a network: accuracy, calibration, agreement, size, speed",
+    "inspect": "show what a book holds and what it cost",
+    "verify": "read a whole book and name every fault",
+    "methods": "list methods with source, needs and status",
+    "bench": "measure the goals of this package on this machine",
+}
+
+_INTERRUPTED = 130
+
+
+def usage() -> str:
+    """Return the overview of all verbs."""
+    lines = [f"  {verb:<10}{text}" for verb, text in _SUMMARY.items()]
+    return "\n".join(
+        [
+            "usage: bookkd VERB [options]",
+            "",
+            "Knowledge distillation from books: the teacher speaks once, any number of students learn.",
+            "",
+            *lines,
+            "",
+            "Start with: bookkd demo",
+            "Options of a verb: bookkd VERB --help",
+        ]
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program.
+
+    Args:
+        argv: Arguments without the program's name; those of the process where None.
+
+    Returns:
+        Exit code: 0 done, 1 a fault was found (`verify`), 2 an error that the message explains, 130 interrupted.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())  # noqa: T201
+        return 0
+    if arguments[0] in ("-V", "--version", "version"):
+        print(f"bookkd {__version__}")  # noqa: T201
+        return 0
+    verb = arguments[0]
+    try:
+        choose(verb, VERBS, "verb")
+        code: int = look_up(verb, VERBS, "verb").run(arguments[1:])
+    except UnknownNameError as error:
+        return _fail(f"{error}")
+    except BookKDError as error:
+        return _fail(_one_line(error))
+    except KeyboardInterrupt:
+        print("bookkd: interrupted; run the same command again to go on", file=sys.stderr)  # noqa: T201
+        return _INTERRUPTED
+    except BrokenPipeError:
+        return 0
+    return code
+
+
+def _one_line(error: BaseException) -> str:
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split())
+
+
+def _fail(message: str) -> int:
+    print(f"bookkd: error: {message}", file=sys.stderr)  # noqa: T201
+    return 2

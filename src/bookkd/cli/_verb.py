@@ -1,0 +1,197 @@
+"""What all verbs share: flags, YAML keys and help built from a function's signature, and the form of the output.
+
+A verb is a function; its keyword arguments are the options, its docstring the help. Two kinds of option need more than
+a signature: a *choice* (`--method NAME` with the options of that method's own dataclass) and a short spelling
+(`--data digits` for `--data.name digits`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import sys
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any
+
+from docstring_parser import parse as parse_docstring
+from jsonargparse import ArgumentParser
+
+from bookkd.core.errors import BookKDError, ConfigError
+from bookkd.core.names import nearest
+from bookkd.core.schedules import Schedule, parse_schedule
+
+__all__ = ["Choice", "Verb"]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An option that names a class whose fields become options below it.
+
+    Args:
+        default: Name taken where none is given.
+        find: Name -> dataclass.
+        build: Name and values -> object.
+        presets: Dataclass -> named sets of values; None where there are none.
+    """
+
+    default: str
+    find: Callable[[str], type[Any]]
+    build: Callable[..., Any]
+    presets: Callable[[type[Any]], Mapping[str, Mapping[str, Any]]] | None = None
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One verb of the program.
+
+    Args:
+        name: As typed.
+        function: Does the work; called with the options, returns what `--json` prints, or (that, exit code).
+        show: Prints the result for a person.
+        example: Command lines for `--help`.
+        positional: Arguments given by place, in order, with whether each may be left out.
+        short: `--option` -> the dotted option that it stands for.
+        choices: Option -> `Choice`.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    show: Callable[[Any], None]
+    example: str
+    positional: Mapping[str, bool] = field(default_factory=dict)
+    short: Mapping[str, str] = field(default_factory=dict)
+    choices: Mapping[str, Choice] = field(default_factory=dict)
+
+    def run(self, argv: Sequence[str]) -> int:
+        """Parse, call, print; return the exit code."""
+        arguments = self._expand(argv)
+        parser = self._parser(arguments)
+        try:
+            parsed = parser.parse_args(arguments)
+            options = parser.instantiate(parsed).as_dict()
+        except BookKDError:
+            raise
+        except (argparse.ArgumentError, argparse.ArgumentTypeError, TypeError, ValueError, OSError) as error:
+            raise ConfigError(_explain(error, parser, self.name)) from error
+        as_json = options.pop("json")
+        options.pop("config", None)
+        for name, choice in self.choices.items():
+            values = dict(options.pop(name))
+            chosen = values.pop("name")
+            values.pop("preset", None)
+            options[name] = choice.build(chosen, **values)
+        found = self.function(**options)
+        result, code = found if isinstance(found, tuple) else (found, 0)
+        if as_json:
+            print(json.dumps(result), flush=True)  # noqa: T201
+        else:
+            self.show(result)
+        return code
+
+    def _expand(self, argv: Sequence[str]) -> list[str]:
+        """Write short spellings out."""
+        short = {**{f"--{name}": f"--{name}.name" for name in self.choices}, **self.short}
+        out = []
+        for word in argv:
+            option, equals, value = word.partition("=")
+            out.append(f"{short[option]}{equals}{value}" if option in short else word)
+        return out
+
+    def _parser(self, arguments: Sequence[str]) -> ArgumentParser:
+        described = parse_docstring(inspect.getdoc(self.function) or "")
+        parser = ArgumentParser(
+            prog=f"bookkd {self.name}",
+            description=described.short_description,
+            epilog=f"example:\n{self.example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            exit_on_error=False,
+            allow_abbrev=False,
+        )
+        helps = {param.arg_name: param.description for param in described.params}
+        parser.add_argument("--config", action="config", help="YAML file with any of these options")
+        parser.add_argument("--json", action="store_true", help="print one JSON object as the last line of stdout")
+        signature = inspect.signature(self.function)
+        for name, optional in self.positional.items():
+            more: dict[str, Any] = {"nargs": "?", "default": None} if optional else {}
+            parser.add_argument(name, type=str, help=helps.get(name), **more)
+        skip = {*self.positional, *self.choices}
+        if set(signature.parameters) - skip:
+            parser.add_function_arguments(self.function, as_positional=False, skip=set(skip))
+        for name, choice in self.choices.items():
+            _add_choice(parser, name, choice, arguments)
+        return parser
+
+
+def _asked(option: str, arguments: Sequence[str], default: str) -> str:
+    """Return what the command line, or the YAML files on it, say for a dotted option."""
+    found = default
+    for place, word in enumerate(arguments):
+        name, equals, value = word.partition("=")
+        following = value if equals else (arguments[place + 1] if place + 1 < len(arguments) else "")
+        if name == "--config":
+            found = _from_yaml(following, option, found)
+        elif name == option:
+            found = following
+    return found
+
+
+def _from_yaml(path: str, option: str, default: str) -> str:
+    import yaml
+
+    try:
+        with open(path, encoding="utf-8") as file:  # noqa: PTH123
+            value: Any = yaml.safe_load(file)
+    except (OSError, yaml.YAMLError):
+        return default  # the parser says what is wrong with the file
+    for part in option.removeprefix("--").split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value if isinstance(value, str) else default
+
+
+def _add_choice(parser: ArgumentParser, name: str, choice: Choice, arguments: Sequence[str]) -> None:
+    chosen = _asked(f"--{name}.name", arguments, choice.default)
+    found = choice.find(chosen)
+    described = parse_docstring(inspect.getdoc(found) or "")
+    helps = {param.arg_name: param.description or "" for param in described.params}
+    group = parser.add_argument_group(f"Options of {name} {chosen}")
+    group.add_argument(f"--{name}.name", default=choice.default, type=str, help=f"which {name}; also --{name} NAME")
+    presets = {} if choice.presets is None else choice.presets(found)
+    defaults: Mapping[str, Any] = {}
+    if presets:
+        asked = _asked(f"--{name}.preset", arguments, "")
+        if asked and asked not in presets:
+            raise ConfigError(
+                f"Unknown preset {asked!r} of {name} {chosen}. Nearest: {', '.join(nearest(asked, presets))}."
+            )
+        defaults = presets.get(asked, {})
+        group.add_argument(f"--{name}.preset", default=None, type=str, help=f"one of {', '.join(presets)}")
+    hints = typing.get_type_hints(found)
+    for entry in fields(found):
+        kind = hints[entry.name]
+        moves = Schedule in typing.get_args(kind)
+        default = defaults.get(entry.name, entry.default if entry.default is not MISSING else None)
+        required = entry.default is MISSING and entry.default_factory is MISSING
+        if entry.default_factory is not MISSING:
+            default = entry.default_factory()
+        text = helps.get(entry.name, "") + (" Number or schedule." if moves else "")
+        settings: dict[str, Any] = {"required": True} if required else {"default": default}
+        group.add_argument(f"--{name}.{entry.name}", type=parse_schedule if moves else kind, help=text, **settings)
+
+
+def _explain(error: BaseException, parser: ArgumentParser, verb: str) -> str:
+    """Return one line for an error of the parser, with the nearest option for an unknown one."""
+    text = " ".join(str(error).split())
+    known = [option for action in parser._actions for option in action.option_strings]
+    for word in text.split():
+        if word.startswith("--") and "nrecognized" in text:
+            near = ", ".join(nearest(word.partition("=")[0], known)[:4])
+            return f"Unknown option {word} of bookkd {verb}. Nearest: {near}."
+    return f"{text} See: bookkd {verb} --help"
+
+
+def note(text: str) -> None:
+    """Print a line for a person on stderr, so that stdout carries results alone."""
+    print(text, file=sys.stderr, flush=True)  # noqa: T201

@@ -1,0 +1,86 @@
+"""`bookkd inspect`; needs no torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bookkd.book import Book
+from bookkd.cli._show import bytes_text, console, rows
+from bookkd.cli._verb import Verb
+
+
+def inspect(book: str, edition: int | None = None) -> dict[str, Any]:
+    """Show what a book holds: samples, views, fields, codecs, teachers, measured fidelity, and what it cost.
+
+    Args:
+        book: Folder of the book.
+        edition: Which edition; the newest where none is given.
+    """
+    opened = Book(book, edition)
+    return {
+        "path": str(opened.path),
+        "edition": opened.edition,
+        "content_digest": opened.content_digest,
+        "records": opened.n_samples * opened.n_views,
+        "bytes": opened.nbytes,
+        "bytes_per_record": opened.bytes_per_record,
+        "keys": opened.keys is not None,
+        "plan": opened.plan.to_json(),
+        "fidelity": opened.fidelity,
+        "cost": opened.cost,
+    }
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print it for reading."""
+    plan, out = result["plan"], console()
+    out.print(
+        f"[bold]{result['path']}[/bold], edition {result['edition']}: {result['records']:,} records "
+        f"({plan['n_samples']:,} samples x {plan['n_views']} views), {bytes_text(result['bytes'])}, "
+        f"{result['bytes_per_record']:.1f} bytes a record"
+    )
+    fields = [
+        (name, "x".join(map(str, entry["shape"])) or "1", entry["codec"]["name"], _settings(entry["codec"]))
+        for name, entry in sorted(plan["fields"].items())
+    ]
+    out.print(rows("Fields", ("field", "shape", "codec", "settings"), fields))
+    teachers = [
+        (
+            entry["name"],
+            f"{entry['parameters']:,}" if entry.get("parameters") else "-",
+            f"{entry['accuracy']:.4f} on {entry['split']}" if entry.get("accuracy") is not None else "not measured",
+            entry["digest"][:16],
+        )
+        for entry in plan["teachers"]
+    ]
+    out.print(rows("Teachers", ("name", "parameters", "accuracy", "weights digest"), teachers))
+    views, data = plan["views"], plan["data"]
+    mix = views.get("mix")
+    out.print(
+        f"Views: {views.get('transform')} {views.get('args') or ''} seed {views.get('seed')}"
+        + (f", {mix['name']} {mix['alpha']} among {mix['pool']:,} samples" if mix else "")
+    )
+    out.print(f"Data: {data.get('name')}, {plan['n_samples']:,} samples, {len(plan['class_names'])} classes")
+    if result["fidelity"]:
+        out.print(
+            rows("Loss of the codec, measured while writing", ("measure", "value"), list(_flat(result["fidelity"])))
+        )
+    if result["cost"]:
+        out.print("Cost of making: " + ", ".join(f"{name} {value}" for name, value in sorted(result["cost"].items())))
+
+
+def _settings(codec: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in codec["configuration"].items())
+
+
+def _flat(value: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    lines: list[tuple[str, str]] = []
+    for name, inner in value.items():
+        if isinstance(inner, dict):
+            lines += _flat(inner, f"{prefix}{name} ")
+        elif not isinstance(inner, list):
+            lines.append((f"{prefix}{name}", f"{inner:.3g}" if isinstance(inner, float) else str(inner)))
+    return lines
+
+
+VERB = Verb("inspect", inspect, show, "  bookkd inspect books/resnet56", positional={"book": False})

@@ -1,0 +1,88 @@
+"""`bookkd learn`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from bookkd.cli._show import console
+from bookkd.cli._verb import Choice, Verb
+from bookkd.learning import Training
+from bookkd.methods import Method, build_method, method_class
+from bookkd.pipelines.learn_student import learn_student
+from bookkd.pipelines.options import DataOptions, NetworkOptions, ViewOptions
+
+
+def learn(
+    book: str | None,
+    student: NetworkOptions,
+    method: Method,
+    out: str = "runs/latest",
+    teacher: NetworkOptions = NetworkOptions(),  # noqa: B008 - frozen
+    data: DataOptions | None = None,
+    views: ViewOptions | None = None,
+    training: Training = Training(),  # noqa: B008 - frozen
+    label_fraction: float = 1.0,
+    validate_on: str = "test",
+    loggers: tuple[str, ...] = ("csv", "tensorboard"),
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Train a student from a book, a live teacher or labels alone; an interrupted run is gone on with.
+
+    Args:
+        book: Folder of the book; left out for a live teacher or labels alone.
+        student: The network to train; student.weights (also student.init) starts it from a file.
+        method: What the student minimises.
+        out: Folder for configuration, metrics, checkpoints and weights.
+        teacher: A live teacher, asked again for every batch.
+        data: The samples; taken from the book where that names a set that needs no files.
+        views: The augmentation; taken from the book where that names one of ours.
+        training: Epochs, optimizer, devices and so on.
+        label_fraction: Share of the labels that the student may see.
+        validate_on: Split measured after each epoch; empty for none.
+        loggers: csv, tensorboard, or package.module:Class of any Lightning logger.
+        overwrite: Start again where the folder holds another run.
+    """
+    return learn_student(
+        out,
+        student=student,
+        method=method,
+        book=book,
+        teacher=teacher,
+        data=data,
+        views=views,
+        training=training,
+        label_fraction=label_fraction,
+        validate_on=validate_on,
+        loggers=loggers,
+        overwrite=overwrite,
+        progress=sys.stderr.isatty(),
+    )
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print how it went and where everything is."""
+    metrics = ", ".join(f"{name} {value:.4f}" for name, value in result["metrics"].items())
+    console().print(
+        f"Student of {result['student_parameters']:,} parameters by {result['method']}: {metrics or 'not validated'}.\n"
+        f"{result['epochs']} epochs of {result['seconds_per_epoch']:.2f} s, {result['teacher_forwards']:,} teacher passes. "
+        f"Weights: {result['weights']}"
+    )
+
+
+VERB = Verb(
+    "learn",
+    learn,
+    show,
+    "  bookkd learn books/resnet56 --student resnet8 --method vanilla-kd --method.temperature 4 \\\n"
+    "    --data cifar10 --data.root data --out runs/resnet8",
+    positional={"book": True},
+    short={
+        "--data": "--data.name",
+        "--student": "--student.name",
+        "--student.init": "--student.weights",
+        "--teacher": "--teacher.name",
+        "--views": "--views.transform",
+    },
+    choices={"method": Choice("vanilla-kd", method_class, build_method, lambda found: found.presets)},
+)

@@ -1,0 +1,83 @@
+"""`bookkd make`."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from bookkd.book import CODECS, Codec
+from bookkd.cli._show import bytes_text, console, progress_bar
+from bookkd.cli._verb import Choice, Verb
+from bookkd.core.names import choose
+from bookkd.pipelines.make_book import make_book
+from bookkd.pipelines.options import DataOptions, NetworkOptions, ViewOptions
+
+
+def make(
+    teacher: NetworkOptions,
+    codec: Codec,
+    out: str = "book",
+    data: DataOptions = DataOptions(),  # noqa: B008 - frozen
+    views: ViewOptions = ViewOptions(),  # noqa: B008 - frozen
+    batch_size: int | None = None,
+    unit_rows: int | None = None,
+    workers: int = 0,
+    accelerator: Literal["auto", "cpu", "cuda", "gpu", "mps"] = "auto",
+    temperatures: tuple[float, ...] = (1.0, 4.0),
+    held_out: str = "",
+) -> dict[str, Any]:
+    """Write down what a teacher says about every view of a data set; an interrupted book is gone on with.
+
+    Args:
+        teacher: The teacher.
+        codec: How logits become bytes.
+        out: Folder of the book.
+        data: The samples.
+        views: The augmentation.
+        batch_size: Samples a pass; found by trying where none is given.
+        unit_rows: Samples of a unit, the grain of resuming; chosen by record size where none is given.
+        workers: Loader processes.
+        accelerator: Where the teacher runs.
+        temperatures: Temperatures at which the loss of the codec is measured while writing.
+        held_out: Split on which the teacher's accuracy is measured first and noted in the book, such as "test".
+    """
+    with progress_bar("records") as progress:
+        return make_book(
+            out,
+            data=data,
+            teacher=teacher,
+            views=views,
+            codec=codec,
+            batch_size=batch_size,
+            unit_rows=unit_rows,
+            workers=workers,
+            accelerator=accelerator,
+            temperatures=temperatures,
+            held_out=held_out,
+            progress=progress,
+        )
+
+
+def _codec(name: str) -> type[Any]:
+    # "raw" keeps arrays that are no logits; it promises nothing that a loss could use.
+    return CODECS[choose(name, [known for known in CODECS if known != "raw"], "codec")]
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print what was made and what to do with it."""
+    console().print(
+        f"Book {result['path']}: {result['records']:,} records ({result['samples']:,} samples x {result['views']} views), "
+        f"{bytes_text(result['bytes'])}, {result['bytes_per_record']:.0f} bytes a record, "
+        f"{result['cost'].get('seconds', 0):.1f} s of making.\n"
+        f"Next: bookkd learn {result['path']} --student NAME"
+    )
+
+
+VERB = Verb(
+    "make",
+    make,
+    show,
+    "  bookkd make --data cifar10 --data.root data --teacher resnet56 --teacher.weights resnet56.safetensors \\\n"
+    "    --views crop-flip --views.n_views 8 --out books/resnet56",
+    short={"--data": "--data.name", "--teacher": "--teacher.name", "--views": "--views.transform"},
+    choices={"codec": Choice("dense", _codec, lambda name, **values: _codec(name)(**values))},
+)

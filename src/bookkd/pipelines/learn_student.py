@@ -1,0 +1,145 @@
+"""From names to a trained student."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bookkd.book import Book
+from bookkd.core.errors import ConfigError, expected
+from bookkd.core.files import write_atomic
+from bookkd.core.jsonio import pretty
+from bookkd.core.names import import_reference, is_reference
+from bookkd.core.protocols import Knowledge
+from bookkd.knowledge import LiveKnowledge, StoredKnowledge
+from bookkd.learning import Training, find_device, learn, visible_labels
+from bookkd.learning.folder import plain
+from bookkd.methods import Method
+from bookkd.pipelines.options import DataOptions, NetworkOptions, ViewOptions
+from bookkd.tasks import Classification
+from bookkd.zoo import DATASETS, TRANSFORMS
+
+__all__ = ["learn_student", "make_loggers", "views_of_book"]
+
+_LOGGERS = {
+    "csv": "pytorch_lightning.loggers:CSVLogger",
+    "tensorboard": "pytorch_lightning.loggers:TensorBoardLogger",
+}
+
+
+def views_of_book(book: Book) -> ViewOptions | None:
+    """Return the views that a book was made with, if they are ones of ours.
+
+    Only names in our own literal table are taken from a book; code of a user's own is never named by one.
+    """
+    recipe = book.plan.views
+    name, args, mix = recipe.get("transform"), recipe.get("args", {}), recipe.get("mix")
+    if name not in TRANSFORMS or not isinstance(args, dict):
+        return None
+    kind = "none" if mix is None else str(mix.get("name", "")).lower()
+    alpha = 1.0 if mix is None else float(mix.get("alpha", 1.0))
+    if kind not in ("none", "mixup", "cutmix"):
+        return None
+    return ViewOptions(str(name), book.n_views, int(recipe["seed"]), dict(args), kind, alpha)  # type: ignore[arg-type]
+
+
+def make_loggers(names: tuple[str, ...], out: Path) -> list[Any]:
+    """Return Lightning loggers by name: `csv`, `tensorboard`, or `package.module:Class` called with save_dir."""
+    made = []
+    for name in names:
+        reference = name if is_reference(name) else _LOGGERS.get(name, "")
+        if not reference:
+            raise ConfigError(expected("logger", f"{', '.join(_LOGGERS)} or package.module:Class", name))
+        made.append(import_reference(reference, "logger")(save_dir=str(out)))
+    return made
+
+
+def learn_student(
+    out: str,
+    *,
+    student: NetworkOptions,
+    method: Method,
+    book: str | None = None,
+    teacher: NetworkOptions | None = None,
+    data: DataOptions | None = None,
+    views: ViewOptions | None = None,
+    training: Training | None = None,
+    label_fraction: float = 1.0,
+    validate_on: str = "test",
+    loggers: tuple[str, ...] = ("csv", "tensorboard"),
+    overwrite: bool = False,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Train a student from a book, a live teacher or labels alone, through the Lightning door.
+
+    Returns:
+        What `bookkd learn --json` prints.
+    """
+    training = training or Training()
+    stored = None if book is None else StoredKnowledge(book)
+    data = data or _data_of_book(stored)
+    views = views or (views_of_book(stored.book) if stored is not None else ViewOptions())
+    if views is None:
+        given = stored.book.plan.views.get("transform") if stored is not None else None
+        raise ConfigError(
+            f"Expected `views.transform`, since book {book} was made with {given!r}, which is not one of ours and is never "
+            "imported from a book. Pass --views package.module:callable."
+        )
+    dataset = data.open()
+    task = Classification(dataset.class_names)
+    labels = np.asarray(dataset.labels)
+    task.check_labels(labels, data.name)
+    knowledge: Knowledge | None = stored
+    if stored is None and teacher is not None and teacher.name:
+        knowledge = LiveKnowledge(teacher.teacher(task.n_classes, find_device(training.accelerator)), task)
+    network, preprocess = student.build(task.n_classes, role="student", seed=training.seed)
+    folder = Path(out)
+    started = time.perf_counter()
+    learned = learn(
+        network,
+        dataset,
+        views.build(),
+        task=task,
+        knowledge=knowledge,
+        method=method,
+        preprocess=preprocess,
+        training=training,
+        validation=data.other(validate_on).open() if validate_on else None,
+        labels=visible_labels(labels, label_fraction, training.seed) if label_fraction < 1 else None,
+        out=folder,
+        door="lightning",
+        loggers=make_loggers(loggers, folder / "logs"),
+        progress=progress,
+        overwrite=overwrite,
+    )
+    options = {"student": plain(student), "data": plain(data), "views": plain(views), "book": book}
+    with contextlib.suppress(FileExistsError):
+        write_atomic(folder / "options.json", pretty(options))
+    return {
+        "out": str(folder),
+        "weights": str(folder / "student.safetensors"),
+        "method": method.name,
+        "epochs": len(learned.history),
+        "metrics": learned.metrics,
+        "seconds": round(time.perf_counter() - started, 3),
+        "seconds_per_epoch": learned.seconds_per_epoch,
+        "teacher_forwards": learned.teacher_forwards,
+        "student_parameters": sum(parameter.numel() for parameter in learned.student.parameters()),
+    }
+
+
+def _data_of_book(stored: StoredKnowledge | None) -> DataOptions:
+    """Return the data set that a book names, if it is one of ours that needs no files; else the default."""
+    if stored is None:
+        return DataOptions()
+    name = stored.book.plan.data.get("name")
+    if name != "digits" or name not in DATASETS:
+        raise ConfigError(
+            f"Expected `data`, since book {stored.book.path} was made from {name!r}, whose files a book does not name. "
+            "Pass --data NAME --data.root FOLDER."
+        )
+    return DataOptions("digits")

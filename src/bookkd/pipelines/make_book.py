@@ -1,0 +1,94 @@
+"""From names to a finished book."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from bookkd.book import Book, Codec
+from bookkd.core.fields import LOGITS
+from bookkd.evaluation import evaluate
+from bookkd.knowledge import Teacher
+from bookkd.learning import find_device
+from bookkd.making import make
+from bookkd.making.local import Progress
+from bookkd.pipelines.options import DataOptions, NetworkOptions, ViewOptions
+from bookkd.tasks import Classification, Task, predict
+
+__all__ = ["make_book", "measure_teacher"]
+
+
+def measure_teacher(teacher: Teacher, data: DataOptions, task: Task, split: str) -> float:
+    """Measure a teacher on another split, note it on the teacher and return it.
+
+    Args:
+        teacher: Ready to speak.
+        data: The data set; its split is replaced.
+        task: Turns output into fields.
+        split: Held-out split.
+    """
+    said = predict(teacher, data.other(split).open(), task, device=teacher.device)
+    result = evaluate(said.fields[LOGITS], said.labels, class_names=task.class_names, replicates=0)
+    teacher.accuracy, teacher.split = result.metrics[task.primary_metric].value, split
+    return teacher.accuracy
+
+
+def make_book(
+    out: str,
+    *,
+    data: DataOptions,
+    teacher: NetworkOptions,
+    views: ViewOptions,
+    codec: Codec | None = None,
+    batch_size: int | None = None,
+    unit_rows: int | None = None,
+    workers: int = 0,
+    accelerator: str = "auto",
+    temperatures: tuple[float, ...] = (1.0, 4.0),
+    held_out: str = "",
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Make a book from named parts; gone on with where it was begun.
+
+    Returns:
+        What `bookkd make --json` prints.
+    """
+    dataset = data.open()
+    task = Classification(dataset.class_names)
+    task.check_labels(np.asarray(dataset.labels), data.name)
+    speaker = teacher.teacher(task.n_classes, find_device(accelerator))
+    if held_out:
+        measure_teacher(speaker, data, task, held_out)
+    if views.transform == "none" and views.mix == "none" and views.n_views > 1:
+        views = replace(views, n_views=1)
+    book = make(
+        out,
+        speaker,
+        dataset,
+        views.build(),
+        task=task,
+        codec=codec,
+        batch_size=batch_size,
+        unit_rows=unit_rows,
+        workers=workers,
+        temperatures=temperatures,
+        progress=progress,
+    )
+    return describe(book)
+
+
+def describe(book: Book) -> dict[str, Any]:
+    """Return what a book is, in a few plain values."""
+    return {
+        "path": str(book.path),
+        "records": book.n_samples * book.n_views,
+        "samples": book.n_samples,
+        "views": book.n_views,
+        "bytes": book.nbytes,
+        "bytes_per_record": book.bytes_per_record,
+        "content_digest": book.content_digest,
+        "fidelity": book.fidelity,
+        "cost": book.cost,
+    }

@@ -1,0 +1,127 @@
+"""What a user names on the command line or in YAML, and how the named thing is built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from bookkd.core.errors import ConfigError, expected
+from bookkd.core.rng import draw64
+from bookkd.knowledge import Teacher
+from bookkd.views import CutMix, MixUp, Views
+from bookkd.zoo import ImageDataset, create_network, create_preprocess, create_transform, open_dataset
+
+__all__ = ["DataOptions", "NetworkOptions", "ViewOptions"]
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Where samples come from.
+
+    Args:
+        name: digits, folder, cifar10, cifar100, mnist, fashion-mnist, or package.module:callable.
+        root: Folder (or zip, for "folder") that holds the files.
+        split: Part of the data set.
+        limit: Take so many samples, the same ones each time, with every class in its share.
+        download: Fetch a public set that is not there.
+        args: Further arguments of the reader, such as '{"cache": true}' for "folder".
+    """
+
+    name: str = "digits"
+    root: str | None = None
+    split: str = "train"
+    limit: int | None = None
+    download: bool = False
+    args: dict[str, Any] = field(default_factory=dict)
+
+    def open(self) -> ImageDataset:
+        """Return the data set."""
+        return open_dataset(
+            self.name, root=self.root, split=self.split, limit=self.limit, download=self.download, args=self.args
+        )
+
+    def other(self, split: str) -> DataOptions:
+        """Return another split of the same set, whole."""
+        return replace(self, split=split, limit=None)
+
+
+@dataclass(frozen=True)
+class NetworkOptions:
+    """A network by name.
+
+    Args:
+        name: resnet8 to resnet110, digits-large, digits-small, timm:NAME, torchvision:NAME, or package.module:callable.
+        weights: Safetensors file to start from.
+        args: Further arguments of the network, such as '{"width": 32}'.
+        mean: Mean of each channel that is taken off a view; the network's own where none is given.
+        std: Deviation of each channel that a view is divided by.
+        size: Side that views are resized to.
+    """
+
+    name: str = ""
+    weights: str | None = None
+    args: dict[str, Any] = field(default_factory=dict)
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    size: int | None = None
+
+    def build(self, n_classes: int, *, role: str, seed: int = 0) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+        """Return the network and its preprocessing; initial values are a function of `seed`."""
+        if not self.name:
+            do = f"Pass --{role} NAME, for instance --{role} resnet20."
+            raise ConfigError(expected(role, "the name of a network", self.name, do=do))
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(int(draw64(seed, "initial values", [0], [0])[0, 0] >> 1))
+            network = create_network(self.name, n_classes=n_classes, weights=self.weights, args=self.args)
+        return network, create_preprocess(self.name, mean=self.mean, std=self.std, size=self.size)
+
+    def teacher(self, n_classes: int, device: str | torch.device) -> Teacher:
+        """Return the network as a teacher.
+
+        Raises:
+            ConfigError: without weights, since an untrained teacher teaches noise.
+        """
+        pretrained = bool(self.args.get("pretrained") or self.args.get("weights"))
+        if self.name and self.weights is None and not pretrained and ":" not in self.name:
+            do = "Pass --teacher.weights FILE.safetensors."
+            raise ConfigError(expected("teacher.weights", "a safetensors file", None, where=self.name, do=do))
+        network, preprocess = self.build(n_classes, role="teacher")
+        return Teacher(network, preprocess, name=self.name, device=device)
+
+
+@dataclass(frozen=True)
+class ViewOptions:
+    """How samples are augmented, so that every view can be drawn again.
+
+    Args:
+        transform: none, digits, crop-flip, crop-flip-jitter-erase, rand-augment, random-resized-crop, or
+            package.module:callable.
+        n_views: Views of each sample.
+        seed: Of all draws.
+        args: Arguments of the transform, such as '{"size": 32, "padding": 4}'.
+        mix: Mix each view with one of another sample: none, mixup or cutmix.
+        mix_alpha: Both parameters of the Beta distribution of the mixing ratio.
+    """
+
+    transform: str = "none"
+    n_views: int = 16
+    seed: int = 0
+    args: dict[str, Any] = field(default_factory=dict)
+    mix: Literal["none", "mixup", "cutmix"] = "none"
+    mix_alpha: float = 1.0
+
+    def build(self) -> Views:
+        """Return the views."""
+        mix = {"none": None, "mixup": MixUp, "cutmix": CutMix}[self.mix]
+        return Views(
+            create_transform(self.transform, self.args),
+            self.n_views,
+            self.seed,
+            mix=None if mix is None else mix(self.mix_alpha),
+            name=self.transform,
+            args=self.args,
+        )
