@@ -13,7 +13,7 @@ import xxhash
 
 from bookkd.book._layout import JSON_LIMIT
 from bookkd.core import jsonio
-from bookkd.core.errors import BookCorruptError, BookFormatError, BookMissingError, StorageError
+from bookkd.core.errors import BookCorruptError, BookFormatError, BookKDError, BookMissingError, StorageError
 
 __all__ = [
     "TEMPORARY", "create", "digest_of", "entries", "make_folder", "open_inside", "read_inside", "read_json", "remove_leftovers", "storage_errors", "write_atomic",
@@ -120,7 +120,7 @@ def storage_errors(path: Path) -> Iterator[None]:
     """Turn an OSError while writing `path` into a StorageError that says what remains."""
     try:
         yield
-    except StorageError:
+    except BookKDError:
         raise
     except OSError as error:
         reason = error.strerror or str(error)

@@ -83,8 +83,9 @@ class TopK(Codec):
         rows = max(1, _CHUNK_VALUES // values.shape[1])
         for start in range(0, len(values), rows):
             chunk = values[start : start + rows].astype(np.float64)
-            chunk -= chunk.max(axis=1, keepdims=True)
+            # Before centring: rounding could make two different logits equal.
             indices = _largest(chunk, self.k)
+            chunk -= chunk.max(axis=1, keepdims=True)
             kept = np.take_along_axis(chunk, indices, axis=1)
             out["values"][start : start + rows] = to_float16(kept)
             out["indices"][start : start + rows] = indices

@@ -1,0 +1,105 @@
+"""The table of codecs. `within` is written from the format's text with scipy and numpy float64, not with our code."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.special import logsumexp, softmax
+
+from bookkd.book import Dense, Int8, Raw, SparseArray, TopK
+from bookkd.testing.codecs import CodecCase
+
+
+def logits(shape, scale=4.0):
+    return lambda rng, rows: (rng.normal(size=(rows, *shape)) * scale).astype(np.float32)
+
+
+def masked(shape, classes):
+    def make(rng, rows):
+        out = logits(shape)(rng, rows)
+        out[:, classes] = -np.inf
+        return out
+
+    return make
+
+
+def relative(epsilon, tiny):
+    def within(original, decoded):
+        finite = np.isfinite(original)
+        np.testing.assert_array_equal(original[~finite], decoded[~finite])
+        error = np.abs(original[finite].astype(np.float64) - decoded[finite].astype(np.float64))
+        assert (error <= np.abs(original[finite]) * epsilon + tiny).all()
+
+    return within
+
+
+def equal(original, decoded):
+    np.testing.assert_array_equal(original, decoded)
+
+
+def half_a_step(original, decoded):
+    """255 codes, one of them for -inf: a step is the range over 254; minimum and scale are float16, rounded outwards."""
+    flat = original.reshape(len(original), -1).astype(np.float64)
+    out = decoded.reshape(len(original), -1).astype(np.float64)
+    finite = np.isfinite(flat)
+    np.testing.assert_array_equal(out[~finite], flat[~finite])
+    low = np.where(finite, flat, np.inf).min(axis=1)
+    high = np.where(finite, flat, -np.inf).max(axis=1)
+    widest = high - low + np.abs(low) * 2**-10 + 2**-24
+    step = widest / 254 * (1 + 2**-10) + 2**-24
+    error = np.where(finite, np.abs(np.where(finite, flat, 0) - np.where(finite, out, 0)), 0)
+    # The last term is the rounding of the decoded float32.
+    assert (error <= step[:, None] / 2 + np.abs(np.where(finite, flat, 0)) * 2**-22 + 2**-26).all()
+
+
+def bucket(original, decoded: SparseArray):
+    """Kept p = (1 - tail) softmax(kept / T) equals the softmax of all logits at the kept classes, at each promised T."""
+    wide = original.astype(np.float64)
+    assert decoded.n_classes == wide.shape[1]
+    kept = np.take_along_axis(wide, decoded.indices.astype(np.int64), axis=1)
+    k = kept.shape[1]
+    np.testing.assert_array_equal(kept, -np.sort(-wide, axis=1)[:, :k])
+    assert (decoded.values[:, 1:] <= decoded.values[:, :-1]).all()
+    assert (decoded.values[:, 0] == 0).all()
+    for column, temperature in enumerate(decoded.temperatures):
+        true = np.exp(kept / temperature - logsumexp(wide / temperature, axis=1, keepdims=True))
+        tail = np.exp(decoded.log_tail_mass[:, column].astype(np.float64))
+        np.testing.assert_allclose(tail, 1 - true.sum(axis=1), atol=1e-6)
+        if k == wide.shape[1]:
+            assert (tail == 0).all()
+        stored = (1 - tail)[:, None] * softmax(decoded.values.astype(np.float64) / temperature, axis=1)
+        # float16 moves a centred logit by 2**-11 of itself; p changes by that much over T, relatively.
+        away = np.where(np.isfinite(kept), kept[:, :1] - kept, 0.0)
+        drift = (away.max(axis=1, keepdims=True) * 2**-11) / temperature
+        assert (np.abs(stored - true) <= true * (np.exp(2 * drift) - 1) + 1e-6).all()
+
+
+def integers(dtype):
+    info = np.iinfo(dtype)
+    return lambda rng, rows: rng.integers(info.min, info.max, size=(rows, 2), dtype=dtype, endpoint=True)
+
+
+CASES = (
+    CodecCase("dense", Dense(), (10,), logits((10,)), relative(2**-11, 2**-25), 20),
+    CodecCase("dense/float32", Dense("float32"), (10,), logits((10,), 1e6), equal, 40),
+    CodecCase("dense/one number", Dense(), (), logits(()), relative(2**-11, 2**-25), 2),
+    CodecCase("dense/map", Dense(), (3, 4, 5), logits((3, 4, 5)), relative(2**-11, 2**-25), 120),
+    CodecCase("dense/masked", Dense(), (10,), masked((10,), [0, 7]), relative(2**-11, 2**-25), 20),
+    CodecCase("int8", Int8(), (10,), logits((10,)), half_a_step, 14),
+    CodecCase("int8/map", Int8(), (3, 4, 5), logits((3, 4, 5), 100.0), half_a_step, 64),
+    CodecCase("int8/masked", Int8(), (10,), masked((10,), [0, 7]), half_a_step, 14),
+    CodecCase("int8/tiny range", Int8(), (6,), logits((6,), 1e-7), half_a_step, 10),
+    CodecCase("int8/constant", Int8(), (6,), lambda rng, rows: np.full((rows, 6), -30.1), half_a_step, 10),
+    CodecCase("int8/far", Int8(), (6,), lambda rng, rows: rng.normal(size=(rows, 6)) + 1000.3, half_a_step, 10),
+    CodecCase("top_k", TopK(4), (10,), logits((10,)), bucket, 4 * 2 + 4 * 2 + 4),
+    CodecCase("top_k/two temperatures", TopK(16, (1.0, 4.0)), (1000,), logits((1000,)), bucket, 16 * 4 + 8),
+    CodecCase("top_k/all classes", TopK(10, (1.0, 4.0)), (10,), logits((10,)), bucket, 40 + 8),
+    CodecCase("top_k/masked", TopK(4, (1.0, 4.0)), (10,), masked((10,), [0, 7]), bucket, 16 + 8),
+    CodecCase("top_k/mostly masked", TopK(4), (10,), masked((10,), list(range(2, 10))), bucket, 16 + 4),
+    CodecCase("top_k/ties", TopK(3), (8,), lambda rng, rows: rng.integers(0, 2, (rows, 8)).astype(float), bucket, 16),
+    CodecCase("top_k/confident", TopK(2), (10,), logits((10,), 100.0), bucket, 12),
+    CodecCase("top_k/wide", TopK(2), (70_000,), logits((70_000,)), bucket, 2 * 2 + 2 * 4 + 4),
+    CodecCase("raw", Raw("uint64"), (2,), integers(np.uint64), equal, 16),
+    CodecCase("raw/float32", Raw("float32"), (2,), logits((2,)), equal, 8),
+    CodecCase("raw/int8", Raw("int8"), (2,), integers(np.int8), equal, 2),
+    CodecCase("raw/bool", Raw("bool"), (2,), lambda rng, rows: rng.random((rows, 2)) < 0.5, equal, 2),
+)

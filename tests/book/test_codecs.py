@@ -1,0 +1,126 @@
+"""Codecs: the contract suite over the table, ranges, and their configuration."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from tests.book.cases import CASES, bucket, half_a_step
+
+from bookkd.book import CODECS, Dense, FieldPlan, Int8, Raw, TopK, codec_from_config
+from bookkd.core.errors import ConfigError, FidelityError, TeacherOutputError, UnknownNameError
+from bookkd.testing.codecs import CHECKS, CodecCase, check_codec
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_contract(case, check):
+    check_codec(case, [check])
+
+
+def test_every_codec_has_a_case_and_every_case_a_codec():
+    assert {case.name.split("/")[0] for case in CASES} == set(CODECS)
+    assert all(name == kind.name for name, kind in CODECS.items())
+    assert len({case.name for case in CASES}) == len(CASES)
+
+
+def test_the_suite_catches_a_codec_that_breaks_its_word():
+    wrong = CodecCase(
+        "dense", Dense("float32"), (3,), lambda rng, rows: rng.normal(size=(rows, 3)), lambda a, b: None, 6
+    )
+    with pytest.raises(AssertionError):
+        check_codec(wrong)
+
+
+finite = st.floats(-60000, 60000, width=32)
+
+
+@settings(max_examples=60, deadline=None)
+@given(arrays(np.float32, st.tuples(st.integers(1, 5), st.just(6)), elements=finite))
+def test_int8_is_within_half_a_step_for_any_row(rows):
+    codec = Int8()
+    half_a_step(rows, codec.decode(codec.encode(rows), (6,)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    arrays(np.float32, st.tuples(st.integers(1, 5), st.just(6)), elements=st.floats(-300, 300, width=32)),
+    st.integers(1, 6),
+)
+def test_top_k_keeps_a_distribution_for_any_row(rows, k):
+    codec = TopK(k, (1.0, 4.0))
+    bucket(rows, codec.decode(codec.encode(rows), (6,)))
+
+
+def test_top_k_keeps_the_lower_of_equal_classes():
+    kept = TopK(2).encode(np.array([[1.0, 3.0, 1.0, 1.0], [2.0, 2.0, 2.0, 2.0]]))
+    np.testing.assert_array_equal(kept["indices"], [[1, 0], [0, 1]])
+
+
+def test_top_k_worked_by_hand():
+    # Probabilities 0.5, 0.25, 0.125, 0.125: at T = 1 the two left out have 0.25.
+    codec = TopK(2, (1.0,))
+    kept = codec.decode(codec.encode(np.log([[0.125, 0.5, 0.25, 0.125]])), (4,))
+    np.testing.assert_array_equal(kept.indices, [[1, 2]])
+    np.testing.assert_allclose(kept.values, [[0.0, -np.log(2)]], rtol=2**-11)
+    np.testing.assert_allclose(kept.log_tail_mass, [[np.log(0.25)]], rtol=1e-6)
+    assert len(kept) == 1
+
+
+@pytest.mark.parametrize(
+    ("codec", "rows", "row"),
+    [
+        (Dense(), [[0.0, 1.0], [0.0, 65520.0]], 1),
+        (Dense(), [[-70000.0, 1.0]], 0),
+        (Int8(), [[0.0, 1.0], [-70000.0, 0.0]], 1),
+        (Int8(), [[0.0, 3e38]], 0),
+        (TopK(2), [[0.0, -70000.0]], 0),
+        (Raw("uint8"), [[0, 1], [0, 256]], 1),
+        (Raw("uint64"), [[-1, 0]], 0),
+        (Raw("int64"), [[0.5, 1.0]], 0),
+        (Raw("int64"), np.array([[2**63, 0]], dtype=np.uint64), 0),
+        (Raw("float16"), [[1e6, 0.0]], 0),
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_row(codec, rows, row):
+    with pytest.raises(TeacherOutputError, match=f"Row {row} cannot be encoded"):
+        codec.encode(np.asarray(rows))
+
+
+def test_raw_takes_another_type_whose_values_fit():
+    np.testing.assert_array_equal(Raw("uint8").encode(np.array([[255]]))["values"], np.array([[255]], dtype=np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: Dense("float8"), UnknownNameError, "Unknown dtype 'float8'"),
+        (lambda: Raw("object"), UnknownNameError, "Unknown dtype 'object'"),
+        (lambda: TopK(0), ConfigError, "`k` to be a whole number of at least 1, got 0"),
+        (lambda: TopK(2, ()), ConfigError, "Truncation without a tail is not offered"),
+        (lambda: TopK(2, (0.0,)), ConfigError, "`temperatures` to be a number above 0"),
+        (lambda: TopK(2, (1.0, 1.0)), ConfigError, "1.0 twice"),
+        (lambda: FieldPlan((3,), TopK(4)), ConfigError, "`k` to be at most the 3 classes, got 4"),
+        (lambda: FieldPlan((3, 3), TopK(2)), ConfigError, r"\(n_classes,\) for codec top_k"),
+        (lambda: FieldPlan((3,), "dense"), ConfigError, "`codec` to be a codec such as Dense"),
+        (lambda: FieldPlan((0,), Dense()), ConfigError, "`shape` to be a whole number of at least 1"),
+        (lambda: FieldPlan((2**20, 2**20), Dense()), ConfigError, r"at most 2\*\*31 values"),
+        (lambda: FieldPlan((1,) * 9, Dense()), ConfigError, "at most 8 axes"),
+        (lambda: codec_from_config({"name": "top-k"}), UnknownNameError, "Unknown codec 'top-k'. Nearest: top_k"),
+        (lambda: codec_from_config({"name": "top_k"}), ConfigError, "`configuration` to be complete"),
+        (
+            lambda: codec_from_config({"name": "dense", "configuration": {"type": 1}}),
+            UnknownNameError,
+            "Unknown option",
+        ),
+        (lambda: codec_from_config({"name": "dense", "configuration": {"dtype": 1}}), ConfigError, "configuration"),
+        (lambda: codec_from_config({"name": "dense", "configuration": 5}), ConfigError, "a mapping, got 5"),
+        (lambda: codec_from_config({"codec": "dense"}), ConfigError, "a mapping with a `name`"),
+        (lambda: TopK(2, (1.0, 2.0)).check_temperature(4.0), FidelityError, r"promises \(1, 2\), got 4"),
+    ],
+)
+def test_configuration_errors(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
