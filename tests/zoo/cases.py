@@ -37,7 +37,7 @@ TRANSFORMS = {
 }
 
 # The tensors of the published resnet20, without the counters of batch normalisation.
-RESNET20_NAMES = """
+RESNET20_TEXT = """
     bn1.bias bn1.running_mean bn1.running_var bn1.weight conv1.weight layer1.0.bn1.bias layer1.0.bn1.running_mean
     layer1.0.bn1.running_var layer1.0.bn1.weight layer1.0.bn2.bias layer1.0.bn2.running_mean
     layer1.0.bn2.running_var layer1.0.bn2.weight layer1.0.conv1.weight layer1.0.conv2.weight layer1.1.bn1.bias
@@ -58,4 +58,5 @@ RESNET20_NAMES = """
     layer3.1.conv2.weight layer3.2.bn1.bias layer3.2.bn1.running_mean layer3.2.bn1.running_var layer3.2.bn1.weight
     layer3.2.bn2.bias layer3.2.bn2.running_mean layer3.2.bn2.running_var layer3.2.bn2.weight layer3.2.conv1.weight
     layer3.2.conv2.weight linear.bias linear.weight
-""".split()
+"""
+RESNET20_NAMES = RESNET20_TEXT.split()

@@ -7,13 +7,13 @@ import sys
 
 import pytest
 import torch
+from tests.zoo import cases
 from torch import nn
 
 from bookkd.core.errors import ConfigError, UnknownNameError
 from bookkd.zoo import NETWORKS, create_network
 from bookkd.zoo.digits_net import DigitsNet
 from bookkd.zoo.resnet import BasicBlock, CifarResNet
-from tests.zoo import cases
 
 
 def own_network(n_classes: int, width: int = 4) -> nn.Module:

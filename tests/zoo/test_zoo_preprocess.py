@@ -75,7 +75,7 @@ def test_pickles_and_compares():
 def test_ids_pass_where_nothing_is_done():
     ids = torch.arange(6).view(2, 3)
     assert Preprocess()(ids) is ids
-    with pytest.raises(DataError, match="`views` to be uint8 or floating point, got torch.int64"):
+    with pytest.raises(DataError, match=r"`views` to be uint8 or floating point, got torch.int64"):
         Preprocess((0.5,), (0.5,))(ids)
 
 
@@ -112,7 +112,7 @@ def test_what_is_given_replaces_the_default():
 
 
 def test_refusals():
-    with pytest.raises(UnknownNameError, match="Unknown network 'resnet9'. Nearest: resnet"):
+    with pytest.raises(UnknownNameError, match=r"Unknown network 'resnet9'. Nearest: resnet"):
         create_preprocess("resnet9")
     with pytest.raises(UnknownNameError, match="Unknown timm network"):
         create_preprocess("timm:resnet1")

@@ -18,8 +18,8 @@ from bookkd.zoo.weights import load_weights
 
 __all__ = ["create_network"]
 
-# torchvision builds these two with a second output and an old initialisation, and warns about both.
-_ONE_OUTPUT = {"googlenet": {"aux_logits": False, "init_weights": True}}
+# torchvision builds these two with a second output, and warns that their slow old initialisation will go.
+_ONE_OUTPUT = {"googlenet": {"aux_logits": False, "init_weights": False}}
 _ONE_OUTPUT["inception_v3"] = _ONE_OUTPUT["googlenet"]
 
 

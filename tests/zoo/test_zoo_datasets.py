@@ -1,0 +1,204 @@
+"""Data sets: the digits split, the order behind `limit`, the user's own data, and the shape that all readers share."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xxhash
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from sklearn.datasets import load_digits
+from tests.zoo import cases, files
+
+from bookkd.core.errors import ConfigError, DataError, UnknownNameError
+from bookkd.zoo import DATASETS, ArrayDataset, ImageDataset, open_dataset
+from bookkd.zoo.order import stratified_order
+
+
+class Pairs:
+    classes = ("no", "yes")
+
+    def __init__(self, root: Path | None = None, split: str = "train", count: int = 6) -> None:
+        self.root, self.split, self.count = root, split, count
+        self.targets = [index % 2 for index in range(count)]
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int):
+        return Image.new("RGB", (3, 2), (index, 0, 255)), self.targets[index]
+
+
+def plain_list() -> list:
+    return [(np.full((1, 2, 2), label, dtype=np.uint8), np.int64(label)) for label in (0, 2, 2)]
+
+
+def words() -> list:
+    return [(torch.ones(1, 2, 2), "cat")]
+
+
+def triples() -> list:
+    return [(torch.ones(1), 0, 0)]
+
+
+def texts() -> list:
+    return [("a text", 0)]
+
+
+def negative() -> list:
+    return [(torch.ones(1), 0), (torch.ones(1), -1)]
+
+
+def half_labels() -> Pairs:
+    dataset = Pairs()
+    dataset.labels = [0.5] * 6
+    return dataset
+
+
+def nothing() -> list:
+    return []
+
+
+def stream():
+    yield torch.ones(1), 0
+
+
+def test_every_name_has_a_case():
+    assert set(DATASETS) == set(cases.DATASETS)
+
+
+@pytest.mark.parametrize(("name", "shape"), cases.DATASETS.items())
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_all_readers_give_the_same_kind_of_thing(tmp_path: Path, name: str, shape: tuple[int, ...], split: str):
+    files.write(name, tmp_path)
+    dataset = open_dataset(name, root=None if name == "digits" else tmp_path, split=split)
+    assert isinstance(dataset, ImageDataset)
+    image, label = dataset[0]
+    assert image.shape == shape
+    assert image.dtype == torch.uint8
+    assert type(label) is int
+    assert dataset.labels.dtype == np.int64
+    assert [dataset[i][1] for i in range(len(dataset))] == dataset.labels.tolist()
+    assert all(isinstance(each, str) for each in dataset.class_names)
+    assert dataset.labels.max() < len(dataset.class_names)
+    again = pickle.loads(pickle.dumps(dataset))
+    assert torch.equal(again[1][0], dataset[1][0])
+
+
+def test_digits_are_scikit_learns():
+    raw = load_digits()
+    whole = open_dataset("digits", split="all")
+    np.testing.assert_allclose(whole.images[:, 0].numpy() / 255 * 16, raw.images, atol=0.04)
+    assert whole.labels.tolist() == raw.target.tolist()
+    assert (int(whole.images.min()), int(whole.images.max())) == (0, 255)
+
+
+def test_digits_split_is_fixed_stratified_and_without_overlap():
+    train, test = open_dataset("digits"), open_dataset("digits", split="test")
+    assert (len(train), len(test)) == (1297, 500)
+    share = np.bincount(test.labels) / np.bincount(open_dataset("digits", split="all").labels)
+    assert np.abs(share - 500 / 1797).max() < 0.006
+    rows = [set(map(bytes, each.images.numpy().reshape(len(each), -1))) for each in (train, test)]
+    assert not rows[0] & rows[1]
+    # The split is part of every published number: this digest may never change.
+    assert xxhash.xxh3_64_hexdigest(test.images.numpy().tobytes()) == "4c93e0d7bf446df4"
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=200), st.data())
+def test_every_prefix_of_the_order_holds_the_classes_in_their_shares(labels: list[int], data: st.DataObject):
+    array = np.array(labels)
+    order = stratified_order(array, "test")
+    assert sorted(order.tolist()) == list(range(len(labels)))
+    length = data.draw(st.integers(0, len(labels)))
+    classes, sizes = np.unique(array, return_counts=True)
+    held = np.array([(array[order[:length]] == each).sum() for each in classes])
+    shares = sizes / len(labels)
+    # Half a sample of rounding in each class, and one where the prefix ends between equal places.
+    assert (np.abs(held - length * shares) <= 1.5 + shares * len(classes) / 2).all()
+
+
+def test_order_within_a_class_is_random_but_fixed():
+    labels = np.zeros(50, dtype=np.int64)
+    order = stratified_order(labels, "a")
+    assert order.tolist() == stratified_order(labels, "a").tolist()
+    assert order.tolist() != sorted(order.tolist())
+    assert order.tolist() != stratified_order(labels, "b").tolist()
+
+
+def test_a_smaller_limit_is_a_part_of_a_larger_one():
+    small, large = (open_dataset("digits", limit=limit) for limit in (37, 200))
+    assert len(small) == 37
+    for index in range(37):
+        assert torch.equal(small[index][0], large[index][0])
+    assert small.labels.tolist() == large.labels.tolist()[:37]
+    assert np.bincount(large.labels, minlength=10).tolist() == [20] * 10
+    assert len(open_dataset("digits", limit=10**6)) == 1297
+
+
+def test_own_data_of_torchvisions_kind(tmp_path: Path):
+    dataset = open_dataset(f"{__name__}:Pairs", root=tmp_path, split="test", args={"count": 4})
+    assert (dataset.whole.root, dataset.whole.split) == (tmp_path, "test")
+    assert (dataset.name, dataset.class_names, dataset.labels.tolist()) == (
+        f"{__name__}:Pairs",
+        ("no", "yes"),
+        [0, 1, 0, 1],
+    )
+    image, label = dataset[3]
+    assert image.shape == (3, 2, 3)
+    assert image[:, 0, 0].tolist() == [3, 0, 255]
+    assert label == 1
+    assert [int(image[0, 0, 0]) for image, _ in dataset] == [0, 1, 2, 3]
+
+
+def test_own_data_without_names_is_read_once_for_its_labels():
+    dataset = open_dataset(f"{__name__}:plain_list", limit=2)
+    assert dataset.class_names == ("0", "1", "2")
+    assert sorted(dataset.labels.tolist()) == [0, 2]
+    assert dataset[0][0].dtype == torch.uint8
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "error", "message"),
+    [
+        ("digit", {}, UnknownNameError, r"Unknown data set 'digit'. Nearest: digits"),
+        ("digits", {"split": "tset"}, UnknownNameError, r"Unknown split 'tset' \(data set digits\). Nearest: test"),
+        ("digits", {"root": "."}, ConfigError, r"`root` to be absent, got '\.' \(data set digits\)"),
+        ("digits", {"download": True}, ConfigError, r"This data set is never fetched"),
+        ("digits", {"limit": 0}, ConfigError, r"`limit` to be a whole number of at least 1"),
+        ("digits", {"args": {"cache": True}}, ConfigError, r"that it takes \(none\), got \{'cache': True\}"),
+        (
+            "folder",
+            {"root": ".", "args": {"split": "x"}},
+            ConfigError,
+            r"without 'split', which has an option of its own",
+        ),
+        (f"{__name__}:plain_list", {"split": "test"}, ConfigError, r"Give the callable an argument `split`"),
+        (f"{__name__}:words", {}, DataError, r"`class` to be a whole number, got 'cat' \(.*:words, sample 0\)"),
+        (f"{__name__}:triples", {}, DataError, r"an \(image, class\) pair, got 'tuple'"),
+        (f"{__name__}:texts", {}, DataError, r"a tensor, an array or a PIL image, got 'str'"),
+        (f"{__name__}:negative", {}, DataError, r"`label` to be between 0 and 0, got -1 \(.*:negative, sample 1\)"),
+        (f"{__name__}:half_labels", {}, DataError, r"6 whole numbers, one a sample, got float64 \(6,\)"),
+        (f"{__name__}:nothing", {}, DataError, r"at least one sample long, got 0"),
+        (f"{__name__}:stream", {}, DataError, r"an object with a length and items by number"),
+        (f"{__name__}:__doc__", {}, ConfigError, r"a callable that returns a data set"),
+    ],
+)
+def test_refusals(name: str, options: dict, error: type[Exception], message: str):
+    with pytest.raises(error, match=message):
+        open_dataset(name, **options)
+
+
+def test_arrays_are_checked():
+    images = torch.zeros(2, 1, 2, 2, dtype=torch.uint8)
+    with pytest.raises(DataError, match=r"`label` to be between 0 and 1, got 2 \(mine, sample 1\)"):
+        ArrayDataset("mine", images, np.array([0, 2]), ("a", "b"))
+    with pytest.raises(DataError, match=r"`labels` to be 2, one an image, got 3"):
+        ArrayDataset("mine", images, np.array([0, 1, 1]), ("a", "b"))
+    with pytest.raises(DataError, match=r"uint8 \[n, channels, height, width\], got torch.float32 \(2, 1, 2, 2\)"):
+        ArrayDataset("mine", images.float(), np.array([0, 1]), ("a", "b"))
