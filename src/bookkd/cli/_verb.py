@@ -84,7 +84,8 @@ class Verb:
             values.pop("preset", None)
             options[name] = choice.build(chosen, **values)
         found = self.function(**options)
-        result, code = found if isinstance(found, tuple) else (found, 0)
+        result: Any = found[0] if isinstance(found, tuple) else found
+        code: int = found[1] if isinstance(found, tuple) else 0
         if as_json:
             print(json.dumps(result), flush=True)  # noqa: T201
         else:

@@ -19,8 +19,8 @@ def learn(
     method: Method,
     out: str = "runs/latest",
     teacher: NetworkOptions = NetworkOptions(),  # noqa: B008 - frozen
-    data: DataOptions | None = None,
-    views: ViewOptions | None = None,
+    data: DataOptions = DataOptions(name=""),  # noqa: B008 - frozen
+    views: ViewOptions = ViewOptions(transform=""),  # noqa: B008 - frozen
     training: Training = Training(),  # noqa: B008 - frozen
     label_fraction: float = 1.0,
     validate_on: str = "test",

@@ -46,7 +46,7 @@ class Teacher:
         self.network = self.network.eval().requires_grad_(False).to(self.device)
         if self.device.type == "cpu":
             # Worth 2-4x for small convolutional networks on a CPU; a no-op for layers without 4-d weights.
-            self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.network = self.network.to(memory_format=torch.channels_last)
 
     @property
     def digest(self) -> str:

@@ -103,12 +103,13 @@ def learn(
         ViewMismatchError: if a view is not the input that the teacher saw.
     """
     method, training = method or Supervised(), training or Training()
-    if door == "plain" and (training.devices > 1 or loggers):
-        raise ConfigError(
-            expected("door", "lightning for several devices or loggers", door, do="Pass door='lightning'.")
-        )
+    if door == "plain" and (training.devices > 1 or loggers or training.precision != "32-true"):
+        wish = "lightning for several devices, loggers or another precision than 32-true"
+        raise ConfigError(expected("door", wish, door, do="Pass door='lightning'."))
     check_needs(method.needs(task), knowledge, method.name)
     if isinstance(knowledge, StoredKnowledge):
+        pool = (knowledge.book.plan.views.get("mix") or {}).get("pool")
+        views = views.with_pool(int(pool)) if pool and views.mix is not None else views
         check_alignment(knowledge, dataset, views, rows=rows)
     folder = (
         None
@@ -121,9 +122,7 @@ def learn(
         _take_weights(learner, folder)
         return _learned(learner, folder.history(), done["teacher_forwards"], folder.path)
     share = training.probe_share if isinstance(knowledge, StoredKnowledge) else 0.0
-    replay = cached or Replay(dataset, views, rows=rows, probe_share=share)
-    if training.cache_views and cached is None:
-        replay = CachedViews(replay, max_bytes=training.cache_bytes, workers=training.workers)
+    replay = cached or _replay(Replay(dataset, views, rows=rows, probe_share=share), training)
     history: list[dict[str, Any]] = []
     log = history.append if folder is None else folder.log
     checked = validation if validation is None or isinstance(validation, Validation) else Validation(validation)
@@ -131,7 +130,9 @@ def learn(
     samples = len(dataset) if rows is None else np.asarray(rows)
 
     def groups_of(rank: int, world_size: int) -> Groups:
-        return make_groups(replay, training, samples=samples, n_views=views.n_views, rank=rank, world_size=world_size, labels=labels)
+        return make_groups(
+            replay, training, samples=samples, n_views=views.n_views, rank=rank, world_size=world_size, labels=labels
+        )
 
     def run_of(placed: Learner, groups: Groups) -> Run:
         if training.compile:
@@ -193,9 +194,15 @@ def _open_folder(
     return RunFolder(out, config, overwrite=overwrite)
 
 
+def _replay(replay: Replay, training: Training) -> Replay | CachedViews:
+    if not training.cache_views:
+        return replay
+    return CachedViews(replay, max_bytes=training.cache_bytes, workers=training.workers)
+
+
 def _channels_last(learner: Learner) -> None:
     if next(learner.parameters()).device.type == "cpu":
-        learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        learner.to(memory_format=torch.channels_last)
 
 
 def _take_weights(learner: Learner, folder: RunFolder) -> None:

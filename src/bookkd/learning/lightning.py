@@ -73,7 +73,8 @@ class BookModule(pl.LightningModule):
         self._count = 0
         self._started = 0.0
         self._said: list[tuple[Tensor, Tensor]] = []
-        self._record: dict[str, Any] = {}
+        self._metrics: dict[str, float] = {}
+        self._validation_started = self._validation_seconds = 0.0
 
     @property
     def active(self) -> Run:
@@ -119,18 +120,18 @@ class BookModule(pl.LightningModule):
         means = {f"train/{name}": float(value) / max(1, self._count) for name, value in self._sums.items()}
         self.log_dict(means)
         record: dict[str, Any] = {"epoch": run.epoch, "step": run.steps, "seconds": time.perf_counter() - self._started}
-        record |= {**means, "lr": run.optimizer.param_groups[0]["lr"], **self._record}
-        if self._record:
-            run.validated(self._record[f"val/{self.learner.task.primary_metric}"])
-            record["seconds"] -= self._record.pop("val/seconds", 0.0)
-        self._record = {}
+        record |= {**means, "lr": run.optimizer.param_groups[0]["lr"], **self._metrics}
+        record["seconds"] -= self._validation_seconds
+        if self._metrics:
+            run.validated(self._metrics[f"val/{self.learner.task.primary_metric}"])
+        self._metrics, self._validation_seconds = {}, 0.0
         self.trainer.should_stop = run.finished
         if self._log_record is not None and self.trainer.is_global_zero:
             self._log_record(record)
 
     def on_validation_epoch_start(self) -> None:
         """Start collecting what the student says."""
-        self._said, self._validating = [], time.perf_counter()
+        self._said, self._validation_started = [], time.perf_counter()
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Collect the student's fields."""
@@ -143,9 +144,9 @@ class BookModule(pl.LightningModule):
             return
         logits, labels = torch.cat([a for a, _ in self._said]), torch.cat([b for _, b in self._said])
         result = evaluate(logits, labels, class_names=self.learner.task.class_names, replicates=0)
-        self._record = {f"val/{name}": interval.value for name, interval in result.metrics.items()}
-        self.log_dict(self._record)
-        self._record["val/seconds"] = time.perf_counter() - self._validating
+        self._metrics = {f"val/{name}": interval.value for name, interval in result.metrics.items()}
+        self.log_dict(self._metrics)
+        self._validation_seconds = time.perf_counter() - self._validation_started
 
     def on_fit_start(self) -> None:
         """Tell the handlers."""
@@ -193,11 +194,13 @@ def make_trainer(
         )
     kept: list[Callback] = list(callbacks)
     if folder is not None:
-        every = {"every_n_train_steps": training.checkpoint_steps} if training.checkpoint_steps else {}
-        kept.append(ModelCheckpoint(folder, filename="last", enable_version_counter=False, **every))
+        kept.append(
+            ModelCheckpoint(folder, filename="last", enable_version_counter=False, save_on_train_epoch_end=True)
+        )
         if training.checkpoint_steps:
+            steps = training.checkpoint_steps
             kept.append(
-                ModelCheckpoint(folder, filename="last", enable_version_counter=False, save_on_train_epoch_end=True)
+                ModelCheckpoint(folder, filename="last", enable_version_counter=False, every_n_train_steps=steps)
             )
     if progress:
         kept.append(RichProgressBar())

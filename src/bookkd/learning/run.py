@@ -43,7 +43,7 @@ class Sampler(Protocol):
 
 
 def _plain_backward(loss: Tensor) -> None:
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
 
 
 class Run:

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from bookkd.book import Book, BookWriter, Codec, Dense, FieldPlan, Plan, Raw, TeacherInfo, Unit
 from bookkd.core.errors import ConfigError, DataError, TeacherOutputError, expected
 from bookkd.core.fields import INPUT, PROBE_HASH, PROBE_PROJECTIONS
+from bookkd.core.jsonio import read
 from bookkd.core.protocols import Knowledge
 from bookkd.knowledge import LiveKnowledge, Teacher
 from bookkd.losses import DenseTarget
@@ -120,9 +121,8 @@ def _first_view(replay: Replay) -> torch.Tensor:
 
 def _planned_batch_size(path: Path) -> int | None:
     """Return the batch size of a book begun before, whose units must all use it."""
-    if not (path / "plan.json").is_file():
-        return None
-    return Plan.load(path).batch_size
+    plan = path / "plan.json"
+    return Plan.from_json(read(plan, str(plan)), str(plan)).batch_size if plan.is_file() else None
 
 
 def _plan(
@@ -178,7 +178,7 @@ def _write_units(
         replay,
         batch_sampler=_UnitBatches(units, batch_size),
         collate_fn=collate,
-        num_workers=workers,  # type: ignore[arg-type]
+        num_workers=workers,
     )
     with torch.inference_mode():
         for batch in loader:

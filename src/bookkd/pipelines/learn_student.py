@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +82,9 @@ def learn_student(
     """
     training = training or Training()
     stored = None if book is None else StoredKnowledge(book)
-    data = data or _data_of_book(stored)
-    views = views or (views_of_book(stored.book) if stored is not None else ViewOptions())
+    data = data if data is not None and data.name else _data_of_book(stored, data or DataOptions())
+    if views is None or not views.transform:
+        views = ViewOptions("none", 1) if stored is None else views_of_book(stored.book)
     if views is None:
         given = stored.book.plan.views.get("transform") if stored is not None else None
         raise ConfigError(
@@ -132,14 +134,14 @@ def learn_student(
     }
 
 
-def _data_of_book(stored: StoredKnowledge | None) -> DataOptions:
+def _data_of_book(stored: StoredKnowledge | None, given: DataOptions) -> DataOptions:
     """Return the data set that a book names, if it is one of ours that needs no files; else the default."""
     if stored is None:
-        return DataOptions()
+        return replace(given, name="digits")
     name = stored.book.plan.data.get("name")
     if name != "digits" or name not in DATASETS:
         raise ConfigError(
             f"Expected `data`, since book {stored.book.path} was made from {name!r}, whose files a book does not name. "
             "Pass --data NAME --data.root FOLDER."
         )
-    return DataOptions("digits")
+    return replace(given, name="digits")
