@@ -1,0 +1,66 @@
+"""Writes the golden books, once: `python tests/book/golden/make_golden.py`. The input is literal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from bookkd.book import Book, BookWriter, Dense, FieldPlan, Int8, Plan, Raw, TeacherInfo, TopK
+
+HERE = Path(__file__).parent
+
+LOGITS = np.array(
+    [
+        [
+            [0.0, 1.5, -2.0, 4.25],
+            [7.0, -7.0, 0.125, 0.25],
+            [1.0, 2.0, 3.0, -1.0],
+            [-0.5, 0.5, 0.0, 2.5],
+            [9.0, 1.0, 2.0, 3.0],
+        ],
+        [
+            [0.5, 1.0, -2.5, 4.0],
+            [6.0, -6.5, 0.25, 0.5],
+            [1.5, 2.5, 2.0, -1.5],
+            [-1.0, 1.0, 0.0, 3.0],
+            [8.0, 0.0, 1.0, 4.0],
+        ],
+    ],
+    dtype=np.float32,
+)  # [views, samples, classes]
+HASHES = np.array([[1, 2, 3, 4, 2**64 - 1], [5, 6, 7, 8, 2**63]], dtype=np.uint64)
+KEYS = np.array([100, 7, 2**63, 3, 55], dtype=np.uint64)
+CODECS = {"v1-dense": Dense(), "v1-int8": Int8(), "v1-top-k": TopK(2, (1.0, 4.0))}
+
+
+def plan(name: str) -> Plan:
+    """Return the plan of one golden book: two views of five samples, two shards a view, blocks of two rows."""
+    return Plan(
+        n_samples=5,
+        n_views=2,
+        fields={"logits": FieldPlan((4,), CODECS[name]), "probe/hash": FieldPlan((), Raw("uint64"))},
+        teachers=(TeacherInfo("golden", "00112233", 10, 40, 0.5, "test"),),
+        data={"name": "literal", "n": 5},
+        views={"recipe": "literal", "seed": 7},
+        class_names=("a", "b", "c", "d"),
+        unit_rows=4,
+        block_rows=2,
+        batch_size=2,
+    )
+
+
+def write(name: str, path: Path) -> Book:
+    """Write one golden book."""
+    with BookWriter(path, plan(name), keys=KEYS) as writer:
+        for unit in writer.pending():
+            rows = (unit.view, slice(unit.start, unit.stop))
+            writer.write(unit, {"logits": LOGITS[rows], "probe/hash": HASHES[rows]})
+        return writer.finish({"seconds": 0.25})
+
+
+if __name__ == "__main__":
+    for name in CODECS:
+        if (HERE / name).exists():
+            raise SystemExit(f"{HERE / name} is there: golden books are never written again.")
+        write(name, HERE / name)

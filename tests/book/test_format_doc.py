@@ -1,0 +1,99 @@
+"""The format's page and schema against the code: the reader on the page is run, the schema is checked on real files."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pytest
+from scipy.special import softmax
+from tests.book.books import N, V, arrays, make, plan
+
+from bookkd.book import CODECS, Book
+from bookkd.book._layout import JSON_LIMIT, MAX_BLOCK_ROWS, MAX_FIELDS, MAX_SAMPLES, MAX_VIEWS
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "book-format.md").read_text(encoding="utf-8")
+SCHEMA = json.loads((ROOT / "docs" / "book.schema.json").read_text(encoding="utf-8"))
+GOLDEN = sorted((ROOT / "tests" / "book" / "golden").glob("v1-*"))
+KINDS = {
+    "plan.json": "plan",
+    "edition-*.json": "edition",
+    "view-*/view-*.json": "view",
+    "view-*/rows-*.json": "sidecar",
+}
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory):
+    path = tmp_path_factory.mktemp("doc") / "b"
+    make(path, plan(masked_classes=(5,)), keys=np.arange(N))
+    return path
+
+
+def check(root, pattern, kind):
+    schema = {"$ref": f"#/$defs/{kind}", "$defs": SCHEMA["$defs"]}
+    files = sorted(root.glob(pattern))
+    for file in files:
+        jsonschema.validate(json.loads(file.read_bytes()), schema)
+    return len(files)
+
+
+@pytest.mark.parametrize(("pattern", "kind"), KINDS.items())
+def test_schema_holds_for_fresh_and_golden_books(fresh, pattern, kind):
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    assert all(check(root, pattern, kind) >= 1 for root in [fresh, *GOLDEN])
+
+
+@pytest.mark.parametrize(("pattern", "kind"), KINDS.items())
+def test_schema_names_every_key_and_refuses_a_wrong_value(fresh, pattern, kind):
+    found = json.loads(next(iter(fresh.glob(pattern))).read_bytes())
+    assert set(found) == set(SCHEMA["$defs"][kind]["properties"]) == set(SCHEMA["$defs"][kind]["required"])
+    schema = {"$ref": f"#/$defs/{kind}", "$defs": SCHEMA["$defs"]}
+    for key in found:
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({**found, key: -1}, schema)
+
+
+def page_reader():
+    (source,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.S)
+    space = {}
+    exec(compile(source, "book-format.md", "exec"), space)
+    return space["read"]
+
+
+def test_the_reader_on_the_page_reads_what_book_reads(fresh):
+    read = page_reader()
+    book = Book(fresh)
+    rng = np.random.default_rng(4)
+    samples, views = rng.integers(0, N, 12), rng.integers(0, V, 12)
+    found = book.read(samples, views)
+    for field in ("logits", "probe/hash"):
+        np.testing.assert_array_equal(read(fresh, field, samples, views), found[field])
+    np.testing.assert_allclose(read(fresh, "features/layer1", samples, views), found["features/layer1"], rtol=1e-6)
+    p = read(fresh, "members/0/logits", samples, views)
+    np.testing.assert_allclose(p.sum(axis=1), 1)
+    said = [
+        arrays(view, sample, sample + 1)["members/0/logits"][0] for sample, view in zip(samples, views, strict=True)
+    ]
+    true = softmax(np.array(said, dtype=np.float64), axis=1)
+    top = true.argmax(axis=1)[:, None]
+    np.testing.assert_allclose(np.take_along_axis(p, top, 1), np.take_along_axis(true, top, 1), rtol=1e-3)
+
+
+def test_every_codec_has_its_section_and_no_section_is_left_over():
+    chapter = PAGE.split("\n## Codecs\n")[1].split("\n## ")[0]
+    assert set(re.findall(r"^### (\w+)$", chapter, flags=re.M)) == set(CODECS)
+    assert set(SCHEMA["$defs"]["codec"]["properties"]["name"]["enum"]) == set(CODECS)
+
+
+def test_limits_on_the_page_are_those_of_the_code():
+    assert "Limits: 2^40 samples, 2^16 views, 1024 fields" in PAGE
+    assert (MAX_SAMPLES, MAX_VIEWS, MAX_FIELDS, MAX_BLOCK_ROWS, JSON_LIMIT) == (2**40, 2**16, 1024, 4096, 16 * 2**20)
+    defined = SCHEMA["$defs"]["plan"]["properties"]
+    assert defined["n_samples"]["maximum"] == MAX_SAMPLES
+    assert defined["n_views"]["maximum"] == MAX_VIEWS
+    assert "at most 16 MiB long" in PAGE

@@ -1,0 +1,83 @@
+"""Golden books stay readable and the same input still gives the same content."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bookkd.book import Book, SparseArray, verify
+
+GOLDEN = Path(__file__).parent / "golden"
+CONTENT = {
+    "v1-dense": "05058f95caea8e8c6f30569674a2db0d",
+    "v1-int8": "e68c608e6a5332d8174409ae412894c8",
+    "v1-top-k": "8d25ca3bcb9bebcf529d1dafba491748",
+}
+
+
+@pytest.fixture(scope="module")
+def maker():
+    spec = importlib.util.spec_from_file_location("make_golden", GOLDEN / "make_golden.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", CONTENT)
+def test_golden_books_are_whole_and_say_what_they_said(name):
+    assert verify(GOLDEN / name) == []
+    book = Book(GOLDEN / name, verify="all")
+    assert book.content_digest == CONTENT[name]
+    assert (book.n_samples, book.n_views, book.edition, book.cost) == (5, 2, 1, {"seconds": 0.25})
+    assert book.plan.teachers[0].digest == "00112233"
+    np.testing.assert_array_equal(book.keys, np.array([100, 7, 2**63, 3, 55], dtype=np.uint64))
+    np.testing.assert_array_equal(book.rows_of(np.array([2**63, 55], dtype=np.uint64)), [2, 4])
+    hashes = book.read([4, 0, 4], [0, 1, 1], ["probe/hash"])["probe/hash"]
+    np.testing.assert_array_equal(hashes, np.array([2**64 - 1, 5, 2**63], dtype=np.uint64))
+
+
+def test_dense():
+    found = Book(GOLDEN / "v1-dense").read([4, 1, 2], [1, 0, 1])["logits"]
+    assert found.dtype == np.float16
+    np.testing.assert_array_equal(found, [[8.0, 0.0, 1.0, 4.0], [7.0, -7.0, 0.125, 0.25], [1.5, 2.5, 2.0, -1.5]])
+
+
+def test_int8():
+    book = Book(GOLDEN / "v1-int8")
+    parts = book.gather([4, 1], [1, 0], ["logits"])
+    np.testing.assert_array_equal(parts["logits/codes"], [[255, 1, 33, 128], [255, 1, 130, 132]])
+    np.testing.assert_array_equal(parts["logits/scale"], np.float16([0.031524658203125, 0.055145263671875]))
+    np.testing.assert_array_equal(parts["logits/minimum"], [0.0, -7.0])
+    found = book.read([4], [1])["logits"]
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, [[8.00726318, 0.0, 1.00878906, 4.00363159]], rtol=1e-7)
+
+
+def test_top_k():
+    found = Book(GOLDEN / "v1-top-k").read([4, 1], [1, 0])["logits"]
+    assert isinstance(found, SparseArray)
+    assert (found.temperatures, found.n_classes) == ((1.0, 4.0), 4)
+    np.testing.assert_array_equal(found.values, np.float16([[0.0, -4.0], [0.0, -6.75]]))
+    np.testing.assert_array_equal(found.indices, [[0, 3], [0, 3]])
+    log_tail = [[-6.706112384796143, -1.6910603046417236], [-6.876398086547852, -1.8956048488616943]]
+    np.testing.assert_allclose(found.log_tail_mass, log_tail, rtol=1e-6)
+    # By hand, logits 8, 0, 1, 4 at T = 1: the two left out have (1 + e) / (e^8 + 1 + e + e^4).
+    assert np.exp(found.log_tail_mass[0, 0]) == pytest.approx((1 + np.e) / (np.e**8 + 1 + np.e + np.e**4), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", CONTENT)
+def test_the_same_input_gives_the_same_content_today(maker, tmp_path, name):
+    book = maker.write(name, tmp_path / name)
+    assert book.content_digest == CONTENT[name]
+    golden = sorted(path.relative_to(GOLDEN / name) for path in (GOLDEN / name).glob("view-*/*.safetensors"))
+    for path in golden:
+        assert (tmp_path / name / path).read_bytes() == (GOLDEN / name / path).read_bytes()
+
+
+def test_a_golden_book_is_finished_for_a_writer_of_the_same_plan(maker, tmp_path):
+    shutil.copytree(GOLDEN / "v1-dense", tmp_path / "b")
+    assert maker.write("v1-dense", tmp_path / "b").content_digest == CONTENT["v1-dense"]
