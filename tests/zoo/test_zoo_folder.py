@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import pickle
 import zipfile
 from pathlib import Path
@@ -110,6 +111,8 @@ def test_sizes_may_vary_but_not_in_the_cache(tmp_path: Path):
         open_dataset("folder", root=tmp_path, args={"cache": True})
 
 
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="this system does not fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_forked_workers_open_the_zip_for_themselves(tmp_path: Path):
     noise = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3)).astype(np.uint8)
     (tmp_path / "data" / "one").mkdir(parents=True)
