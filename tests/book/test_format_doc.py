@@ -13,7 +13,7 @@ from scipy.special import softmax
 from tests.book.books import N, V, arrays, make, plan
 
 from bookkd.book import CODECS, Book
-from bookkd.book._layout import JSON_LIMIT, MAX_BLOCK_ROWS, MAX_FIELDS, MAX_SAMPLES, MAX_VIEWS
+from bookkd.book._layout import JSON_LIMIT, MAX_BLOCK_ROWS, MAX_FIELDS, MAX_HASHES, MAX_SAMPLES, MAX_SHARDS, MAX_VIEWS
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "book-format.md").read_text(encoding="utf-8")
@@ -93,6 +93,8 @@ def test_every_codec_has_its_section_and_no_section_is_left_over():
 def test_limits_on_the_page_are_those_of_the_code():
     assert "Limits: 2^40 samples, 2^16 views, 1024 fields" in PAGE
     assert (MAX_SAMPLES, MAX_VIEWS, MAX_FIELDS, MAX_BLOCK_ROWS, JSON_LIMIT) == (2**40, 2**16, 1024, 4096, 16 * 2**20)
+    assert "2^16 shards a view, 2^19 block hashes" in PAGE
+    assert (MAX_SHARDS, MAX_HASHES) == (2**16, 2**19)
     defined = SCHEMA["$defs"]["plan"]["properties"]
     assert defined["n_samples"]["maximum"] == MAX_SAMPLES
     assert defined["n_views"]["maximum"] == MAX_VIEWS

@@ -465,6 +465,7 @@ def move(name, **entries):
             with_header(lambda header: header.update(other=header.pop("logits/values"))),
             "a difference in logits/values, other",
         ),
+        (with_header(lambda header: header.update({"two\nlines": 5})), "tensor two lines to have dtype"),
         (with_header(lambda header: header.update({"logits/values": 5})), "to have dtype, shape and data_offsets"),
     ],
 )

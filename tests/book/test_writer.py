@@ -234,7 +234,39 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
         BookWriter(tmp_path / "notes.txt", plan())
 
 
-@pytest.mark.parametrize("cost", [{"x": float("nan")}, {"x": object()}])
+def nested(depth):
+    value = {}
+    for _ in range(depth):
+        value = {"x": value}
+    return value
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"n_samples": 2**17, "unit_rows": 1, "block_rows": 1},
+            "`unit_rows` to be such that a view has at most 65536 units",
+        ),
+        ({"n_samples": 2**18, "unit_rows": 2**18, "block_rows": 1}, "`block_rows` to be such that a unit has at most"),
+        ({"views": nested(40)}, "`plan.json` to be readable again, .*nest at most 32"),
+        ({"data": {"x": "y" * 2**24}}, "`plan.json` to be readable again, .*at most 16777216 bytes"),
+    ],
+)
+def test_a_plan_that_no_reader_would_accept_is_not_written(tmp_path, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        BookWriter(tmp_path / "b", plan(**changes))
+    assert list((tmp_path / "b").iterdir()) == []
+
+
+def test_numpy_integers_may_address_a_unit(tmp_path):
+    with BookWriter(tmp_path / "b", plan()) as writer:
+        writer.write(Unit(*np.array([0, 64, 128])), arrays(0, 64, 128))
+        writer.write_rows(np.int64(0), np.uint8(0), arrays(0, 0, 64))
+        assert writer.pending()[0] == (0, 128, 150)
+
+
+@pytest.mark.parametrize("cost", [{"x": float("nan")}, {"x": object()}, nested(40)])
 def test_cost_is_json(tmp_path, cost):
     make(tmp_path / "b", finish=False)
     with BookWriter(tmp_path / "b", plan()) as writer, pytest.raises(ConfigError, match="`cost`"):
@@ -454,8 +486,9 @@ def test_units_cover_each_view_and_end_at_whole_blocks(n_samples, widths, unit_r
     assert unit == n_samples or unit % block == 0
     if unit_rows is None and block_rows is None:
         assert block == 1 or max(widths) * 2 * block <= 4 * 2**20
-        assert unit == 1 or sum(widths) * 2 * unit <= 128 * 2**20
-        assert unit <= 65536
+        assert unit <= -(-n_samples // 2**15) or sum(widths) * 2 * unit <= 128 * 2**20
+        assert unit <= max(65536, -(-n_samples // 2**15))
+    assert unit_rows is not None or -(-n_samples // unit) <= 2**16
     first = next(resolved.units())
     assert first == (0, 0, min(unit, n_samples))
 

@@ -140,4 +140,5 @@ def _sizes(values: Any) -> bool:
 
 
 def _bad(where: str, what: str) -> BookFormatError:
-    return BookFormatError(f"Expected {where} to be a shard of this book: {what}. Run `bookkd verify`.")
+    line = " ".join(what.split())[:300]  # names of tensors come from the file
+    return BookFormatError(f"Expected {where} to be a shard of this book: {line}. Run `bookkd verify`.")

@@ -13,7 +13,9 @@ __all__ = [
     "LOCK_NAME",
     "MAX_BLOCK_ROWS",
     "MAX_FIELDS",
+    "MAX_HASHES",
     "MAX_SAMPLES",
+    "MAX_SHARDS",
     "MAX_VIEWS",
     "PLAN_NAME",
     "SHARD_STEM",
@@ -38,10 +40,15 @@ MAX_SAMPLES = 2**40
 MAX_VIEWS = 2**16
 MAX_FIELDS = 1024
 MAX_BLOCK_ROWS = 4096
+MAX_SHARDS = 2**16
+"""Shards of a view, so that a view file stays within `JSON_LIMIT`."""
+MAX_HASHES = 2**19
+"""Block hashes of a shard, so that its sidecar does."""
 JSON_LIMIT = 16 * 2**20
 
 _BLOCK_BYTES = 4 * 2**20
 _UNIT_ROWS = 65536
+_CHOSEN_SHARDS = 2**15
 _UNIT_BYTES = 128 * 2**20
 _UNIT_INPUT_BYTES = 256 * 2**20
 
@@ -78,10 +85,10 @@ def block_rows_for(part_bytes: Sequence[int], unit_rows: int) -> int:
 def unit_rows_for(record_bytes: int, input_bytes: int, n_samples: int) -> int:
     """Return the rows of a unit: at most 65536, 128 MiB encoded, 256 MiB before encoding, and the data set.
 
-    65536 bounds what a killed run has to repeat; the bytes bound what a writer holds in memory.
+    More only where a view would have more than 32768 shards otherwise. 65536 bounds what a killed run has to repeat; the bytes bound what a writer holds in memory.
 
     >>> unit_rows_for(20, 40, 50_000), unit_rows_for(2000, 4000, 1_281_167)
     (50000, 65536)
     """
     rows = min(_UNIT_ROWS, _UNIT_BYTES // max(1, record_bytes), _UNIT_INPUT_BYTES // max(1, input_bytes))
-    return max(1, min(rows, n_samples))
+    return max(1, min(max(rows, -(-n_samples // _CHOSEN_SHARDS)), n_samples))

@@ -229,6 +229,24 @@ class Plan:
                 block = unit & -unit
         return replace(self, unit_rows=unit, block_rows=block)
 
+    def check_limits(self) -> None:
+        """Refuse a resolved plan whose manifests would be longer than a reader accepts.
+
+        Raises:
+            ConfigError: naming the entry to change.
+        """
+        unit, block = self.unit_rows or self.n_samples, self.block_rows or 1
+        shards, hashes = -(-self.n_samples // unit), -(-unit // block) * len(self.stored)
+        if shards > _layout.MAX_SHARDS:
+            raise ConfigError(
+                expected("unit_rows", f"such that a view has at most {_layout.MAX_SHARDS} units", f"{shards} units")
+            )
+        if hashes > _layout.MAX_HASHES:
+            raise ConfigError(
+                expected("block_rows", f"such that a unit has at most {_layout.MAX_HASHES} hashes", f"{hashes} hashes")
+            )
+        _readable(jsonio.pretty(self.to_json()), _layout.PLAN_NAME)
+
     def units(self) -> Iterator[Unit]:
         """Yield the units of a resolved plan in (view, start) order."""
         rows = self.unit_rows or self.n_samples
@@ -311,6 +329,15 @@ class Plan:
 def is_logits(name: str) -> bool:
     """Say whether a field holds logits of a teacher or of a member: masked classes and fidelity concern these."""
     return name == LOGITS or name.endswith("/" + LOGITS)
+
+
+def _readable(data: bytes, where: str) -> None:
+    try:
+        jsonio.parse(data, where, limit=_layout.JSON_LIMIT)
+    except BookFormatError as error:
+        raise ConfigError(
+            expected(where, "readable again", f"{error}", do="Make `data`, `views` or names shorter.")
+        ) from error
 
 
 def _field_from_json(found: Any, where: str) -> FieldPlan:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -119,7 +120,7 @@ class BookWriter:
                 view and teacher. Nothing of the unit is committed.
             StorageError: full or failing disk; the book stays resumable.
         """
-        unit = Unit(*unit)
+        unit = Unit(*map(operator.index, unit))
         self._check_open(unit)
         if unit in self._done:
             raise ConfigError(expected("unit", "a pending one", f"{unit}, which is committed", where=str(self.path)))
@@ -143,6 +144,7 @@ class BookWriter:
             ConfigError: if the rows do not follow those before.
             TeacherOutputError: as for `write`; the rows of the unit that were given so far are dropped.
         """
+        view, start = operator.index(view), operator.index(start)
         rows = self._row_count(start, arrays)
         step = self.plan.unit_rows or self.plan.n_samples
         stop = start + rows
@@ -222,6 +224,7 @@ class BookWriter:
                 )
             )
         self.plan = plan.resolved()
+        self.plan.check_limits()
         if packed is not None:
             _files.write_atomic(self.path / _layout.KEYS_NAME, [packed])
         _files.write_atomic(self.path / _layout.PLAN_NAME, [jsonio.pretty(self.plan.to_json())])
@@ -358,7 +361,7 @@ def _packed_keys(keys: npt.NDArray[np.uint64], n_samples: int) -> bytes:
 
 def _json_cost(cost: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        jsonio.canonical(dict(cost))
+        jsonio.parse(jsonio.canonical({"": dict(cost)}), "cost", limit=_layout.JSON_LIMIT // 2)
     except (TypeError, ValueError) as error:
         raise ConfigError(expected("cost", "a mapping of finite JSON values", f"{error} in it")) from error
     return dict(cost)
