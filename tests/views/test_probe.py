@@ -73,6 +73,14 @@ def test_projections_are_signed_sums_over_the_square_root_of_the_size():
     assert np.abs(probe(torch.from_numpy(pixels))[1].numpy() - expected).max() < 1e-12
 
 
+def test_sums_of_floats_are_exact():
+    size = 3000
+    signs = np.rint(probe(torch.eye(size, dtype=torch.uint8))[1].numpy() * 255 * size**0.5).astype(np.int64)
+    values = torch.rand(4, size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    whole = np.rint(values.numpy() * 2**24).astype(np.int64) @ signs
+    assert np.array_equal(probe(values)[1].numpy(), whole / (2**24 * size**0.5))
+
+
 def test_signs_are_balanced_and_independent():
     size = 4096
     signs = probe(torch.eye(size, dtype=torch.uint8))[1].numpy() * 255 * size**0.5
@@ -125,7 +133,7 @@ def test_strides_do_not_matter():
 # --- the comparison ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [32, 224])
+@pytest.mark.parametrize("size", [32, 224, 700])
 def test_one_flipped_bit_of_one_pixel_is_caught(size):
     views = torch.randint(256, (2, 3, size, size), dtype=torch.uint8)
     check(views, views)
@@ -205,6 +213,15 @@ def test_only_rows_with_a_probe_are_compared():
     with pytest.raises(ViewMismatchError, match="in 1 of 2 records, first sample 102, view 3"):
         check_probes(batch, hashes, projections, recipe_versions=versions())
     check_probes({"input": views}, hashes, projections, recipe_versions=versions())
+
+
+@pytest.mark.parametrize("column", [0, 1])
+def test_both_projections_count(column):
+    views = torch.rand(1, 3, 4, 4)
+    hashes, projections = stored_of(views)
+    projections[0, column] += 0.5
+    with pytest.raises(ViewMismatchError, match=r"off by 0\."):
+        check_probes(batch_of(views), hashes + np.uint64(1), projections, recipe_versions=versions())
 
 
 def test_nan_passes_where_equal_and_is_caught_elsewhere():

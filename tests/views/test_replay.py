@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import multiprocessing
+import os
 import random
 import threading
 
@@ -147,6 +149,38 @@ def test_isolated_nests_and_seeds_draw_differently():
         seed_all(2**40 + 3)
         words = torch.randint(2**32, (4,)).tolist(), np.random.randint(2**32, size=4, dtype=np.uint64).tolist()
         assert words[0] != words[1]
+
+
+def _enter_isolated() -> None:
+    with isolated():
+        seed_all(1)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_worker_forked_while_another_thread_replays_does_not_hang():
+    inside, leave = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with isolated():
+            inside.set()
+            leave.wait(60)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    try:
+        assert inside.wait(60)
+        worker = multiprocessing.get_context("fork").Process(target=_enter_isolated)
+        worker.start()
+        worker.join(20)
+        hung = worker.is_alive()
+        worker.kill()
+        worker.join()
+    finally:
+        leave.set()
+        thread.join()
+    assert not hung
+    assert worker.exitcode == 0
 
 
 def test_seed_sample_and_view_each_change_the_view():
