@@ -19,7 +19,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.book.books import C, N, V, arrays, make, plan
 
-from bookkd.book import Book, BookWriter, Dense, FieldPlan, Int8, Plan, Raw, TeacherInfo, TopK, Unit, _files, verify
+from bookkd.book import (
+    Book,
+    BookWriter,
+    Dense,
+    FieldPlan,
+    Int8,
+    Plan,
+    Raw,
+    TeacherInfo,
+    TopK,
+    Unit,
+    _files,
+    _lock,
+    verify,
+)
 from bookkd.core.errors import (
     BookFormatError,
     BookKDError,
@@ -356,7 +370,7 @@ def test_killed_at_several_moments_then_resumed(tmp_path):
     rng = np.random.default_rng(3)
     killed = 0
     for _ in range(4):
-        process = child(tmp_path / "b", 0.002)
+        process = child(tmp_path / "b", 0.01)
         process.stdout.readline()
         time.sleep(rng.uniform(0, 0.03))
         process.send_signal(signal.SIGKILL)
@@ -566,3 +580,56 @@ def test_fidelity_is_measured_at_promised_temperatures_only(tmp_path):
     with BookWriter(tmp_path / "b", the_plan) as writer:
         writer.write_rows(0, 0, {"logits": np.eye(8, 4), "probe/hash": np.arange(8)})
         assert list(writer.finish().fidelity["logits"]["temperatures"]) == ["2"]
+
+
+@pytest.mark.parametrize(
+    ("pid", "started", "refused"),
+    [(os.getppid(), None, True), (os.getppid(), 1, False), (2**22 + 1, None, False), ("x", None, False)],
+    ids=["alive", "pid reused", "dead", "no pid"],
+)
+def test_where_the_system_has_no_record_locks_the_text_is_the_guard(tmp_path, monkeypatch, pid, started, refused):
+    make(tmp_path / "b", units=1, finish=False)
+    monkeypatch.setattr(_lock, "fcntl", None)
+    (tmp_path / "b" / ".lock").write_text(json.dumps({"pid": pid, "host": socket.gethostname(), "started": started}))
+    if refused:
+        with pytest.raises(BookLockedError, match=f"got process {pid} on host"):
+            BookWriter(tmp_path / "b", plan())
+    else:
+        BookWriter(tmp_path / "b", plan()).close()
+
+
+def test_a_file_system_without_links(tmp_path, monkeypatch):
+    def refuse(source, target):
+        raise PermissionError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(_files.os, "link", refuse)
+    assert verify(make(tmp_path / "b").path) == []
+    assert not list((tmp_path / "b").rglob("*.tmp"))
+
+
+def test_an_edition_that_another_writer_made_meanwhile_is_never_replaced(tmp_path):
+    with BookWriter(tmp_path / "b", plan()) as writer:
+        for unit in writer.pending():
+            writer.write(unit, arrays(*unit))
+        (tmp_path / "b" / "edition-000001.json").write_text("theirs")
+        with pytest.raises(BookLockedError, match=r"`edition` to be absent, got edition-000001.json of another writer"):
+            writer.finish()
+    assert (tmp_path / "b" / "edition-000001.json").read_text() == "theirs"
+
+
+@pytest.mark.parametrize("fidelity", [{}, {"logits": {"n": 64, "agree": 1, "temperatures": []}}, {"logits": 5}])
+def test_units_that_were_measured_otherwise_do_not_merge(tmp_path, fidelity):
+    make(tmp_path / "b", units=9, finish=False)
+    path = next((tmp_path / "b" / "view-0001").glob("rows-*.json"))
+    path.write_bytes(json.dumps({**json.loads(path.read_bytes()), "fidelity": fidelity}).encode())
+    with BookWriter(tmp_path / "b", plan()) as writer, pytest.raises(BookFormatError, match="fidelity of all sidecars"):
+        writer.finish()
+
+
+def test_a_segmentation_record_is_measured_per_position(tmp_path):
+    rows = np.random.default_rng(0).normal(size=(3, 4, 8, 8))
+    with BookWriter(tmp_path / "b", Plan(3, 1, {"logits": FieldPlan((4, 8, 8), Int8())})) as writer:
+        writer.write_rows(0, 0, {"logits": rows})
+        found = writer.finish().fidelity["logits"]
+    assert found["n"] == 3 * 64
+    assert 0 < found["temperatures"]["4"]["mean"] < 1e-3
