@@ -11,7 +11,13 @@ from bookkd.knowledge.stored import StoredKnowledge
 from bookkd.views import Pick, Replay, Views, collate, differences
 from bookkd.zoo import fingerprint
 
-__all__ = ["check_alignment"]
+__all__ = ["check_alignment", "with_pool_of"]
+
+
+def with_pool_of(knowledge: StoredKnowledge, views: Views) -> Views:
+    """Return mixed views with the partners that the book froze; other views as they are."""
+    pool = (knowledge.book.plan.views.get("mix") or {}).get("pool")
+    return views if pool is None or views.mix is None else views.with_pool(int(pool))
 
 
 def check_alignment(
@@ -30,7 +36,7 @@ def check_alignment(
         BookMismatchError: naming what differs.
         ViewMismatchError: if a replayed view is not the input that the teacher saw.
     """
-    book = knowledge.book
+    book, views = knowledge.book, with_pool_of(knowledge, views)
     found: list[str] = []
     if rows is None:
         mine = fingerprint(dataset)
@@ -42,8 +48,7 @@ def check_alignment(
     if views.n_views > book.n_views:
         found.append(f"{views.n_views} views are asked for, the book has {book.n_views}")
     if not found:
-        pool = book.plan.views.get("mix", {}) or {}
-        recipe = views.recipe(int(pool.get("pool", book.n_samples)))
+        recipe = views.recipe(book.n_samples)
         found += differences(book.plan.views, recipe, ignore=("n_views",))
     if found:
         raise BookMismatchError(

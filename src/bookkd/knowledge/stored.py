@@ -77,7 +77,9 @@ class StoredKnowledge:
         if taken is None or not self._probed or not bool(taken.any()):
             return
         rows = taken.cpu().numpy().nonzero()[0]
-        probed = {key: batch[key].cpu()[rows] for key in (SAMPLE, VIEW, PROBE_TAKEN, PROBE_HASH, PROBE_PROJECTIONS)}
+        keys = [key for key in (SAMPLE, VIEW, PROBE_TAKEN, PROBE_HASH, PROBE_PROJECTIONS, INPUT) if key in batch]
+        # The view goes along, since its dtype sets how exact the comparison is.
+        probed = {key: batch[key][rows].cpu() for key in keys}
         stored = self.book.read(probed[SAMPLE].numpy(), probed[VIEW].numpy(), _PROBES)
         versions = self.book.plan.views.get("versions", {})
         check_probes(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from bookkd.core.errors import ConfigError, expected
 from bookkd.core.protocols import Knowledge
-from bookkd.knowledge import LiveKnowledge, StoredKnowledge, check_alignment, check_needs
+from bookkd.knowledge import LiveKnowledge, StoredKnowledge, check_alignment, check_needs, with_pool_of
 from bookkd.learning.data import Groups, make_groups
 from bookkd.learning.folder import RunFolder, is_main_process, plain
 from bookkd.learning.learner import Learner
@@ -108,8 +108,7 @@ def learn(
         raise ConfigError(expected("door", wish, door, do="Pass door='lightning'."))
     check_needs(method.needs(task), knowledge, method.name)
     if isinstance(knowledge, StoredKnowledge):
-        pool = (knowledge.book.plan.views.get("mix") or {}).get("pool")
-        views = views.with_pool(int(pool)) if pool and views.mix is not None else views
+        views = with_pool_of(knowledge, views)
         check_alignment(knowledge, dataset, views, rows=rows)
     folder = (
         None
