@@ -30,10 +30,10 @@ from bookkd.book import (
     TeacherInfo,
     TopK,
     Unit,
-    _files,
     _lock,
     verify,
 )
+from bookkd.core import files
 from bookkd.core.errors import (
     BookFormatError,
     BookKDError,
@@ -318,7 +318,7 @@ def test_a_failing_disk_leaves_no_temporary_file_and_can_be_resumed(tmp_path, mo
     with BookWriter(tmp_path / "b", plan()) as writer:
         writer.write(Unit(0, 0, 64), arrays(0, 0, 64))
         with monkeypatch.context() as patch:
-            patch.setattr(_files.os, "fsync", fail)
+            patch.setattr(files.os, "fsync", fail)
             with pytest.raises(StorageError, match=f"{os.strerror(number)}. What was committed before is whole"):
                 writer.write(Unit(0, 64, 128), arrays(0, 64, 128))
         assert not list((tmp_path / "b").rglob("*.tmp"))
@@ -389,7 +389,7 @@ def test_stopped_at_any_file_then_resumed(tmp_path_factory, steps):
     """Every file that a writer makes is a moment at which it may die."""
     tmp_path = tmp_path_factory.mktemp("stop")
     left = [steps]
-    original = _files._write_temporary
+    original = files._write_temporary
 
     def stop(path, pieces):
         if left[0] == 0:
@@ -399,7 +399,7 @@ def test_stopped_at_any_file_then_resumed(tmp_path_factory, steps):
         return original(path, pieces)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_files, "_write_temporary", stop)
+        patch.setattr(files, "_write_temporary", stop)
         try:
             make(tmp_path / "b", keys=np.arange(N))
         except KeyboardInterrupt:
@@ -602,7 +602,7 @@ def test_a_file_system_without_links(tmp_path, monkeypatch):
     def refuse(source, target):
         raise PermissionError(errno.EPERM, "no links here")
 
-    monkeypatch.setattr(_files.os, "link", refuse)
+    monkeypatch.setattr(files.os, "link", refuse)
     assert verify(make(tmp_path / "b").path) == []
     assert not list((tmp_path / "b").rglob("*.tmp"))
 

@@ -56,11 +56,10 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     save_weights(network(), path)
     before = path.read_bytes()
 
-    def fail(tensors: dict, target: Path, metadata: dict) -> None:
-        Path(target).write_bytes(b"half")
+    def fail(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("bookkd.zoo.weights.save_file", fail)
+    monkeypatch.setattr("bookkd.core.files.os.fsync", fail)
     with pytest.raises(StorageError, match="No space left on device"):
         save_weights(network(), path)
     assert path.read_bytes() == before
@@ -68,8 +67,9 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_write_errors(tmp_path: Path):
+    (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StorageError, match="to be writable"):
-        save_weights(network(), tmp_path / "absent" / "net.safetensors")
+        save_weights(network(), tmp_path / "file" / "net.safetensors")
     with pytest.raises(ConfigError, match=r"`metadata` to be text for every key, got \{'epochs': 3}"):
         save_weights(network(), tmp_path / "net.safetensors", {"epochs": 3})
 

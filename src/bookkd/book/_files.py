@@ -1,11 +1,9 @@
-"""Files of a book: read without trust, written so that a name always stands for whole bytes."""
+"""Files of a book: read without trust; written by `core.files`, so that a name always stands for whole bytes."""
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +11,12 @@ import xxhash
 
 from bookkd.book._layout import JSON_LIMIT
 from bookkd.core import jsonio
-from bookkd.core.errors import BookCorruptError, BookFormatError, BookKDError, BookMissingError, StorageError
+from bookkd.core.errors import BookCorruptError, BookFormatError, BookMissingError, StorageError
+from bookkd.core.files import TEMPORARY, create, make_folder, storage_errors, write_atomic
 
 __all__ = [
-    "TEMPORARY", "create", "digest_of", "entries", "make_folder", "open_inside", "read_inside", "read_json", "remove_leftovers", "storage_errors", "write_atomic",
+    "create", "digest_of", "entries", "make_folder", "open_inside", "read_inside", "read_json", "remove_leftovers", "storage_errors", "write_atomic",
 ]  # fmt: skip
-
-TEMPORARY = ".tmp"
-"""Suffix of a file that is being written; such a file belongs to nobody after its writer died."""
 
 
 def digest_of(data: bytes) -> str:
@@ -115,95 +111,9 @@ def entries(folder: Path) -> list[str]:
         ) from error
 
 
-@contextmanager
-def storage_errors(path: Path) -> Iterator[None]:
-    """Turn an OSError while writing `path` into a StorageError that says what remains."""
-    try:
-        yield
-    except BookKDError:
-        raise
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise StorageError(
-            f"Expected {path} to be writable, got: {reason}. What was committed before is whole: "
-            f"make room or repair the disk, then run again to resume."
-        ) from error
-
-
-def make_folder(path: Path) -> None:
-    """Create a folder and its parents, and make the entry durable."""
-    with storage_errors(path):
-        if not path.is_dir():
-            path.mkdir(parents=True, exist_ok=True)
-            _sync_folder(path.parent)
-
-
-def write_atomic(path: Path, pieces: Sequence[bytes | memoryview]) -> None:
-    """Write a file so that `path` is either what it was or the whole new content, also after a power cut.
-
-    Raises:
-        StorageError: full, read-only or failing disk; the temporary file is removed.
-    """
-    with storage_errors(path):
-        temporary = _write_temporary(path, pieces)
-        try:
-            temporary.replace(path)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
-        _sync_folder(path.parent)
-
-
-def create(path: Path, data: bytes) -> bool:
-    """Write a file atomically if there is none at `path`; return whether it was created.
-
-    A hard link fails where the name is taken, in one step. Where the file system has no links, the lock of the book is
-    what keeps a second writer away.
-    """
-    with storage_errors(path):
-        if path.exists():
-            return False
-        temporary = _write_temporary(path, [data])
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            return False
-        except OSError:
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        _sync_folder(path.parent)
-        return True
-
-
 def remove_leftovers(root: Path) -> None:
     """Remove temporary files of a killed writer, in `root` and its view folders."""
     with storage_errors(root):
         for folder in [root, *(folder for folder in root.glob("view-*/") if not folder.is_symlink())]:
             for leftover in folder.glob(f".*{TEMPORARY}"):
                 leftover.unlink(missing_ok=True)
-
-
-def _write_temporary(path: Path, pieces: Sequence[bytes | memoryview]) -> Path:
-    temporary = path.with_name(f".{path.name}{TEMPORARY}")
-    try:
-        with temporary.open("wb") as file:
-            for piece in pieces:
-                file.write(piece)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
-    return temporary
-
-
-def _sync_folder(path: Path) -> None:
-    if os.name != "posix":
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

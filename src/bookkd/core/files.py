@@ -2,83 +2,106 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import os
-import re
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from bookkd.core.errors import StorageError
+from bookkd.core.errors import BookKDError, StorageError
 
-__all__ = ["is_temporary", "sync_folder", "write_atomic"]
+__all__ = ["TEMPORARY", "create", "make_folder", "storage_errors", "write_atomic"]
 
-_TEMPORARY = re.compile(r"\.tmp-\d+-.+")
-
-_ADVICE = {
-    errno.ENOSPC: "The disk is full. Free some space and run the same command again; what was committed before is whole.",
-    errno.EDQUOT: "The disk quota is used up. Free some space and run the same command again; what was committed before is whole.",
-    errno.EROFS: "The file system is read-only. Choose another folder.",
-    errno.EACCES: "The folder may not be written. Change its permissions or choose another folder.",
-    errno.EPERM: "The folder may not be written. Change its permissions or choose another folder.",
-}
+TEMPORARY = ".tmp"
+"""Suffix of a file that is being written; such a file belongs to nobody after its writer died."""
 
 
-def is_temporary(name: str) -> bool:
-    """Say whether a file name is one that `write_atomic` leaves behind when the process is killed.
-
-    >>> is_temporary(".tmp-1234-plan.json"), is_temporary("plan.json")
-    (True, False)
-    """
-    return bool(_TEMPORARY.fullmatch(name))
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in `folder` durable; a no-op where folders cannot be opened (Windows)."""
-    with contextlib.suppress(PermissionError, IsADirectoryError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError while writing `path` into a StorageError that says what remains."""
+    try:
+        yield
+    except BookKDError:
+        raise
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise StorageError(
+            f"Expected {path} to be writable, got: {reason}. What was committed before is whole: "
+            f"make room or repair the disk, then run again to resume."
+        ) from error
 
 
-def write_atomic(path: Path, data: bytes | Iterable[bytes], *, replace: bool = True) -> None:
-    """Write to a temporary name in the same folder, fsync, rename, fsync the folder.
+def make_folder(path: Path) -> None:
+    """Create a folder and its parents, and make the entry durable."""
+    with storage_errors(path):
+        if not path.is_dir():
+            path.mkdir(parents=True, exist_ok=True)
+            _sync_folder(path.parent)
+
+
+def write_atomic(path: Path, data: bytes | Sequence[bytes | memoryview]) -> None:
+    """Write a file so that `path` is either what it was or the whole new content, also after a power cut.
 
     Args:
         path: Final name; its folder is created.
         data: The bytes, or pieces of them.
-        replace: False refuses a file that is already there (create-if-absent).
 
     Raises:
-        StorageError: full disk, read-only folder and the like; nothing half-written stays.
-        FileExistsError: with `replace=False`, if `path` exists.
+        StorageError: full, read-only or failing disk; the temporary file is removed.
     """
-    temporary = path.parent / f".tmp-{os.getpid()}-{path.name}"
+    make_folder(path.parent)
+    with storage_errors(path):
+        temporary = _write_temporary(path, [data] if isinstance(data, bytes) else data)
+        try:
+            temporary.replace(path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+
+
+def create(path: Path, data: bytes) -> bool:
+    """Write a file atomically if there is none at `path`; return whether it was created.
+
+    A hard link fails where the name is taken, in one step. Where the file system has no links, the lock of the book is
+    what keeps a second writer away.
+    """
+    with storage_errors(path):
+        if path.exists():
+            return False
+        temporary = _write_temporary(path, [data])
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        except OSError:
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        _sync_folder(path.parent)
+        return True
+
+
+def _write_temporary(path: Path, pieces: Sequence[bytes | memoryview]) -> Path:
+    # With the process in the name, two that write one path at once never write into one file.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
-            for piece in (data,) if isinstance(data, bytes | bytearray | memoryview) else data:
+            for piece in pieces:
                 file.write(piece)
             file.flush()
             os.fsync(file.fileno())
-        if replace:
-            temporary.replace(path)
-        else:
-            # A hard link fails if the name is taken, which a rename would not.
-            os.link(temporary, path)
-            temporary.unlink()
-        sync_folder(path.parent)
-    except FileExistsError:
-        temporary.unlink(missing_ok=True)
-        raise
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        advice = _ADVICE.get(error.errno or 0, "Run the same command again when the cause is mended.")
-        raise StorageError(error.errno, f"Expected to write {path}, got: {error.strerror}. {advice}") from error
     except BaseException:
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+    return temporary
+
+
+def _sync_folder(path: Path) -> None:
+    if os.name != "posix":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from blake3 import blake3
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from bookkd.core.errors import ConfigError, StorageError, WeightsError, expected
+from bookkd.core.errors import ConfigError, WeightsError, expected
+from bookkd.core.files import write_atomic
 
 __all__ = ["load_weights", "save_weights", "weights_digest"]
 
@@ -77,16 +77,7 @@ def save_weights(module: nn.Module, path: str | Path, metadata: Mapping[str, str
         name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, value in _tensors(module).items()
     }
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        save_file(state, partial, metadata=notes)
-        partial.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise StorageError(
-            f"Expected {path} to be writable, got: {error}. Check the folder and the free space."
-        ) from error
-    finally:
-        partial.unlink(missing_ok=True)
+    write_atomic(path, save(state, metadata=notes))
 
 
 def weights_digest(module: nn.Module) -> str:
