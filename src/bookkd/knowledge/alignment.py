@@ -15,9 +15,9 @@ __all__ = ["check_alignment", "with_pool_of"]
 
 
 def with_pool_of(knowledge: StoredKnowledge, views: Views) -> Views:
-    """Return mixed views with the partners that the book froze; other views as they are."""
+    """Return mixed views with the partners that the book froze; views that name a pool or mix nothing, as they are."""
     pool = (knowledge.book.plan.views.get("mix") or {}).get("pool")
-    return views if pool is None or views.mix is None else views.with_pool(int(pool))
+    return views.with_pool(int(pool)) if pool and views.mix is not None and views.mix.pool is None else views
 
 
 def check_alignment(

@@ -67,6 +67,8 @@ class Teacher:
 
     def __call__(self, views: Tensor) -> object:
         """Pass a batch of views through preprocessing and network, without deciding on gradients."""
+        # Again at every call: with BatchNorm in training mode a record would depend on its batch.
+        self.network.eval()
         device = torch.device(self.device)
         inputs = self.preprocess(views.to(device, non_blocking=True))
         if inputs.ndim == 4 and device.type == "cpu":

@@ -6,7 +6,6 @@ the old one in a single rename, and only then are older tensors deleted: a crash
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,11 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 import xxhash
+from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from bookkd.core.errors import BookFormatError, CheckpointError
+from bookkd.core.errors import BookFormatError, CheckpointError, expected
 from bookkd.core.files import write_atomic
 from bookkd.core.jsonio import pretty, read
 
@@ -36,7 +36,14 @@ def _encode(value: Any, tensors: dict[str, Tensor], where: str) -> Any:
     if isinstance(value, np.generic):
         return _encode(value.item(), tensors, where)
     if isinstance(value, np.ndarray):
-        return {"$numpy": _encode(torch.from_numpy(np.ascontiguousarray(value)), tensors, where)}
+        if value.dtype.kind not in "biufc":
+            raise CheckpointError(
+                expected(
+                    where, "an array of numbers", str(value.dtype), where="checkpoint", do="Keep numbers in the state."
+                )
+            )
+        # A copy in native byte order and C order: torch takes no other, nor read-only memory.
+        return {"$numpy": _encode(torch.from_numpy(value.astype(value.dtype.newbyteorder("="))), tensors, where)}
     if isinstance(value, Tensor):
         name = str(len(tensors))
         # A clone of its own for each: safetensors refuses tensors that share memory (tied weights do).
@@ -131,7 +138,9 @@ def load_checkpoint(path: str | Path, map_location: Any = None) -> dict[str, Any
         if map_location is not None:
             tensors = {name: tensor.to(map_location) for name, tensor in tensors.items()}
         found: dict[str, Any] = _decode(document["state"], tensors)
-    except (BookFormatError, KeyError, TypeError, AttributeError, OSError, json.JSONDecodeError) as error:
+    except CheckpointError:
+        raise
+    except (BookFormatError, SafetensorError, KeyError, TypeError, AttributeError, ValueError, OSError) as error:
         raise CheckpointError(
             f"Expected {path} to be a whole checkpoint, got {type(error).__name__}: {error}. {advice}"
         ) from error

@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from bookkd.core.check import between
+from bookkd.core.errors import ConfigError, expected
 from bookkd.core.fields import IGNORE_LABEL, LABEL, PARTNER, PARTNER_LABEL, SAMPLE
 from bookkd.core.rng import generator
 from bookkd.learning.training import Training
@@ -28,7 +29,7 @@ class Groups:
         loader: Gives batches.
         sampler: Its order of samples.
         accumulate: Batches of a group.
-        labels: int64 [rows] that replace the loader's labels; None keeps them.
+        labels: int64 [rows of the book] that replace the loader's labels; None keeps them.
     """
 
     def __init__(
@@ -93,10 +94,16 @@ def make_groups(
         n_views: Views of a sample.
         rank: This process.
         world_size: Processes.
-        labels: int64 [rows] that replace the data set's.
+        labels: int64 [rows of the book] that replace the data set's.
+
+    Raises:
+        ConfigError: if there are fewer labels than rows.
     """
     part = None if isinstance(samples, int) else samples
     n_samples = samples if isinstance(samples, int) else int(samples.max()) + 1
+    if labels is not None and (labels.ndim != 1 or labels.dtype.kind not in "iu" or len(labels) < n_samples):
+        got = f"{labels.dtype} of shape {labels.shape}"
+        raise ConfigError(expected("labels", f"whole numbers, one a row of the book (at least {n_samples})", got))
     sampler = ViewSampler(
         n_samples, n_views, training.batch_size, seed=training.seed, rank=rank, world_size=world_size, samples=part
     )
@@ -107,6 +114,8 @@ def make_groups(
         collate_fn=collate,
         num_workers=workers,
         persistent_workers=workers > 0,
+        # A generator of its own, since a DataLoader otherwise draws from the global one.
+        generator=torch.Generator(),
         pin_memory=training.accelerator != "cpu" and torch.cuda.is_available(),
     )
     return Groups(loader, sampler, training.accumulate, labels)

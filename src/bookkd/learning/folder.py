@@ -17,7 +17,7 @@ from bookkd.core.errors import ConfigError
 from bookkd.core.files import write_atomic
 from bookkd.core.jsonio import parse, pretty, read
 
-__all__ = ["RunFolder", "plain"]
+__all__ = ["RunFolder", "is_main_process", "plain"]
 
 
 def plain(value: Any) -> Any:
@@ -66,7 +66,7 @@ class RunFolder:
             if differing:
                 raise ConfigError(
                     f"Expected {self.path} to hold a run of the same configuration, got other {', '.join(differing[:6])}. "
-                    "Choose another --out, or pass --overwrite true to start again."
+                    "Choose another --out, or pass --overwrite to start again."
                 )
         elif is_main_process():
             write_atomic(known, pretty(config))

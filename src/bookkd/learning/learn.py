@@ -11,9 +11,11 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
+import xxhash
 from torch import Tensor, nn
 
 from bookkd.core.errors import ConfigError, expected
+from bookkd.core.names import choose
 from bookkd.core.protocols import Knowledge
 from bookkd.knowledge import LiveKnowledge, StoredKnowledge, check_alignment, check_needs, with_pool_of
 from bookkd.learning.data import Groups, make_groups
@@ -25,9 +27,9 @@ from bookkd.learning.step import Step
 from bookkd.learning.training import Training, find_device
 from bookkd.learning.validation import Validation
 from bookkd.methods import Method, Supervised
-from bookkd.tasks import Task, plain_loader
+from bookkd.tasks import Task
 from bookkd.views import CachedViews, Replay, Views
-from bookkd.zoo import fingerprint, save_weights
+from bookkd.zoo import fingerprint, load_weights, save_weights
 
 __all__ = ["Learned", "learn"]
 
@@ -88,7 +90,7 @@ def learn(
         preprocess: The student's own preprocessing of a view.
         training: Epochs, optimizer, devices and so on.
         validation: Data set measured after each epoch, or a `Validation`.
-        labels: int64 [rows] that replace the data set's; `IGNORE_LABEL` where the student may not see one.
+        labels: int64 [rows of the book] that replace the data set's; `IGNORE_LABEL` where the student may not see one.
         rows: Book row of each sample, where the data set is a part or another order of the book's.
         out: Folder for configuration, metrics, checkpoints and weights.
         door: "plain" is our loop, "lightning" adds devices, precision and loggers.
@@ -98,99 +100,158 @@ def learn(
         cached: Views drawn before, shared by several students.
 
     Raises:
-        ConfigError: if options contradict each other or the knowledge lacks what the method needs.
+        ConfigError: if options contradict each other or the knowledge lacks what the method needs; `out` holds another run.
+        DataError: if training has diverged.
+        DeviceError: if the accelerator is not there.
         BookMismatchError: if the book is about other data or views.
         ViewMismatchError: if a view is not the input that the teacher saw.
     """
     method, training = method or Supervised(), training or Training()
-    if door == "plain" and (training.devices > 1 or loggers or training.precision != "32-true"):
-        wish = "lightning for several devices, loggers or another precision than 32-true"
-        raise ConfigError(expected("door", wish, door, do="Pass door='lightning'."))
+    checked = validation if validation is None or isinstance(validation, Validation) else Validation(validation)
+    _check_options(training, checked, door, loggers)
     check_needs(method.needs(task), knowledge, method.name)
     if isinstance(knowledge, StoredKnowledge):
         views = with_pool_of(knowledge, views)
         check_alignment(knowledge, dataset, views, rows=rows)
-    folder = (
-        None
-        if out is None
-        else _open_folder(Path(out), student, dataset, views, knowledge, method, training, labels, overwrite)
-    )
-    done = None if folder is None else folder.result
     learner = Learner(student, task, preprocess=preprocess)
-    if folder is not None and done is not None:
-        _take_weights(learner, folder)
-        return _learned(learner, folder.history(), done["teacher_forwards"], folder.path)
+    folder = None
+    if out is not None:
+        config = _config(learner, dataset, views, knowledge, method, training, checked, labels, rows, door)
+        folder = RunFolder(out, config, overwrite=overwrite)
+        if folder.result is not None:
+            load_weights(student, folder.path / "student.safetensors")
+            return _learned(learner, folder.history(), folder.result["teacher_forwards"], folder.path)
     share = training.probe_share if isinstance(knowledge, StoredKnowledge) else 0.0
-    replay = cached or _replay(Replay(dataset, views, rows=rows, probe_share=share), training)
+    job = _Job(
+        learner=learner,
+        method=method,
+        step=Step(method.objective(task), task, knowledge),
+        training=training,
+        replay=cached or _replay(Replay(dataset, views, rows=rows, probe_share=share), training),
+        samples=len(dataset) if rows is None else np.asarray(rows),
+        n_views=views.n_views,
+        labels=labels,
+        validation=checked,
+        checkpoints=None if folder is None else folder.checkpoints,
+    )
     history: list[dict[str, Any]] = []
     log = history.append if folder is None else folder.log
-    checked = validation if validation is None or isinstance(validation, Validation) else Validation(validation)
-    step = Step(method.objective(task), task, knowledge)
-    samples = len(dataset) if rows is None else np.asarray(rows)
-
-    def groups_of(rank: int, world_size: int) -> Groups:
-        return make_groups(
-            replay, training, samples=samples, n_views=views.n_views, rank=rank, world_size=world_size, labels=labels
-        )
-
-    def run_of(placed: Learner, groups: Groups) -> Run:
-        if training.compile:
-            placed.student.compile()
-        return Run(placed, step, training, groups.sampler, steps_per_epoch=len(groups), handlers=method.handlers())
-
-    checkpoints = None if folder is None else folder.checkpoints
-    if door == "plain":
-        learner.to(find_device(training.accelerator))
-        _channels_last(learner)
-        groups = groups_of(0, 1)
-        fit(run_of(learner, groups), groups, validation=checked, folder=checkpoints, log=log)
-    else:
-        from bookkd.learning.lightning import fit_lightning, make_trainer
-
-        trainer = make_trainer(training, folder=checkpoints, loggers=loggers, progress=progress)
-        _channels_last(learner)
-        loader = (
-            None
-            if checked is None
-            else plain_loader(checked.dataset, transform=checked.transform, batch_size=checked.batch_size)
-        )
-        last = None if checkpoints is None else checkpoints / "last.ckpt"
-        fit_lightning(learner, run_of, groups_of, trainer, validation_loader=loader, resume_from=last, log=log)
+    # Dropout is seeded at every step: the caller's generators are put back afterwards.
+    with torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
+        run = job.plain(log) if door == "plain" else job.lightning(log, loggers, progress)
     learner.cpu()
-    forwards = 0 if knowledge is None else knowledge.teacher_forwards
     if folder is not None and is_main_process():
         history = folder.history()
-        save_weights(learner.student, folder.path / "student.safetensors", {"method": method.name})
-        folder.finish({"teacher_forwards": forwards, "epochs": len(history), **_last_metrics(history)})
-    return _learned(learner, history, forwards, None if folder is None else folder.path)
+        save_weights(student, folder.path / "student.safetensors", {"method": method.name})
+        folder.finish({"teacher_forwards": run.teacher_forwards, "epochs": len(history), **_last_metrics(history)})
+    return _learned(learner, history, run.teacher_forwards, None if folder is None else folder.path)
 
 
-def _open_folder(
-    out: Path,
-    student: nn.Module,
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Job:
+    """All that the doors need; each builds its run where its ranks and devices are known."""
+
+    learner: Learner
+    method: Method
+    step: Step
+    training: Training
+    replay: Replay | CachedViews
+    samples: int | npt.NDArray[np.int64]
+    n_views: int
+    labels: npt.NDArray[np.int64] | None
+    validation: Validation | None
+    checkpoints: Path | None
+
+    def plain(self, log: Callable[[dict[str, Any]], None]) -> Run:
+        self.learner.to(find_device(self.training.accelerator))
+        _channels_last(self.learner)
+        groups = self._groups(0, 1)
+        run = self._run(self.learner, groups)
+        fit(run, groups, validation=self.validation, folder=self.checkpoints, log=log)
+        return run
+
+    def lightning(self, log: Callable[[dict[str, Any]], None], loggers: Sequence[Any], progress: bool) -> Run:
+        from bookkd.learning.lightning import fit_lightning, make_trainer
+
+        trainer = make_trainer(self.training, folder=self.checkpoints, loggers=loggers, progress=progress)
+        _channels_last(self.learner)
+        return fit_lightning(
+            self.learner,
+            self._run,
+            self._groups,
+            trainer,
+            validation=self.validation,
+            folder=self.checkpoints,
+            log=log,
+        )
+
+    def _groups(self, rank: int, world_size: int) -> Groups:
+        return make_groups(
+            self.replay,
+            self.training,
+            samples=self.samples,
+            n_views=self.n_views,
+            rank=rank,
+            world_size=world_size,
+            labels=self.labels,
+        )
+
+    def _run(self, placed: Learner, groups: Groups) -> Run:
+        if self.training.compile:
+            placed.student.compile()
+        handlers = self.method.handlers()
+        return Run(placed, self.step, self.training, groups.sampler, steps_per_epoch=len(groups), handlers=handlers)
+
+
+def _check_options(training: Training, validation: Validation | None, door: str, loggers: Sequence[Any]) -> None:
+    choose(door, ("plain", "lightning"), "door")
+    if door == "plain" and (training.devices > 1 or loggers or training.precision != "32-true"):
+        wish = "lightning for several devices, loggers or another precision than 32-true"
+        raise ConfigError(expected("door", wish, door, do="Pass door='lightning'."))
+    if validation is None and (training.patience is not None or training.schedule == "plateau"):
+        wish = "given for early stopping and the plateau schedule"
+        raise ConfigError(expected("validation", wish, None, where="training", do="Pass a data set to validate on."))
+
+
+def _config(
+    learner: Learner,
     dataset: Any,
     views: Views,
     knowledge: Knowledge | None,
     method: Method,
     training: Training,
+    validation: Validation | None,
     labels: npt.NDArray[np.int64] | None,
-    overwrite: bool,
-) -> RunFolder:
+    rows: Sequence[int] | None,
+    door: str,
+) -> dict[str, Any]:
+    """Return everything that the result depends on, as JSON values; the path of a book does not count, its content does."""
     known: dict[str, Any] | None = None
     if isinstance(knowledge, StoredKnowledge):
-        known = {"book": str(knowledge.book.path), "content_digest": knowledge.book.content_digest}
+        known = {"book": knowledge.book.content_digest}
     elif isinstance(knowledge, LiveKnowledge):
         known = {"teacher": knowledge.teacher.name, "digest": knowledge.teacher.digest}
-    config = {
+    parameters = sum(parameter.numel() for parameter in learner.student.parameters())
+    return {
+        "door": door,
         "method": {"name": method.name, **plain(method)},
         "training": plain(training),
         "knowledge": known,
         "data": fingerprint(dataset),
+        "rows": _digest(rows),
+        "labels": _digest(labels),
         "views": views.recipe(len(dataset)),
-        "student": {"class": plain(type(student)), "parameters": sum(p.numel() for p in student.parameters())},
-        "labels_seen": None if labels is None else int((labels >= 0).sum()),
+        "validation": None if validation is None else fingerprint(validation.dataset),
+        "student": {
+            "class": plain(type(learner.student)),
+            "parameters": parameters,
+            "preprocess": plain(learner.preprocess),
+        },
     }
-    return RunFolder(out, config, overwrite=overwrite)
+
+
+def _digest(values: Any) -> str | None:
+    return None if values is None else xxhash.xxh3_128_hexdigest(np.asarray(values).astype("<i8").tobytes())
 
 
 def _replay(replay: Replay, training: Training) -> Replay | CachedViews:
@@ -202,12 +263,6 @@ def _replay(replay: Replay, training: Training) -> Replay | CachedViews:
 def _channels_last(learner: Learner) -> None:
     if next(learner.parameters()).device.type == "cpu":
         learner.to(memory_format=torch.channels_last)
-
-
-def _take_weights(learner: Learner, folder: RunFolder) -> None:
-    from bookkd.zoo import load_weights
-
-    load_weights(learner.student, folder.path / "student.safetensors")
 
 
 def _last_metrics(history: list[dict[str, Any]]) -> dict[str, float]:

@@ -14,22 +14,21 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from pytorch_lightning.callbacks import Callback, Checkpoint, RichProgressBar
 from pytorch_lightning.plugins import CheckpointIO
-from torch import Tensor
 from torch.optim import Optimizer
 
 from bookkd.core.errors import ConfigError, expected
-from bookkd.core.fields import LABEL, LOGITS
-from bookkd.evaluation import evaluate
 from bookkd.learning.checkpoint import load_checkpoint, remove_checkpoint, save_checkpoint
 from bookkd.learning.data import Groups
 from bookkd.learning.learner import Learner
+from bookkd.learning.loop import close_epoch
 from bookkd.learning.run import Run
 from bookkd.learning.step import to_device
 from bookkd.learning.training import Training, find_device
+from bookkd.learning.validation import Validation
 
-__all__ = ["BookModule", "SafeCheckpointIO", "make_trainer"]
+__all__ = ["BookModule", "SafeCheckpointIO", "fit_lightning", "make_trainer"]
 
 
 class SafeCheckpointIO(CheckpointIO):
@@ -56,25 +55,30 @@ class BookModule(pl.LightningModule):
     Args:
         learner: Student and connectors.
         make_run: Builds the run once the learner is on its device and the process group is up.
+        validation: Measured after each epoch by every rank on the whole set, so that the metric is exact.
+        folder: Where `last.ckpt` and `best.ckpt` are kept; None keeps none.
         log: Called on rank 0 with one flat dict after each epoch.
     """
 
     def __init__(
-        self, learner: Learner, make_run: Callable[[Learner], Run], log: Callable[[dict[str, Any]], None] | None = None
+        self,
+        learner: Learner,
+        make_run: Callable[[Learner], Run],
+        *,
+        validation: Validation | None = None,
+        folder: Path | None = None,
+        log: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.learner = learner
         self.run: Run | None = None
         self._make_run = make_run
+        self._validation = validation
+        self._folder = folder
         self._log_record = log
         self._restored: Mapping[str, Any] | None = None
-        self._sums: dict[str, Tensor] = {}
-        self._count = 0
         self._started = 0.0
-        self._said: list[tuple[Tensor, Tensor]] = []
-        self._metrics: dict[str, float] = {}
-        self._validation_started = self._validation_seconds = 0.0
 
     @property
     def active(self) -> Run:
@@ -93,66 +97,45 @@ class BookModule(pl.LightningModule):
         return self.run.optimizer
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Move groups and batches, leaving addresses and probes on the CPU."""
-        if isinstance(batch, list):
-            return [to_device(one, device) for one in batch]
-        return to_device(batch, device)
+        """Move a group, leaving addresses and probes on the CPU."""
+        return [to_device(one, device) for one in batch]
+
+    def on_train_start(self) -> None:
+        """Tell the handlers; a run that had stopped early does not start again."""
+        self.active.fire("run_start")
+        self.trainer.should_stop = self.active.finished
+        # Lightning calls no hook for the start of an epoch that it goes on with.
+        self._started = time.perf_counter()
 
     def on_train_epoch_start(self) -> None:
-        """Reset the sums of the epoch."""
-        self._sums, self._count, self._started = {}, 0, time.perf_counter()
-        self.active.fire("epoch_start")
+        """Begin an epoch."""
+        self.active.begin_epoch()
+        self._started = time.perf_counter()
 
     def training_step(self, group: list[dict[str, Any]], batch_idx: int) -> None:
         """Run one optimizer step of ours."""
         optimizer = self.optimizers()
         if isinstance(optimizer, list):
             raise ConfigError(expected("optimizers", "one", len(optimizer), where="Lightning door"))
-        logs = self.active.optimizer_step(group, backward=self.manual_backward, apply=optimizer.step)
-        for name, value in logs.items():
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
-        self._count += 1
+        self.active.optimizer_step(group, backward=self.manual_backward, apply=optimizer.step)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Keep a checkpoint inside an epoch."""
+        if self.active.checkpoint_due:
+            self._save()
 
     def on_train_epoch_end(self) -> None:
-        """Close the epoch: means of the terms, next order of samples, early stopping."""
-        run = self.active
-        run.end_epoch()
-        means = {f"train/{name}": float(value) / max(1, self._count) for name, value in self._sums.items()}
-        self.log_dict(means)
-        record: dict[str, Any] = {"epoch": run.epoch, "step": run.steps, "seconds": time.perf_counter() - self._started}
-        record |= {**means, "lr": run.optimizer.param_groups[0]["lr"], **self._metrics}
-        record["seconds"] -= self._validation_seconds
-        if self._metrics:
-            run.validated(self._metrics[f"val/{self.learner.task.primary_metric}"])
-        self._metrics, self._validation_seconds = {}, 0.0
+        """Close the epoch: means of the terms, validation, next order of samples, checkpoint, early stopping."""
+        run, first = self.active, self.trainer.is_global_zero
+        seconds = time.perf_counter() - self._started
+        record = close_epoch(run, seconds=seconds, validation=self._validation, folder=self._folder if first else None)
+        self.log_dict({key: value for key, value in record.items() if "/" in key or key == "lr"})
         self.trainer.should_stop = run.finished
-        if self._log_record is not None and self.trainer.is_global_zero:
+        if self._log_record is not None and first:
             self._log_record(record)
+        self._save()
 
-    def on_validation_epoch_start(self) -> None:
-        """Start collecting what the student says."""
-        self._said, self._validation_started = [], time.perf_counter()
-
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Collect the student's fields."""
-        said = self.learner(batch)[LOGITS]
-        self._said.append((said.float().cpu(), batch[LABEL].cpu()))
-
-    def on_validation_epoch_end(self) -> None:
-        """Evaluate the whole set; every rank sees all of it, so that the metric is exact."""
-        if self.trainer.sanity_checking or not self._said:
-            return
-        logits, labels = torch.cat([a for a, _ in self._said]), torch.cat([b for _, b in self._said])
-        result = evaluate(logits, labels, class_names=self.learner.task.class_names, replicates=0)
-        self._metrics = {f"val/{name}": interval.value for name, interval in result.metrics.items()}
-        self.log_dict(self._metrics)
-        self._validation_seconds = time.perf_counter() - self._validation_started
-
-    def on_fit_start(self) -> None:
-        """Tell the handlers."""
-        self.active.fire("run_start")
-
-    def on_fit_end(self) -> None:
+    def on_train_end(self) -> None:
         """Tell the handlers."""
         self.active.fire("run_end")
 
@@ -164,21 +147,25 @@ class BookModule(pl.LightningModule):
         """Keep the progress until the run is built."""
         self._restored = checkpoint["bookkd"]
 
+    def _save(self) -> None:
+        if self._folder is not None:
+            self.trainer.save_checkpoint(self._folder / "last.ckpt")
+
 
 def make_trainer(
     training: Training,
     *,
-    folder: Path | None,
+    folder: Path | None = None,
     loggers: Sequence[Any] = (),
     callbacks: Sequence[Callback] = (),
     progress: bool = False,
     **overrides: Any,
 ) -> pl.Trainer:
-    """Return a Lightning Trainer with our checkpoints and without Lightning's own sharding of samples.
+    """Return a Lightning Trainer that leaves sharding of samples, validation and checkpoints to `BookModule`.
 
     Args:
         training: Devices, precision, epochs.
-        folder: Where checkpoints go; None keeps none.
+        folder: Root of what callbacks write; None is the working directory.
         loggers: Any Lightning loggers.
         callbacks: Further callbacks.
         progress: Show a progress bar.
@@ -186,36 +173,31 @@ def make_trainer(
 
     Raises:
         DeviceError: if the accelerator is not there.
+        ConfigError: if precision and clipping contradict each other.
     """
     device = find_device(training.accelerator)
     if training.precision == "16-mixed" and training.clip_norm is not None:
         raise ConfigError(
-            "Expected `clip_norm` to be unset with precision 16-mixed, whose gradients are scaled. Use bf16-mixed."
-        )
-    kept: list[Callback] = list(callbacks)
-    if folder is not None:
-        kept.append(
-            ModelCheckpoint(folder, filename="last", enable_version_counter=False, save_on_train_epoch_end=True)
-        )
-        if training.checkpoint_steps:
-            steps = training.checkpoint_steps
-            kept.append(
-                ModelCheckpoint(folder, filename="last", enable_version_counter=False, every_n_train_steps=steps)
+            expected(
+                "clip_norm",
+                "None with precision 16-mixed, whose gradients are scaled",
+                training.clip_norm,
+                where="training",
+                do="Pass --training.precision bf16-mixed.",
             )
-    if progress:
-        kept.append(RichProgressBar())
+        )
     settings: dict[str, Any] = {
         "accelerator": {"cuda": "gpu"}.get(device.type, device.type),
         "devices": training.devices,
         "precision": training.precision,
         "max_epochs": training.epochs,
         "logger": list(loggers) or False,
-        "callbacks": kept,
+        "callbacks": [*callbacks, *([RichProgressBar()] if progress else [])],
         "plugins": [SafeCheckpointIO()],
         "use_distributed_sampler": False,
         "enable_progress_bar": progress,
         "enable_model_summary": False,
-        "enable_checkpointing": folder is not None,
+        "enable_checkpointing": any(isinstance(callback, Checkpoint) for callback in callbacks),
         "num_sanity_val_steps": 0,
         "default_root_dir": str(folder or os.curdir),
         "log_every_n_steps": 1,
@@ -229,10 +211,10 @@ def fit_lightning(
     make_groups: Callable[[int, int], Groups],
     trainer: pl.Trainer,
     *,
-    validation_loader: Any | None = None,
-    resume_from: Path | None = None,
+    validation: Validation | None = None,
+    folder: Path | None = None,
     log: Callable[[dict[str, Any]], None] | None = None,
-) -> BookModule:
+) -> Run:
     """Train with Lightning.
 
     Args:
@@ -240,12 +222,17 @@ def fit_lightning(
         make_run: Builds the run from learner and batches.
         make_groups: Builds the batches of a rank: called with rank and world size.
         trainer: From `make_trainer`.
-        validation_loader: Batches of the validation set.
-        resume_from: Checkpoint to go on from.
+        validation: Measured after each epoch.
+        folder: Where `last.ckpt` and `best.ckpt` are kept; None keeps none. A `last.ckpt` found there is gone on from.
         log: Called with one flat dict after each epoch.
+
+    Returns:
+        The run, done.
     """
     groups = make_groups(trainer.global_rank, trainer.world_size)
-    module = BookModule(learner, lambda placed: make_run(placed, groups), log)
-    checkpoint = None if resume_from is None or not resume_from.exists() else str(resume_from)
-    trainer.fit(module, train_dataloaders=groups, val_dataloaders=validation_loader, ckpt_path=checkpoint)
-    return module
+    module = BookModule(learner, lambda placed: make_run(placed, groups), validation=validation, folder=folder, log=log)
+    last = None if folder is None else folder / "last.ckpt"
+    checkpoint = None if last is None or not last.exists() else str(last)
+    learner.train()  # Lightning leaves modules in the mode in which it finds them.
+    trainer.fit(module, train_dataloaders=groups, ckpt_path=checkpoint)
+    return module.active

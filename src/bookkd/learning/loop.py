@@ -7,15 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from bookkd.learning.checkpoint import load_checkpoint, save_checkpoint
 from bookkd.learning.data import Groups
 from bookkd.learning.run import Run
 from bookkd.learning.step import to_device
 from bookkd.learning.validation import Validation
 
-__all__ = ["fit"]
+__all__ = ["close_epoch", "fit"]
 
 
 def fit(
@@ -41,29 +39,44 @@ def fit(
     device = next(run.learner.parameters()).device
     run.fire("run_start")
     while not run.finished:
-        run.learner.train()
-        run.fire("epoch_start")
-        started, sums, count = time.perf_counter(), dict[str, Tensor](), 0
+        run.begin_epoch()
+        started = time.perf_counter()
         for group in groups:
-            logs = run.optimizer_step([to_device(batch, device) for batch in group])
-            for name, value in logs.items():
-                sums[name] = sums[name] + value if name in sums else value
-            count += 1
-            every = run.training.checkpoint_steps
-            if last is not None and every and run.steps % every == 0 and run.steps % run.steps_per_epoch:
+            run.optimizer_step([to_device(batch, device) for batch in group])
+            if last is not None and run.checkpoint_due:
                 save_checkpoint(last, run.state_dict())
-        seconds = time.perf_counter() - started
-        record: dict[str, Any] = {"epoch": run.epoch, "step": run.steps, "seconds": seconds}
-        record |= {f"train/{name}": float(value) / max(1, count) for name, value in sums.items()}
-        record["lr"] = run.optimizer.param_groups[0]["lr"]
-        run.end_epoch()
-        if validation is not None:
-            metrics = validation(run.learner)
-            record |= {f"val/{name}": value for name, value in metrics.items()}
-            if run.validated(metrics[run.learner.task.primary_metric]) and folder is not None:
-                save_checkpoint(folder / "best.ckpt", {"learner": run.learner.state_dict(), "epoch": run.epoch})
-        if last is not None:
-            save_checkpoint(last, run.state_dict())
+        record = close_epoch(run, seconds=time.perf_counter() - started, validation=validation, folder=folder)
+        # The record first: a run killed between the two does the epoch again, and its record gives way.
         if log is not None:
             log(record)
+        if last is not None:
+            save_checkpoint(last, run.state_dict())
     run.fire("run_end")
+
+
+def close_epoch(
+    run: Run, *, seconds: float, validation: Validation | None = None, folder: Path | None = None
+) -> dict[str, Any]:
+    """Close an epoch, validate, and keep the best learner; every door calls it.
+
+    Args:
+        run: Has done the last step of the epoch.
+        seconds: What the steps took.
+        validation: What to measure; None measures nothing.
+        folder: Where `best.ckpt` is kept; None keeps none.
+
+    Returns:
+        The flat record of the epoch: epoch, step, seconds, lr, `train/...` and `val/...`.
+
+    Raises:
+        DataError: if training has diverged.
+    """
+    record: dict[str, Any] = {"epoch": run.epoch, "step": run.steps, "seconds": seconds}
+    record["lr"] = run.optimizer.param_groups[0]["lr"]
+    record |= {f"train/{name}": value for name, value in run.end_epoch().items()}
+    if validation is not None:
+        metrics = validation(run.learner)
+        record |= {f"val/{name}": value for name, value in metrics.items()}
+        if run.validated(metrics[run.learner.task.primary_metric]) and folder is not None:
+            save_checkpoint(folder / "best.ckpt", {"learner": run.learner.state_dict(), "epoch": run.epoch})
+    return record

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -10,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
-from bookkd.core.errors import CheckpointError, DataError
+from bookkd.core.errors import CheckpointError, DataError, expected
 from bookkd.core.protocols import EVENTS
 from bookkd.core.rng import draw64
 from bookkd.core.schedules import Clock
@@ -79,7 +80,11 @@ class Run:
         self.steps = 0
         self.best: float | None = None
         self.stale = 0
+        self._sums: dict[str, Tensor] = {}
+        self._count = 0
         self._group = dist.is_available() and dist.is_initialized()
+        self._forwards_before = 0
+        self._forwards_at_start = self._forwards_here
 
     @property
     def clock(self) -> Clock:
@@ -90,6 +95,25 @@ class Run:
     def epoch(self) -> int:
         """Whole epochs done."""
         return self.steps // self.steps_per_epoch
+
+    @property
+    def checkpoint_due(self) -> bool:
+        """Whether `checkpoint_steps` asks for a checkpoint here, inside an epoch; the end of one is always saved."""
+        every = self.training.checkpoint_steps
+        return bool(every and self.steps % every == 0 and self.steps % self.steps_per_epoch)
+
+    @property
+    def teacher_forwards(self) -> int:
+        """Samples that this run passed through a teacher, on all ranks, before and after an interruption."""
+        return self._forwards_before + self._ranks * (self._forwards_here - self._forwards_at_start)
+
+    @property
+    def _forwards_here(self) -> int:
+        return 0 if self.step.knowledge is None else self.step.knowledge.teacher_forwards
+
+    @property
+    def _ranks(self) -> int:
+        return dist.get_world_size() if self._group else 1
 
     @property
     def finished(self) -> bool:
@@ -103,7 +127,7 @@ class Run:
         *,
         backward: Callable[[Tensor], Any] = _plain_backward,
         apply: Callable[[], Any] | None = None,
-    ) -> dict[str, Tensor]:
+    ) -> None:
         """Learn from a group of micro-batches: one optimizer step.
 
         The result does not depend on how the group is split into batches or over ranks, since every term is divided
@@ -113,38 +137,61 @@ class Run:
             group: Batches on the learner's device.
             backward: How a door runs the backward pass (scaling, distributed hooks).
             apply: How a door steps the optimizer; None steps it directly.
-
-        Returns:
-            Term name -> mean over this rank's samples, and `loss`; without gradient.
         """
-        self._seed_dropout(group[0])
-        clock, ranks = self.clock, dist.get_world_size() if self._group else 1
+        self._seed_dropout()
+        clock, ranks = self.clock, self._ranks
         totals = self.step.totals(group)
-        logs: dict[str, Tensor] = {}
         for batch in group:
             losses = self.step.loss(self.learner, batch, clock, totals)
             # Distributed backward averages gradients over ranks, the totals already run over all of them.
             backward(losses.loss * ranks if ranks > 1 else losses.loss)
             for name, value in {**losses.terms, "loss": losses.loss.detach()}.items():
-                logs[name] = logs[name] + value if name in logs else value
+                self._sums[name] = self._sums[name] + value if name in self._sums else value
         if self.training.clip_norm is not None:
             clip_grad_norm_(self.learner.parameters(), self.training.clip_norm)
         (apply or self.optimizer.step)()
         self.optimizer.zero_grad(set_to_none=True)
         self.rate.after_step()
-        self.after_optimizer_step(len(group))
-        return logs
-
-    def after_optimizer_step(self, n_batches: int) -> None:
-        """Move clock and order of samples on, and tell the handlers."""
         self.steps += 1
-        self.sampler.consumed(n_batches)
+        self._count += 1
+        self.sampler.consumed(len(group))
         self.fire("step_end")
 
-    def end_epoch(self) -> None:
-        """Close an epoch and start the next one's order of samples."""
+    def begin_epoch(self) -> None:
+        """Put the learner into training mode, and tell the handlers of an epoch unless it is gone on with."""
+        self.learner.train()
+        if self.steps % self.steps_per_epoch == 0:
+            self.fire("epoch_start")
+
+    def end_epoch(self) -> dict[str, float]:
+        """Close an epoch and start the next one's order of samples.
+
+        Returns:
+            Term name -> mean over the steps of the epoch and over all ranks, and `loss`.
+
+        Raises:
+            DataError: if the loss is not finite, which means that training has diverged.
+        """
+        names = sorted(self._sums)
+        sums = torch.stack([self._sums[name] for name in names])
+        if self._group:
+            # Each rank's values are already divided by the weight over all ranks.
+            dist.all_reduce(sums)
+        means = dict(zip(names, (sums / self._count).tolist(), strict=True))
+        if not math.isfinite(means["loss"]):
+            raise DataError(
+                expected(
+                    "loss",
+                    "finite",
+                    means["loss"],
+                    where=f"training, epoch {self.epoch}",
+                    do="Training has diverged: lower --training.lr, or set --training.clip_norm.",
+                )
+            )
+        self._sums, self._count = {}, 0
         self.fire("epoch_end")
         self.sampler.set_epoch(self.epoch)
+        return means
 
     def validated(self, metric: float) -> bool:
         """Take in a validation metric (larger is better) and say whether it is the best so far.
@@ -152,9 +199,10 @@ class Run:
         Raises:
             DataError: if it is not a number, which means that training has diverged.
         """
-        if metric != metric:
+        if math.isnan(metric):
+            do = "Training has diverged: lower --training.lr, or set --training.clip_norm."
             raise DataError(
-                f"Expected the validation metric to be a number, got nan (step {self.steps}). Lower --training.lr."
+                expected("validation metric", "a number", metric, where=f"training, epoch {self.epoch}", do=do)
             )
         improved = self.best is None or metric > self.best
         self.best, self.stale = (metric, 0) if improved else (self.best, self.stale + 1)
@@ -179,6 +227,9 @@ class Run:
             "rate": self.rate.state_dict(),
             "best": self.best,
             "stale": self.stale,
+            "sums": self._sums,
+            "count": self._count,
+            "teacher_forwards": self.teacher_forwards,
             "handlers": [handler.state_dict() for handler in self.handlers],
         }
 
@@ -194,6 +245,10 @@ class Run:
                 f"{state['steps_per_epoch']} and {len(state['handlers'])}. It belongs to another run; choose another --out."
             )
         self.steps, self.best, self.stale = state["steps"], state["best"], state["stale"]
+        device = next(self.learner.parameters()).device
+        self._sums = {name: value.to(device) for name, value in state["sums"].items()}
+        self._count = state["count"]
+        self._forwards_before, self._forwards_at_start = state["teacher_forwards"], self._forwards_here
         self.sampler.load_state_dict(state["sampler"])
         self.rate.load_state_dict(state["rate"])
         for handler, handler_state in zip(self.handlers, state["handlers"], strict=True):
@@ -209,7 +264,7 @@ class Run:
         self.optimizer.load_state_dict(state["optimizer"])
         self.load_progress_state(state)
 
-    def _seed_dropout(self, batch: Batch) -> None:
+    def _seed_dropout(self) -> None:
         # A function of (seed, step, rank), so that a resumed run draws what an uninterrupted one would have drawn.
         rank = dist.get_rank() if self._group else 0
         seed = int(draw64(self.training.seed, "step", [self.steps], [rank])[0, 0] >> 1)

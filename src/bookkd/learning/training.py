@@ -20,6 +20,7 @@ __all__ = ["LearningRate", "Training", "find_device", "make_optimizer"]
 OPTIMIZERS = ("adamw", "sgd")
 SCHEDULES = ("constant", "cosine", "plateau", "step")
 ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 
 @dataclass(frozen=True)
@@ -88,13 +89,27 @@ class Training:
             ("workers", 0),
             ("seed", 0),
             ("checkpoint_steps", 0),
+            ("plateau_patience", 0),
+            ("cache_bytes", 0),
         ):
             at_least(getattr(self, key), low, key, where="training")
+        for key, high in (
+            ("momentum", 1),
+            ("gamma", 1),
+            ("probe_share", 1),
+            ("warmup_epochs", self.epochs),
+            ("weight_decay", math.inf),
+        ):
+            between(getattr(self, key), 0, high, key, where="training")
         positive(self.lr, "lr", where="training")
-        between(self.probe_share, 0, 1, "probe_share", where="training")
         choose(self.optimizer, OPTIMIZERS, "optimizer")
         choose(self.schedule, SCHEDULES, "schedule")
         choose(self.accelerator, ACCELERATORS, "accelerator")
+        choose(self.precision, PRECISIONS, "precision")
+        if self.patience is not None:
+            at_least(self.patience, 1, "patience", where="training")
+        for milestone in self.milestones:
+            at_least(milestone, 1, "milestones", where="training")
         if self.clip_norm is not None:
             positive(self.clip_norm, "clip_norm", where="training")
         if self.schedule == "step" and not self.milestones:
@@ -170,7 +185,8 @@ class LearningRate:
         """Return the share of the peak rate at optimizer step `step`."""
         training, epoch = self.training, step / self.steps_per_epoch
         if epoch < training.warmup_epochs:
-            return (step + 1) / (training.warmup_epochs * self.steps_per_epoch)
+            # At most 1: a warm-up of 2.5 steps has a third step, which would overshoot.
+            return min(1.0, (step + 1) / (training.warmup_epochs * self.steps_per_epoch))
         if training.schedule == "cosine":
             rest = max(1e-9, training.epochs - training.warmup_epochs)
             return (1 + math.cos(math.pi * min(1.0, (epoch - training.warmup_epochs) / rest))) / 2

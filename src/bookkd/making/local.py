@@ -179,6 +179,8 @@ def _write_units(
         batch_sampler=_UnitBatches(units, batch_size),
         collate_fn=collate,
         num_workers=workers,
+        # A generator of its own, since a DataLoader otherwise draws from the global one.
+        generator=torch.Generator(),
     )
     with torch.inference_mode():
         for batch in loader:

@@ -49,7 +49,10 @@ def plain_loader(
     dataset: Sized, *, transform: Callable[[Any], Tensor] | None = None, batch_size: int = 256, workers: int = 0
 ) -> DataLoader[dict[str, Any]]:
     """Return a loader over the samples in order, as dict batches without augmentation."""
-    return DataLoader(_Plain(dataset, transform), batch_size=batch_size, num_workers=workers)
+    # A generator of its own, since a DataLoader otherwise draws from the global one.
+    return DataLoader(
+        _Plain(dataset, transform), batch_size=batch_size, num_workers=workers, generator=torch.Generator()
+    )
 
 
 def predict(

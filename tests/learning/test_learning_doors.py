@@ -1,0 +1,185 @@
+"""The plain loop and the Lightning door are one: same weights, same records, same events, same files."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from tests.learning.digits import TASK, TEST, Fired, assert_equal, book, run, student, teacher, training, weights
+
+from bookkd.core.errors import ConfigError, DataError, DeviceError, UnknownNameError
+from bookkd.knowledge import LiveKnowledge
+from bookkd.methods import VanillaKD
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    return book(tmp_path_factory.mktemp("book") / "book").path
+
+
+def without_seconds(history):
+    return [{key: value for key, value in record.items() if key != "seconds"} for record in history]
+
+
+HARD = {"accumulate": 2, "clip_norm": 0.5, "schedule": "cosine", "warmup_epochs": 0.5, "checkpoint_steps": 3}
+
+
+@pytest.mark.parametrize("name", ["dropping", "digits-small"])
+@pytest.mark.parametrize("options", [HARD, {"optimizer": "adamw", "lr": 1e-3}], ids=["sgd", "adamw"])
+def test_doors_reach_the_same_weights(tmp_path, stored, name, options):
+    learned = {
+        door: run(
+            tmp_path / door,
+            network=student(name),
+            knowledge_of=stored,
+            training=training(**options),
+            door=door,
+            validation=TEST,
+        )
+        for door in ("plain", "lightning")
+    }
+    assert_equal(learned["plain"].student, learned["lightning"].student, 1e-6)
+    records = [without_seconds(learned[door].history) for door in ("plain", "lightning")]
+    assert [record.keys() for record in records[0]] == [record.keys() for record in records[1]]
+    for mine, theirs in zip(*records, strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-5, abs=1e-6)
+    assert learned["plain"].metrics == pytest.approx(learned["lightning"].metrics, abs=1e-6)
+    assert {"train/loss", "train/soft_target", "train/cross_entropy", "val/accuracy"} <= records[0][0].keys()
+    for door in ("plain", "lightning"):
+        kept = {path.name.split(".")[0] for path in (tmp_path / door / "checkpoints").glob("*.ckpt")}
+        assert kept == {"last", "best"}
+    assert learned["plain"].teacher_forwards == learned["lightning"].teacher_forwards == 0
+
+
+def test_training_moves_the_weights_and_lowers_the_loss(tmp_path, stored):
+    before = weights(student("digits-small"))
+    learned = run(
+        tmp_path / "run", network=student("digits-small"), knowledge_of=stored, training=training(epochs=8, lr=0.1)
+    )
+    losses = [record["train/soft_target"] for record in learned.history]
+    assert losses[-1] < 0.8 * losses[0]
+    assert not torch.equal(before["conv1.weight"], learned.student.state_dict()["conv1.weight"])
+    assert not learned.student.training
+    assert [record["step"] for record in learned.history] == [8 * (epoch + 1) for epoch in range(8)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Told(VanillaKD):
+    """A method that watches its run."""
+
+    heard: list = dataclasses.field(default_factory=list, compare=False)
+
+    def handlers(self):
+        return (Fired(self.heard),)
+
+
+@pytest.mark.parametrize("door", ["plain", "lightning"])
+def test_events_are_fired_in_order(stored, door):
+    method = Told()
+    run(None, method=method, knowledge_of=stored, training=training(batch_size=30), door=door, validation=TEST)
+    heard = method.heard
+    assert heard[:5] == ["run_start", "epoch_start", "step_end", "step_end", "epoch_end"]
+    assert heard[-1] == "run_end"
+    assert [heard.count(event) for event in ("run_start", "epoch_start", "step_end", "epoch_end", "run_end")] == [
+        1,
+        2,
+        4,
+        2,
+        1,
+    ]
+
+
+@pytest.mark.parametrize("door", ["plain", "lightning"])
+def test_teacher_forwards_are_those_of_the_run(door):
+    knowledge = LiveKnowledge(teacher(), TASK)
+    knowledge.targets({"input": torch.zeros(5, 1, 8, 8)})
+    learned = run(None, knowledge=knowledge, training=training(batch_size=32), door=door)
+    # 60 samples fill two batches of 32, the last of them with four rows that only pad.
+    assert learned.teacher_forwards == 2 * 64
+
+
+@pytest.mark.parametrize("door", ["plain", "lightning"])
+def test_the_callers_generators_stay_where_they_are(stored, door):
+    torch.manual_seed(11)
+    np.random.seed(11)
+    expected = torch.get_rng_state(), np.random.get_state()[1].copy()
+    run(None, knowledge_of=stored, training=training(epochs=1), door=door, validation=TEST)
+    assert torch.equal(torch.get_rng_state(), expected[0])
+    assert (np.random.get_state()[1] == expected[1]).all()
+
+
+@pytest.mark.parametrize("door", ["plain", "lightning"])
+def test_the_callers_generators_do_not_matter(stored, door):
+    learned = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        learned.append(run(None, knowledge_of=stored, training=training(epochs=1), door=door))
+    assert_equal(learned[0].student, learned[1].student)
+
+
+@pytest.mark.parametrize("door", ["plain", "lightning"])
+def test_nothing_is_printed(stored, door, capfd):
+    run(None, knowledge_of=stored, training=training(epochs=1), door=door)
+    assert capfd.readouterr().out == ""
+
+
+@pytest.mark.parametrize("door", ["plain", "lightning"])
+@pytest.mark.parametrize("validated", [True, False])
+def test_divergence_is_an_error(stored, door, validated):
+    with pytest.raises(DataError, match=r"to be (finite|a number), got nan .*lower --training\.lr"):
+        run(
+            None,
+            network=student(dropout=0.0),
+            knowledge_of=stored,
+            training=training(lr=1e30),
+            door=door,
+            validation=TEST if validated else None,
+        )
+
+
+@pytest.mark.parametrize("door", ["plain", "lightning"])
+def test_patience_stops_early(tmp_path, door):
+    # A rate of almost 0 never improves after the first validation.
+    options = training(epochs=9, lr=1e-12, patience=2, batch_size=30)
+    learned = run(tmp_path / "run", training=options, door=door, validation=TEST)
+    assert len(learned.history) == 3
+    again = run(tmp_path / "run", training=options, door=door, validation=TEST)
+    assert len(again.history) == 3
+    # Killed between the last checkpoint and the result, it does not start again either.
+    (tmp_path / "run" / "result.json").unlink()
+    third = run(tmp_path / "run", network=student(seed=5), training=options, door=door, validation=TEST)
+    assert len(third.history) == 3
+    assert_equal(third.student, learned.student)
+
+
+def test_options_that_contradict_each_other(stored):
+    with pytest.raises(ConfigError, match=r"Expected `door` to be lightning for several devices.*got 'plain'"):
+        run(None, training=training(devices=2))
+    with pytest.raises(ConfigError, match="Expected `validation` to be given for early stopping"):
+        run(None, training=training(patience=2))
+    with pytest.raises(ConfigError, match="Expected `validation` to be given"):
+        run(None, training=training(schedule="plateau"))
+    with pytest.raises(UnknownNameError, match=r"Unknown door 'lightening'\. Nearest: lightning"):
+        run(None, door="lightening")
+    with pytest.raises(ConfigError, match="Expected `clip_norm` to be None with precision 16-mixed"):
+        run(None, training=training(precision="16-mixed", clip_norm=1.0), door="lightning")
+    with pytest.raises(ConfigError, match=r"Expected knowledge of logits for method vanilla-kd, got none"):
+        run(None, method=VanillaKD())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+@pytest.mark.parametrize("door", ["plain", "lightning"])
+def test_a_gpu_that_is_not_there(door):
+    with pytest.raises(
+        DeviceError, match=r"one of those present here: cpu, got 'gpu'\. Pass --training\.accelerator auto\."
+    ) as raised:
+        run(None, training=training(accelerator="gpu"), door=door)
+    assert "\n" not in str(raised.value)
+
+
+def test_bfloat16_learns(stored):
+    learned = run(None, knowledge_of=stored, training=training(precision="bf16-mixed"), door="lightning")
+    assert {value.dtype for value in learned.student.state_dict().values()} == {torch.float32}
+    assert np.isfinite(learned.history[-1]["train/loss"])
