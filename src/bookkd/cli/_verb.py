@@ -70,7 +70,7 @@ class Verb:
         arguments = self._expand(argv)
         parser = self._parser(arguments)
         try:
-            parsed = parser.parse_args(arguments)
+            parsed = parser.parse_args(_with_values(parser, arguments))
             options = parser.instantiate(parsed).as_dict()
         except BookKDError:
             raise
@@ -124,6 +124,21 @@ class Verb:
         for name, choice in self.choices.items():
             _add_choice(parser, name, choice, arguments)
         return parser
+
+
+def _with_values(parser: ArgumentParser, arguments: Sequence[str]) -> list[str]:
+    """Write `--quick` as `--quick true`, the form that jsonargparse takes for switches that YAML can set too."""
+    switches = {option for action in parser._actions for option in action.option_strings if _is_switch(action)}
+    out = []
+    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        out.append(word)
+        if word in switches and following not in ("true", "false"):
+            out.append("true")
+    return out
+
+
+def _is_switch(action: argparse.Action) -> bool:
+    return getattr(action, "_typehint", None) is bool
 
 
 def _asked(option: str, arguments: Sequence[str], default: str) -> str:

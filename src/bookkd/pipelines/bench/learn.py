@@ -1,0 +1,188 @@
+"""`bookkd bench learn`: what a book costs while learning and while making, and whether it says what the teacher says."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from bookkd.book import Book
+from bookkd.core.fields import INPUT
+from bookkd.core.protocols import Knowledge
+from bookkd.core.rng import generator
+from bookkd.core.schedules import Clock
+from bookkd.knowledge import LiveKnowledge, StoredKnowledge, Teacher
+from bookkd.learning import Learner, Run, Step, Training, make_groups, to_device
+from bookkd.making import make
+from bookkd.methods import Method, Supervised, VanillaKD
+from bookkd.pipelines.bench.measure import Goal, paired
+from bookkd.pipelines.options import NetworkOptions, ViewOptions
+from bookkd.tasks import Classification
+from bookkd.views import CachedViews, Pick, Replay, Views, collate
+from bookkd.zoo import ArrayDataset
+
+__all__ = ["bench_learn"]
+
+BATCH = 128
+_CLOCK = Clock()
+
+
+class _Arm:
+    """One student in training, an epoch at a time."""
+
+    def __init__(
+        self, replay: Replay | CachedViews, method: Method, knowledge: Knowledge | None, task: Classification
+    ) -> None:
+        training = Training(epochs=10**6, batch_size=BATCH, accelerator="cpu", schedule="constant", lr=0.01)
+        network, preprocess = NetworkOptions("resnet8").build(task.n_classes, role="student")
+        learner = Learner(network, task, preprocess=preprocess)
+        learner.to(memory_format=torch.channels_last)
+        self.groups = make_groups(replay, training, samples=len(replay), n_views=replay.views.n_views)
+        step = Step(method.objective(task), task, knowledge)
+        self.run = Run(learner, step, training, self.groups.sampler, steps_per_epoch=len(self.groups))
+
+    def epoch(self) -> None:
+        """Train one epoch, as the plain loop does."""
+        device = torch.device("cpu")
+        for group in self.groups:
+            self.run.optimizer_step([to_device(batch, device) for batch in group])
+        self.run.end_epoch()
+
+
+def bench_learn(*, pairs: int, quick: bool) -> list[Goal]:
+    """Measure learning and making with ResNet-8 and ResNet-20/56 on random 32x32 images.
+
+    Args:
+        pairs: Interleaved pairs of each ratio.
+        quick: Smaller sets.
+
+    Returns:
+        The goals of learning and making; speed does not depend on what the images show.
+    """
+    n_samples = 512 if quick else 2560
+    draws = generator(0, "bench images")
+    images = draws.integers(0, 256, size=(n_samples, 3, 32, 32), dtype=np.uint8)
+    dataset = ArrayDataset(
+        images=torch.from_numpy(images),
+        labels=draws.integers(0, 10, size=n_samples),
+        class_names=tuple("0123456789"),
+        name="random",
+    )
+    task = Classification(dataset.class_names)
+    views = ViewOptions("crop-flip", 4, args={"size": 32, "padding": 4}).build()
+    with tempfile.TemporaryDirectory(prefix="bookkd-bench-") as folder:
+        teacher = _teacher("resnet20", task)
+        book = make(Path(folder) / "book", teacher, dataset, views, task=task, batch_size=BATCH)
+        return [
+            *_epochs(book, teacher, dataset, views, task, pairs),
+            _read_share(book, dataset, views, task, pairs),
+            _same_loss(book, teacher, dataset, views, task),
+            _making(Path(folder), dataset, replace(views, n_views=1), task, pairs, quick),
+        ]
+
+
+def _teacher(name: str, task: Classification) -> Teacher:
+    network, preprocess = NetworkOptions(name).build(task.n_classes, role="teacher", seed=1)
+    return Teacher(network, preprocess, name=name)
+
+
+def _epochs(
+    book: Book, teacher: Teacher, dataset: ArrayDataset, views: Views, task: Classification, pairs: int
+) -> list[Goal]:
+    goals = []
+    for words, make_replay, goal in (
+        (
+            "views in memory",
+            lambda share: CachedViews(Replay(dataset, views, probe_share=share), max_bytes=2**30),
+            1.05,
+        ),
+        ("views replayed, 2 % of probes checked", lambda share: Replay(dataset, views, probe_share=share), 1.05),
+    ):
+        labels = _Arm(make_replay(0.0), Supervised(), None, task)
+        stored = _Arm(make_replay(Training().probe_share), VanillaKD(), StoredKnowledge(book), task)
+        online = _Arm(make_replay(0.0), VanillaKD(), LiveKnowledge(teacher, task), task)
+        goals.append(
+            Goal.of(f"epoch from the book / labels only ({words})", paired(stored.epoch, labels.epoch, pairs), goal)
+        )
+        goals.append(
+            Goal.of(
+                f"epoch online with ResNet-20 / labels only ({words})",
+                paired(online.epoch, labels.epoch, min(pairs, 5)),
+                None,
+            )
+        )
+    return goals
+
+
+def _read_share(book: Book, dataset: ArrayDataset, views: Views, task: Classification, pairs: int) -> Goal:
+    arm = _Arm(CachedViews(Replay(dataset, views, probe_share=0.0), max_bytes=2**30), Supervised(), None, task)
+    batches = [batch for group in arm.groups for batch in group][:8]
+    knowledge = StoredKnowledge(book)
+
+    def steps() -> None:
+        for batch in batches:
+            arm.run.optimizer_step([batch])
+            arm.groups.sampler.set_epoch(arm.run.steps)
+
+    def reads() -> None:
+        for batch in batches:
+            knowledge.targets(batch)
+
+    return Goal.of("read of a batch of 128 / ResNet-8 step", paired(reads, steps, pairs), 0.01)
+
+
+def _same_loss(book: Book, teacher: Teacher, dataset: ArrayDataset, views: Views, task: Classification) -> Goal:
+    """Largest relative difference of a batch's mean loss between stored and live knowledge."""
+    replay, objective = Replay(dataset, views, probe_share=0.0), VanillaKD(ce_weight=0.0).objective(task)
+    network, preprocess = NetworkOptions("resnet8").build(task.n_classes, role="student", seed=2)
+    learner = Learner(network, task, preprocess=preprocess).eval()
+    steps = [Step(objective, task, knowledge) for knowledge in (StoredKnowledge(book), LiveKnowledge(teacher, task))]
+    worst, count = 0.0, 0
+    with torch.no_grad():
+        for view in range(views.n_views):
+            batch = collate(replay.__getitems__([Pick(sample, view) for sample in range(BATCH)]))
+            stored, live = (float(step.loss(learner, batch, _CLOCK).loss) for step in steps)
+            worst, count = max(worst, abs(stored - live) / abs(live)), count + 1
+    return Goal("loss from the book / live loss, largest relative difference of batch means", worst, 1e-3, pairs=count)
+
+
+def _making(folder: Path, dataset: ArrayDataset, views: Views, task: Classification, pairs: int, quick: bool) -> Goal:
+    teacher = _teacher("resnet20" if quick else "resnet56", task)
+    replay = Replay(dataset, views, probe_share=0.0)
+    picks = [
+        [Pick(s, 0) for s in range(start, min(start + BATCH, len(dataset)))] for start in range(0, len(dataset), BATCH)
+    ]
+    made = iter(range(10**6))
+
+    def bare() -> None:
+        loader: DataLoader[dict[str, torch.Tensor]] = DataLoader(
+            replay, batch_sampler=_Fixed(picks), collate_fn=collate
+        )
+        with torch.inference_mode():
+            for batch in loader:
+                task.fields(teacher(batch[INPUT]), batch)
+
+    def with_book() -> None:
+        make(folder / f"made-{next(made)}", teacher, dataset, views, task=task, batch_size=BATCH)
+
+    return Goal.of(
+        f"making a book / bare pass of {teacher.name} over the same views", paired(with_book, bare, pairs), 1.03
+    )
+
+
+class _Fixed:
+    """The same batches every time."""
+
+    def __init__(self, batches: list[list[Pick]]) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[Pick]]:
+        return iter(self.batches)
