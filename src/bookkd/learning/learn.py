@@ -78,7 +78,7 @@ def learn(
     """Train a student.
 
     With `out`, a run that was interrupted goes on from its last checkpoint, also from inside an epoch, to the same
-    weights as an uninterrupted one; a finished run is not repeated.
+    weights as an uninterrupted one (to the bit on a CPU with the same number of threads); a finished run is not repeated.
 
     Args:
         student: Network to train, in place.
