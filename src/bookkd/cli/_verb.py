@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
+import os
 import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -86,6 +87,9 @@ class Verb:
         found = self.function(**options)
         result: Any = found[0] if isinstance(found, tuple) else found
         code: int = found[1] if isinstance(found, tuple) else 0
+        # Lightning runs this program once for each device; the first process speaks for all.
+        if any(os.environ.get(name, "0") != "0" for name in ("LOCAL_RANK", "NODE_RANK", "GROUP_RANK")):
+            return code
         if as_json:
             print(json.dumps(result), flush=True)  # noqa: T201
         else:

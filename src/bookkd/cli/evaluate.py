@@ -51,8 +51,11 @@ def show(result: dict[str, Any]) -> None:
     out.print(
         rows(f"{result['samples']:,} samples of split {result['split']}", ("measure", "value", "low", "high"), values)
     )
-    recalls = ", ".join(f"{name} {value:.3f}" for name, value in result["per_class_recall"].items())
-    out.print(f"Recall by class: {recalls}")
+    recalls = [
+        f"{name} {'none seen' if recall is None else format(recall['value'], '.3f')}"
+        for name, recall in zip(result["class_names"], result["per_class_recall"], strict=True)
+    ]
+    out.print(f"Recall by class: {', '.join(recalls)}")
     if "cost" in result:
         cost = result["cost"]
         out.print(

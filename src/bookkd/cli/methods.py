@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+from dataclasses import fields
 from typing import Any
 
 from bookkd.cli._show import console, rows
@@ -23,7 +24,7 @@ def methods(name: str | None = None) -> dict[str, Any]:
 
 def _entry(name: str) -> dict[str, Any]:
     found = method_class(name)
-    values = {key: entry.default for key, entry in getattr(found, "__dataclass_fields__", {}).items()}
+    values = {entry.name: entry.default for entry in fields(found)}  # type: ignore[arg-type]
     return {
         "name": name,
         "title": found.card.title,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 from bookkd.core.errors import ConfigError
@@ -47,7 +48,7 @@ def build_method(name: str, preset: str | None = None, **values: Any) -> Method:
     chosen = method_class(name)
     if preset is not None:
         values = {**chosen.presets[choose(preset, chosen.presets, "preset", where=f"method {name}")], **values}
-    known = getattr(chosen, "__dataclass_fields__", {})
+    known = [entry.name for entry in fields(chosen)]  # type: ignore[arg-type]
     for key in values:
         if key not in known:
             near = ", ".join(nearest(key, known)[:5]) or "none"
