@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader
 
-from bookkd.core.check import between
+from bookkd.core.check import between, positive
 from bookkd.core.errors import ConfigError, expected
 from bookkd.core.fields import IGNORE_LABEL, LABEL, PARTNER, PARTNER_LABEL, SAMPLE
 from bookkd.core.rng import generator
@@ -136,7 +136,7 @@ def visible_labels(labels: npt.NDArray[np.int64], fraction: float, seed: int) ->
     >>> [(hidden == c).sum().item() for c in range(3)]
     [2, 2, 2]
     """
-    between(fraction, 0, 1, "label_fraction")
+    positive(between(fraction, 0, 1, "label_fraction"), "label_fraction")
     hidden = np.full_like(labels, IGNORE_LABEL)
     for label in np.unique(labels[labels != IGNORE_LABEL]):
         rows = np.flatnonzero(labels == label)

@@ -96,7 +96,8 @@ class RunFolder:
 
 def is_main_process() -> bool:
     """Say whether this process writes files; with several devices Lightning starts one process for each."""
-    return all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "NODE_RANK"))
+    # NODE_RANK is Lightning's name, GROUP_RANK torchrun's.
+    return all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "NODE_RANK", "GROUP_RANK"))
 
 
 def _environment() -> dict[str, Any]:
