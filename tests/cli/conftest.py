@@ -38,12 +38,37 @@ def book(made, tmp_path) -> Path:
 
 
 def make(weights: Path, out: Path, *more: str) -> int:
-    return main(["make", *DATA, *TEACHER, "--teacher.weights", str(weights), *VIEWS, "--batch_size", "32", "--out", str(out), *more])
+    return main(
+        [
+            "make",
+            *DATA,
+            *TEACHER,
+            "--teacher.weights",
+            str(weights),
+            *VIEWS,
+            "--batch_size",
+            "32",
+            "--out",
+            str(out),
+            *more,
+        ]
+    )
 
 
 def learn(book: Path, out: Path, *more: str) -> int:
-    quick = ["--training.epochs", "1", "--training.batch_size", "32", "--training.accelerator", "cpu", "--loggers", "[]"]
-    return main(["learn", str(book), *DATA, "--student", "digits-small", *quick, "--validate_on", "", "--out", str(out), *more])
+    quick = [
+        "--training.epochs",
+        "1",
+        "--training.batch_size",
+        "32",
+        "--training.accelerator",
+        "cpu",
+        "--loggers",
+        "[]",
+    ]
+    return main(
+        ["learn", str(book), *DATA, "--student", "digits-small", *quick, "--validate_on", "", "--out", str(out), *more]
+    )
 
 
 @pytest.fixture

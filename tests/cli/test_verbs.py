@@ -60,7 +60,10 @@ def test_make_again_finds_the_book_finished(weights, made, last_json):
 
 
 def test_a_top_k_book_by_options_of_its_codec(weights, tmp_path, last_json):
-    assert make(weights, tmp_path / "b", "--codec", "top_k", "--codec.k", "3", "--codec.temperatures", "[1,4]", "--json") == 0
+    assert (
+        make(weights, tmp_path / "b", "--codec", "top_k", "--codec.k", "3", "--codec.temperatures", "[1,4]", "--json")
+        == 0
+    )
     # 3 values of 2 bytes, 3 ids of 2 bytes, 2 log tail masses of 4 bytes, and the probe of 16 bytes; the rest is headers.
     assert 36 <= last_json()["bytes_per_record"] < 60
 
@@ -87,7 +90,14 @@ def test_learn_writes_a_run_that_is_not_repeated(made, tmp_path, last_json):
     first = last_json()
     assert first["teacher_forwards"] == 0
     assert first["method"] == "vanilla-kd"
-    for name in ("config.json", "environment.json", "metrics.jsonl", "options.json", "result.json", "student.safetensors"):
+    for name in (
+        "config.json",
+        "environment.json",
+        "metrics.jsonl",
+        "options.json",
+        "result.json",
+        "student.safetensors",
+    ):
         assert (tmp_path / "run" / name).is_file(), name
     before = (tmp_path / "run" / "student.safetensors").stat().st_mtime_ns
     assert learn(made, tmp_path / "run", "--json") == 0
@@ -138,8 +148,22 @@ def test_evaluate_against_a_teacher(weights, made, tmp_path, last_json, capsys):
     assert "agreement" in capsys.readouterr().out
     assert main([*argv, "--latency", "false", "--json"]) == 0
     found = last_json()
-    assert {"accuracy", "top5", "nll", "brier", "ece", "balanced_accuracy", "macro_f1", "agreement", "teacher_kl"} <= set(found["metrics"])
-    assert found["metrics"]["accuracy"]["low"] <= found["metrics"]["accuracy"]["value"] <= found["metrics"]["accuracy"]["high"]
+    assert {
+        "accuracy",
+        "top5",
+        "nll",
+        "brier",
+        "ece",
+        "balanced_accuracy",
+        "macro_f1",
+        "agreement",
+        "teacher_kl",
+    } <= set(found["metrics"])
+    assert (
+        found["metrics"]["accuracy"]["low"]
+        <= found["metrics"]["accuracy"]["value"]
+        <= found["metrics"]["accuracy"]["high"]
+    )
     assert "cost" not in found
 
 

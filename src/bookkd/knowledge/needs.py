@@ -34,7 +34,7 @@ def check_needs(needs: Needs, knowledge: Knowledge | None, method: str) -> None:
             have = ", ".join(nearest(name, knowledge.fields)) or "nothing"
             raise ConfigError(
                 f"Expected the knowledge to have field {name!r} for method {method}, got {have}. "
-                f"Make a book with that field: bookkd make --fields {name}."
+                "Make a book that holds it."
             )
         if info.sparse and name in needs.dense:
             raise FidelityError(

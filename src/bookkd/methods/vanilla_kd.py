@@ -28,7 +28,7 @@ from bookkd.core.errors import ConfigError, expected
 from bookkd.core.fields import LOGITS
 from bookkd.core.protocols import Needs
 from bookkd.core.schedules import Schedule
-from bookkd.losses import soft_target_kl, softened_mse
+from bookkd.losses import Loss, soft_target_kl, softened_mse
 from bookkd.methods.base import Card, Handler
 from bookkd.objectives import Objective, Term, bind
 from bookkd.tasks import Task
@@ -95,6 +95,11 @@ class VanillaKD:
         for key, allowed in (("class_reduction", ("sum", "mean")), ("soft_loss", ("kl", "mse"))):
             if getattr(self, key) not in allowed:
                 raise ConfigError(expected(key, f"one of {', '.join(allowed)}", getattr(self, key), where=where))
+        if self.soft_loss == "mse" and self.class_reduction != "mean":
+            do = "Pass --method.class_reduction mean; KD_Lib's squared error is a mean over classes."
+            raise ConfigError(
+                expected("class_reduction", "mean with soft_loss mse", self.class_reduction, where=where, do=do)
+            )
         if self.kd_weight == 0:
             raise ConfigError(
                 expected("kd_weight", "above 0", 0, where=where, do="Without a soft term use method supervised.")
@@ -102,17 +107,11 @@ class VanillaKD:
 
     def objective(self, task: Task) -> Objective:
         """Return the soft term, and the label term unless its weight is the number 0."""
-        loss = soft_target_kl if self.soft_loss == "kl" else softened_mse
-        soft = bind(
-            loss,
-            LOGITS,
-            teacher=LOGITS,
-            weight=self.kd_weight,
-            name="soft_target",
-            temperature=self.temperature,
-            t_squared=self.t_squared,
-            class_reduction=self.class_reduction,
-        )
+        hyper: dict[str, Any] = {"temperature": self.temperature, "t_squared": self.t_squared}
+        loss: Loss = softened_mse
+        if self.soft_loss == "kl":
+            loss, hyper["class_reduction"] = soft_target_kl, self.class_reduction
+        soft = bind(loss, LOGITS, teacher=LOGITS, weight=self.kd_weight, name="soft_target", **hyper)
         terms: tuple[Term, ...] = (soft,)
         if self.ce_weight != 0:
             terms = (task.label_term(weight=self.ce_weight, label_smoothing=self.label_smoothing), soft)
