@@ -5,6 +5,7 @@ from __future__ import annotations
 from bookkd.core.errors import ConfigError, FidelityError
 from bookkd.core.names import nearest
 from bookkd.core.protocols import Knowledge, Needs
+from bookkd.knowledge.live import LiveKnowledge
 
 __all__ = ["check_needs"]
 
@@ -28,6 +29,10 @@ def check_needs(needs: Needs, knowledge: Knowledge | None, method: str) -> None:
                 f"Expected knowledge of {wanted} for method {method}, got none. Pass a book or a teacher."
             )
         return
+    if needs.live_teacher and not isinstance(knowledge, LiveKnowledge):
+        raise ConfigError(
+            f"Expected a live teacher for method {method}, got a book. Pass --teacher NAME --teacher.weights FILE in its place."
+        )
     for name, temperatures in needs.fields.items():
         info = knowledge.fields.get(name)
         if info is None:

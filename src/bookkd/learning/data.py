@@ -81,17 +81,19 @@ def make_groups(
     *,
     samples: int | npt.NDArray[np.int64],
     n_views: int,
+    views_per_sample: int = 1,
     rank: int = 0,
     world_size: int = 1,
     labels: npt.NDArray[np.int64] | None = None,
 ) -> Groups:
-    """Return the batches of a run: one view of each sample an epoch, shuffled, this rank's share.
+    """Return the batches of a run: `views_per_sample` views of each sample an epoch, shuffled, this rank's share.
 
     Args:
         replay: Gives the views.
         training: Batch size, accumulation, workers, seed.
         samples: Samples of an epoch: their number, or the book rows where they are a part of it.
         n_views: Views of a sample.
+        views_per_sample: Of them, next to each other in a batch.
         rank: This process.
         world_size: Processes.
         labels: int64 [rows of the book] that replace the data set's.
@@ -105,7 +107,14 @@ def make_groups(
         got = f"{labels.dtype} of shape {labels.shape}"
         raise ConfigError(expected("labels", f"whole numbers, one a row of the book (at least {n_samples})", got))
     sampler = ViewSampler(
-        n_samples, n_views, training.batch_size, seed=training.seed, rank=rank, world_size=world_size, samples=part
+        n_samples,
+        n_views,
+        training.batch_size,
+        seed=training.seed,
+        rank=rank,
+        world_size=world_size,
+        views_per_sample=views_per_sample,
+        samples=part,
     )
     workers = 0 if isinstance(replay, CachedViews) else training.workers
     loader: DataLoader[Any] = DataLoader(

@@ -191,6 +191,7 @@ class _Job:
             self.training,
             samples=self.samples,
             n_views=self.n_views,
+            views_per_sample=self.method.needs(self.learner.task).views_per_sample,
             rank=rank,
             world_size=world_size,
             labels=self.labels,

@@ -1,0 +1,176 @@
+"""A book is used for the data and views that it is about, and for nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from tests.learning.digits import TASK, TRAIN, assert_equal, book, run, student, teacher, training, views
+
+from bookkd.core.errors import BookMismatchError, ConfigError, ViewMismatchError
+from bookkd.knowledge import LiveKnowledge, StoredKnowledge, check_alignment, with_pool_of
+from bookkd.learning import learn
+from bookkd.methods import VanillaKD
+from bookkd.views import CutMix, MixUp, Pick, Replay, Views, collate
+from bookkd.zoo import ArrayDataset, SubsetDataset, create_transform, open_dataset
+
+KEYS = np.arange(60, dtype=np.uint64) * 7 + 1000
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    return StoredKnowledge(book(tmp_path_factory.mktemp("book") / "book", keys=KEYS))
+
+
+def brighter():
+    images = torch.stack([image for image, _ in TRAIN])
+    changed = images.clone()
+    changed[7, 0, 0, 0] ^= 255
+    return ArrayDataset("digits", changed, np.asarray(TRAIN.labels), TRAIN.class_names)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "seen", "match"),
+    [
+        (open_dataset("digits", limit=50), views(), r"data length is 50, the book's is 60"),
+        (brighter(), views(), r"data samples is '[0-9a-f]{32}', the book's is"),
+        (TRAIN, views(seed=1), r"seed"),
+        (TRAIN, views(n_views=3), r"3 views are asked for, the book has 2"),
+        (TRAIN, Views(create_transform("none", {}), 2, 0, name="none"), r"transform"),
+        (TRAIN, views(mix=MixUp(1.0)), r"mix"),
+    ],
+    ids=["length", "content", "seed", "views", "transform", "mix"],
+)
+def test_another_data_set_or_recipe_is_refused(stored, dataset, seen, match):
+    with pytest.raises(BookMismatchError, match=f"{match}.*Pass the data set, transform and seed"):
+        check_alignment(stored, dataset, seen)
+
+
+def test_the_books_own_data_and_fewer_views_pass(stored):
+    check_alignment(stored, TRAIN, views())
+    check_alignment(stored, TRAIN, views(n_views=1))
+
+
+class Brighter(torch.nn.Module):
+    """Draws as the transform of the book does, and adds one grey level, as another library version might not."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = create_transform("digits", {})
+
+    def forward(self, image):
+        view = self.inner(image)
+        return torch.where(view < 128, view + 60, view)
+
+    def __repr__(self):
+        return repr(self.inner)
+
+
+def test_a_transform_of_the_same_words_that_draws_otherwise_is_refused(stored):
+    tampered = dataclasses.replace(views(), transform=Brighter())
+    with pytest.raises(ViewMismatchError, match=r"got another one in 64 of 64 records, first sample \d+, view \d"):
+        check_alignment(stored, TRAIN, tampered)
+    with pytest.raises(ViewMismatchError, match=r"Expected the replayed view to be the input that the teacher saw"):
+        run(None, knowledge_of=stored.book.path, views=tampered)
+
+
+def test_a_view_that_changes_while_learning_is_refused(stored, monkeypatch):
+    """The check before the start is not the last: a share of every batch is compared."""
+    from bookkd.views import Views as Class
+
+    calls = []
+    real = Class.seeds
+
+    def shifted(self, samples, views):
+        calls.append(len(samples))
+        return [seed + 1 if sum(calls) > 150 else seed for seed in real(self, samples, views)]
+
+    monkeypatch.setattr(Class, "seeds", shifted)
+    with pytest.raises(ViewMismatchError, match="Expected the replayed view"):
+        run(None, knowledge_of=stored.book.path, training=training(epochs=20, probe_share=0.2))
+
+
+@pytest.mark.parametrize("order", ["reversed", "filtered"])
+def test_reordered_and_filtered_data_find_their_records(stored, order):
+    positions = np.arange(60)[::-1] if order == "reversed" else np.flatnonzero(np.asarray(TRAIN.labels) < 4)
+    mine = SubsetDataset(TRAIN, positions.tolist())
+    rows = stored.book.rows_of(KEYS[positions])
+    assert rows.tolist() == positions.tolist()
+    check_alignment(stored, mine, views(), rows=rows)
+    replay = Replay(mine, views(), rows=rows)
+    batch = collate([replay[Pick(int(row), 1)] for row in rows])
+    live = LiveKnowledge(teacher(), TASK).targets(batch)["logits"].logits
+    torch.testing.assert_close(stored.targets(batch)["logits"].logits.float(), live, rtol=2e-3, atol=2e-3)
+    assert batch["label"].tolist() == np.asarray(TRAIN.labels)[positions].tolist()
+    # The rows of another order are other samples.
+    with pytest.raises(ViewMismatchError, match="Expected the replayed view"):
+        check_alignment(stored, mine, views(), rows=np.roll(rows, 1))
+
+
+def test_learning_from_a_part_of_the_book_in_any_order(stored):
+    positions = np.random.default_rng(0).permutation(60)[:40]
+    learned = []
+    for order in (positions, np.sort(positions)):
+        options = {"task": TASK, "knowledge": stored, "method": VanillaKD(), "training": training()}
+        mine = SubsetDataset(TRAIN, order.tolist())
+        learned.append(learn(student(), mine, views(), rows=order, preprocess=lambda x: x.float() / 255, **options))
+    # The order of samples comes from the rows that are given, so the two see other batches, of the same samples.
+    assert [record["step"] for record in learned[0].history] == [5, 10]
+    losses = [one.history[-1]["train/soft_target"] for one in learned]
+    assert losses[0] == pytest.approx(losses[1], rel=0.2)
+
+
+@pytest.mark.parametrize("mix", [MixUp(1.0), CutMix(1.0)], ids=["mixup", "cutmix"])
+def test_mixed_views_hold_the_teachers_word_on_the_mixture(tmp_path, mix):
+    seen = views(mix=mix)
+    stored = StoredKnowledge(book(tmp_path / "book", views=seen))
+    replay = Replay(TRAIN, seen)
+    batch = collate([replay[Pick(sample, 1)] for sample in range(60)])
+    with torch.no_grad():
+        said = teacher()(batch["input"])
+    torch.testing.assert_close(stored.targets(batch)["logits"].logits.float(), said, rtol=2e-3, atol=2e-3)
+    assert (batch["partner"] != batch["sample"]).all()
+
+    learned = run(None, knowledge=stored, views=seen)
+    assert np.isfinite(learned.history[-1]["train/cross_entropy"])
+    with pytest.raises(BookMismatchError, match="mix alpha"):
+        run(None, knowledge=stored, views=views(mix=dataclasses.replace(mix, alpha=0.5)))
+    with pytest.raises(BookMismatchError, match="mix pool"):
+        run(None, knowledge=stored, views=views(mix=dataclasses.replace(mix, pool=30)))
+    with pytest.raises(BookMismatchError, match="mix"):
+        run(None, knowledge=stored, views=views())
+    other = CutMix(1.0) if mix.name == "mixup" else MixUp(1.0)
+    with pytest.raises(BookMismatchError, match="mix name"):
+        run(None, knowledge=stored, views=views(mix=other))
+
+
+def test_the_pool_of_partners_is_the_books(tmp_path):
+    stored = StoredKnowledge(book(tmp_path / "book", views=views(mix=MixUp(1.0, pool=20))))
+    assert with_pool_of(stored, views(mix=MixUp(1.0))).mix == MixUp(1.0, pool=20)
+    assert with_pool_of(stored, views()).mix is None
+    assert np.isfinite(run(None, knowledge=stored, views=views(mix=MixUp(1.0))).history[-1]["train/loss"])
+
+
+def test_rows_that_fit_nothing(stored):
+    with pytest.raises(ConfigError, match=r"Expected `rows` to be whole numbers of shape \(60,\)"):
+        check_alignment(stored, TRAIN, views(), rows=[1, 2])
+
+
+def test_labels_of_another_length_are_refused(stored):
+    with pytest.raises(ConfigError, match=r"`labels` to be whole numbers, one a row of the book \(at least 60\)"):
+        run(None, knowledge=stored, labels=np.zeros(10, dtype=np.int64))
+
+
+def test_a_copy_of_the_data_learns_the_same(stored):
+    copied = ArrayDataset(
+        "digits", torch.stack([image for image, _ in TRAIN]), np.asarray(TRAIN.labels), TRAIN.class_names
+    )
+    options = {"task": TASK, "knowledge": stored, "method": VanillaKD(), "training": training(epochs=1)}
+    learned = [learn(student("digits-small"), data, views(), **options, preprocess=_scale) for data in (TRAIN, copied)]
+    assert_equal(learned[0].student, learned[1].student)
+
+
+def _scale(view):
+    return view.float() / 255
