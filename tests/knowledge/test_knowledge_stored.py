@@ -16,6 +16,7 @@ from bookkd.knowledge import LiveKnowledge, StoredKnowledge, Teacher, check_need
 from bookkd.losses import DenseTarget, SparseTarget
 from bookkd.methods import Supervised, VanillaKD
 from bookkd.views import Pick, Replay, collate
+from bookkd.zoo import create_preprocess
 
 PICKS = [Pick(sample, view) for sample, view in zip(range(0, 60, 2), [0, 1] * 15, strict=True)]
 LIVE = LiveKnowledge(teacher(), TASK)
@@ -180,3 +181,10 @@ def test_rows_of_unknown_labels_still_have_targets(tmp_path, batch):
     stored = StoredKnowledge(book(tmp_path / "book"))
     said = stored.targets({**batch, "label": torch.full((30,), -1)})["logits"]
     assert np.isfinite(said.logits.numpy()).all()
+
+
+def test_a_teacher_says_how_it_runs():
+    network = teacher().network
+    assert Teacher(network).mode == "eval"
+    assert Teacher(network, to_float).mode == "eval, tests.learning.digits:to_float"
+    assert Teacher(network, create_preprocess("digits-large")).mode.startswith("eval, Preprocess(mean=")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -12,6 +13,9 @@ from torch import Tensor, nn
 from bookkd.zoo import weights_digest
 
 __all__ = ["Teacher"]
+
+
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
 def _as_is(views: Tensor) -> Tensor:
@@ -54,6 +58,15 @@ class Teacher:
         if not self._digest:
             self._digest = weights_digest(self.network)
         return self._digest
+
+    @property
+    def mode(self) -> str:
+        """How it runs: "eval", with its preprocessing in words; a book is not gone on with by one that runs otherwise."""
+        if self.preprocess is _as_is:
+            return "eval"
+        if hasattr(self.preprocess, "__qualname__"):
+            return f"eval, {self.preprocess.__module__}:{self.preprocess.__qualname__}"
+        return "eval, " + " ".join(_ADDRESS.sub("", repr(self.preprocess)).split())
 
     @property
     def parameters(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import resource
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -109,9 +110,15 @@ def make(
             "cpu_seconds": round(time.process_time() - cpu, 3),
             "teacher_forwards": knowledge.teacher_forwards,
             "records": written,
-            "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "peak_memory_bytes": _peak_memory(),
         }
         return writer.finish(cost)
+
+
+def _peak_memory() -> int:
+    # In KiB everywhere but on macOS, where it is in bytes.
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _first_view(replay: Replay) -> torch.Tensor:
@@ -150,6 +157,7 @@ def _plan(
                 bytes=teacher.bytes,
                 accuracy=teacher.accuracy,
                 split=teacher.split,
+                mode=teacher.mode,
             ),
         ),
         data=fingerprint(dataset),
