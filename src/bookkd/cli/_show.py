@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-__all__ = ["bytes_text", "console", "progress_bar", "rows"]
+__all__ = ["busy", "bytes_text", "console", "progress_bar", "rows"]
 
 
 def console() -> Console:
@@ -47,6 +47,16 @@ def bytes_text(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} TiB"
+
+
+@contextlib.contextmanager
+def busy(text: str) -> Iterator[None]:
+    """Show on stderr that something without a count is going on; nothing where stderr is no terminal."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    with Console(stderr=True).status(text):
+        yield
 
 
 @contextlib.contextmanager

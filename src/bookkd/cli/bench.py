@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bookkd.cli._show import console, rows
+from bookkd.cli._show import busy, console, rows
 from bookkd.cli._verb import Verb
 from bookkd.pipelines.bench import BENCHES, run_bench
 
@@ -19,7 +19,8 @@ def bench(name: str, pairs: int = 15, quick: bool = False) -> tuple[dict[str, An
         pairs: Interleaved pairs of each ratio, at least 15 for a judgement.
         quick: Few and small pairs, within a minute.
     """
-    result = run_bench(name, pairs=pairs, quick=quick)
+    with busy(f"bench {name}"):
+        result = run_bench(name, pairs=pairs, quick=quick)
     failed = not quick and not all(goal["holds"] for goal in result["goals"])  # type: ignore[attr-defined]
     return result, int(failed)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from bookkd.cli._show import bytes_text, console, rows
+from bookkd.cli._show import busy, bytes_text, console, rows
 from bookkd.cli._verb import Verb
 from bookkd.pipelines.evaluate_student import evaluate_student
 from bookkd.pipelines.options import DataOptions, NetworkOptions
@@ -30,15 +30,16 @@ def evaluate(
         replicates: Bootstrap replicates; 0 gives no intervals.
         latency: Measure the time of a pass at batch 1 and 64.
     """
-    return evaluate_student(
-        student=student,
-        data=data,
-        teacher=teacher,
-        book=book,
-        accelerator=accelerator,
-        replicates=replicates,
-        latency=latency,
-    )
+    with busy("measuring"):
+        return evaluate_student(
+            student=student,
+            data=data,
+            teacher=teacher,
+            book=book,
+            accelerator=accelerator,
+            replicates=replicates,
+            latency=latency,
+        )
 
 
 def show(result: dict[str, Any]) -> None:
@@ -72,5 +73,10 @@ VERB = Verb(
     evaluate,
     show,
     "  bookkd evaluate --student digits-small --student.weights runs/latest/student.safetensors --data digits",
-    short={"--data": "--data.name", "--student": "--student.name", "--teacher": "--teacher.name"},
+    short={
+        "--data": "--data.name",
+        "--download": "--data.download",
+        "--student": "--student.name",
+        "--teacher": "--teacher.name",
+    },
 )

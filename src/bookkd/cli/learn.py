@@ -79,6 +79,7 @@ VERB = Verb(
     positional={"book": True},
     short={
         "--data": "--data.name",
+        "--download": "--data.download",
         "--student": "--student.name",
         "--student.init": "--student.weights",
         "--teacher": "--teacher.name",

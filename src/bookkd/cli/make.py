@@ -70,6 +70,8 @@ def show(result: dict[str, Any]) -> None:
         f"{result['cost'].get('seconds', 0):.1f} s of making.\n"
         f"Next: bookkd learn {result['path']} --student NAME"
     )
+    for line in result["notes"]:
+        console().print(f"Note: {line}")
 
 
 VERB = Verb(
@@ -78,6 +80,11 @@ VERB = Verb(
     show,
     "  bookkd make --data cifar10 --data.root data --teacher resnet56 --teacher.weights resnet56.safetensors \\\n"
     "    --views crop-flip --views.n_views 8 --out books/resnet56",
-    short={"--data": "--data.name", "--teacher": "--teacher.name", "--views": "--views.transform"},
+    short={
+        "--data": "--data.name",
+        "--download": "--data.download",
+        "--teacher": "--teacher.name",
+        "--views": "--views.transform",
+    },
     choices={"codec": Choice("dense", _codec, lambda name, **values: _codec(name)(**values))},
 )

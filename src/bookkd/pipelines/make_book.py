@@ -61,7 +61,9 @@ def make_book(
     speaker = teacher.teacher(task.n_classes, find_device(accelerator))
     if held_out:
         measure_teacher(speaker, data, task, held_out)
+    notes = []
     if views.transform == "none" and views.mix == "none" and views.n_views > 1:
+        notes.append(f"transform none draws the same view each time: 1 view is stored, not {views.n_views}.")
         views = replace(views, n_views=1)
     book = make(
         out,
@@ -76,7 +78,7 @@ def make_book(
         temperatures=temperatures,
         progress=progress,
     )
-    return describe(book)
+    return {**describe(book), "notes": notes}
 
 
 def describe(book: Book) -> dict[str, Any]:
