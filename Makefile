@@ -55,7 +55,7 @@ pytest: $(VENV)/.dev
 	$(call stage,pytest,$(PYTEST) -n $(WORKERS) $(ARGS))
 
 docs: $(VENV)/.dev
-	$(call stage,docs,$(BIN)/mkdocs build --strict --quiet)
+	$(call stage,docs,NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet)
 
 wheel: $(VENV)/.dev
 	$(call stage,wheel,PYTHON=$(BIN)/python .ci/wheel)

@@ -13,12 +13,16 @@ from pathlib import Path
 import numpy as np
 
 
-def program(*arguments: str) -> str:
-    """Run the installed program; an exit code other than 0 is an error that shows what it said."""
+def program(*arguments: str, code: int = 0) -> str:
+    """Run the installed program; another exit code than `code` is an error that shows what it said.
+
+    Returns:
+        Standard output, or standard error where `code` is not 0.
+    """
     done = subprocess.run([Path(sys.executable).with_name("bookkd"), *arguments], capture_output=True, text=True)
-    if done.returncode:
+    if done.returncode != code:
         raise SystemExit(f"bookkd {' '.join(arguments)}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
-    return done.stdout
+    return done.stderr if code else done.stdout
 
 
 def check(holds: bool, what: str) -> None:
@@ -50,6 +54,12 @@ def main() -> None:
         check(json.loads(program("verify", folder, "--json"))["whole"], "a whole book")
         check(json.loads(program("inspect", folder, "--json"))["records"] == 4, "four records")
     check("bookkd VERB" in program("--help"), "an overview of the verbs")
+    for verb in ("demo", "make", "learn", "evaluate", "bench"):
+        said = program(verb, code=2)
+        check(
+            "pip install 'bookkd[train]'" in said and said.count("\n") == 1,
+            f"bookkd {verb} to name the extra, got: {said}",
+        )
     print(f"bookkd {bookkd.__version__} works alone")
 
 
