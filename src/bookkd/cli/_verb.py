@@ -134,9 +134,9 @@ def _with_values(parser: ArgumentParser, arguments: Sequence[str]) -> list[str]:
     """Write `--quick` as `--quick true`, the form that jsonargparse takes for switches that YAML can set too."""
     switches = {option for action in parser._actions for option in action.option_strings if _is_switch(action)}
     out = []
-    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for place, word in enumerate(arguments):
         out.append(word)
-        if word in switches and following not in ("true", "false"):
+        if word in switches and (place + 1 == len(arguments) or arguments[place + 1] not in ("true", "false")):
             out.append("true")
     return out
 
