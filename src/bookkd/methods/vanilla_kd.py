@@ -9,7 +9,9 @@ Parameters: `temperature` 4, `ce_weight` 0.1, `kd_weight` 0.9 (the CIFAR-100 ben
 temperature 1 and 0.5 / 0.5 on ImageNet (mdistiller). The paper fixes no weights beyond "considerably lower" on labels.
 Presets reproduce the conventions of other libraries, which differ by factors of 1/T^2 and 1/K for the same words:
 `mdistiller`, `mdistiller-imagenet`, `repdistiller`, `torchdistill`, `tf-kd`, `deit`, `kd-lib`, `keras`,
-`logit-standardization` (its weights only; standardised logits are a method of their own).
+`logit-standardization` (its weights only; standardised logits are a method of their own). `deit` has one head, where
+DeiT reads the student's side from a distillation token; `keras` keeps the teacher as target, which an early version of
+that example had swapped; `torchdistill` drops T^2 and the label term where it is given no labels, which we do not.
 What it costs: one pass of the student and one read of the book.
 What it clashes with: top-k books at temperatures they do not promise (refused), and `soft_loss="mse"` on any sparse book (refused).
 A soft term divided by the number of classes (`class_reduction="mean"`) is 100 or 1000 times smaller than it looks.

@@ -64,7 +64,11 @@ class Classification:
         if isinstance(found, tuple | list) and found:
             found = found[0]
         if not isinstance(found, Tensor) or found.ndim != 2 or found.shape[1] != self.n_classes:
-            got = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(output).__name__
+            got = (
+                f"shape {tuple(found.shape)}"
+                if isinstance(found, Tensor)
+                else f"a {type(output).__name__} without them"
+            )
             do = "Build the network with the data set's number of classes."
             raise TeacherOutputError(
                 expected("logits", f"[batch, {self.n_classes}]", got, where="output of a network", do=do)

@@ -1,0 +1,163 @@
+"""What every method of the table keeps to."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import re
+
+import pytest
+import torch
+from tests.learning.digits import TASK, book, run, student, training, weights
+from tests.methods.cases import DEFAULTS, NEEDS, REFUSED, TOTALS
+
+from bookkd.core.errors import ConfigError, UnknownNameError
+from bookkd.core.fields import LABEL, WEIGHT
+from bookkd.core.protocols import Needs
+from bookkd.core.schedules import Clock, Linear
+from bookkd.knowledge import StoredKnowledge, check_needs
+from bookkd.losses import DenseTarget
+from bookkd.methods import METHODS, Card, VanillaKD, build_method, method_class
+from bookkd.objectives import Objective
+from bookkd.tasks import Classification
+
+HEADINGS = ("What it does", "When to use", "Parameters", "What it costs", "What it clashes with", "Source")
+STUDENT = torch.tensor([[1.0, 2.0, 0.5]], dtype=torch.float64)
+TEACHER = torch.tensor([[2.0, 3.5, -1.0]], dtype=torch.float64)
+LABELS = torch.tensor([1])
+THREE = Classification(("a", "b", "c"))
+
+
+def total(method, student=STUDENT, teacher=TEACHER, labels=LABELS, clock=None):
+    """The loss of a batch by the method's own objective, in float64."""
+    objective, clock = method.objective(THREE), clock or Clock()
+    batch = {LABEL: labels, WEIGHT: torch.ones(len(labels), dtype=torch.float64)}
+    weights = THREE.weights(batch)
+    sums = objective.sums({"logits": student}, {"logits": DenseTarget(teacher)}, batch, weights, clock)
+    return objective.loss(sums, objective.totals(batch, weights), clock)
+
+
+def test_table_and_cases_are_one():
+    assert set(METHODS) == set(DEFAULTS) == set(NEEDS) == set(TOTALS) == {name for name, *_ in REFUSED}
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+class TestEveryMethod:
+    def test_is_a_frozen_dataclass_of_its_name(self, name):
+        chosen = method_class(name)
+        assert chosen.name == name
+        assert dataclasses.is_dataclass(chosen)
+        method = chosen()
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(method, dataclasses.fields(method)[0].name, 1)
+        assert method == chosen()
+        assert hash(method) == hash(chosen())
+
+    def test_defaults_are_those_of_the_card(self, name):
+        assert dataclasses.asdict(method_class(name)()) == DEFAULTS[name]
+
+    def test_module_is_its_card(self, name):
+        text = importlib.import_module(METHODS[name].partition(":")[0]).__doc__
+        places = [text.find(f"\n{heading}: ") for heading in HEADINGS]
+        assert min(places) > 0, dict(zip(HEADINGS, places, strict=True))
+        assert places == sorted(places)
+        for field in dataclasses.fields(method_class(name)):
+            assert re.search(rf"\b{field.name}: ", method_class(name).__doc__), field.name
+
+    def test_card_of_the_table(self, name):
+        card = method_class(name).card
+        assert isinstance(card, Card)
+        assert card.status in ("certain", "reconstructed")
+        assert all((card.title, card.source, card.needs))
+
+    def test_objective_and_needs(self, name):
+        method = method_class(name)()
+        objective = method.objective(TASK)
+        assert isinstance(objective, Objective)
+        fields, dense = NEEDS[name]
+        assert method.needs(TASK) == Needs(fields=fields, dense=dense)
+        assert objective.needs() == fields
+        assert method.handlers() == ()
+
+    def test_total_on_the_worked_sample(self, name):
+        assert float(total(method_class(name)())) == pytest.approx(TOTALS[name], abs=1e-6)
+
+    def test_presets_build(self, name):
+        for preset, values in method_class(name).presets.items():
+            method = build_method(name, preset)
+            assert {**DEFAULTS[name], **values} == dataclasses.asdict(method)
+            assert torch.isfinite(total(method))
+
+    def test_learns_on_the_digits(self, name, stored):
+        method = method_class(name)()
+        knowledge = StoredKnowledge(stored)
+        check_needs(method.needs(TASK), knowledge, name)
+        before = weights(student())
+        learned = run(
+            None, method=method, knowledge=knowledge, training=training(epochs=2, batch_size=30), network=student()
+        )
+        assert learned.history[-1]["step"] == 4
+        assert any(not torch.equal(value, before[key]) for key, value in learned.student.state_dict().items())
+
+    def test_an_unknown_option_lists_the_nearest(self, name):
+        option = dataclasses.fields(method_class(name))[0].name
+        with pytest.raises(ConfigError, match=rf"option of method {name}, got '{option}s'\. Nearest: {option}"):
+            build_method(name, **{f"{option}s": 1})
+
+    def test_an_unknown_preset_lists_the_nearest(self, name):
+        preset = next(iter(method_class(name).presets))
+        with pytest.raises(
+            UnknownNameError, match=rf"Unknown preset '{preset}x' \(method {name}\)\. Nearest: {preset}"
+        ):
+            build_method(name, f"{preset}x")
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    return book(tmp_path_factory.mktemp("methods") / "book").path
+
+
+@pytest.mark.parametrize(("name", "option", "value", "match"), REFUSED)
+def test_options_out_of_range_are_refused(name, option, value, match):
+    with pytest.raises(ConfigError, match=match):
+        build_method(name, **{option: value})
+
+
+def test_an_unknown_method_lists_the_nearest():
+    with pytest.raises(UnknownNameError, match=r"Unknown method 'vanila-kd'\. Nearest: vanilla-kd, supervised"):
+        build_method("vanila-kd")
+
+
+def test_a_method_of_a_users_own(tmp_path, monkeypatch, stored):
+    (tmp_path / "my_methods.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from bookkd.methods import VanillaKD\n"
+        "@dataclass(frozen=True)\n"
+        "class Halved(VanillaKD):\n"
+        "    share: float = 0.5\n"
+        "    name = 'halved'\n"
+        "    def objective(self, task):\n"
+        "        from bookkd.objectives import Objective, weighted\n"
+        "        terms = super().objective(task).terms\n"
+        "        return Objective((weighted(terms[-1], self.share),))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    method = build_method("my_methods:Halved", share=0.25)
+    assert float(total(method)) == pytest.approx(0.25 * 0.636975, abs=1e-6)
+    learned = run(None, method=method, knowledge_of=stored, training=training(epochs=1))
+    record = learned.history[0]
+    assert record["train/loss"] == pytest.approx(0.25 * record["train/soft_target"], rel=1e-5)
+    with pytest.raises(ConfigError, match=r"got 'shares'\. Nearest: share"):
+        build_method("my_methods:Halved", shares=1)
+    with pytest.raises(
+        ConfigError, match=r"'my_methods:Halve' to exist, got no 'Halve' in my_methods\. Nearest: Halved"
+    ):
+        build_method("my_methods:Halve")
+
+
+def test_a_scheduled_weight_and_temperature():
+    method = VanillaKD(ce_weight=1.0, kd_weight=Linear(0.0, 1.0), temperature=Linear(4.0, 1.0))
+    assert method.needs(TASK) == Needs(fields={"logits": ()})
+    # Weight 0 of the soft term: cross-entropy alone. At the end: T = 1.
+    assert float(total(method, clock=Clock(0, 0, 10))) == pytest.approx(0.464369, abs=1e-6)
+    assert float(total(method, clock=Clock(10, 1, 10))) == pytest.approx(0.464369 + 0.136520, abs=1e-6)

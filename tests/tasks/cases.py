@@ -1,0 +1,26 @@
+"""One row for each task of the table: a task, a tiny network and batch, and what must come out."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from bookkd.tasks import Classification
+
+
+def classification():
+    torch.manual_seed(0)
+    batch = {
+        "input": torch.rand(4, 1, 2, 2),
+        "label": torch.tensor([0, 2, 1, -1]),
+        "weight": torch.tensor([1.0, 1.0, 1.0, 0.0]),
+    }
+    return Classification(("a", "b", "c")), nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), batch
+
+
+# Name -> task, network and batch.
+TASKS = {"classification": classification}
+# Name -> fields with the shape of one record.
+FIELDS = {"classification": {"logits": (3,)}}
+# Name -> primary metric.
+METRICS = {"classification": "accuracy"}
