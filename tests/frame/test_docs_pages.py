@@ -76,12 +76,25 @@ def test_every_module_of_core_has_a_place():
     }
 
 
-def test_the_build_fails_for_a_name_without_an_anchor(tmp_path):
-    spec = importlib.util.spec_from_file_location("check_api", ROOT / "docs" / "check_api.py")
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
-    check_api = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(check_api)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_doctests_are_fenced():
+    text = "A line.\n\nArgs:\n    a: One.\n\n>>> 1 + 1\n2\n\n>>> f(\n...     2)\n\nSource: x"
+    expected = (
+        "A line.\n\nArgs:\n    a: One.\n\n```pycon\n>>> 1 + 1\n2\n```\n\n```pycon\n>>> f(\n...     2)\n```\n\nSource: x"
+    )
+    assert load("doctests").fenced(text) == expected
+
+
+def test_the_build_fails_for_a_name_without_an_anchor(tmp_path):
+    check_api = load("check_api")
     (tmp_path / "api").mkdir()
     names = sorted(check_api.public_names())
     assert "bookkd.book.Book" in names
