@@ -219,3 +219,32 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path, stored, monkeypatch):
     (tmp_path / "one" / "checkpoints").rename(tmp_path / "two" / "checkpoints")
     with pytest.raises(CheckpointError, match=r"Expected a checkpoint of 4 steps an epoch .*, got 8"):
         run(tmp_path / "two", knowledge_of=stored, training=training(batch_size=16))
+
+
+@pytest.mark.parametrize("door", ["plain", "lightning"])
+def test_ctrl_c_leaves_a_run_that_can_go_on_and_the_signal_as_it_was(tmp_path, stored, monkeypatch, door):
+    from bookkd.learning.run import Run
+
+    real = Run.optimizer_step
+
+    def interrupted(self, *args, **kwargs):
+        if self.steps == 9:
+            raise KeyboardInterrupt
+        return real(self, *args, **kwargs)
+
+    before = signal.getsignal(signal.SIGINT)
+    options = {"knowledge_of": stored, "training": training(checkpoint_steps=3), "door": door}
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "optimizer_step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "cut", **options)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert_equal(run(tmp_path / "cut", **options).student, run(None, **options).student)
+
+
+def test_another_start_is_refused_where_it_is_named(tmp_path, stored):
+    options = {"knowledge_of": stored, "training": training(epochs=1)}
+    run(tmp_path / "run", **options, start="a1")
+    run(tmp_path / "run", **options, start="a1")
+    with pytest.raises(ConfigError, match=r"student\.start \('a1', now 'b2'\)"):
+        run(tmp_path / "run", **options, start="b2")

@@ -131,6 +131,10 @@ def test_cached_views_that_students_share(stored):
     cached = CachedViews(Replay(TRAIN, views(), probe_share=0.0), max_bytes=2**24)
     expected = run(None, knowledge=stored, training=training(epochs=1))
     assert_equal(run(None, knowledge=stored, training=training(epochs=1), cached=cached).student, expected.student)
+    with pytest.raises(ConfigError, match=r"Expected `cached` to be of the same views, got another .*seed"):
+        run(None, knowledge=None, views=views(seed=1), training=training(epochs=1), cached=cached)
+    with pytest.raises(ConfigError, match=r"`cached` to be of the same views, got another rows of the data set"):
+        run(None, knowledge=None, rows=np.arange(60)[::-1].copy(), cached=cached)
     with pytest.raises(ConfigError, match="max_bytes"):
         run(None, training=training(cache_views=True, cache_bytes=10))
 

@@ -47,14 +47,16 @@ class LiveKnowledge:
             fields: The fields wanted; None for all.
 
         Returns:
-            Field name -> `DenseTarget` in float32 (float64 stays).
+            Field name -> `DenseTarget` in float32 (float64 stays), where `input` is.
         """
         wanted = list(self.fields) if fields is None else [choose(name, self.fields, "field") for name in fields]
         # no_grad and not inference mode: the targets enter the graph of the student's loss.
         with torch.no_grad():
             said = self.task.fields(self.teacher(batch[INPUT]), batch)
         self._forwards += len(batch[INPUT])
-        return {name: DenseTarget(_full(said[name])) for name in wanted}
+        # The student may be on another device than the teacher.
+        device = batch[INPUT].device
+        return {name: DenseTarget(_full(said[name]).to(device)) for name in wanted}
 
 
 def _full(logits: torch.Tensor) -> torch.Tensor:

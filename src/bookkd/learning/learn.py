@@ -28,7 +28,7 @@ from bookkd.learning.training import Training, find_device
 from bookkd.learning.validation import Validation
 from bookkd.methods import Method, Supervised
 from bookkd.tasks import Task
-from bookkd.views import CachedViews, Replay, Views
+from bookkd.views import CachedViews, Replay, Views, differences
 from bookkd.zoo import fingerprint, load_weights, save_weights
 
 __all__ = ["Learned", "learn"]
@@ -74,6 +74,7 @@ def learn(
     progress: bool = False,
     overwrite: bool = False,
     cached: CachedViews | None = None,
+    start: str | None = None,
 ) -> Learned:
     """Train a student.
 
@@ -97,7 +98,9 @@ def learn(
         loggers: Lightning loggers.
         progress: Show Lightning's progress bar.
         overwrite: Start again where `out` holds another run.
-        cached: Views drawn before, shared by several students.
+        cached: Views drawn before, shared by several students; they carry the probes of their own `Replay`.
+        start: What the student starts from, such as the digest of its weights, where a run in `out` from another start is
+            to be refused; None where the start is drawn anew each time and a checkpoint takes its place.
 
     Raises:
         ConfigError: if options contradict each other or the knowledge lacks what the method needs; `out` holds another run.
@@ -113,10 +116,11 @@ def learn(
     if isinstance(knowledge, StoredKnowledge):
         views = with_pool_of(knowledge, views)
         check_alignment(knowledge, dataset, views, rows=rows)
+    _check_cached(cached, dataset, views, rows)
     learner = Learner(student, task, preprocess=preprocess)
     folder = None
     if out is not None:
-        config = _config(learner, dataset, views, knowledge, method, training, checked, labels, rows, door)
+        config = _config(learner, dataset, views, knowledge, method, training, checked, labels, rows, door, start)
         folder = RunFolder(out, config, overwrite=overwrite)
         if folder.result is not None:
             load_weights(student, folder.path / "student.safetensors")
@@ -200,6 +204,9 @@ class _Job:
     def _run(self, placed: Learner, groups: Groups) -> Run:
         if self.training.compile:
             placed.student.compile()
+        if self.training.devices > 1 and isinstance(self.step.knowledge, LiveKnowledge):
+            # Each process asks its own teacher, beside its student.
+            self.step.knowledge.teacher.to(next(placed.parameters()).device)
         handlers = self.method.handlers()
         return Run(placed, self.step, self.training, groups.sampler, steps_per_epoch=len(groups), handlers=handlers)
 
@@ -214,6 +221,18 @@ def _check_options(training: Training, validation: Validation | None, door: str,
         raise ConfigError(expected("validation", wish, None, where="training", do="Pass a data set to validate on."))
 
 
+def _check_cached(cached: CachedViews | None, dataset: Any, views: Views, rows: Sequence[int] | None) -> None:
+    if cached is None:
+        return
+    n_samples = len(dataset)
+    found = differences(cached.views.recipe(n_samples), views.recipe(n_samples), ignore=("n_views",))
+    if not np.array_equal(cached.rows, np.arange(n_samples) if rows is None else np.asarray(rows)):
+        found.append("rows of the data set")
+    if found:
+        do = "Cache the views that the student is to see."
+        raise ConfigError(expected("cached", "of the same views", f"another {'; '.join(found)}", where="learn", do=do))
+
+
 def _config(
     learner: Learner,
     dataset: Any,
@@ -225,6 +244,7 @@ def _config(
     labels: npt.NDArray[np.int64] | None,
     rows: Sequence[int] | None,
     door: str,
+    start: str | None,
 ) -> dict[str, Any]:
     """Return everything that the result depends on, as JSON values; the path of a book does not count, its content does."""
     known: dict[str, Any] | None = None
@@ -246,6 +266,7 @@ def _config(
         "student": {
             "class": plain(type(learner.student)),
             "parameters": parameters,
+            "start": start,
             "preprocess": plain(learner.preprocess),
         },
     }

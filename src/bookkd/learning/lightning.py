@@ -7,6 +7,7 @@ weights are known before the first backward pass. Set clipping and accumulation 
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -234,5 +235,13 @@ def fit_lightning(
     last = None if folder is None else folder / "last.ckpt"
     checkpoint = None if last is None or not last.exists() else str(last)
     learner.train()  # Lightning leaves modules in the mode in which it finds them.
-    trainer.fit(module, train_dataloaders=groups, ckpt_path=checkpoint)
+    on_interrupt = signal.getsignal(signal.SIGINT)
+    try:
+        trainer.fit(module, train_dataloaders=groups, ckpt_path=checkpoint)
+    except SystemExit as ended:
+        # Lightning turns Ctrl-C into an exit with code 1, and leaves the signal switched off.
+        if not isinstance(ended.__context__, KeyboardInterrupt):
+            raise
+        signal.signal(signal.SIGINT, on_interrupt or signal.SIG_DFL)
+        raise KeyboardInterrupt from ended
     return module.active

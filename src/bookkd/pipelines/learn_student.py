@@ -22,7 +22,7 @@ from bookkd.learning.folder import plain
 from bookkd.methods import Method
 from bookkd.pipelines.options import DataOptions, NetworkOptions, ViewOptions
 from bookkd.tasks import Classification
-from bookkd.zoo import DATASETS, TRANSFORMS
+from bookkd.zoo import DATASETS, TRANSFORMS, weights_digest
 
 __all__ = ["learn_student", "make_loggers", "views_of_book"]
 
@@ -117,6 +117,7 @@ def learn_student(
         loggers=make_loggers(loggers, folder / "logs"),
         progress=progress,
         overwrite=overwrite,
+        start=weights_digest(network),
     )
     options = {"student": plain(student), "data": plain(data), "views": plain(views), "book": book}
     with contextlib.suppress(FileExistsError):
