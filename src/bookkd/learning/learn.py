@@ -11,15 +11,13 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-import xxhash
 from torch import Tensor, nn
 
-from bookkd.core.errors import ConfigError, expected
-from bookkd.core.names import choose
 from bookkd.core.protocols import Knowledge
 from bookkd.knowledge import LiveKnowledge, StoredKnowledge, check_alignment, check_needs, with_pool_of
+from bookkd.learning.configuration import check_cached, check_options, run_config
 from bookkd.learning.data import Groups, make_groups
-from bookkd.learning.folder import RunFolder, is_main_process, plain
+from bookkd.learning.folder import RunFolder, is_main_process
 from bookkd.learning.learner import Learner
 from bookkd.learning.loop import fit
 from bookkd.learning.run import Run
@@ -28,8 +26,8 @@ from bookkd.learning.training import Training, find_device
 from bookkd.learning.validation import Validation
 from bookkd.methods import Method, Supervised
 from bookkd.tasks import Task
-from bookkd.views import CachedViews, Replay, Views, differences
-from bookkd.zoo import fingerprint, load_weights, save_weights
+from bookkd.views import CachedViews, Replay, Views
+from bookkd.zoo import load_weights, save_weights
 
 __all__ = ["Learned", "learn"]
 
@@ -111,16 +109,16 @@ def learn(
     """
     method, training = method or Supervised(), training or Training()
     checked = validation if validation is None or isinstance(validation, Validation) else Validation(validation)
-    _check_options(training, checked, door, loggers)
+    check_options(training, checked, door, loggers)
     check_needs(method.needs(task), knowledge, method.name)
     if isinstance(knowledge, StoredKnowledge):
         views = with_pool_of(knowledge, views)
         check_alignment(knowledge, dataset, views, rows=rows)
-    _check_cached(cached, dataset, views, rows)
+    check_cached(cached, dataset, views, rows)
     learner = Learner(student, task, preprocess=preprocess)
     folder = None
     if out is not None:
-        config = _config(learner, dataset, views, knowledge, method, training, checked, labels, rows, door, start)
+        config = run_config(learner, dataset, views, knowledge, method, training, checked, labels, rows, door, start)
         folder = RunFolder(out, config, overwrite=overwrite)
         if folder.result is not None:
             load_weights(student, folder.path / "student.safetensors")
@@ -140,9 +138,7 @@ def learn(
     )
     history: list[dict[str, Any]] = []
     log = history.append if folder is None else folder.log
-    # Dropout is seeded at every step: the caller's generators are put back afterwards.
-    with torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
-        run = job.plain(log) if door == "plain" else job.lightning(log, loggers, progress)
+    run = job.fit(door, log, loggers, progress)
     learner.cpu()
     if folder is not None and is_main_process():
         history = folder.history()
@@ -166,7 +162,12 @@ class _Job:
     validation: Validation | None
     checkpoints: Path | None
 
-    def plain(self, log: Callable[[dict[str, Any]], None]) -> Run:
+    def fit(self, door: str, log: Callable[[dict[str, Any]], None], loggers: Sequence[Any], progress: bool) -> Run:
+        # Dropout is seeded at every step: the caller's generators are put back afterwards.
+        with torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
+            return self._plain(log) if door == "plain" else self._lightning(log, loggers, progress)
+
+    def _plain(self, log: Callable[[dict[str, Any]], None]) -> Run:
         self.learner.to(find_device(self.training.accelerator))
         _channels_last(self.learner)
         groups = self._groups(0, 1)
@@ -174,7 +175,7 @@ class _Job:
         fit(run, groups, validation=self.validation, folder=self.checkpoints, log=log)
         return run
 
-    def lightning(self, log: Callable[[dict[str, Any]], None], loggers: Sequence[Any], progress: bool) -> Run:
+    def _lightning(self, log: Callable[[dict[str, Any]], None], loggers: Sequence[Any], progress: bool) -> Run:
         from bookkd.learning.lightning import fit_lightning, make_trainer
 
         trainer = make_trainer(self.training, folder=self.checkpoints, loggers=loggers, progress=progress)
@@ -209,71 +210,6 @@ class _Job:
             self.step.knowledge.teacher.to(next(placed.parameters()).device)
         handlers = self.method.handlers()
         return Run(placed, self.step, self.training, groups.sampler, steps_per_epoch=len(groups), handlers=handlers)
-
-
-def _check_options(training: Training, validation: Validation | None, door: str, loggers: Sequence[Any]) -> None:
-    choose(door, ("plain", "lightning"), "door")
-    if door == "plain" and (training.devices > 1 or loggers or training.precision != "32-true"):
-        wish = "lightning for several devices, loggers or another precision than 32-true"
-        raise ConfigError(expected("door", wish, door, do="Pass door='lightning'."))
-    if validation is None and (training.patience is not None or training.schedule == "plateau"):
-        wish = "given for early stopping and the plateau schedule"
-        raise ConfigError(expected("validation", wish, None, where="training", do="Pass a data set to validate on."))
-
-
-def _check_cached(cached: CachedViews | None, dataset: Any, views: Views, rows: Sequence[int] | None) -> None:
-    if cached is None:
-        return
-    n_samples = len(dataset)
-    found = differences(cached.views.recipe(n_samples), views.recipe(n_samples), ignore=("n_views",))
-    if not np.array_equal(cached.rows, np.arange(n_samples) if rows is None else np.asarray(rows)):
-        found.append("rows of the data set")
-    if found:
-        do = "Cache the views that the student is to see."
-        raise ConfigError(expected("cached", "of the same views", f"another {'; '.join(found)}", where="learn", do=do))
-
-
-def _config(
-    learner: Learner,
-    dataset: Any,
-    views: Views,
-    knowledge: Knowledge | None,
-    method: Method,
-    training: Training,
-    validation: Validation | None,
-    labels: npt.NDArray[np.int64] | None,
-    rows: Sequence[int] | None,
-    door: str,
-    start: str | None,
-) -> dict[str, Any]:
-    """Return everything that the result depends on, as JSON values; the path of a book does not count, its content does."""
-    known: dict[str, Any] | None = None
-    if isinstance(knowledge, StoredKnowledge):
-        known = {"book": knowledge.book.content_digest}
-    elif isinstance(knowledge, LiveKnowledge):
-        known = {"teacher": knowledge.teacher.name, "digest": knowledge.teacher.digest}
-    parameters = sum(parameter.numel() for parameter in learner.student.parameters())
-    return {
-        "door": door,
-        "method": {"name": method.name, **plain(method)},
-        "training": plain(training),
-        "knowledge": known,
-        "data": fingerprint(dataset),
-        "rows": _digest(rows),
-        "labels": _digest(labels),
-        "views": views.recipe(len(dataset)),
-        "validation": None if validation is None else fingerprint(validation.dataset),
-        "student": {
-            "class": plain(type(learner.student)),
-            "parameters": parameters,
-            "start": start,
-            "preprocess": plain(learner.preprocess),
-        },
-    }
-
-
-def _digest(values: Any) -> str | None:
-    return None if values is None else xxhash.xxh3_128_hexdigest(np.asarray(values).astype("<i8").tobytes())
 
 
 def _replay(replay: Replay, training: Training) -> Replay | CachedViews:

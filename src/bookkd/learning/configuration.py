@@ -1,0 +1,91 @@
+"""Whether the options of a run fit together, and what its folder remembers of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from bookkd.core.errors import ConfigError, expected
+from bookkd.core.names import choose
+from bookkd.core.protocols import Knowledge
+from bookkd.knowledge import LiveKnowledge, StoredKnowledge
+from bookkd.learning.folder import plain
+from bookkd.learning.learner import Learner
+from bookkd.learning.training import Training
+from bookkd.learning.validation import Validation
+from bookkd.methods import Method
+from bookkd.views import CachedViews, Views, differences
+from bookkd.zoo import fingerprint
+
+__all__ = ["check_cached", "check_options", "run_config"]
+
+
+def check_options(training: Training, validation: Validation | None, door: str, loggers: Sequence[Any]) -> None:
+    """Refuse options that contradict each other."""
+    choose(door, ("plain", "lightning"), "door")
+    if door == "plain" and (training.devices > 1 or loggers or training.precision != "32-true"):
+        wish = "lightning for several devices, loggers or another precision than 32-true"
+        raise ConfigError(expected("door", wish, door, do="Pass door='lightning'."))
+    if validation is None and (training.patience is not None or training.schedule == "plateau"):
+        wish = "given for early stopping and the plateau schedule"
+        raise ConfigError(expected("validation", wish, None, where="training", do="Pass a data set to validate on."))
+
+
+def check_cached(cached: CachedViews | None, dataset: Any, views: Views, rows: Sequence[int] | None) -> None:
+    """Refuse cached views of another recipe or other rows."""
+    if cached is None:
+        return
+    n_samples = len(dataset)
+    found = differences(cached.views.recipe(n_samples), views.recipe(n_samples), ignore=("n_views",))
+    if not np.array_equal(cached.rows, np.arange(n_samples) if rows is None else np.asarray(rows)):
+        found.append("rows of the data set")
+    if found:
+        do = "Cache the views that the student is to see."
+        raise ConfigError(expected("cached", "of the same views", f"another {'; '.join(found)}", where="learn", do=do))
+
+
+def run_config(
+    learner: Learner,
+    dataset: Any,
+    views: Views,
+    knowledge: Knowledge | None,
+    method: Method,
+    training: Training,
+    validation: Validation | None,
+    labels: npt.NDArray[np.int64] | None,
+    rows: Sequence[int] | None,
+    door: str,
+    start: str | None,
+) -> dict[str, Any]:
+    """Return everything that the result depends on, as JSON values; the path of a book does not count, its content does."""
+    known: dict[str, Any] | None = None
+    if isinstance(knowledge, StoredKnowledge):
+        known = {"book": knowledge.book.content_digest}
+    elif isinstance(knowledge, LiveKnowledge):
+        known = {"teacher": knowledge.teacher.name, "digest": knowledge.teacher.digest}
+    parameters = sum(parameter.numel() for parameter in learner.student.parameters())
+    return {
+        "door": door,
+        "method": {"name": method.name, **plain(method)},
+        "training": plain(training),
+        "knowledge": known,
+        "data": fingerprint(dataset),
+        "rows": _digest(rows),
+        "labels": _digest(labels),
+        "views": views.recipe(len(dataset)),
+        "validation": None if validation is None else fingerprint(validation.dataset),
+        "student": {
+            "class": plain(type(learner.student)),
+            "parameters": parameters,
+            "start": start,
+            "preprocess": plain(learner.preprocess),
+        },
+    }
+
+
+def _digest(values: Any) -> str | None:
+    return None if values is None else xxhash.xxh3_128_hexdigest(np.asarray(values).astype("<i8").tobytes())
