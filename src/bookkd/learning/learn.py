@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from bookkd.core.protocols import Knowledge
 from bookkd.knowledge import LiveKnowledge, StoredKnowledge, check_alignment, check_needs, with_pool_of
+from bookkd.learning.checkpoint import load_checkpoint
 from bookkd.learning.configuration import check_cached, check_options, run_config
 from bookkd.learning.data import Groups, make_groups
 from bookkd.learning.folder import RunFolder, is_main_process
@@ -91,7 +93,8 @@ def learn(
         validation: Data set measured after each epoch, or a `Validation`.
         labels: int64 [rows of the book] that replace the data set's; `IGNORE_LABEL` where the student may not see one.
         rows: Book row of each sample, where the data set is a part or another order of the book's.
-        out: Folder for configuration, metrics, checkpoints and weights.
+        out: Folder for configuration, metrics, checkpoints and weights: `student.safetensors` of the last epoch and, with
+            a validation set, `student-best.safetensors` of the best one.
         door: "plain" is our loop, "lightning" adds devices, precision and loggers.
         loggers: Lightning loggers.
         progress: Show Lightning's progress bar.
@@ -143,8 +146,21 @@ def learn(
     if folder is not None and is_main_process():
         history = folder.history()
         save_weights(student, folder.path / "student.safetensors", {"method": method.name})
+        _save_best(learner, folder, method.name)
         folder.finish({"teacher_forwards": run.teacher_forwards, "epochs": len(history), **_last_metrics(history)})
     return _learned(learner, history, run.teacher_forwards, None if folder is None else folder.path)
+
+
+def _save_best(learner: Learner, folder: RunFolder, method: str) -> None:
+    """Write the weights of the best validated epoch beside those of the last one."""
+    path = folder.checkpoints / "best.ckpt"
+    if not path.exists():
+        return
+    best, last = load_checkpoint(path), copy.deepcopy(learner.state_dict())
+    learner.load_state_dict(best["learner"])
+    note = {"method": method, "epoch": str(best["epoch"])}
+    save_weights(learner.student, folder.path / "student-best.safetensors", note)
+    learner.load_state_dict(last)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

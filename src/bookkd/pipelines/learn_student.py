@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import time
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from bookkd.book import Book
 from bookkd.core.errors import ConfigError, expected
 from bookkd.core.files import write_atomic
 from bookkd.core.jsonio import pretty
-from bookkd.core.names import import_reference, is_reference
+from bookkd.core.names import import_reference, is_reference, require
 from bookkd.core.protocols import Knowledge
 from bookkd.knowledge import LiveKnowledge, StoredKnowledge
 from bookkd.learning import Training, find_device, learn, visible_labels
@@ -83,14 +84,7 @@ def learn_student(
     training = training or Training()
     stored = None if book is None else StoredKnowledge(book)
     data = data if data is not None and data.name else _data_of_book(stored, data or DataOptions())
-    if views is None or not views.transform:
-        views = ViewOptions("none", 1) if stored is None else views_of_book(stored.book)
-    if views is None:
-        given = stored.book.plan.views.get("transform") if stored is not None else None
-        raise ConfigError(
-            f"Expected `views.transform`, since book {book} was made with {given!r}, which is not one of ours and is never "
-            "imported from a book. Pass --views package.module:callable."
-        )
+    views = views if views is not None and views.transform else _views_of(stored)
     dataset = data.open()
     task = Classification(dataset.class_names)
     labels = np.asarray(dataset.labels)
@@ -99,6 +93,7 @@ def learn_student(
     if stored is None and teacher is not None and teacher.name:
         knowledge = LiveKnowledge(teacher.teacher(task.n_classes, find_device(training.accelerator)), task)
     network, preprocess = student.build(task.n_classes, role="student", seed=training.seed)
+    _quiet_lightning()
     folder = Path(out)
     started = time.perf_counter()
     learned = learn(
@@ -120,8 +115,7 @@ def learn_student(
         start=weights_digest(network),
     )
     options = {"student": plain(student), "data": plain(data), "views": plain(views), "book": book}
-    with contextlib.suppress(FileExistsError):
-        write_atomic(folder / "options.json", pretty(options))
+    write_atomic(folder / "options.json", pretty(options))
     return {
         "out": str(folder),
         "weights": str(folder / "student.safetensors"),
@@ -133,6 +127,27 @@ def learn_student(
         "teacher_forwards": learned.teacher_forwards,
         "student_parameters": sum(parameter.numel() for parameter in learned.student.parameters()),
     }
+
+
+def _quiet_lightning() -> None:
+    """Keep Lightning's notes on devices and services, and its own deprecations, out of a program's output."""
+    require("pytorch_lightning", "train")  # it sets its own level when it is imported
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*", category=FutureWarning)
+
+
+def _views_of(stored: StoredKnowledge | None) -> ViewOptions:
+    """Return the views of a book, or the samples as they are where there is none."""
+    if stored is None:
+        return ViewOptions("none", 1)
+    found = views_of_book(stored.book)
+    if found is None:
+        given = stored.book.plan.views.get("transform")
+        raise ConfigError(
+            f"Expected `views.transform`, since book {stored.book.path} was made with {given!r}, which is not one of ours "
+            "and is never imported from a book. Pass --views package.module:callable."
+        )
+    return found
 
 
 def _data_of_book(stored: StoredKnowledge | None, given: DataOptions) -> DataOptions:
