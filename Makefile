@@ -9,8 +9,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PINS := --constraint constraints/ci.txt
 WORKERS ?= 2
-# One thread a test process: two processes with a thread per core each would wait for one another.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+# Networks of a few thousand parameters gain nothing from a second thread, and on a busy machine the threads of one
+# process wait for one another: minutes instead of seconds.
+ONE_THREAD := OMP_NUM_THREADS=1
+PYTEST := $(ONE_THREAD) $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -35,7 +37,7 @@ help:
 	@echo 'make clean      remove .venv and everything built'
 
 demo: $(VENV)/.train
-	$(BIN)/bookkd demo
+	$(ONE_THREAD) $(BIN)/bookkd demo
 
 test: lint types contracts pytest docs wheel
 	@printf '\n== all checks passed\n'
