@@ -206,7 +206,7 @@ NAN = torch.tensor([[0.0] * 4, [0.0, float("nan"), 0.0, 0.0], [float("inf")] * 4
             (LOGITS, torch.tensor([0, 1, -1])),
             {},
             DataError,
-            r"`label` to be between 0 and 3, got -1 \(evaluation, sample 2\)",
+            r"`label` to be between 0 and 3, got -1 \(evaluation, sample 2\)\. Evaluate on samples whose class is known",
         ),
         ((NAN, LABELS), {}, DataError, r"`logits` to be finite, got nan \(evaluation, sample 1; 2 of 3 rows\)"),
         ((LOGITS, LABELS), {"teacher_logits": NAN}, TeacherOutputError, r"`teacher_logits` to be finite, got nan"),

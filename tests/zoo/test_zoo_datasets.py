@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits
 from tests.zoo import cases, files
 
 from bookkd.core.errors import ConfigError, DataError, UnknownNameError
-from bookkd.zoo import DATASETS, ArrayDataset, ImageDataset, open_dataset
+from bookkd.zoo import DATASETS, ArrayDataset, ImageDataset, fingerprint, open_dataset
 from bookkd.zoo.order import stratified_order
 
 
@@ -51,7 +51,19 @@ def texts() -> list:
 
 
 def negative() -> list:
-    return [(torch.ones(1), 0), (torch.ones(1), -1)]
+    return [(torch.ones(1), 0), (torch.ones(1), -2)]
+
+
+def nobody_knows() -> list:
+    return [(torch.ones(1), -1), (torch.ones(1), -1)]
+
+
+class FewLabels(Pairs):
+    """Many pictures, few labels: every fifth class is known."""
+
+    def __init__(self, count: int = 100) -> None:
+        super().__init__(count=count)
+        self.targets = [index % 2 if index % 5 == 0 else -1 for index in range(count)]
 
 
 def half_labels() -> Pairs:
@@ -163,6 +175,18 @@ def test_own_data_without_names_is_read_once_for_its_labels():
     assert dataset[0][0].dtype == torch.uint8
 
 
+def test_samples_without_a_class_are_data_too():
+    whole = open_dataset(f"{__name__}:FewLabels")
+    assert whole.labels.tolist().count(-1) == 80
+    assert [whole[index][1] for index in range(6)] == [0, -1, -1, -1, -1, 1]
+    part = open_dataset(f"{__name__}:FewLabels", limit=20)
+    assert sorted(part.labels.tolist()) == [-1] * 16 + [0] * 2 + [1] * 2
+    assert [part[index][1] for index in range(20)] == part.labels.tolist()
+    assert fingerprint(part)["labels"] == xxhash.xxh3_128_hexdigest(part.labels.astype("<i8").tobytes())
+    images = torch.zeros(3, 1, 2, 2, dtype=torch.uint8)
+    assert ArrayDataset("mine", images, np.array([-1, 0, -1]), ("a",))[2][1] == -1
+
+
 @pytest.mark.parametrize(
     ("name", "options", "error", "message"),
     [
@@ -179,10 +203,16 @@ def test_own_data_without_names_is_read_once_for_its_labels():
             r"without 'split', which has an option of its own",
         ),
         (f"{__name__}:plain_list", {"split": "test"}, ConfigError, r"Give the callable an argument `split`"),
-        (f"{__name__}:words", {}, DataError, r"`class` to be a whole number, got 'cat' \(.*:words, sample 0\)"),
+        (
+            f"{__name__}:words",
+            {},
+            DataError,
+            r"`class` to be a whole number, -1 where not known, got 'cat' \(.*:words, sample 0\)",
+        ),
         (f"{__name__}:triples", {}, DataError, r"an \(image, class\) pair, got 'tuple'"),
         (f"{__name__}:texts", {}, DataError, r"a tensor, an array or a PIL image, got 'str'"),
-        (f"{__name__}:negative", {}, DataError, r"`label` to be between 0 and 0, got -1 \(.*:negative, sample 1\)"),
+        (f"{__name__}:negative", {}, DataError, r"0 and 0, or -1 where not known, got -2 \(.*:negative, sample 1\)"),
+        (f"{__name__}:nobody_knows", {}, DataError, r"given where no sample has a class, got 'none'.*`class_names`"),
         (f"{__name__}:half_labels", {}, DataError, r"6 whole numbers, one a sample, got float64 \(6,\)"),
         (f"{__name__}:nothing", {}, DataError, r"at least one sample long, got 0"),
         (f"{__name__}:stream", {}, DataError, r"an object with a length and items by number"),
@@ -196,7 +226,7 @@ def test_refusals(name: str, options: dict, error: type[Exception], message: str
 
 def test_arrays_are_checked():
     images = torch.zeros(2, 1, 2, 2, dtype=torch.uint8)
-    with pytest.raises(DataError, match=r"`label` to be between 0 and 1, got 2 \(mine, sample 1\)"):
+    with pytest.raises(DataError, match=r"between 0 and 1, or -1 where not known, got 2 \(mine, sample 1\)"):
         ArrayDataset("mine", images, np.array([0, 2]), ("a", "b"))
     with pytest.raises(DataError, match=r"`labels` to be 2, one an image, got 3"):
         ArrayDataset("mine", images, np.array([0, 1, 1]), ("a", "b"))

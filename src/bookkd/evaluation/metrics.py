@@ -18,6 +18,7 @@ from torch import Tensor
 
 from bookkd.core.check import at_least
 from bookkd.core.errors import ConfigError, DataError, TeacherOutputError, expected
+from bookkd.core.fields import IGNORE_LABEL
 from bookkd.evaluation.intervals import Floats, Interval, interval_of, resample
 
 __all__ = ["Evaluation", "evaluate"]
@@ -240,10 +241,9 @@ def _check(logits: Tensor, labels: Tensor, teacher_logits: Tensor | None, class_
     outside = ((labels < 0) | (labels >= n_classes)).nonzero().flatten().tolist()
     if outside:
         where = f"evaluation, sample {outside[0]}"
-        raise DataError(
-            expected("label", f"between 0 and {n_classes - 1}", int(labels[outside[0]]), where=where)
-            + " Check the data set's classes against the network's."
-        )
+        label = int(labels[outside[0]])
+        do = "Evaluate on samples whose class is known." if label == IGNORE_LABEL else "Check the data set's classes."
+        raise DataError(expected("label", f"between 0 and {n_classes - 1}", label, where=where, do=do))
     _finite(logits, "logits", DataError)
     if teacher_logits is not None:
         if teacher_logits.shape != logits.shape or not teacher_logits.is_floating_point():

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from bookkd.core.errors import DataError, expected
+from bookkd.core.fields import IGNORE_LABEL
 
 __all__ = ["ArrayDataset", "ImageDataset", "SubsetDataset", "check_labels"]
 
@@ -31,7 +32,7 @@ class ImageDataset(Protocol):
 
     @property
     def labels(self) -> npt.NDArray[np.int64]:
-        """All classes, shape [len], without reading an image."""
+        """All classes, shape [len], without reading an image; `IGNORE_LABEL` (-1) where the class is not known."""
         ...
 
     def __len__(self) -> int: ...
@@ -40,7 +41,7 @@ class ImageDataset(Protocol):
 
 
 def check_labels(labels: npt.NDArray[np.int64], n_classes: int, where: str) -> npt.NDArray[np.int64]:
-    """Return `labels` if each is a class, 0 to n_classes - 1.
+    """Return `labels` if each is a class, 0 to n_classes - 1, or `IGNORE_LABEL` (-1) where the class is not known.
 
     Raises:
         DataError: naming the first sample that is not.
@@ -48,14 +49,13 @@ def check_labels(labels: npt.NDArray[np.int64], n_classes: int, where: str) -> n
     >>> check_labels(np.array([0, 3]), 2, "digits")
     Traceback (most recent call last):
     ...
-    bookkd.core.errors.DataError: Expected `label` to be between 0 and 1, got 3 (digits, sample 1).
+    bookkd.core.errors.DataError: Expected `label` to be between 0 and 1, or -1 where not known, got 3 (digits, sample 1).
     """
-    wrong = np.flatnonzero((labels < 0) | (labels >= n_classes))
+    wrong = np.flatnonzero(((labels < 0) & (labels != IGNORE_LABEL)) | (labels >= n_classes))
     if len(wrong):
         first = int(wrong[0])
-        raise DataError(
-            expected("label", f"between 0 and {n_classes - 1}", int(labels[first]), where=f"{where}, sample {first}")
-        )
+        must = f"between 0 and {n_classes - 1}, or {IGNORE_LABEL} where not known"
+        raise DataError(expected("label", must, int(labels[first]), where=f"{where}, sample {first}"))
     return labels
 
 
@@ -66,7 +66,7 @@ class ArrayDataset:
     Args:
         name: Name of the set.
         images: uint8 [n, channels, height, width].
-        labels: int64 [n].
+        labels: int64 [n]; -1 where the class is not known.
         class_names: One name a class.
     """
 

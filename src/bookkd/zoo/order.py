@@ -17,7 +17,7 @@ def stratified_order(labels: npt.NDArray[np.int64], stream: str) -> npt.NDArray[
     samples of a class stands at (k + 1/2) / n, and classes are merged by that place.
 
     Args:
-        labels: One class a sample, shape [n].
+        labels: One class a sample, shape [n]; -1, not known, is a class of its own here.
         stream: What the order is for.
 
     Returns:

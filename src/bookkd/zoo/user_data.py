@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from bookkd.core.errors import DataError, expected
+from bookkd.core.fields import IGNORE_LABEL
 from bookkd.zoo.images import ImageDataset, check_labels
 
 __all__ = ["UserDataset", "adopt"]
@@ -22,7 +23,7 @@ class UserDataset:
     Args:
         whole: The user's object.
         name: Its name.
-        labels: int64 [len].
+        labels: int64 [len]; -1 where the class is not known.
         class_names: One name a class.
     """
 
@@ -46,14 +47,16 @@ def adopt(dataset: Any, name: str) -> ImageDataset:
     """Bring what a user's callable returned to an `ImageDataset`.
 
     Items are (image, class) pairs; the image is a tensor, a numpy array or a PIL image. Classes come from `labels` or
-    `targets`, or else by reading every item once; names from `class_names` or `classes`, or else the numbers.
+    `targets`, or else by reading every item once; names from `class_names` or `classes`, or else the numbers. A class of
+    -1 says that it is not known: a book can be made of such samples and a student learns from what the teacher says of
+    them, but a test on them is refused.
 
     Args:
         dataset: Anything with a length and items by number.
         name: Its name in errors and in the fingerprint.
 
     Raises:
-        DataError: no length, items of another form, or labels out of range.
+        DataError: no length, items of another form, labels out of range, or neither names nor any known class.
 
     >>> adopt([(torch.zeros(1, 2, 2, dtype=torch.uint8), 1)] * 3, "pairs").class_names
     ('0', '1')
@@ -72,6 +75,11 @@ def adopt(dataset: Any, name: str) -> ImageDataset:
         raise DataError(expected("labels", f"{len(dataset)} whole numbers, one a sample", got, where=name))
     names = next((getattr(dataset, key) for key in ("class_names", "classes") if hasattr(dataset, key)), None)
     if names is None:
+        if labels.max() == IGNORE_LABEL:
+            raise DataError(
+                expected("class_names", "given where no sample has a class", "none", where=name)
+                + " Give the data set an attribute `class_names`, in the order of the teacher's classes."
+            )
         names = range(int(labels.max()) + 1)
     return UserDataset(dataset, name, labels.astype(np.int64), tuple(str(each) for each in names))
 
@@ -86,7 +94,9 @@ def _pair(dataset: Any, index: int, name: str) -> tuple[Any, int]:
     try:
         return image, label.__index__()
     except (AttributeError, TypeError) as error:
-        raise DataError(expected("class", "a whole number", label, where=f"{name}, sample {index}")) from error
+        raise DataError(
+            expected("class", "a whole number, -1 where not known", label, where=f"{name}, sample {index}")
+        ) from error
 
 
 def _tensor(image: Any, index: int, name: str) -> Tensor:
