@@ -13,9 +13,9 @@ from bookkd.book import Book, SparseArray, verify
 
 GOLDEN = Path(__file__).parent / "golden"
 CONTENT = {
-    "v1-dense": "05058f95caea8e8c6f30569674a2db0d",
-    "v1-int8": "e68c608e6a5332d8174409ae412894c8",
-    "v1-top-k": "8d25ca3bcb9bebcf529d1dafba491748",
+    "v1-dense": "1e3e1d15917015dacb2f8898c0c11ef2",
+    "v1-int8": "220d7bb2e934233c625c23d2e7ba1f8c",
+    "v1-top-k": "5fd983ce4bde75bb16d49f4dc4dd8829",
 }
 
 

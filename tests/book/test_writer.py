@@ -514,6 +514,34 @@ def test_plan_survives_json():
     assert full.difference(again) == []
 
 
+def made_with(name="toy", **versions):
+    return plan(data={"name": name, "digest": "d0"}, views={"seed": 7, "versions": versions})
+
+
+def test_names_and_versions_do_not_make_another_book(tmp_path):
+    here = made_with(torch="2.14", processor="x86_64 AVX2")
+    elsewhere = made_with("mine.code:Toy", torch="2.15", processor="aarch64 NEON")
+    assert here.identity() == elsewhere.identity()
+    assert make(tmp_path / "a", here).content_digest == make(tmp_path / "b", elsewhere).content_digest
+    assert Book(tmp_path / "b").plan.views["versions"]["torch"] == "2.15"
+    assert here.identity() != plan(data=here.data, views={"seed": 8}).identity()
+    assert here.identity() != plan(data={"name": "toy", "digest": "d1"}, views=here.views).identity()
+
+
+def test_a_book_is_gone_on_with_by_its_own_libraries_on_any_processor(tmp_path):
+    make(tmp_path / "b", made_with(torch="2.14", processor="x86_64 AVX2"), units=2, finish=False)
+    with pytest.raises(BookMismatchError, match=r"views\.versions\.torch '2\.14' \(this run has '2\.15'\)"):
+        make(tmp_path / "b", made_with(torch="2.15", processor="x86_64 AVX2"))
+    with pytest.raises(BookMismatchError, match=r"views\.versions \{'torch': '2\.14'\} \(this run has none\)"):
+        make(tmp_path / "b", plan(views={"seed": 7}))
+    with BookWriter(tmp_path / "b", made_with("other:Name", torch="2.14", processor="aarch64 NEON")) as writer:
+        assert len(writer.pending()) == 3 * 3 - 2
+    done = make(tmp_path / "b", made_with(torch="2.14", processor="aarch64 NEON"))
+    assert done.plan.views["versions"]["processor"] == "x86_64 AVX2"
+    # Nothing is written any more, so that nothing can mix.
+    assert make(tmp_path / "b", made_with(torch="2.15")).content_digest == done.content_digest
+
+
 @pytest.mark.parametrize(
     ("make_plan", "message"),
     [

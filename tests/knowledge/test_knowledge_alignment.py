@@ -53,6 +53,13 @@ def test_the_books_own_data_and_fewer_views_pass(stored):
     check_alignment(stored, TRAIN, views(n_views=1))
 
 
+def test_the_same_data_under_another_name_passes(stored):
+    images = torch.stack([image for image, _ in TRAIN])
+    renamed = ArrayDataset("my.code:Digits", images, np.asarray(TRAIN.labels), TRAIN.class_names)
+    assert stored.book.plan.data["name"] != renamed.name
+    check_alignment(stored, renamed, views())
+
+
 class Brighter(torch.nn.Module):
     """Draws as the transform of the book does, and adds one grey level, as another library version might not."""
 

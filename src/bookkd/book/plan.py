@@ -87,6 +87,8 @@ class TeacherInfo:
             between(self.accuracy, 0, 1, "accuracy", where="teacher")
 
 
+_VERSIONS = "versions"
+
 _TEACHER_KINDS: dict[str, tuple[type, ...]] = {
     "name": (str,),
     "digest": (str,),
@@ -301,19 +303,27 @@ class Plan:
             ) from error
 
     def identity(self) -> dict[str, Any]:
-        """Return what makes a book another book, by name: what resume compares and the content digest covers.
+        """Return what makes a book another book, by name: what the content digest covers.
 
-        Left out: what the run was like (`threads`, `device`, `versions`) and what is only told about a teacher
-        (its name, size and accuracy). Library versions that change a view belong into `views`.
+        Left out: what the run was like (`threads`, `device`, `versions`, and in `views` the `versions` of libraries), and
+        what is only told about the data (its name) and a teacher (its name, size and accuracy). One book made on two
+        machines has one identity: what a view is, its probe proves.
         """
         found = self.to_json()
         for entry in ("threads", "device", "versions", "format_version"):
             del found[entry]
+        found["data"] = {key: value for key, value in self.data.items() if key != "name"}
+        found["views"] = {key: value for key, value in self.views.items() if key != _VERSIONS}
         found["teachers"] = [{"digest": teacher.digest, "mode": teacher.mode} for teacher in self.teachers]
         return found
 
-    def difference(self, other: Plan) -> list[str]:
-        """Compare the identities of this plan (of a book) and `other` (of a run).
+    def difference(self, other: Plan, *, versions: bool = True) -> list[str]:
+        """Compare this plan (of a book) and `other` (of a run): may the run go on with the book?
+
+        Args:
+            other: The run's plan.
+            versions: If true, the library versions in `views` count too, the processor apart: the records of one book
+                come from one set of libraries, since the book names one.
 
         Returns:
             One text per difference, such as "teachers[0].digest 'a1' (this run has 'b2')"; empty for the same book.
@@ -323,7 +333,18 @@ class Plan:
         for entry in ("unit_rows", "block_rows"):
             if yours[entry] is None:
                 del mine[entry], yours[entry]
+        if versions:
+            mine["views"] |= _libraries(self.views)
+            yours["views"] |= _libraries(other.views)
         return list(_differences(mine, yours, ""))
+
+
+def _libraries(views: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entry `versions` of a recipe of views, if it has one, without the processor."""
+    found = views.get(_VERSIONS)
+    if isinstance(found, Mapping):
+        return {_VERSIONS: {key: value for key, value in found.items() if key != "processor"}}
+    return {} if found is None else {_VERSIONS: found}
 
 
 def is_logits(name: str) -> bool:

@@ -194,7 +194,8 @@ class BookWriter:
     def _compared(self, plan: Plan) -> Plan:
         found, _ = _files.read_json(self.path, _layout.PLAN_NAME)
         stored = Plan.from_json(found, str(self.path / _layout.PLAN_NAME))
-        differences = stored.difference(plan)
+        # A finished book takes no more records, so that the libraries of this run cannot mix with the book's.
+        differences = stored.difference(plan, versions=not self._finished)
         if differences:
             more = f" and {len(differences) - 4} more" if len(differences) > 4 else ""
             raise BookMismatchError(

@@ -26,11 +26,12 @@ def fingerprint(dataset: Any) -> dict[str, Any]:
 
     Args:
         dataset: Anything with a length and items by number, made of tensors, arrays, PIL images, plain values and containers
-            of them; `name`, `labels` and `class_names` count where it has them.
+            of them; `labels` and `class_names` count where it has them.
 
     Returns:
         A JSON object with `name`, `length`, `n_classes`, `classes`, `labels` and `samples`; the last three are digests, None
-        for what the data set does not tell.
+        for what the data set does not tell. `name` is for people: two fingerprints that differ in it alone are equal to a
+        book, so that a renamed class or another reader of the same samples is the same data.
 
     Raises:
         DataError: an item holds something without a value, such as an open file.
