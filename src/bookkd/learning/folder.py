@@ -13,11 +13,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from bookkd.core.errors import ConfigError
+from bookkd.core.errors import BookFormatError, CheckpointError, ConfigError
 from bookkd.core.files import write_atomic
 from bookkd.core.jsonio import parse, pretty, read
 
 __all__ = ["RunFolder", "is_main_process", "plain"]
+
+_OURS = ("config.json", "environment.json", "options.json", "metrics.jsonl", "result.json", "checkpoints", "logs")
+_RESULTS = ("metrics.jsonl", "result.json", "checkpoints/last.ckpt")
+
+_WITHOUT_EFFECT = frozenset(
+    f"training.{key}" for key in ("workers", "checkpoint_steps", "cache_views", "cache_bytes", "probe_share")
+)
+"""How fast and how carefully a run goes, not where to: a run may go on with others of these."""
 
 
 def plain(value: Any) -> Any:
@@ -44,33 +52,65 @@ def plain(value: Any) -> Any:
 class RunFolder:
     """One run on disk.
 
+    A folder whose run never got to a record, checkpoint or result is taken over by whatever configuration comes next.
+
     Args:
         path: The folder; created.
         config: Everything that the result depends on.
-        overwrite: Start again where the folder holds another run.
+        overwrite: Start again where the folder holds another run; only files of a run are deleted.
 
     Raises:
-        ConfigError: if the folder holds a run with another configuration, naming what differs.
+        ConfigError: if the folder holds a run with another configuration, naming what differs; if its `config.json` is
+            not of a run; if a folder to overwrite holds files and no run.
     """
 
     def __init__(self, path: str | Path, config: dict[str, Any], *, overwrite: bool = False) -> None:
         self.path = Path(path)
         self.checkpoints = self.path / "checkpoints"
-        if overwrite and self.path.exists() and is_main_process():
-            shutil.rmtree(self.path)
-        known = self.path / "config.json"
+        known = self._config()
+        if overwrite and is_main_process():
+            self._clear(known)
+            known = None
         # Through JSON and back, so that tuples and lists compare equal.
         mine = parse(pretty(config), "config")
-        if known.exists():
-            differing = _differences(read(known, str(known)), mine)
+        if known is not None and any((self.path / name).exists() for name in _RESULTS):
+            differing = _differences(known, mine)
             if differing:
                 raise ConfigError(
                     f"Expected {self.path} to hold a run of the same configuration, got other {', '.join(differing[:6])}. "
                     "Choose another --out, or pass --overwrite to start again."
                 )
         elif is_main_process():
-            write_atomic(known, pretty(config))
+            write_atomic(self.path / "config.json", pretty(config))
             write_atomic(self.path / "environment.json", pretty(_environment()))
+
+    def _config(self) -> dict[str, Any] | None:
+        """Return the configuration that the folder remembers; None where it remembers none."""
+        path = self.path / "config.json"
+        if not path.exists():
+            return None
+        try:
+            found = read(path, str(path))
+        except BookFormatError:
+            found = {}
+        if not {"door", "method", "training"} <= found.keys():
+            raise ConfigError(f"Expected {path} to be of a run of bookkd, got another file. Choose another --out.")
+        return found
+
+    def _clear(self, known: dict[str, Any] | None) -> None:
+        """Delete the files of a run, and no others."""
+        if known is None:
+            if self.path.exists() and any(self.path.iterdir()):
+                raise ConfigError(
+                    f"Expected {self.path} to hold a run or nothing, got other files, which --overwrite does not delete. "
+                    "Choose another --out."
+                )
+            return
+        for path in [*(self.path / name for name in _OURS), *self.path.glob("student*.safetensors")]:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -79,9 +119,14 @@ class RunFolder:
         return read(path, str(path)) if path.exists() else None
 
     def history(self) -> list[dict[str, Any]]:
-        """Return one record for each epoch done."""
+        """Return one record for each epoch done.
+
+        Raises:
+            CheckpointError: if a line is damaged.
+        """
         path = self.path / "metrics.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        lines = path.read_bytes().splitlines() if path.exists() else []
+        return [_record(line, f"line {number} of {path}") for number, line in enumerate(lines, 1)]
 
     def log(self, record: dict[str, Any]) -> None:
         """Add the record of an epoch; those of a run that was killed before its checkpoint give way."""
@@ -112,6 +157,17 @@ def _environment() -> dict[str, Any]:
     }
 
 
+def _record(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or not isinstance(found.get("epoch"), int):
+        advice = "Pass --overwrite to start again."
+        raise CheckpointError(f"Expected {where} to be the record of an epoch, got damaged text. {advice}")
+    return found
+
+
 def _differences(old: Any, new: Any, where: str = "") -> list[str]:
     if isinstance(old, dict) and isinstance(new, dict):
         return [
@@ -119,4 +175,4 @@ def _differences(old: Any, new: Any, where: str = "") -> list[str]:
             for key in sorted({*old, *new})
             for line in _differences(old.get(key), new.get(key), f"{where}.{key}".strip("."))
         ]
-    return [] if old == new else [f"{where} ({old!r}, now {new!r})"]
+    return [] if old == new or where in _WITHOUT_EFFECT else [f"{where} ({old!r}, now {new!r})"]
