@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from bookkd.core.errors import ConfigError, StorageError, WeightsError
+from bookkd.learning.checkpoint import save_checkpoint
 from bookkd.zoo import create_network, load_weights, save_weights, weights_digest
 
 
@@ -119,6 +121,22 @@ def test_pickles_are_refused_unopened(tmp_path: Path, name: str, new_format: boo
     torch.save(network().state_dict(), path, _use_new_zipfile_serialization=new_format)
     with pytest.raises(WeightsError, match=r"(?s)got a pickled checkpoint .*weights_only=True"):
         load_weights(network(), path)
+
+
+@pytest.mark.parametrize("name", ["checkpoints/last.ckpt", "net.safetensors"])
+def test_a_checkpoint_of_our_own_is_no_pickle(tmp_path: Path, name: str):
+    save_checkpoint(tmp_path / name, {"step": 3, "student": network().state_dict()})
+    weights = re.escape(str(tmp_path / "student.safetensors"))
+    message = rf"got the state of a training run \(.*\)\. .* weights are in {weights}\."
+    with pytest.raises(WeightsError, match=message):
+        load_weights(network(), tmp_path / name)
+    (tmp_path / name).write_text('{"state": {}}')
+    with pytest.raises(WeightsError) as caught:
+        load_weights(network(), tmp_path / name)
+    assert "training run" not in str(caught.value)
+    (tmp_path / name).write_text('{"state": {')
+    with pytest.raises(WeightsError):
+        load_weights(network(), tmp_path / name)
 
 
 class Bomb:

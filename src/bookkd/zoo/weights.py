@@ -11,8 +11,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from bookkd.core.errors import ConfigError, WeightsError, expected
+from bookkd.core.errors import BookFormatError, ConfigError, WeightsError, expected
 from bookkd.core.files import write_atomic
+from bookkd.core.jsonio import read
 
 __all__ = ["load_weights", "save_weights", "weights_digest"]
 
@@ -121,6 +122,12 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise WeightsError(expected("weights", "a readable file", str(error), where=str(path))) from error
     # A safetensors file starts with the length of its header and "{"; a pickle with 0x80, torch's zip with "PK".
     if start[8:] != b"{":
+        if start[:1] == b"{" and _is_state(path):
+            run = path.parent.parent if path.parent.name == "checkpoints" else path.parent
+            raise WeightsError(
+                expected("weights", "a safetensors file", "the state of a training run", where=str(path))
+                + f" It is there to resume from; the network's weights are in {run / 'student.safetensors'}."
+            )
         if (
             start[:1] == b"\x80"
             or start[:4] == b"PK\x03\x04"
@@ -134,6 +141,14 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise WeightsError(
             expected("weights", "a whole safetensors file", str(error), where=str(path), do="The file is damaged.")
         ) from error
+
+
+def _is_state(path: Path) -> bool:
+    """Say whether a JSON file is a checkpoint of this package, which only names the file of its tensors."""
+    try:
+        return {"tensors", "state"} <= read(path).keys()
+    except (BookFormatError, OSError):
+        return False
 
 
 def _recipe(path: Path) -> str:
