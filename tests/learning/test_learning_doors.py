@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import math
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from tests.learning.digits import TASK, TEST, Fired, assert_equal, book, run, student, teacher, training, weights
 
 from bookkd.core.errors import ConfigError, DataError, DeviceError, UnknownNameError
@@ -49,7 +52,7 @@ def test_doors_reach_the_same_weights(tmp_path, stored, name, options):
     assert {"train/loss", "train/soft_target", "train/cross_entropy", "val/accuracy"} <= records[0][0].keys()
     for door in ("plain", "lightning"):
         kept = {path.name.split(".")[0] for path in (tmp_path / door / "checkpoints").glob("*.ckpt")}
-        assert kept == {"last", "best"}
+        assert kept == {"last"}
     assert learned["plain"].teacher_forwards == learned["lightning"].teacher_forwards == 0
 
 
@@ -152,6 +155,63 @@ def test_patience_stops_early(tmp_path, door):
     third = run(tmp_path / "run", network=student(seed=5), training=options, door=door, validation=TEST)
     assert len(third.history) == 3
     assert_equal(third.student, learned.student)
+
+
+@pytest.mark.parametrize("door", ["plain", "lightning"])
+@pytest.mark.parametrize("kept", [True, False], ids=["folder", "memory"])
+def test_patience_gives_the_student_of_the_best_epoch(tmp_path, monkeypatch, door, kept):
+    """The metric is made to peak at the second epoch; its student is that of a run of two epochs at a constant rate."""
+    from bookkd.learning.validation import Validation
+
+    measured = iter([0.2, 0.6, 0.5, 0.4, 0.9])
+    real = Validation.__call__
+    monkeypatch.setattr(
+        Validation, "__call__", lambda self, learner: real(self, learner) | {"accuracy": next(measured)}
+    )
+    options = {"schedule": "constant", "batch_size": 30}
+    out = tmp_path / "run" if kept else None
+    learned = run(out, training=training(epochs=9, patience=2, **options), door=door, validation=TEST)
+    assert (learned.epoch, len(learned.history), learned.metrics["accuracy"]) == (2, 4, 0.6)
+    assert_equal(learned.student, run(None, training=training(epochs=2, **options), door=door).student)
+    if kept:
+        result = json.loads((out / "result.json").read_text())
+        assert (result["epoch"], result["epochs"], result["accuracy"]) == (2, 4, 0.6)
+        saved = load_file(out / "student.safetensors")
+        torch.testing.assert_close(saved, dict(learned.student.state_dict()), rtol=0, atol=0)
+        again = run(out, training=training(epochs=9, patience=2, **options), door=door, validation=TEST)
+        assert (again.epoch, again.metrics) == (learned.epoch, learned.metrics)
+        # Killed before the result: the best epoch's weights come back from the checkpoint.
+        (out / "result.json").unlink()
+        third = run(
+            out, network=student(seed=5), training=training(epochs=9, patience=2, **options), door=door, validation=TEST
+        )
+        assert (third.epoch, third.metrics) == (learned.epoch, learned.metrics)
+        assert_equal(third.student, learned.student)
+
+
+@pytest.mark.parametrize("door", ["plain", "lightning"])
+def test_a_run_done_but_for_its_result_ends_with_the_best_epoch(tmp_path, monkeypatch, door):
+    from bookkd.learning.validation import Validation
+
+    measured = iter([0.6, 0.5])
+    real = Validation.__call__
+    monkeypatch.setattr(
+        Validation, "__call__", lambda self, learner: real(self, learner) | {"accuracy": next(measured)}
+    )
+    options = {"training": training(epochs=2, patience=2), "door": door, "validation": TEST}
+    learned = run(tmp_path / "run", **options)
+    (tmp_path / "run" / "result.json").unlink()
+    again = run(tmp_path / "run", network=student(seed=5), **options)
+    assert again.epoch == learned.epoch == 1
+    assert_equal(again.student, learned.student)
+
+
+@pytest.mark.parametrize("door", ["plain", "lightning"])
+def test_the_logged_rate_is_that_of_the_last_step_of_the_epoch(door):
+    learned = run(None, training=training(epochs=2, batch_size=30, lr=0.1), door=door)
+    # Cosine over 4 steps, seen at steps 1 and 3.
+    wanted = [0.1 * (1 + math.cos(math.pi * step / 4)) / 2 for step in (1, 3)]
+    assert [record["lr"] for record in learned.history] == pytest.approx(wanted)
 
 
 def test_options_that_contradict_each_other(stored):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +15,6 @@ from torch import Tensor, nn
 
 from bookkd.core.protocols import Knowledge
 from bookkd.knowledge import LiveKnowledge, StoredKnowledge, check_alignment, check_needs, with_pool_of
-from bookkd.learning.checkpoint import load_checkpoint
 from bookkd.learning.configuration import check_cached, check_options, run_config
 from bookkd.learning.data import Groups, make_groups
 from bookkd.learning.folder import RunFolder, is_main_process
@@ -39,9 +37,11 @@ class Learned:
     """What learning gives.
 
     Args:
-        student: The trained network, in evaluation mode, on the CPU.
+        student: The trained network, in evaluation mode, on the CPU: of the best epoch with `Training.patience`, else of
+            the last.
         history: One flat record for each epoch.
-        metrics: The last validation's point values, by metric; empty without a validation set.
+        epoch: The epoch of the student, from 1.
+        metrics: The student's validation, point values by metric; empty without a validation set.
         seconds_per_epoch: Median over epochs, validation not counted.
         teacher_forwards: Samples passed through a teacher while learning; 0 from a book.
         folder: Where everything was saved; None where nothing was.
@@ -49,6 +49,7 @@ class Learned:
 
     student: nn.Module
     history: list[dict[str, Any]] = field(repr=False)
+    epoch: int
     metrics: dict[str, float]
     seconds_per_epoch: float
     teacher_forwards: int
@@ -93,8 +94,7 @@ def learn(
         validation: Data set measured after each epoch, or a `Validation`.
         labels: int64 [rows of the book] that replace the data set's; `IGNORE_LABEL` where the student may not see one.
         rows: Book row of each sample, where the data set is a part or another order of the book's.
-        out: Folder for configuration, metrics, checkpoints and weights: `student.safetensors` of the last epoch and, with
-            a validation set, `student-best.safetensors` of the best one.
+        out: Folder for configuration, metrics, checkpoints, the student's weights and the result.
         door: "plain" is our loop, "lightning" adds devices, precision and loggers.
         loggers: Lightning loggers.
         progress: Show Lightning's progress bar.
@@ -125,7 +125,9 @@ def learn(
         folder = RunFolder(out, config, overwrite=overwrite)
         if folder.result is not None:
             load_weights(student, folder.path / "student.safetensors")
-            return _learned(learner, folder.history(), folder.result["teacher_forwards"], folder.path)
+            return _learned(
+                learner, folder.history(), folder.result["epoch"], folder.result["teacher_forwards"], folder.path
+            )
     share = training.probe_share if isinstance(knowledge, StoredKnowledge) else 0.0
     job = _Job(
         learner=learner,
@@ -145,22 +147,14 @@ def learn(
     learner.cpu()
     if folder is not None and is_main_process():
         history = folder.history()
-        save_weights(student, folder.path / "student.safetensors", {"method": method.name})
-        _save_best(learner, folder, method.name)
-        folder.finish({"teacher_forwards": run.teacher_forwards, "epochs": len(history), **_last_metrics(history)})
-    return _learned(learner, history, run.teacher_forwards, None if folder is None else folder.path)
-
-
-def _save_best(learner: Learner, folder: RunFolder, method: str) -> None:
-    """Write the weights of the best validated epoch beside those of the last one."""
-    path = folder.checkpoints / "best.ckpt"
-    if not path.exists():
-        return
-    best, last = load_checkpoint(path), copy.deepcopy(learner.state_dict())
-    learner.load_state_dict(best["learner"])
-    note = {"method": method, "epoch": str(best["epoch"])}
-    save_weights(learner.student, folder.path / "student-best.safetensors", note)
-    learner.load_state_dict(last)
+    path = None if folder is None else folder.path
+    learned = _learned(learner, history, run.chosen_epoch, run.teacher_forwards, path)
+    if folder is not None and is_main_process():
+        note = {"method": method.name, "epoch": str(learned.epoch)}
+        save_weights(student, folder.path / "student.safetensors", note)
+        known = {"teacher_forwards": run.teacher_forwards, "epochs": len(history), "epoch": learned.epoch}
+        folder.finish({**known, **learned.metrics})
+    return learned
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -239,11 +233,10 @@ def _channels_last(learner: Learner) -> None:
         learner.to(memory_format=torch.channels_last)
 
 
-def _last_metrics(history: list[dict[str, Any]]) -> dict[str, float]:
-    last = history[-1] if history else {}
-    return {key.removeprefix("val/"): value for key, value in last.items() if key.startswith("val/")}
-
-
-def _learned(learner: Learner, history: list[dict[str, Any]], forwards: int, folder: Path | None) -> Learned:
+def _learned(
+    learner: Learner, history: list[dict[str, Any]], epoch: int, forwards: int, folder: Path | None
+) -> Learned:
     seconds = statistics.median([record["seconds"] for record in history]) if history else 0.0
-    return Learned(learner.student.eval(), history, _last_metrics(history), seconds, forwards, folder)
+    chosen = next((record for record in history if record["epoch"] == epoch), {})
+    metrics = {key.removeprefix("val/"): value for key, value in chosen.items() if key.startswith("val/")}
+    return Learned(learner.student.eval(), history, epoch, metrics, seconds, forwards, folder)

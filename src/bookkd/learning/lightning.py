@@ -57,7 +57,7 @@ class BookModule(pl.LightningModule):
         learner: Student and connectors.
         make_run: Builds the run once the learner is on its device and the process group is up.
         validation: Measured after each epoch by every rank on the whole set, so that the metric is exact.
-        folder: Where `last.ckpt` and `best.ckpt` are kept; None keeps none.
+        folder: Where `last.ckpt` is kept; None keeps none.
         log: Called on rank 0 with one flat dict after each epoch.
     """
 
@@ -129,7 +129,7 @@ class BookModule(pl.LightningModule):
         """Close the epoch: means of the terms, validation, next order of samples, checkpoint, early stopping."""
         run, first = self.active, self.trainer.is_global_zero
         seconds = time.perf_counter() - self._started
-        record = close_epoch(run, seconds=seconds, validation=self._validation, folder=self._folder if first else None)
+        record = close_epoch(run, seconds=seconds, validation=self._validation)
         self.log_dict({key: value for key, value in record.items() if "/" in key or key == "lr"})
         self.trainer.should_stop = run.finished
         if self._log_record is not None and first:
@@ -224,7 +224,7 @@ def fit_lightning(
         make_groups: Builds the batches of a rank: called with rank and world size.
         trainer: From `make_trainer`.
         validation: Measured after each epoch.
-        folder: Where `last.ckpt` and `best.ckpt` are kept; None keeps none. A `last.ckpt` found there is gone on from.
+        folder: Where `last.ckpt` is kept; None keeps none. One found there is gone on from.
         log: Called with one flat dict after each epoch.
 
     Returns:
@@ -244,4 +244,6 @@ def fit_lightning(
             raise
         signal.signal(signal.SIGINT, on_interrupt or signal.SIG_DFL)
         raise KeyboardInterrupt from ended
+    # Not in a hook: Lightning calls none where a checkpoint of the last epoch is gone on from.
+    module.active.conclude()
     return module.active

@@ -24,13 +24,13 @@ def fit(
     folder: Path | None = None,
     log: Callable[[dict[str, Any]], None] | None = None,
 ) -> None:
-    """Train until the run is finished.
+    """Train until the run is finished; with `patience` the learner ends with the best epoch's weights, else the last's.
 
     Args:
         run: The state that is moved; it may come from a checkpoint, also from inside an epoch.
         groups: The batches; `groups.sampler` is `run.sampler`.
         validation: Measured after each epoch.
-        folder: Where `last.ckpt` and `best.ckpt` are kept; None keeps none. A `last.ckpt` found there is gone on from.
+        folder: Where `last.ckpt` is kept; None keeps none. One found there is gone on from.
         log: Called with one flat dict after each epoch.
     """
     last = None if folder is None else folder / "last.ckpt"
@@ -45,38 +45,35 @@ def fit(
             run.optimizer_step([to_device(batch, device) for batch in group])
             if last is not None and run.checkpoint_due:
                 save_checkpoint(last, run.state_dict())
-        record = close_epoch(run, seconds=time.perf_counter() - started, validation=validation, folder=folder)
+        record = close_epoch(run, seconds=time.perf_counter() - started, validation=validation)
         # The record first: a run killed between the two does the epoch again, and its record gives way.
         if log is not None:
             log(record)
         if last is not None:
             save_checkpoint(last, run.state_dict())
     run.fire("run_end")
+    run.conclude()
 
 
-def close_epoch(
-    run: Run, *, seconds: float, validation: Validation | None = None, folder: Path | None = None
-) -> dict[str, Any]:
-    """Close an epoch, validate, and keep the best learner; every door calls it.
+def close_epoch(run: Run, *, seconds: float, validation: Validation | None = None) -> dict[str, Any]:
+    """Close an epoch and validate; every door calls it.
 
     Args:
         run: Has done the last step of the epoch.
         seconds: What the steps took.
         validation: What to measure; None measures nothing.
-        folder: Where `best.ckpt` is kept; None keeps none.
 
     Returns:
-        The flat record of the epoch: epoch, step, seconds, lr, `train/...` and `val/...`.
+        The flat record of the epoch: epoch, step, seconds, lr (of its last step), `train/...` and `val/...`.
 
     Raises:
         DataError: if training has diverged.
     """
     record: dict[str, Any] = {"epoch": run.epoch, "step": run.steps, "seconds": seconds}
-    record["lr"] = run.optimizer.param_groups[0]["lr"]
+    record["lr"] = run.lr
     record |= {f"train/{name}": value for name, value in run.end_epoch().items()}
     if validation is not None:
         metrics = validation(run.learner)
         record |= {f"val/{name}": value for name, value in metrics.items()}
-        if run.validated(metrics[run.learner.task.primary_metric]) and folder is not None:
-            save_checkpoint(folder / "best.ckpt", {"learner": run.learner.state_dict(), "epoch": run.epoch})
+        run.validated(metrics[run.learner.task.primary_metric])
     return record

@@ -78,8 +78,11 @@ class Run:
         self.optimizer = make_optimizer(learner, training)
         self.rate = LearningRate(self.optimizer, training, steps_per_epoch)
         self.steps = 0
+        self.lr = training.lr
         self.best: float | None = None
         self.stale = 0
+        self._best_learner: dict[str, Any] | None = None
+        self._best_epoch = 0
         self._sums: dict[str, Tensor] = {}
         self._count = 0
         self._group = dist.is_available() and dist.is_initialized()
@@ -151,6 +154,7 @@ class Run:
             clip_grad_norm_(self.learner.parameters(), self.training.clip_norm)
         (apply or self.optimizer.step)()
         self.optimizer.zero_grad(set_to_none=True)
+        self.lr = self.optimizer.param_groups[0]["lr"]
         self.rate.after_step()
         self.steps += 1
         self._count += 1
@@ -208,8 +212,22 @@ class Run:
         self.best, self.stale = (metric, 0) if improved else (self.best, self.stale + 1)
         self.rate.after_validation(metric)
         if improved:
+            if self.training.patience is not None:
+                self._best_epoch = self.epoch
+                weights = self.learner.state_dict().items()
+                self._best_learner = {name: value.detach().cpu().clone() for name, value in weights}
             self.fire("validation_improved")
         return improved
+
+    @property
+    def chosen_epoch(self) -> int:
+        """Epoch of the weights that the run ends with: the best validated one where `patience` is set, else the last."""
+        return self.epoch if self._best_learner is None else self._best_epoch
+
+    def conclude(self) -> None:
+        """Put the weights of `chosen_epoch` into the learner; every door calls it last."""
+        if self._best_learner is not None:
+            self.learner.load_state_dict(self._best_learner)
 
     def fire(self, event: str) -> None:
         """Tell every handler of `event`, one of `bookkd.core.protocols.EVENTS`."""
@@ -227,6 +245,8 @@ class Run:
             "rate": self.rate.state_dict(),
             "best": self.best,
             "stale": self.stale,
+            "best_epoch": self._best_epoch,
+            "best_learner": self._best_learner,
             "sums": self._sums,
             "count": self._count,
             "teacher_forwards": self.teacher_forwards,
@@ -245,6 +265,7 @@ class Run:
                 f"{state['steps_per_epoch']} and {len(state['handlers'])}. It belongs to another run; choose another --out."
             )
         self.steps, self.best, self.stale = state["steps"], state["best"], state["stale"]
+        self._best_epoch, self._best_learner = state["best_epoch"], state["best_learner"]
         device = next(self.learner.parameters()).device
         self._sums = {name: value.to(device) for name, value in state["sums"].items()}
         self._count = state["count"]

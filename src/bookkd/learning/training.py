@@ -42,7 +42,8 @@ class Training:
         gamma: Factor of "step" and "plateau".
         plateau_patience: Epochs that "plateau" waits.
         clip_norm: Largest gradient norm; None does not clip.
-        patience: Stop early after so many validations without improvement; None never does.
+        patience: Stop early after so many validations without improvement, and give the student of the best epoch; None
+            never stops and gives the last. As many as `epochs` gives the best epoch and never stops.
         checkpoint_steps: Optimizer steps between checkpoints inside an epoch; 0 saves at the end of each epoch only.
         workers: Loader processes.
         seed: Of the order of samples and of dropout.
