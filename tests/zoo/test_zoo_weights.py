@@ -70,7 +70,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
 
 def test_write_errors(tmp_path: Path):
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(StorageError, match="to be writable"):
+    with pytest.raises(StorageError, match="file to be a folder, got a file"):
         save_weights(network(), tmp_path / "file" / "net.safetensors")
     with pytest.raises(ConfigError, match=r"`metadata` to be text for every key, got \{'epochs': 3}"):
         save_weights(network(), tmp_path / "net.safetensors", {"epochs": 3})

@@ -31,8 +31,15 @@ def storage_errors(path: Path) -> Iterator[None]:
 
 
 def make_folder(path: Path) -> None:
-    """Create a folder and its parents, and make the entry durable."""
+    """Create a folder and its parents, and make the entry durable.
+
+    Raises:
+        StorageError: the path or one of its parents is a file; or a full, read-only or failing disk.
+    """
     with storage_errors(path):
+        found = next((place for place in (path, *path.parents) if place.exists()), path)
+        if found.exists() and not found.is_dir():
+            raise StorageError(f"Expected {found} to be a folder, got a file. Choose another folder.")
         if not path.is_dir():
             path.mkdir(parents=True, exist_ok=True)
             _sync_folder(path.parent)

@@ -98,6 +98,8 @@ class Steps:
                     "values", f"one more than the {len(self.epochs)} epochs", len(self.values), where="Steps schedule"
                 )
             )
+        for value in self.values:
+            finite(value, "values", where="Steps schedule")
         for epoch in self.epochs:
             at_least(epoch, 0, "epochs", where="Steps schedule")
         if list(self.epochs) != sorted(set(self.epochs)):
@@ -132,7 +134,7 @@ def parse_schedule(text: str | float) -> float | Schedule:
     kind, _, rest = text.partition(":")
     try:
         if not rest:
-            return float(kind)
+            return finite(float(kind), "schedule")
         if kind in ("linear", "cosine"):
             start, end = (float(part) for part in rest.split(":"))
             return Linear(start, end) if kind == "linear" else Cosine(start, end)
