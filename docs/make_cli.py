@@ -49,7 +49,7 @@ def page() -> str:
 def verb_section(name: str) -> Iterator[str]:
     """Yield the lines of one verb."""
     verb = import_reference(VERBS[name], "verb")
-    parser = verb._parser([])
+    parser = verb.parser([])
     yield from (f"## {name}", "", parser.description, "", "```text", textwrap.dedent(verb.example), "```", "")
     spelled = {f"--{option}.name": f"--{option}" for option in verb.choices}
     spelled |= {long: short for short, long in verb.short.items()}
@@ -57,7 +57,7 @@ def verb_section(name: str) -> Iterator[str]:
     for option, choice in verb.choices.items():
         for chosen in CHOICES[option]:
             if chosen != choice.default:
-                more = verb._parser([f"--{option}.name", chosen])
+                more = verb.parser([f"--{option}.name", chosen])
                 yield from tables(more, spelled, only=f"Options of {option} {chosen}")
 
 

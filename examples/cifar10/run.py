@@ -88,7 +88,9 @@ class Example:
         )
         return self.record(arm, teacher, student, seed, learned, preprocess)
 
-    def record(self, arm: str, teacher: str, student: str, seed: int, learned: Learned, preprocess: Any) -> dict[str, Any]:
+    def record(
+        self, arm: str, teacher: str, student: str, seed: int, learned: Learned, preprocess: Any
+    ) -> dict[str, Any]:
         said = predictions_of(Learner(learned.student, self.task, preprocess=preprocess), self.test)
         metrics = evaluate(said.fields[LOGITS], said.labels, replicates=0).metrics
         return {
@@ -116,7 +118,9 @@ def run(example: Example) -> dict[str, Any]:
     for name in arguments.names:
         teacher = example.teacher(name)
         measure_teacher(teacher, replace(example.data, args={"cache": True}), example.task, "test")
-        book = make(example.out / "books" / name, teacher, example.train, example.views, task=example.task, batch_size=128)
+        book = make(
+            example.out / "books" / name, teacher, example.train, example.views, task=example.task, batch_size=128
+        )
         found["books"][name] = {
             "accuracy": teacher.accuracy,
             "parameters": teacher.parameters,
@@ -168,7 +172,10 @@ def time_epochs(example: Example, epochs: int) -> dict[str, list[float]]:
 
 def report(found: dict[str, Any]) -> str:
     """Return the results as Markdown: means over seeds with 95 % intervals."""
-    lines = ["| student | learns from | accuracy % | gain over labels only | NLL | ECE | s/epoch | teacher passes |", "|---|---|---|---|---|---|---|---|"]
+    lines = [
+        "| student | learns from | accuracy % | gain over labels only | NLL | ECE | s/epoch | teacher passes |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     timed = found.get("seconds_per_epoch", {})
     groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for record in found["runs"]:
@@ -183,8 +190,14 @@ def report(found: dict[str, Any]) -> str:
         mean = {key: statistics.fmean(r[key] for r in records) for key in ("nll", "ece")}
         gain = "-" if arm == "supervised" else interval(gains)
         passes = f"{records[0]['teacher_forwards']:,}"
-        lines.append(f"| {student} | {words} | {interval(accuracies, sign=False)} | {gain} | {mean['nll']:.3f} | {mean['ece']:.3f} | {shown} | {passes} |")
-    lines += ["", "| book of | teacher accuracy % | records | bytes | bytes/record | teacher passes | seconds |", "|---|---|---|---|---|---|---|"]
+        lines.append(
+            f"| {student} | {words} | {interval(accuracies, sign=False)} | {gain} | {mean['nll']:.3f} | {mean['ece']:.3f} | {shown} | {passes} |"
+        )
+    lines += [
+        "",
+        "| book of | teacher accuracy % | records | bytes | bytes/record | teacher passes | seconds |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for name, book in found["books"].items():
         lines.append(
             f"| {name} | {100 * book['accuracy']:.2f} | {book['records']:,} | {book['bytes']:,} | {book['bytes_per_record']:.1f} "
@@ -213,7 +226,9 @@ def main() -> None:
     parser.add_argument("--test-limit", type=int, default=None, help="test images; all where not given")
     parser.add_argument("--epochs", type=int, default=16)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--time", type=int, default=0, help="only time so many epochs of each arm, in turn, and add them to the results")
+    parser.add_argument(
+        "--time", type=int, default=0, help="only time so many epochs of each arm, in turn, and add them to the results"
+    )
     parser.add_argument("--report", action="store_true", help="only print the table of results.json")
     arguments = parser.parse_args()
     path = Path(arguments.out) / "results.json"

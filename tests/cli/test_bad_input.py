@@ -9,7 +9,7 @@ import subprocess
 import pytest
 import torch
 from tests.cli import user_code
-from tests.cli.conftest import DATA, TEACHER, learn, make
+from tests.cli.conftest import DATA, learn, make
 
 from bookkd.book import Book
 from bookkd.cli import main
@@ -136,7 +136,18 @@ class TestMaking:
         assert "sample" in line
 
     def test_a_teacher_without_weights(self, tmp_path, refused):
-        assert "--teacher.weights" in refused(main(["make", *DATA, *TEACHER, "--out", str(tmp_path / "b")]))
+        for name in ("digits-large", "torchvision:resnet18"):
+            argv = ["make", *DATA, "--teacher", name, "--out", str(tmp_path / "b")]
+            assert "--teacher.weights" in refused(main(argv))
+        assert "--student.weights" in refused(main(["evaluate", "--student", "digits-small"]))
+
+    def test_a_demo_of_no_students(self, tmp_path, refused):
+        assert "`seeds` to be a whole number of at least 1" in refused(
+            main(["demo", "--out", str(tmp_path), "--seeds", "0"])
+        )
+
+    def test_a_split_that_is_not_there(self, made, tmp_path, refused):
+        assert "--validate_on ''" in refused(learn(made, tmp_path / "run", "--validate_on", "valid"))
 
 
 class TestCodecs:
@@ -178,6 +189,10 @@ class TestNames:
             (["--training.epochs", "0"], "`epochs` to be a whole number of at least 1"),
             (["--training.lr", "x"], "lr"),
             (["--label_fraction", "0"], "label_fraction"),
+            (["--label_fraction", "2"], "between 0 and 1, got 2"),
+            (["--views.seed", "9"], "Pass --views NAME"),
+            (["--teacher", "digits-large"], "`teacher` to be absent where a book is given"),
+            (["--loggers", "wand"], "`logger` to be csv, tensorboard or package.module:Class"),
             (["--method.soft_loss", "mse"], "`class_reduction` to be mean with soft_loss mse"),
             (["--training.schedule", "step"], "milestones"),
         ):
@@ -193,6 +208,12 @@ class TestNames:
 
     def test_a_config_file_that_is_not_there_or_says_nonsense(self, made, tmp_path, refused):
         assert "none.yaml" in refused(learn(made, tmp_path / "run", "--config", str(tmp_path / "none.yaml")))
+        listed = tmp_path / "list.yaml"
+        listed.write_text("- a\n- b\n")
+        assert "hold options by name, got list" in refused(learn(made, tmp_path / "run", "--config", str(listed)))
+        broken = tmp_path / "broken.yaml"
+        broken.write_text("training: [1\n")
+        assert "readable YAML" in refused(learn(made, tmp_path / "run", "--config", str(broken)))
         bad = tmp_path / "bad.yaml"
         bad.write_text("training: {epoks: 3}\n")
         assert "epoks" in refused(learn(made, tmp_path / "run", "--config", str(bad)))

@@ -172,3 +172,43 @@ def test_methods_and_a_card(capsys, last_json):
     assert {entry["name"] for entry in last_json()["methods"]} == {"supervised", "vanilla-kd"}
     assert main(["methods", "vanilla-kd"]) == 0
     assert "arXiv 1503.02531" in capsys.readouterr().out
+
+
+def test_short_names_and_the_book_from_yaml(made, tmp_path, last_json):
+    config = tmp_path / "run.yaml"
+    config.write_text(
+        f"book: {made}\nstudent: digits-small\nmethod: supervised\ndata: {{name: digits, limit: 96}}\nvalidate_on: ''\n"
+        "loggers: csv\ntraining: {epochs: 1, batch_size: 32, accelerator: cpu}\n"
+    )
+    assert main(["learn", "--config", str(config), "--out", str(tmp_path / "run"), "--json"]) == 0
+    assert last_json()["method"] == "supervised"
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["knowledge"] is not None
+
+
+def test_what_print_config_prints_can_be_given_back(made, tmp_path, capsys):
+    verb = import_reference(VERBS["learn"], "verb")
+    argv = [
+        str(made),
+        "--student",
+        "digits-small",
+        "--method.temperature",
+        "2",
+        "--method.preset",
+        "keras",
+        "--data.limit",
+        "96",
+    ]
+    argv += ["--data.args", '{"a": {"b": 1}}', "--training.clip_norm", "1.5"]
+    with pytest.raises(SystemExit):
+        verb.parse([*argv, "--print_config"])
+    config = tmp_path / "printed.yaml"
+    config.write_text(capsys.readouterr().out)
+    assert f"book: {made}" in config.read_text()
+    assert verb.parse(["--config", str(config)]) == verb.parse(argv)
+
+
+def test_a_part_of_the_data_learns_from_the_book_of_the_whole(weights, tmp_path, last_json):
+    whole = ["--data.limit", "null", "--views", "none"]
+    assert make(weights, tmp_path / "b", *whole) == 0
+    assert learn(tmp_path / "b", tmp_path / "run", "--data.limit", "40", "--label_fraction", "0.5", "--json") == 0
+    assert last_json()["epochs"] == 1

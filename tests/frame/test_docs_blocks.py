@@ -80,8 +80,7 @@ COMMANDS = [(name_of(page), words) for page in [*PAGES, ROOT / "docs" / "cli.md"
 )
 def test_commands_parse(page, words):
     verb = import_reference(VERBS[words[0]], "verb")
-    arguments = verb._expand(words[1:])
-    parsed = verb._parser(arguments).parse_args(arguments)
+    parsed = verb.parse(words[1:])
     assert parsed is not None
 
 

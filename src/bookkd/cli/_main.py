@@ -21,6 +21,7 @@ VERBS = {
     "methods": "bookkd.cli.methods:VERB",
     "bench": "bookkd.cli.bench:VERB",
 }
+"""Verb -> its `Verb`, imported when it is called, since `inspect` and `verify` run where torch is not installed."""
 
 _SUMMARY = {
     "demo": "train a teacher, make a book, train students three ways (two minutes)",
@@ -75,6 +76,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int = look_up(verb, VERBS, "verb").run(arguments[1:])
     except UnknownNameError as error:
         return _fail(f"{error}")
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package == "bookkd":
+            raise
+        return _fail(f"This needs the package {package!r}, which is not installed. Run: pip install 'bookkd[train]'")
     except BookKDError as error:
         return _fail(_one_line(error))
     except KeyboardInterrupt:

@@ -20,6 +20,7 @@ from typing import Any
 from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentParser
 
+from bookkd.cli._config import read_config
 from bookkd.core.errors import BookKDError, ConfigError
 from bookkd.core.names import nearest
 from bookkd.core.schedules import Schedule, parse_schedule
@@ -68,15 +69,7 @@ class Verb:
 
     def run(self, argv: Sequence[str]) -> int:
         """Parse, call, print; return the exit code."""
-        arguments = self._expand(argv)
-        parser = self._parser(arguments)
-        try:
-            parsed = parser.parse_args(_with_values(parser, arguments))
-            options = parser.instantiate(parsed).as_dict()
-        except BookKDError:
-            raise
-        except (argparse.ArgumentError, argparse.ArgumentTypeError, TypeError, ValueError, OSError) as error:
-            raise ConfigError(_explain(error, parser, self.name)) from error
+        options = self.parse(argv)
         as_json = options.pop("json")
         options.pop("config", None)
         for name, choice in self.choices.items():
@@ -96,16 +89,46 @@ class Verb:
             self.show(result)
         return code
 
+    def parse(self, argv: Sequence[str]) -> dict[str, Any]:
+        """Return the options that `argv`, and the YAML files on it, ask for; choices as nested dicts.
+
+        Raises:
+            ConfigError: for an option or value that the verb does not take, in one line.
+        """
+        arguments = self._expand(argv)
+        places = {name: _asked(f"--{name}", arguments, "") for name in self.positional}
+        arguments = [word for word in arguments if word.partition("=")[0].removeprefix("--") not in places]
+        parser = self.parser(arguments, {name: given for name, given in places.items() if given not in ("", "null")})
+        switches = {option for action in parser._actions for option in action.option_strings if _is_switch(action)}
+        try:
+            parsed = parser.parse_args(_with_values(switches, arguments))
+            return dict(parser.instantiate(parsed).as_dict())
+        except BookKDError:
+            raise
+        except (argparse.ArgumentError, argparse.ArgumentTypeError, TypeError, ValueError, OSError) as error:
+            raise ConfigError(_explain(error, parser, self.name)) from error
+
     def _expand(self, argv: Sequence[str]) -> list[str]:
-        """Write short spellings out."""
+        """Write short spellings out, and YAML files as the options that they stand for, in their place."""
         short = {**{f"--{name}": f"--{name}.name" for name in self.choices}, **self.short}
-        out = []
-        for word in argv:
+        out: list[str] = []
+        words = iter(argv)
+        for word in words:
             option, equals, value = word.partition("=")
-            out.append(f"{short[option]}{equals}{value}" if option in short else word)
+            if option == "--config":
+                out += [_spelled(line, short) for line in read_config(value if equals else next(words, ""))]
+            else:
+                out.append(_spelled(word, short))
         return out
 
-    def _parser(self, arguments: Sequence[str]) -> ArgumentParser:
+    def parser(self, arguments: Sequence[str] = (), places: Mapping[str, str] | None = None) -> ArgumentParser:
+        """Return the parser of the verb, with the options of the choices that `arguments` name.
+
+        Args:
+            arguments: Words of the command line, written out.
+            places: Arguments given by place that a YAML file gives by name.
+        """
+        places = places or {}
         described = parse_docstring(inspect.getdoc(self.function) or "")
         parser = ArgumentParser(
             prog=f"bookkd {self.name}",
@@ -116,11 +139,13 @@ class Verb:
             allow_abbrev=False,
         )
         helps = {param.arg_name: param.description for param in described.params}
-        parser.add_argument("--config", action="config", help="YAML file with any of these options")
+        # `_expand` reads the files, so that short names and arguments by place work in them; this gives --print_config.
+        parser.add_argument("--config", action="config", help="YAML file with any of these options; later ones win")
         parser.add_argument("--json", action="store_true", help="print one JSON object as the last line of stdout")
         signature = inspect.signature(self.function)
         for name, optional in self.positional.items():
-            more: dict[str, Any] = {"nargs": "?", "default": None} if optional else {}
+            free = optional or name in places
+            more: dict[str, Any] = {"nargs": "?", "default": places.get(name)} if free else {}
             parser.add_argument(name, type=str, help=helps.get(name), **more)
         skip = {*self.positional, *self.choices}
         if set(signature.parameters) - skip:
@@ -130,14 +155,17 @@ class Verb:
         return parser
 
 
-def _with_values(parser: ArgumentParser, arguments: Sequence[str]) -> list[str]:
-    """Write `--quick` as `--quick true`, the form that jsonargparse takes for switches that YAML can set too."""
-    switches = {option for action in parser._actions for option in action.option_strings if _is_switch(action)}
+def _spelled(word: str, short: Mapping[str, str]) -> str:
+    option, equals, value = word.partition("=")
+    return f"{short[option]}{equals}{value}" if option in short else word
+
+
+def _with_values(switches: set[str], arguments: Sequence[str]) -> list[str]:
+    """Write `--quick` as `--quick=true`, the form that jsonargparse takes for switches that YAML can set too."""
     out = []
     for place, word in enumerate(arguments):
-        out.append(word)
-        if word in switches and (place + 1 == len(arguments) or arguments[place + 1] not in ("true", "false")):
-            out.append("true")
+        bare = word in switches and (place + 1 == len(arguments) or arguments[place + 1] not in ("true", "false"))
+        out.append(f"{word}=true" if bare else word)
     return out
 
 
@@ -146,29 +174,13 @@ def _is_switch(action: argparse.Action) -> bool:
 
 
 def _asked(option: str, arguments: Sequence[str], default: str) -> str:
-    """Return what the command line, or the YAML files on it, say for a dotted option."""
+    """Return what the expanded command line says last for a dotted option."""
     found = default
     for place, word in enumerate(arguments):
         name, equals, value = word.partition("=")
-        following = value if equals else (arguments[place + 1] if place + 1 < len(arguments) else "")
-        if name == "--config":
-            found = _from_yaml(following, option, found)
-        elif name == option:
-            found = following
+        if name == option:
+            found = value if equals else (arguments[place + 1] if place + 1 < len(arguments) else "")
     return found
-
-
-def _from_yaml(path: str, option: str, default: str) -> str:
-    import yaml
-
-    try:
-        with open(path, encoding="utf-8") as file:  # noqa: PTH123
-            value: Any = yaml.safe_load(file)
-    except (OSError, yaml.YAMLError):
-        return default  # the parser says what is wrong with the file
-    for part in option.removeprefix("--").split("."):
-        value = value.get(part) if isinstance(value, dict) else None
-    return value if isinstance(value, str) else default
 
 
 def _add_choice(parser: ArgumentParser, name: str, choice: Choice, arguments: Sequence[str]) -> None:
@@ -187,7 +199,7 @@ def _add_choice(parser: ArgumentParser, name: str, choice: Choice, arguments: Se
                 f"Unknown preset {asked!r} of {name} {chosen}. Nearest: {', '.join(nearest(asked, presets))}."
             )
         defaults = presets.get(asked, {})
-        group.add_argument(f"--{name}.preset", default=None, type=str, help=f"one of {', '.join(presets)}")
+        group.add_argument(f"--{name}.preset", default=None, type=str | None, help=f"one of {', '.join(presets)}")
     hints = typing.get_type_hints(found)
     for entry in fields(found):
         kind = hints[entry.name]

@@ -24,7 +24,7 @@ def learn(
     training: Training = Training(),  # noqa: B008 - frozen
     label_fraction: float = 1.0,
     validate_on: str = "test",
-    loggers: tuple[str, ...] = ("csv", "tensorboard"),
+    loggers: tuple[str, ...] | str = ("csv", "tensorboard"),
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Train a student from a book, a live teacher or labels alone; an interrupted run is gone on with.
@@ -39,8 +39,8 @@ def learn(
         views: The augmentation; taken from the book where that names one of ours.
         training: Epochs, optimizer, devices and so on.
         label_fraction: Share of the labels that the student may see.
-        validate_on: Split measured after each epoch; empty for none.
-        loggers: csv, tensorboard, or package.module:Class of any Lightning logger.
+        validate_on: Split measured after each epoch; empty for none. Early stopping and the plateau schedule look at it.
+        loggers: csv, tensorboard (one, or a list), or package.module:Class of any Lightning logger.
         overwrite: Start again where the folder holds another run.
     """
     return learn_student(
@@ -66,8 +66,11 @@ def show(result: dict[str, Any]) -> None:
     console().print(
         f"Student of {result['student_parameters']:,} parameters by {result['method']}: {metrics or 'not validated'}.\n"
         f"{result['epochs']} epochs of {result['seconds_per_epoch']:.2f} s, {result['teacher_forwards']:,} teacher passes. "
-        f"Weights: {result['weights']}"
+        f"Weights: {result['weights']}",
+        soft_wrap=True,
     )
+    for line in result["notes"]:
+        console().print(f"Note: {line}", soft_wrap=True)
 
 
 VERB = Verb(

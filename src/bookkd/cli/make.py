@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any, Literal
 
 from bookkd.book import CODECS, Codec
@@ -64,11 +65,14 @@ def _codec(name: str) -> type[Any]:
 
 def show(result: dict[str, Any]) -> None:
     """Print what was made and what to do with it."""
+    # A book names no files: whoever learns from it says where they are.
+    more = "" if result["data"] == "digits" else f" --data {result['data']} --data.root FOLDER"
     console().print(
         f"Book {result['path']}: {result['records']:,} records ({result['samples']:,} samples x {result['views']} views), "
         f"{bytes_text(result['bytes'])}, {result['bytes_per_record']:.0f} bytes a record, "
         f"{result['cost'].get('seconds', 0):.1f} s of making.\n"
-        f"Next: bookkd learn {result['path']} --student NAME"
+        f"Next: bookkd learn {shlex.quote(result['path'])} --student NAME{more}",
+        soft_wrap=True,
     )
     for line in result["notes"]:
         console().print(f"Note: {line}")

@@ -87,8 +87,14 @@ def import_reference(reference: str, what: str) -> Any:
 
 
 def look_up(name: str, table: Mapping[str, str], what: str) -> Any:
-    """Return what a literal table of `name -> package.module:Name` holds, imported on first use."""
-    return import_reference(table[choose(name, table, what)], what)
+    """Return what a literal table of `name -> package.module:Name` holds, imported on first use.
+
+    Raises:
+        UnknownNameError: for a name that is not in the table.
+        ModuleNotFoundError: if an optional package is missing; unlike with a user's reference, no misspelling of theirs.
+    """
+    module, _, attribute = table[choose(name, table, what)].partition(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
 def require(module: str, extra: str) -> Any:

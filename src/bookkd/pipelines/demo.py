@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from bookkd.core.check import at_least
 from bookkd.core.fields import LOGITS
 from bookkd.evaluation import evaluate
 from bookkd.knowledge import LiveKnowledge, StoredKnowledge, Teacher
@@ -47,7 +49,17 @@ def run_demo(
     Returns:
         What `bookkd demo --json` prints.
     """
-    out = Path(out)
+    at_least(seeds, 1, "seeds", where="demo")
+    threads = torch.get_num_threads()
+    # Networks this small are fastest on one thread, and on a busy machine many times so.
+    torch.set_num_threads(1)
+    try:
+        return _run(Path(out), seeds, fractions, say)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _run(out: Path, seeds: int, fractions: tuple[float, ...], say: Say) -> dict[str, Any]:
     out.mkdir(parents=True, exist_ok=True)
     data = DataOptions("digits")
     train, test = data.open(), data.other("test").open()

@@ -48,6 +48,7 @@ def evaluate_student(
     device = find_device(accelerator)
     dataset = data.open()
     task = Classification(dataset.class_names)
+    student.refuse_untrained("student")
     network, preprocess = student.build(task.n_classes, role="student")
     learner = Learner(network, task, preprocess=preprocess).to(device)
     said = predictions_of(learner, dataset, batch_size=batch_size)
@@ -55,7 +56,7 @@ def evaluate_student(
     if book is not None:
         stored = StoredKnowledge(book)
         plain = Views(None, 1)
-        check_alignment(stored, dataset, plain)
+        check_alignment(stored, dataset, plain, class_names=task.class_names)
         rows = torch.arange(len(dataset))
         batch = {SAMPLE: rows, VIEW: torch.zeros_like(rows), WEIGHT: torch.ones(len(dataset))}
         against = stored.targets(batch, [LOGITS])[LOGITS].logits.float()

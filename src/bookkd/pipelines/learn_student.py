@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from bookkd.book import Book
-from bookkd.core.errors import ConfigError, expected
+from bookkd.core.check import between, positive
+from bookkd.core.errors import ConfigError, DataError, UnknownNameError, expected
+from bookkd.core.fields import IGNORE_LABEL
 from bookkd.core.files import write_atomic
 from bookkd.core.jsonio import pretty
 from bookkd.core.names import import_reference, is_reference, require
@@ -23,7 +26,7 @@ from bookkd.learning.folder import plain
 from bookkd.methods import Method
 from bookkd.pipelines.options import DataOptions, NetworkOptions, ViewOptions
 from bookkd.tasks import Classification
-from bookkd.zoo import DATASETS, TRANSFORMS, weights_digest
+from bookkd.zoo import DATASETS, TRANSFORMS, ImageDataset, SubsetDataset, weights_digest
 
 __all__ = ["learn_student", "make_loggers", "views_of_book"]
 
@@ -49,14 +52,15 @@ def views_of_book(book: Book) -> ViewOptions | None:
     return ViewOptions(str(name), book.n_views, int(recipe["seed"]), dict(args), kind, alpha)  # type: ignore[arg-type]
 
 
-def make_loggers(names: tuple[str, ...], out: Path) -> list[Any]:
+def make_loggers(names: tuple[str, ...] | str, out: Path) -> list[Any]:
     """Return Lightning loggers by name: `csv`, `tensorboard`, or `package.module:Class` called with save_dir."""
     made = []
-    for name in names:
+    for name in names.split(",") if isinstance(names, str) else names:
         reference = name if is_reference(name) else _LOGGERS.get(name, "")
         if not reference:
             raise ConfigError(expected("logger", f"{', '.join(_LOGGERS)} or package.module:Class", name))
-        made.append(import_reference(reference, "logger")(save_dir=str(out)))
+        folder = out if is_reference(name) else out / name
+        made.append(import_reference(reference, "logger")(save_dir=str(folder)))
     return made
 
 
@@ -72,7 +76,7 @@ def learn_student(
     training: Training | None = None,
     label_fraction: float = 1.0,
     validate_on: str = "test",
-    loggers: tuple[str, ...] = ("csv", "tensorboard"),
+    loggers: tuple[str, ...] | str = ("csv", "tensorboard"),
     overwrite: bool = False,
     progress: bool = False,
 ) -> dict[str, Any]:
@@ -82,10 +86,11 @@ def learn_student(
         What `bookkd learn --json` prints.
     """
     training = training or Training()
+    _refuse_contradictions(book, teacher, views, label_fraction)
     stored = None if book is None else StoredKnowledge(book)
     data = data if data is not None and data.name else _data_of_book(stored, data or DataOptions())
     views = views if views is not None and views.transform else _views_of(stored)
-    dataset = data.open()
+    dataset, rows = _part_of_book(data, stored)
     task = Classification(dataset.class_names)
     labels = np.asarray(dataset.labels)
     task.check_labels(labels, data.name)
@@ -105,8 +110,9 @@ def learn_student(
         method=method,
         preprocess=preprocess,
         training=training,
-        validation=data.other(validate_on).open() if validate_on else None,
-        labels=visible_labels(labels, label_fraction, training.seed) if label_fraction < 1 else None,
+        validation=_validation(data, validate_on),
+        labels=None if label_fraction == 1 else _seen(labels, label_fraction, training.seed, rows),
+        rows=None if rows is None else rows.tolist(),
         out=folder,
         door="lightning",
         loggers=make_loggers(loggers, folder / "logs"),
@@ -126,7 +132,65 @@ def learn_student(
         "seconds_per_epoch": learned.seconds_per_epoch,
         "teacher_forwards": learned.teacher_forwards,
         "student_parameters": sum(parameter.numel() for parameter in learned.student.parameters()),
+        "notes": _notes(training, validate_on),
     }
+
+
+def _refuse_contradictions(
+    book: str | None, teacher: NetworkOptions | None, views: ViewOptions | None, label_fraction: float
+) -> None:
+    if book is not None and teacher is not None and teacher.name:
+        do = "Leave out the book to learn from the live teacher, or the teacher to learn from the book."
+        raise ConfigError(expected("teacher", "absent where a book is given", teacher.name, where=book, do=do))
+    if views is not None and not views.transform and views != ViewOptions(transform=""):
+        raise ConfigError(
+            "Expected `views` to name a transform where other views options are given. Pass --views NAME with them."
+        )
+    positive(between(label_fraction, 0, 1, "label_fraction"), "label_fraction")
+
+
+def _part_of_book(
+    data: DataOptions, stored: StoredKnowledge | None
+) -> tuple[ImageDataset, npt.NDArray[np.int64] | None]:
+    """Return the samples, and their rows in the book where `data.limit` takes a part of what the book is about."""
+    dataset = data.open()
+    if stored is None or data.limit is None or len(dataset) >= stored.book.n_samples:
+        return dataset, None
+    whole = replace(data, limit=None).open()
+    if len(whole) != stored.book.n_samples or not isinstance(dataset, SubsetDataset):
+        return dataset, None  # the book is about yet another part; the check of alignment says so
+    return dataset, dataset.indices
+
+
+def _seen(
+    labels: npt.NDArray[np.int64], fraction: float, seed: int, rows: npt.NDArray[np.int64] | None
+) -> npt.NDArray[np.int64]:
+    """Return the labels that the student may see, by row of the book."""
+    seen = visible_labels(labels, fraction, seed)
+    if rows is None:
+        return seen
+    by_row = np.full(int(rows.max()) + 1, IGNORE_LABEL, dtype=np.int64)
+    by_row[rows] = seen
+    return by_row
+
+
+def _validation(data: DataOptions, split: str) -> ImageDataset | None:
+    if not split:
+        return None
+    try:
+        return data.other(split).open()
+    except (DataError, UnknownNameError) as error:
+        raise DataError(
+            f"{error} This is the split to validate on: pass --validate_on SPLIT, or --validate_on '' for none."
+        ) from error
+
+
+def _notes(training: Training, validate_on: str) -> list[str]:
+    if validate_on == "test" and (training.patience is not None or training.schedule == "plateau"):
+        return [
+            "training was steered by the test split, so its accuracy flatters; steer by another: --validate_on SPLIT."
+        ]
+    return []
 
 
 def _quiet_lightning() -> None:

@@ -78,7 +78,7 @@ def make_book(
         temperatures=temperatures,
         progress=progress,
     )
-    return {**describe(book), "notes": notes}
+    return {**describe(book), "data": data.name, "notes": notes}
 
 
 def describe(book: Book) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bookkd.core.errors import ConfigError, expected
+from bookkd.core.names import is_reference
 from bookkd.core.rng import draw64
 from bookkd.knowledge import Teacher
 from bookkd.views import CutMix, MixUp, Views
@@ -79,16 +80,21 @@ class NetworkOptions:
             network = create_network(self.name, n_classes=n_classes, weights=self.weights, args=self.args)
         return network, create_preprocess(self.name, mean=self.mean, std=self.std, size=self.size)
 
+    def refuse_untrained(self, role: str) -> None:
+        """Refuse a network of ours, timm's or torchvision's with initial values; a user's own code may load its weights."""
+        pretrained = bool(self.args.get("pretrained") or self.args.get("weights"))
+        own = is_reference(self.name) and not self.name.startswith(("timm:", "torchvision:"))
+        if self.name and self.weights is None and not pretrained and not own:
+            do = f"Pass --{role}.weights FILE.safetensors."
+            raise ConfigError(expected(f"{role}.weights", "a safetensors file", None, where=self.name, do=do))
+
     def teacher(self, n_classes: int, device: str | torch.device) -> Teacher:
         """Return the network as a teacher.
 
         Raises:
             ConfigError: without weights, since an untrained teacher teaches noise.
         """
-        pretrained = bool(self.args.get("pretrained") or self.args.get("weights"))
-        if self.name and self.weights is None and not pretrained and ":" not in self.name:
-            do = "Pass --teacher.weights FILE.safetensors."
-            raise ConfigError(expected("teacher.weights", "a safetensors file", None, where=self.name, do=do))
+        self.refuse_untrained("teacher")
         network, preprocess = self.build(n_classes, role="teacher")
         return Teacher(network, preprocess, name=self.name, device=device)
 
