@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +47,17 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not allowed")
 
 
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):
+        raise ValueError(f"{digits[:20]} is too large for a number")
+    return value
+
+
 def _deeper_than(value: Any, limit: int) -> bool:
+    """Say whether more than `limit` objects and lists stand one in another, `value` counted."""
     level = [value]
-    for _ in range(limit + 1):
+    for _ in range(limit):
         level = [
             inner
             for outer in level
@@ -69,7 +78,8 @@ def parse(data: bytes, where: str, *, limit: int = MAX_BYTES) -> dict[str, Any]:
         limit: Most bytes accepted.
 
     Raises:
-        BookFormatError: too long, nested deeper than 32, a duplicate key, NaN, a number too long, or not an object.
+        BookFormatError: too long, not UTF-8, nested deeper than 32, a duplicate key, NaN, infinity, a number too long, or
+            not an object.
 
     >>> parse(b'{"a": 1}', "plan.json")
     {'a': 1}
@@ -79,7 +89,9 @@ def parse(data: bytes, where: str, *, limit: int = MAX_BYTES) -> dict[str, Any]:
             f"Expected {where} to be at most {limit} bytes, got {len(data)}. It is not a file of a book."
         )
     try:
-        found = json.loads(data, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+        # Decoded here, since `json` would also take UTF-16 and UTF-32.
+        text = data.decode("utf-8")
+        found = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise BookFormatError(
             f"Expected {where} to be valid JSON, got: {error}. The file is damaged; run `bookkd verify`."
