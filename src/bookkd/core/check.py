@@ -16,7 +16,7 @@ def finite(value: float, what: str, *, where: str = "", do: str = "") -> float:
     >>> finite(0.5, "weight")
     0.5
     """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if not _is_finite(value):
         raise ConfigError(expected(what, "a finite number", value, where=where, do=do))
     return value
 
@@ -29,7 +29,7 @@ def positive(value: float, what: str, *, where: str = "", do: str = "") -> float
     ...
     bookkd.core.errors.ConfigError: Expected `temperature` to be a number above 0, got 0.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not (math.isfinite(value) and value > 0):
+    if not _is_finite(value) or value <= 0:
         raise ConfigError(expected(what, "a number above 0", value, where=where, do=do))
     return value
 
@@ -71,3 +71,12 @@ def unique(values: Sequence[object], what: str, *, where: str = "", do: str = ""
         if value in seen:
             raise ConfigError(expected(what, "without repeats", f"{value} twice", where=where, do=do))
         seen.add(value)
+
+
+def _is_finite(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond every float
+        return False
