@@ -229,6 +229,43 @@ def test_options_that_contradict_each_other(stored):
         run(None, method=VanillaKD())
 
 
+@pytest.mark.parametrize("door", ["plain", "lightning"])
+def test_what_cannot_learn_is_refused_before_the_folder_is_made(tmp_path, door):
+    hidden = np.full(60, -1, dtype=np.int64)
+    for options, match in (
+        ({"network": student().requires_grad_(False)}, "`student` to be a network with a parameter to train, got"),
+        ({"network": torch.nn.Flatten()}, "`student` to be a network with a parameter to train, got"),
+        ({"validation": []}, r"`validation` to be at least one sample, got 0 \(learn\)\. Pass None"),
+        (
+            {"labels": hidden},
+            r"`labels` to be known for one sample at least, got none of them \(learn\)\. Show the student",
+        ),
+    ):
+        with pytest.raises(ConfigError, match=match) as raised:
+            run(tmp_path / "run", door=door, **options)
+        assert "\n" not in str(raised.value)
+        assert not (tmp_path / "run").exists()
+
+
+def test_hidden_labels_leave_the_teacher_to_learn_from(stored):
+    hidden = np.full(60, -1, dtype=np.int64)
+    assert len(run(None, knowledge_of=stored, training=training(epochs=1), labels=hidden).history) == 1
+    seen = hidden.copy()
+    seen[7] = 3
+    assert len(run(None, training=training(epochs=1), labels=seen).history) == 1
+
+
+def test_callbacks_are_lightnings():
+    from pytorch_lightning.callbacks import LambdaCallback
+
+    ended = []
+    callback = LambdaCallback(on_train_epoch_end=lambda trainer, module: ended.append(module.active.epoch))
+    run(None, training=training(batch_size=30), door="lightning", callbacks=[callback])
+    assert len(ended) == 2
+    with pytest.raises(ConfigError, match=r"`door` to be lightning for several devices, loggers, callbacks or"):
+        run(None, training=training(), callbacks=[callback])
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 @pytest.mark.parametrize("door", ["plain", "lightning"])
 def test_a_gpu_that_is_not_there(door):

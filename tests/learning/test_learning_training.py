@@ -101,6 +101,18 @@ def test_optimizers_are_torchs():
     assert (adam.param_groups[0]["lr"], adam.param_groups[0]["weight_decay"]) == (1e-3, 0.1)
 
 
+def test_nesterov_is_a_choice():
+    assert optimizer(Training()).param_groups[0]["nesterov"]
+    assert not optimizer(Training(nesterov=False)).param_groups[0]["nesterov"]
+    assert not optimizer(Training(momentum=0.0)).param_groups[0]["nesterov"]
+
+
+def test_a_network_without_a_parameter_to_train_is_refused():
+    for network in (nn.Linear(2, 2).requires_grad_(False), nn.Flatten()):
+        with pytest.raises(ConfigError, match="Expected `student` to be a network with a parameter to train, got"):
+            make_optimizer(network, Training())
+
+
 def test_frozen_parameters_are_left_out():
     network = nn.Linear(2, 2)
     network.bias.requires_grad_(False)
@@ -130,6 +142,8 @@ def test_frozen_parameters_are_left_out():
         ({"patience": 0}, r"`patience` to be a whole number of at least 1, got 0"),
         ({"plateau_patience": -1}, "`plateau_patience`"),
         ({"schedule": "step"}, r"`milestones` to be epochs of the step schedule.*'\[150,180,210\]'"),
+        ({"schedule": "step", "milestones": (10, 30)}, r"`milestones` to be below epochs, 30, got 30"),
+        ({"milestones": (10,)}, r"`milestones` to be empty with schedule cosine, got \(10,\)"),
         ({"schedule": "step", "milestones": (0,)}, "`milestones` to be a whole number of at least 1, got 0"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import signal
 import subprocess
@@ -15,7 +16,7 @@ from tests.learning.digits import TASK, TRAIN, teacher, to_float, views
 from torch import nn
 
 from bookkd.book import Book, Dense, Int8, TopK
-from bookkd.core.errors import BookMismatchError, ConfigError, DataError, TeacherOutputError
+from bookkd.core.errors import BookMismatchError, ConfigError, DataError, DeviceError, TeacherOutputError
 from bookkd.knowledge import Teacher
 from bookkd.making import find_batch_size, make
 from bookkd.views import Pick, Replay, Views
@@ -264,6 +265,41 @@ def test_the_batch_size_fits_into_memory():
             raise MemoryError
 
     assert find_batch_size(forward, torch.zeros(1, 8, 8), gain=1e-9) == 64
+
+
+@pytest.mark.parametrize("most", [1, 5, 16, 31])
+def test_a_batch_size_below_the_smallest_is_found(most):
+    def forward(batch):
+        if len(batch) > most:
+            raise MemoryError
+
+    size = find_batch_size(forward, torch.zeros(1, 8, 8))
+    assert size <= most < 2 * size
+    with pytest.raises(DeviceError, match=r"`memory` to be enough for one view .*Use a device with more memory"):
+        find_batch_size(lambda batch: forward(batch.repeat(most + 1, 1, 1, 1)), torch.zeros(1, 8, 8))
+
+
+def test_where_memory_cannot_be_measured_the_book_is_made_all_the_same(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
+    assert book(tmp_path / "book").cost["peak_memory_bytes"] is None
+
+
+def test_keys_of_the_data_set_are_the_books(tmp_path):
+    @dataclasses.dataclass
+    class Keyed:
+        keys: list
+
+        def __len__(self):
+            return len(TRAIN)
+
+        def __getitem__(self, index):
+            return TRAIN[index]
+
+    mine = [1000 + 7 * row for row in range(len(TRAIN))]
+    assert book(tmp_path / "own", dataset=Keyed(mine)).keys.tolist() == mine
+    given = np.arange(len(TRAIN), dtype=np.uint64)
+    assert book(tmp_path / "given", dataset=Keyed(mine), keys=given).keys.tolist() == given.tolist()
+    assert book(tmp_path / "none", dataset=Keyed(["a"] * len(TRAIN))).keys is None
 
 
 @pytest.mark.parametrize("codec", [Dense("float32"), TopK(3, (1.0, 4.0)), Int8()])

@@ -128,6 +128,22 @@ def test_an_unknown_method_lists_the_nearest():
         build_method("vanila-kd")
 
 
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("class D: pass", "got one without name, card, presets, objective, needs, handlers"),
+        ("D = 3", "got one without name, card, presets, objective, needs, handlers"),
+        ("from bookkd.methods import Supervised\nD = Supervised()", "got something else"),
+    ],
+)
+def test_what_is_no_method_is_refused(tmp_path, monkeypatch, text, match):
+    name = f"no_method_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match=rf"Expected `method` to be a dataclass with .*{match} \({name}:D\)"):
+        build_method(f"{name}:D")
+
+
 def test_a_method_of_a_users_own(tmp_path, monkeypatch, stored):
     (tmp_path / "my_methods.py").write_text(
         "from dataclasses import dataclass\n"
@@ -157,7 +173,7 @@ def test_a_method_of_a_users_own(tmp_path, monkeypatch, stored):
 
 def test_a_scheduled_weight_and_temperature():
     method = VanillaKD(ce_weight=1.0, kd_weight=Linear(0.0, 1.0), temperature=Linear(4.0, 1.0))
-    assert method.needs(TASK) == Needs(fields={"logits": ()})
+    assert method.needs(TASK) == Needs(fields={"logits": ()}, dense=("logits",))
     # Weight 0 of the soft term: cross-entropy alone. At the end: T = 1.
     assert float(total(method, clock=Clock(0, 0, 10))) == pytest.approx(0.464369, abs=1e-6)
     assert float(total(method, clock=Clock(10, 1, 10))) == pytest.approx(0.464369 + 0.136520, abs=1e-6)

@@ -191,13 +191,12 @@ def test_shapes_that_do_not_fit_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("terms", "passes", "message"),
+    ("terms", "message"),
     [
-        ((), 1, "`terms` to be at least one"),
-        ((soft(1.0), soft(2.0)), 1, "`terms` to be without repeats, got soft_target_kl twice"),
-        ((soft(1.0),), 0, "`passes` to be a whole number of at least 1, got 0"),
+        ((), "`terms` to be at least one"),
+        ((soft(1.0), soft(2.0)), "`terms` to be without repeats, got soft_target_kl twice"),
     ],
 )
-def test_an_objective_that_cannot_be_is_refused(terms, passes, message):
+def test_an_objective_that_cannot_be_is_refused(terms, message):
     with pytest.raises(ConfigError, match=message):
-        Objective(terms, passes=passes)
+        Objective(terms)

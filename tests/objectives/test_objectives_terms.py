@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bookkd.core.errors import ConfigError, DataError, FidelityError, UnknownNameError
-from bookkd.core.schedules import Clock, Linear
+from bookkd.core.schedules import Clock, Cosine, Linear, Steps
 from bookkd.losses import SparseTarget, cross_entropy, soft_target_kl, softened_mse
 from bookkd.objectives import Objective, bind, labelled, masked, scheduled, weighted
 
@@ -156,6 +156,15 @@ def test_masks_multiply():
 def test_a_mixed_view_counts_where_both_labels_are_known():
     batch = {"label": torch.tensor([0, 1, -1]), "partner_label": torch.tensor([2, -1, 2])}
     assert labelled(batch).tolist() == [True, False, False]
+
+
+def test_needs_of_a_temperature_that_moves():
+    """Steps can be promised one by one; a line passes through more values than any target promises."""
+    steps = Objective((bind(soft_target_kl, teacher="logits", **{**SOFT, "temperature": Steps((4.0, 1), (3,))}),))
+    assert (steps.needs(), steps.dense_only()) == ({"logits": (1.0, 4.0)}, ())
+    for moving in (Linear(4.0, 1.0), Cosine(4.0, 1.0), lambda clock: 4.0 - clock.epoch):
+        line = Objective((bind(soft_target_kl, teacher="logits", **{**SOFT, "temperature": moving}),))
+        assert (line.needs(), line.dense_only()) == ({"logits": ()}, ("logits",))
 
 
 def test_needs_gather_temperatures_and_dense_fields():

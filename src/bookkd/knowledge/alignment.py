@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from bookkd.core.errors import BookMismatchError
 from bookkd.core.rng import generator
 from bookkd.knowledge.stored import StoredKnowledge
 from bookkd.views import Pick, Replay, Views, collate, differences
 from bookkd.zoo import fingerprint
 
-__all__ = ["check_alignment", "with_pool_of"]
+__all__ = ["check_alignment", "keys_of", "with_pool_of"]
 
 
 def with_pool_of(knowledge: StoredKnowledge, views: Views) -> Views:
@@ -20,15 +23,29 @@ def with_pool_of(knowledge: StoredKnowledge, views: Views) -> Views:
     return views.with_pool(int(pool)) if pool and views.mix is not None and views.mix.pool is None else views
 
 
+def keys_of(dataset: Any) -> npt.NDArray[Any] | None:
+    """Return the data set's own id of each sample, its attribute `keys` if that holds whole numbers; None without."""
+    keys = getattr(dataset, "keys", None)
+    found = None if keys is None or callable(keys) else np.asarray(keys)
+    return found if found is not None and found.ndim == 1 and found.dtype.kind in "iu" else None
+
+
 def check_alignment(
-    knowledge: StoredKnowledge, dataset: Any, views: Views, *, rows: Sequence[int] | None = None, records: int = 64
+    knowledge: StoredKnowledge,
+    dataset: Any,
+    views: Views,
+    *,
+    class_names: Sequence[str],
+    rows: Sequence[int] | None = None,
+    records: int = 64,
 ) -> None:
-    """Refuse a book that was made from other samples or views.
+    """Refuse a book that was made from other samples or views, or that orders the classes otherwise.
 
     Args:
         knowledge: The book.
         dataset: What the student will learn from.
         views: How it will see it; as many views as the book has, or fewer.
+        class_names: The student's classes, in the order of its logits; compared where the book names its own.
         rows: Book row of each sample, where the data set is a part or another order of the book's; None where it is the same.
         records: Records whose probes are compared with replayed views.
 
@@ -37,7 +54,7 @@ def check_alignment(
         ViewMismatchError: if a replayed view is not the input that the teacher saw.
     """
     book, views = knowledge.book, with_pool_of(knowledge, views)
-    found: list[str] = []
+    found = _other_classes(book.plan.class_names, class_names)
     if rows is None:
         mine = fingerprint(dataset)
         found += [
@@ -63,3 +80,12 @@ def check_alignment(
     ]
     replay = Replay(dataset, views, rows=rows, probe_share=1.0)
     knowledge.check(collate([replay[pick] for pick in picks]))
+
+
+def _other_classes(theirs: Sequence[str], mine: Sequence[str]) -> list[str]:
+    if not theirs or tuple(theirs) == tuple(mine):
+        return []
+    if len(theirs) != len(mine):
+        return [f"{len(mine)} classes, the book has {len(theirs)}"]
+    place, name, stored = next((i, a, b) for i, (a, b) in enumerate(zip(mine, theirs, strict=True)) if a != b)
+    return [f"class {place} is {name!r}, the book's is {stored!r}"]

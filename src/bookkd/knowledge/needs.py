@@ -43,7 +43,8 @@ def check_needs(needs: Needs, knowledge: Knowledge | None, method: str) -> None:
             )
         if info.sparse and name in needs.dense:
             raise FidelityError(
-                f"Expected field {name!r} to be dense for method {method}, got a sparse codec. "
+                f"Expected field {name!r} to be dense for method {method}, got a sparse codec, which serves no loss over every "
+                "class and no temperature that moves steadily. "
                 "Make the book with --codec dense or --codec int8."
             )
         missing = [t for t in temperatures if info.temperatures and t not in info.temperatures]

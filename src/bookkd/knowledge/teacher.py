@@ -26,6 +26,8 @@ def _as_is(views: Tensor) -> Tensor:
 class Teacher:
     """A network in evaluation mode, without gradients, in the memory layout that is fast on its device.
 
+    The network that is given is changed in place: frozen, moved, put into evaluation mode. Copy one that is to train on.
+
     Args:
         network: Returns what the task's `fields` understands.
         preprocess: The network's own deterministic preprocessing of a view (resize, normalise, dtype).

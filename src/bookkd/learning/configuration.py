@@ -1,4 +1,4 @@
-"""Whether the options of a run fit together, and what its folder remembers of them."""
+"""Whether the parts of a run fit together, and what its folder remembers of them."""
 
 from __future__ import annotations
 
@@ -10,29 +10,69 @@ import numpy.typing as npt
 import xxhash
 
 from bookkd.core.errors import ConfigError, expected
+from bookkd.core.fields import IGNORE_LABEL
 from bookkd.core.names import choose
 from bookkd.core.protocols import Knowledge
-from bookkd.knowledge import LiveKnowledge, StoredKnowledge
+from bookkd.knowledge import LiveKnowledge, StoredKnowledge, keys_of
 from bookkd.learning.folder import plain
 from bookkd.learning.learner import Learner
 from bookkd.learning.training import Training
 from bookkd.learning.validation import Validation
 from bookkd.methods import Method
+from bookkd.objectives import Objective, labelled
 from bookkd.views import CachedViews, Views, differences
 from bookkd.zoo import fingerprint
 
-__all__ = ["check_cached", "check_options", "run_config"]
+__all__ = ["check_cached", "check_labels", "check_options", "find_rows", "run_config"]
 
 
-def check_options(training: Training, validation: Validation | None, door: str, loggers: Sequence[Any]) -> None:
-    """Refuse options that contradict each other."""
+def check_options(training: Training, validation: Validation | None, door: str, extras: Sequence[Any]) -> None:
+    """Refuse options that contradict each other; `extras` are Lightning's loggers and callbacks."""
     choose(door, ("plain", "lightning"), "door")
-    if door == "plain" and (training.devices > 1 or loggers or training.precision != "32-true"):
-        wish = "lightning for several devices, loggers or another precision than 32-true"
+    if door == "plain" and (training.devices > 1 or extras or training.precision != "32-true"):
+        wish = "lightning for several devices, loggers, callbacks or another precision than 32-true"
         raise ConfigError(expected("door", wish, door, do="Pass door='lightning'."))
+    if validation is not None and len(validation.dataset) == 0:
+        do = "Pass None to train without validation."
+        raise ConfigError(expected("validation", "at least one sample", 0, where="learn", do=do))
     if validation is None and (training.patience is not None or training.schedule == "plateau"):
         wish = "given for early stopping and the plateau schedule"
         raise ConfigError(expected("validation", wish, None, where="training", do="Pass a data set to validate on."))
+
+
+def find_rows(
+    dataset: Any, knowledge: Knowledge | None, rows: Sequence[int] | None, keys: npt.ArrayLike | None
+) -> Sequence[int] | None:
+    """Return the book row of each sample: as given, or by the keys that are given or that the data set has.
+
+    Raises:
+        ConfigError: if both rows and keys are given, or keys without a book.
+        DataError: if the book has no keys, or not one of these.
+    """
+    if keys is not None and (rows is not None or not isinstance(knowledge, StoredKnowledge)):
+        wish, got = "absent where rows are given or there is no book", f"{len(np.asarray(keys))} keys"
+        raise ConfigError(expected("keys", wish, got, where="learn", do="Pass rows or keys, and a book that has keys."))
+    if rows is not None or not isinstance(knowledge, StoredKnowledge):
+        return rows
+    if keys is None and knowledge.book.keys is not None:
+        keys = keys_of(dataset)
+    if keys is None:
+        return None
+    found: list[int] = knowledge.book.rows_of(keys).tolist()
+    return found
+
+
+def check_labels(objective: Objective, dataset: Any, labels: Any | None, rows: Sequence[int] | None) -> None:
+    """Refuse an objective of label terms alone where the student may see no label."""
+    if not all(term.mask is labelled for term in objective.terms):
+        return
+    if labels is None:
+        labels = getattr(dataset, "labels", None)
+    elif rows is not None:
+        labels = labels[np.asarray(rows)]
+    if labels is not None and len(labels) and bool((np.asarray(labels) == IGNORE_LABEL).all()):
+        do = "Show the student some labels, or learn from a book or a teacher."
+        raise ConfigError(expected("labels", "known for one sample at least", "none of them", where="learn", do=do))
 
 
 def check_cached(cached: CachedViews | None, dataset: Any, views: Views, rows: Sequence[int] | None) -> None:

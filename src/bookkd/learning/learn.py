@@ -15,14 +15,14 @@ from torch import Tensor, nn
 
 from bookkd.core.protocols import Knowledge
 from bookkd.knowledge import LiveKnowledge, StoredKnowledge, check_alignment, check_needs, with_pool_of
-from bookkd.learning.configuration import check_cached, check_options, run_config
+from bookkd.learning.configuration import check_cached, check_labels, check_options, find_rows, run_config
 from bookkd.learning.data import Groups, make_groups
 from bookkd.learning.folder import RunFolder, is_main_process
 from bookkd.learning.learner import Learner
 from bookkd.learning.loop import fit
 from bookkd.learning.run import Run
 from bookkd.learning.step import Step
-from bookkd.learning.training import Training, find_device
+from bookkd.learning.training import Training, find_device, trainable
 from bookkd.learning.validation import Validation
 from bookkd.methods import Method, Supervised
 from bookkd.tasks import Task
@@ -69,9 +69,11 @@ def learn(
     validation: Any | None = None,
     labels: npt.NDArray[np.int64] | None = None,
     rows: Sequence[int] | None = None,
+    keys: npt.ArrayLike | None = None,
     out: str | Path | None = None,
     door: Literal["plain", "lightning"] = "plain",
     loggers: Sequence[Any] = (),
+    callbacks: Sequence[Any] = (),
     progress: bool = False,
     overwrite: bool = False,
     cached: CachedViews | None = None,
@@ -94,9 +96,12 @@ def learn(
         validation: Data set measured after each epoch, or a `Validation`.
         labels: int64 [rows of the book] that replace the data set's; `IGNORE_LABEL` where the student may not see one.
         rows: Book row of each sample, where the data set is a part or another order of the book's.
+        keys: Own id of each sample, in place of `rows`, where the book was made with keys; a data set that has them as its
+            attribute `keys` need not repeat them here.
         out: Folder for configuration, metrics, checkpoints, the student's weights and the result.
         door: "plain" is our loop, "lightning" adds devices, precision and loggers.
         loggers: Lightning loggers.
+        callbacks: Lightning callbacks.
         progress: Show Lightning's progress bar.
         overwrite: Start again where `out` holds another run.
         cached: Views drawn before, shared by several students; they carry the probes of their own `Replay`.
@@ -112,13 +117,17 @@ def learn(
     """
     method, training = method or Supervised(), training or Training()
     checked = validation if validation is None or isinstance(validation, Validation) else Validation(validation)
-    check_options(training, checked, door, loggers)
+    check_options(training, checked, door, (*loggers, *callbacks))
+    objective = method.objective(task)
+    rows = find_rows(dataset, knowledge, rows, keys)
     check_needs(method.needs(task), knowledge, method.name)
     if isinstance(knowledge, StoredKnowledge):
         views = with_pool_of(knowledge, views)
-        check_alignment(knowledge, dataset, views, rows=rows)
+        check_alignment(knowledge, dataset, views, class_names=task.class_names, rows=rows)
     check_cached(cached, dataset, views, rows)
+    check_labels(objective, dataset, labels, rows)
     learner = Learner(student, task, preprocess=preprocess)
+    trainable(learner)
     folder = None
     if out is not None:
         config = run_config(learner, dataset, views, knowledge, method, training, checked, labels, rows, door, start)
@@ -132,7 +141,7 @@ def learn(
     job = _Job(
         learner=learner,
         method=method,
-        step=Step(method.objective(task), task, knowledge),
+        step=Step(objective, task, knowledge),
         training=training,
         replay=cached or _replay(Replay(dataset, views, rows=rows, probe_share=share), training),
         samples=len(dataset) if rows is None else np.asarray(rows),
@@ -143,7 +152,7 @@ def learn(
     )
     history: list[dict[str, Any]] = []
     log = history.append if folder is None else folder.log
-    run = job.fit(door, log, loggers, progress)
+    run = job.fit(door, log, loggers=loggers, callbacks=callbacks, progress=progress)
     learner.cpu()
     if folder is not None and is_main_process():
         history = folder.history()
@@ -172,10 +181,10 @@ class _Job:
     validation: Validation | None
     checkpoints: Path | None
 
-    def fit(self, door: str, log: Callable[[dict[str, Any]], None], loggers: Sequence[Any], progress: bool) -> Run:
+    def fit(self, door: str, log: Callable[[dict[str, Any]], None], **lightning: Any) -> Run:
         # Dropout is seeded at every step: the caller's generators are put back afterwards.
         with torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
-            return self._plain(log) if door == "plain" else self._lightning(log, loggers, progress)
+            return self._plain(log) if door == "plain" else self._lightning(log, **lightning)
 
     def _plain(self, log: Callable[[dict[str, Any]], None]) -> Run:
         self.learner.to(find_device(self.training.accelerator))
@@ -185,10 +194,10 @@ class _Job:
         fit(run, groups, validation=self.validation, folder=self.checkpoints, log=log)
         return run
 
-    def _lightning(self, log: Callable[[dict[str, Any]], None], loggers: Sequence[Any], progress: bool) -> Run:
+    def _lightning(self, log: Callable[[dict[str, Any]], None], **options: Any) -> Run:
         from bookkd.learning.lightning import fit_lightning, make_trainer
 
-        trainer = make_trainer(self.training, folder=self.checkpoints, loggers=loggers, progress=progress)
+        trainer = make_trainer(self.training, folder=self.checkpoints, **options)
         _channels_last(self.learner)
         return fit_lightning(
             self.learner,

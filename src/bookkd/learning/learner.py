@@ -1,4 +1,4 @@
-"""What is trained: the student, its preprocessing, and the connectors that methods hang on it."""
+"""What is trained: the student with its preprocessing."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ __all__ = ["Learner"]
 
 
 class Learner(nn.Module):
-    """Student and connectors as one module: what DDP wraps and what the optimizer sees.
+    """The student as one module with its preprocessing: what DDP wraps and what the optimizer sees.
 
     Args:
         student: Returns what `task.fields` understands.
         task: Turns its output into fields.
         preprocess: The student's own deterministic preprocessing of a view; no parameters.
-        connectors: Trainable extras of a method; saved in checkpoints, dropped on export.
     """
 
     def __init__(
@@ -30,11 +29,9 @@ class Learner(nn.Module):
         task: Task,
         *,
         preprocess: Callable[[Tensor], Tensor] | None = None,
-        connectors: Mapping[str, nn.Module] | None = None,
     ) -> None:
         super().__init__()
         self.student = student
-        self.connectors = nn.ModuleDict(dict(connectors or {}))
         self.task = task
         self.preprocess = preprocess
 

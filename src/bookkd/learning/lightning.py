@@ -54,7 +54,7 @@ class BookModule(pl.LightningModule):
     """A run inside Lightning.
 
     Args:
-        learner: Student and connectors.
+        learner: The student.
         make_run: Builds the run once the learner is on its device and the process group is up.
         validation: Measured after each epoch by every rank on the whole set, so that the metric is exact.
         folder: Where `last.ckpt` is kept; None keeps none.
@@ -219,7 +219,7 @@ def fit_lightning(
     """Train with Lightning.
 
     Args:
-        learner: Student and connectors.
+        learner: The student.
         make_run: Builds the run from learner and batches.
         make_groups: Builds the batches of a rank: called with rank and world size.
         trainer: From `make_trainer`.

@@ -51,7 +51,7 @@ class Run:
     """Learner, optimizer, learning rate, order of samples and clock, moved together.
 
     Args:
-        learner: Student and connectors, already on its device.
+        learner: The student, already on its device.
         step: Where fields meet the objective.
         training: Plain values.
         sampler: The order of samples.

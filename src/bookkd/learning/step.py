@@ -77,7 +77,7 @@ class Step:
         """Return the loss of a batch.
 
         Args:
-            learner: Student and connectors.
+            learner: The student.
             batch: On the student's device, see `to_device`.
             clock: Resolves schedules.
             totals: From `totals` of the whole group that the batch is part of; None where the batch stands alone.

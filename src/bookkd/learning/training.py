@@ -15,7 +15,7 @@ from bookkd.core.check import at_least, between, positive
 from bookkd.core.errors import ConfigError, DeviceError, expected
 from bookkd.core.names import choose
 
-__all__ = ["LearningRate", "Training", "find_device", "make_optimizer"]
+__all__ = ["LearningRate", "Training", "find_device", "make_optimizer", "trainable"]
 
 OPTIMIZERS = ("adamw", "sgd")
 SCHEDULES = ("constant", "cosine", "plateau", "step")
@@ -31,14 +31,15 @@ class Training:
         epochs: Passes over the samples; each epoch shows one view of each.
         batch_size: Samples of a batch on one rank.
         accumulate: Batches that make one optimizer step.
-        optimizer: "sgd" (Nesterov momentum) or "adamw".
+        optimizer: "sgd" or "adamw".
         lr: Peak learning rate.
         momentum: Of SGD.
+        nesterov: Nesterov's momentum in SGD; False is the plain momentum of most published recipes.
         weight_decay: On all parameters.
         schedule: "cosine" to 0, "step" (times `gamma` at `milestones`), "plateau" (times `gamma` when the validation
             metric stalls for `plateau_patience` epochs), or "constant".
         warmup_epochs: Linear warm-up from 0; may be a fraction.
-        milestones: Epochs of the "step" schedule.
+        milestones: Epochs of the "step" schedule, each below `epochs`.
         gamma: Factor of "step" and "plateau".
         plateau_patience: Epochs that "plateau" waits.
         clip_norm: Largest gradient norm; None does not clip.
@@ -62,6 +63,7 @@ class Training:
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: float = 0.1
     momentum: float = 0.9
+    nesterov: bool = True
     weight_decay: float = 5e-4
     schedule: Literal["constant", "cosine", "plateau", "step"] = "cosine"
     warmup_epochs: float = 0.0
@@ -111,6 +113,16 @@ class Training:
             at_least(self.patience, 1, "patience", where="training")
         for milestone in self.milestones:
             at_least(milestone, 1, "milestones", where="training")
+            if milestone >= self.epochs:
+                do = "A milestone at the end or behind it changes nothing: leave it out."
+                raise ConfigError(
+                    expected("milestones", f"below epochs, {self.epochs}", milestone, where="training", do=do)
+                )
+        if self.milestones and self.schedule != "step":
+            do = "Pass --training.schedule step, or leave the milestones out."
+            raise ConfigError(
+                expected("milestones", f"empty with schedule {self.schedule}", self.milestones, where="training", do=do)
+            )
         if self.clip_norm is not None:
             positive(self.clip_norm, "clip_norm", where="training")
         if self.schedule == "step" and not self.milestones:
@@ -149,16 +161,31 @@ def find_device(accelerator: str) -> torch.device:
     return torch.device(wanted)
 
 
+def trainable(module: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters that training moves.
+
+    Raises:
+        ConfigError: if there are none.
+    """
+    found = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    if not found:
+        do = "Call student.requires_grad_(True) on a frozen network; a Teacher freezes the network that it is given."
+        raise ConfigError(
+            expected("student", "a network with a parameter to train", "a frozen one", where="training", do=do)
+        )
+    return found
+
+
 def make_optimizer(module: nn.Module, training: Training) -> Optimizer:
-    """Return the optimizer of `training` over the parameters of `module`."""
-    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    """Return the optimizer of `training` over the parameters of `module` that are not frozen."""
+    parameters = trainable(module)
     if training.optimizer == "sgd":
         return SGD(
             parameters,
             lr=training.lr,
             momentum=training.momentum,
             weight_decay=training.weight_decay,
-            nesterov=training.momentum > 0,
+            nesterov=training.nesterov and training.momentum > 0,
         )
     return AdamW(parameters, lr=training.lr, weight_decay=training.weight_decay)
 

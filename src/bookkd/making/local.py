@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from bookkd.core.errors import ConfigError, DataError, TeacherOutputError, expec
 from bookkd.core.fields import INPUT, PROBE_HASH, PROBE_PROJECTIONS
 from bookkd.core.jsonio import read
 from bookkd.core.protocols import Knowledge
-from bookkd.knowledge import LiveKnowledge, Teacher
+from bookkd.knowledge import LiveKnowledge, Teacher, keys_of
 from bookkd.losses import DenseTarget
 from bookkd.making.batch_size import find_batch_size
 from bookkd.tasks import Task
@@ -81,7 +80,8 @@ def make(
         unit_rows: Samples of a unit, the grain of resuming; None chooses by record size.
         workers: Loader processes.
         temperatures: At which the loss of the codec is measured while writing.
-        keys: Own id of each sample, uint64, so that reordered data finds its records.
+        keys: Own id of each sample, uint64, so that reordered data finds its records; the data set's attribute `keys`
+            where None.
         progress: Called with (records done, records in all).
 
     Returns:
@@ -102,7 +102,7 @@ def make(
         batch_size = _planned_batch_size(Path(path)) or find_batch_size(teacher, _first_view(replay))
     plan = _plan(knowledge, teacher, dataset, views, task, codec or Dense(), temperatures)
     plan = replace(plan, batch_size=batch_size, unit_rows=unit_rows)
-    with BookWriter(path, plan, keys=keys) as writer:
+    with BookWriter(path, plan, keys=keys_of(dataset) if keys is None else keys) as writer:
         started, cpu = time.perf_counter(), time.process_time()
         written = _write_units(writer, knowledge, replay, batch_size, workers, progress)
         cost = {
@@ -115,7 +115,11 @@ def make(
         return writer.finish(cost)
 
 
-def _peak_memory() -> int:
+def _peak_memory() -> int | None:
+    try:
+        import resource
+    except ImportError:  # Windows does not have it
+        return None
     # In KiB everywhere but on macOS, where it is in bytes.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

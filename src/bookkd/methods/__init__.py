@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from typing import Any
 
-from bookkd.core.errors import ConfigError
+from bookkd.core.errors import ConfigError, expected
 from bookkd.core.names import choose, import_reference, is_reference, look_up, nearest
 from bookkd.methods.base import Card, Handler, Method
 from bookkd.methods.supervised import Supervised
@@ -19,15 +19,30 @@ METHODS = {
 }
 """Method name -> class. One line a method; a test holds this table equal to the cases."""
 
+_PARTS = ("name", "card", "presets", "objective", "needs", "handlers")
+
 
 def method_class(name: str) -> type[Method]:
     """Return the class of a method by name, or of the user's own by `package.module:Name`.
 
     >>> method_class("vanilla-kd").__name__
     'VanillaKD'
+
+    Raises:
+        UnknownNameError: for an unknown name.
+        ConfigError: if what the name leads to is no method.
     """
     found: type[Method] = import_reference(name, "method") if is_reference(name) else look_up(name, METHODS, "method")
+    _check_method(found, name)
     return found
+
+
+def _check_method(found: Any, name: str) -> None:
+    lacking = [part for part in _PARTS if not hasattr(found, part)]
+    if lacking or not isinstance(found, type) or not is_dataclass(found):
+        got = f"one without {', '.join(lacking)}" if lacking else "something else"
+        do = "See the guide on parts of your own."
+        raise ConfigError(expected("method", f"a dataclass with {', '.join(_PARTS)}", got, where=name, do=do))
 
 
 def build_method(name: str, preset: str | None = None, **values: Any) -> Method:

@@ -13,7 +13,8 @@ Presets reproduce the conventions of other libraries, which differ by factors of
 DeiT reads the student's side from a distillation token; `keras` keeps the teacher as target, which an early version of
 that example had swapped; `torchdistill` drops T^2 and the label term where it is given no labels, which we do not.
 What it costs: one pass of the student and one read of the book.
-What it clashes with: top-k books at temperatures they do not promise (refused), and `soft_loss="mse"` on any sparse book (refused).
+What it clashes with: top-k books at temperatures they do not promise, in numbers or in steps, and any sparse book with a
+temperature that moves steadily or `soft_loss="mse"` (all refused).
 A soft term divided by the number of classes (`class_reduction="mean"`) is 100 or 1000 times smaller than it looks.
 Source: Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", NIPS 2014 workshop, arXiv 1503.02531, section 2.
 The weighted sum is certain in kind; the weights are those of the libraries named above.

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bookkd.core.check import at_least, unique
+from bookkd.core.check import unique
 from bookkd.core.errors import ConfigError, expected
-from bookkd.core.schedules import Clock, resolve
+from bookkd.core.schedules import Clock, Steps, resolve
 from bookkd.losses import Target
 from bookkd.losses.targets import computing_dtype
 from bookkd.objectives.terms import Term
@@ -29,23 +29,19 @@ class Objective:
 
     Args:
         terms: At least one, with names that differ.
-        passes: Student passes per batch; the step repeats the batch that often.
     """
 
     terms: tuple[Term, ...]
-    passes: int = 1
 
     def __post_init__(self) -> None:
         if not self.terms:
             raise ConfigError(expected("terms", "at least one", self.terms, where="objective"))
         unique([term.name for term in self.terms], "terms", where="objective", do="Give bind(..., name=...).")
-        at_least(self.passes, 1, "passes", where="objective")
 
     def needs(self) -> dict[str, tuple[float, ...]]:
         """Return the teacher's fields, each with the temperatures at which the losses will ask for it.
 
-        A scheduled temperature takes values that are not known beforehand and adds none: a sparse target that does
-        not promise the value of a step refuses it then.
+        A `Steps` schedule adds all of its values; any other takes values that nobody can list, see `dense_only`.
         """
         found: dict[str, set[float]] = {}
         for term in self.terms:
@@ -54,11 +50,20 @@ class Objective:
                 temperature = term.hyper.get("temperature")
                 if isinstance(temperature, int | float):
                     asked.add(float(temperature))
+                elif isinstance(temperature, Steps):
+                    asked.update(map(float, temperature.values))
         return {name: tuple(sorted(asked)) for name, asked in found.items()}
 
     def dense_only(self) -> tuple[str, ...]:
-        """Return the teacher's fields that a term cannot read from a sparse target."""
-        fields = {term.teacher for term in self.terms if term.teacher is not None and not term.claims.sparse}
+        """Return the teacher's fields that a term cannot read from a sparse target.
+
+        That is where its loss wants every class, and where its temperature moves through more values than a target promises.
+        """
+        fields = {
+            term.teacher
+            for term in self.terms
+            if term.teacher is not None and (not term.claims.sparse or _moves(term.hyper.get("temperature")))
+        }
         return tuple(sorted(fields))
 
     def refuse_split(self, parts: int) -> None:
@@ -165,6 +170,10 @@ class Objective:
             got = f"shape {list(value.shape)}"
             raise ConfigError(expected("loss", f"one value for each of {list(kept.shape)}", got, where=term.name))
         return (value.masked_fill(skipped, 0) * kept).sum()
+
+
+def _moves(temperature: object) -> bool:
+    return callable(temperature) and not isinstance(temperature, Steps)
 
 
 def _shielded(student: Tensor, skipped: Tensor) -> Tensor:
