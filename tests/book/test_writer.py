@@ -30,10 +30,9 @@ from bookkd.book import (
     TeacherInfo,
     TopK,
     Unit,
-    _lock,
     verify,
 )
-from bookkd.core import files
+from bookkd.core import files, lock
 from bookkd.core.errors import (
     BookFormatError,
     BookKDError,
@@ -617,7 +616,7 @@ def test_fidelity_is_measured_at_promised_temperatures_only(tmp_path):
 )
 def test_where_the_system_has_no_record_locks_the_text_is_the_guard(tmp_path, monkeypatch, pid, started, refused):
     make(tmp_path / "b", units=1, finish=False)
-    monkeypatch.setattr(_lock, "fcntl", None)
+    monkeypatch.setattr(lock, "fcntl", None)
     (tmp_path / "b" / ".lock").write_text(json.dumps({"pid": pid, "host": socket.gethostname(), "started": started}))
     if refused:
         with pytest.raises(BookLockedError, match=f"got process {pid} on host"):

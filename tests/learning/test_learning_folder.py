@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 
-from bookkd.core.errors import CheckpointError, ConfigError
-from bookkd.learning.folder import RunFolder
+from bookkd.core.errors import BookLockedError, CheckpointError, ConfigError
+from bookkd.learning import folder as room
 
 CONFIG = {"door": "plain", "method": {"name": "supervised"}, "training": {"lr": 0.1, "workers": 0}}
 
 
 def changed(**training):
     return {**CONFIG, "training": {**CONFIG["training"], **training}}
+
+
+def RunFolder(path, config, **options):  # noqa: N802 - stands for the class
+    """Open a folder and give its lock back at once."""
+    with room.RunFolder(path, config, **options) as opened:
+        return opened
 
 
 def begun(path):
@@ -27,7 +35,7 @@ def names(path):
 
 
 def test_overwrite_deletes_the_files_of_a_run_and_no_others(tmp_path):
-    begun(tmp_path).finish({"epochs": 1})
+    begun(tmp_path).finish({"epoch": 1, "teacher_forwards": 0})
     for name in ("student.safetensors", "student-best.safetensors", "options.json", "notes.txt", "teacher.safetensors"):
         (tmp_path / name).write_text("x")
     for name in ("checkpoints", "logs", "pictures"):
@@ -105,3 +113,52 @@ def test_a_damaged_record_is_one_error(tmp_path, damage):
     with pytest.raises(CheckpointError, match=match) as raised:
         folder.history()
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{}", '{"epoch": 1}'])
+def test_a_damaged_result_is_one_error(tmp_path, text):
+    folder = begun(tmp_path)
+    (tmp_path / "result.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"result\.json to be the result of a run, got damaged text\. Pass"):
+        _ = folder.result
+
+
+OTHER = """
+import sys
+from bookkd.learning.folder import RunFolder
+folder = RunFolder(sys.argv[1], {"door": "plain", "method": {}, "training": {}})
+print("training", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_one_process_trains_in_a_folder(tmp_path):
+    other = subprocess.Popen(
+        [sys.executable, "-c", OTHER, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert other.stdout.readline() == "training\n"
+        before = names(tmp_path)
+        for overwrite in (False, True):
+            match = f"Expected .* to have no other writer, got process {other.pid} on host .* Wait for it, or end it"
+            with pytest.raises(BookLockedError, match=match):
+                room.RunFolder(tmp_path, CONFIG, overwrite=overwrite)
+        assert names(tmp_path) == before
+    finally:
+        other.kill()
+        other.communicate()
+    # The lock of a killed process is stale.
+    RunFolder(tmp_path, CONFIG)
+    assert ".lock" not in names(tmp_path)
+
+
+def test_the_lock_is_given_back_on_errors_and_a_finished_run_takes_none(tmp_path):
+    begun(tmp_path)
+    for _ in range(2):
+        with pytest.raises(ConfigError, match=r"training\.lr"):
+            room.RunFolder(tmp_path, changed(lr=0.2))
+    with room.RunFolder(tmp_path, CONFIG) as folder, pytest.raises(BookLockedError, match="a writer in this process"):
+        room.RunFolder(tmp_path, CONFIG)
+    folder.finish({"epoch": 1, "teacher_forwards": 0})
+    with room.RunFolder(tmp_path, CONFIG), room.RunFolder(tmp_path, CONFIG):
+        assert ".lock" not in names(tmp_path)

@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 from bookkd.book import _container, _fidelity, _files, _layout, _manifest
-from bookkd.book._lock import Lock
 from bookkd.book._opening import edition_numbers
 from bookkd.book._unit import UnitBuffer
 from bookkd.book.plan import Plan, Unit
@@ -31,6 +30,7 @@ from bookkd.core.errors import (
     TeacherOutputError,
     expected,
 )
+from bookkd.core.lock import Lock
 
 __all__ = ["BookWriter"]
 
@@ -82,7 +82,7 @@ class BookWriter:
             self.plan = self._compared(plan)
             return
         _files.make_folder(self.path)
-        self._lock = Lock(self.path)
+        self._lock = Lock(self.path / _layout.LOCK_NAME)
         try:
             self._start(plan, packed)
         except BaseException:

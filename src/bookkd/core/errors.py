@@ -72,7 +72,7 @@ class BookMismatchError(BookKDError, ValueError):
 
 
 class BookLockedError(BookKDError, BlockingIOError):
-    """Another process is writing this book."""
+    """Another process is writing this book, or training in this folder."""
 
 
 class ViewMismatchError(BookKDError, ValueError):

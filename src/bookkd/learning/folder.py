@@ -8,18 +8,21 @@ import platform
 import shutil
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 import torch
 
 from bookkd.core.errors import BookFormatError, CheckpointError, ConfigError
-from bookkd.core.files import write_atomic
+from bookkd.core.files import make_folder, write_atomic
 from bookkd.core.jsonio import parse, pretty, read
+from bookkd.core.lock import Lock
 
 __all__ = ["RunFolder", "is_main_process", "plain"]
 
 _OURS = ("config.json", "environment.json", "options.json", "metrics.jsonl", "result.json", "checkpoints", "logs")
+_LOCK = ".lock"
 _RESULTS = ("metrics.jsonl", "result.json", "checkpoints/last.ckpt")
 
 _WITHOUT_EFFECT = frozenset(
@@ -52,7 +55,8 @@ def plain(value: Any) -> Any:
 class RunFolder:
     """One run on disk.
 
-    A folder whose run never got to a record, checkpoint or result is taken over by whatever configuration comes next.
+    A folder whose run never got to a record, checkpoint or result is taken over by whatever configuration comes next. A
+    run that is not finished is locked: leave the `with` block, or call `release`, to give it back.
 
     Args:
         path: The folder; created.
@@ -62,11 +66,23 @@ class RunFolder:
     Raises:
         ConfigError: if the folder holds a run with another configuration, naming what differs; if its `config.json` is
             not of a run; if a folder to overwrite holds files and no run.
+        BookLockedError: if another process trains in the folder.
     """
 
     def __init__(self, path: str | Path, config: dict[str, Any], *, overwrite: bool = False) -> None:
         self.path = Path(path)
         self.checkpoints = self.path / "checkpoints"
+        self._lock: Lock | None = None
+        if is_main_process() and (overwrite or not (self.path / "result.json").exists()):
+            make_folder(self.path)
+            self._lock = Lock(self.path / _LOCK)
+        try:
+            self._begin(config, overwrite)
+        except BaseException:
+            self.release()
+            raise
+
+    def _begin(self, config: dict[str, Any], overwrite: bool) -> None:
         known = self._config()
         if overwrite and is_main_process():
             self._clear(known)
@@ -100,7 +116,7 @@ class RunFolder:
     def _clear(self, known: dict[str, Any] | None) -> None:
         """Delete the files of a run, and no others."""
         if known is None:
-            if self.path.exists() and any(self.path.iterdir()):
+            if any(path.name != _LOCK for path in self.path.iterdir()):
                 raise ConfigError(
                     f"Expected {self.path} to hold a run or nothing, got other files, which --overwrite does not delete. "
                     "Choose another --out."
@@ -112,11 +128,38 @@ class RunFolder:
             else:
                 path.unlink(missing_ok=True)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Let other processes train in the folder."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
     @property
     def result(self) -> dict[str, Any] | None:
-        """The result of a finished run; None where it is not finished."""
+        """The result of a finished run; None where it is not finished.
+
+        Raises:
+            CheckpointError: if it is damaged.
+        """
         path = self.path / "result.json"
-        return read(path, str(path)) if path.exists() else None
+        if not path.exists():
+            return None
+        try:
+            found = read(path, str(path))
+        except BookFormatError:
+            found = {}
+        if not all(isinstance(found.get(key), int) for key in ("epoch", "teacher_forwards")):
+            advice = "Pass --overwrite to start again."
+            raise CheckpointError(f"Expected {path} to be the result of a run, got damaged text. {advice}")
+        return found
 
     def history(self) -> list[dict[str, Any]]:
         """Return one record for each epoch done.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -112,7 +113,8 @@ def learn(
         ConfigError: if options contradict each other or the knowledge lacks what the method needs; `out` holds another run.
         DataError: if training has diverged.
         DeviceError: if the accelerator is not there.
-        BookMismatchError: if the book is about other data or views.
+        BookMismatchError: if the book is about other data or views, or orders the classes otherwise.
+        BookLockedError: if another process trains in `out`.
         ViewMismatchError: if a view is not the input that the teacher saw.
     """
     method, training = method or Supervised(), training or Training()
@@ -132,38 +134,44 @@ def learn(
     if out is not None:
         config = run_config(learner, dataset, views, knowledge, method, training, checked, labels, rows, door, start)
         folder = RunFolder(out, config, overwrite=overwrite)
-        if folder.result is not None:
-            load_weights(student, folder.path / "student.safetensors")
-            return _learned(
-                learner, folder.history(), folder.result["epoch"], folder.result["teacher_forwards"], folder.path
-            )
-    share = training.probe_share if isinstance(knowledge, StoredKnowledge) else 0.0
-    job = _Job(
-        learner=learner,
-        method=method,
-        step=Step(objective, task, knowledge),
-        training=training,
-        replay=cached or _replay(Replay(dataset, views, rows=rows, probe_share=share), training),
-        samples=len(dataset) if rows is None else np.asarray(rows),
-        n_views=views.n_views,
-        labels=labels,
-        validation=checked,
-        checkpoints=None if folder is None else folder.checkpoints,
-    )
-    history: list[dict[str, Any]] = []
-    log = history.append if folder is None else folder.log
-    run = job.fit(door, log, loggers=loggers, callbacks=callbacks, progress=progress)
-    learner.cpu()
-    if folder is not None and is_main_process():
-        history = folder.history()
-    path = None if folder is None else folder.path
-    learned = _learned(learner, history, run.chosen_epoch, run.teacher_forwards, path)
-    if folder is not None and is_main_process():
-        note = {"method": method.name, "epoch": str(learned.epoch)}
-        save_weights(student, folder.path / "student.safetensors", note)
-        known = {"teacher_forwards": run.teacher_forwards, "epochs": len(history), "epoch": learned.epoch}
-        folder.finish({**known, **learned.metrics})
+    with folder or nullcontext():
+        if folder is not None and folder.result is not None:
+            return _finished(learner, folder, folder.result)
+        share = training.probe_share if isinstance(knowledge, StoredKnowledge) else 0.0
+        job = _Job(
+            learner=learner,
+            method=method,
+            step=Step(objective, task, knowledge),
+            training=training,
+            replay=cached or _replay(Replay(dataset, views, rows=rows, probe_share=share), training),
+            samples=len(dataset) if rows is None else np.asarray(rows),
+            n_views=views.n_views,
+            labels=labels,
+            validation=checked,
+            checkpoints=None if folder is None else folder.checkpoints,
+        )
+        history: list[dict[str, Any]] = []
+        log = history.append if folder is None else folder.log
+        run = job.fit(door, log, loggers=loggers, callbacks=callbacks, progress=progress)
+        learner.cpu()
+        if folder is None or not is_main_process():
+            path = None if folder is None else folder.path
+            return _learned(learner, history, run.chosen_epoch, run.teacher_forwards, path)
+        return _kept(learner, folder, run, method.name)
+
+
+def _kept(learner: Learner, folder: RunFolder, run: Run, method: str) -> Learned:
+    """Write weights and result."""
+    learned = _learned(learner, folder.history(), run.chosen_epoch, run.teacher_forwards, folder.path)
+    save_weights(learner.student, folder.path / "student.safetensors", {"method": method, "epoch": str(learned.epoch)})
+    counts = {"teacher_forwards": run.teacher_forwards, "epochs": len(learned.history), "epoch": learned.epoch}
+    folder.finish({**counts, **learned.metrics})
     return learned
+
+
+def _finished(learner: Learner, folder: RunFolder, result: dict[str, Any]) -> Learned:
+    load_weights(learner.student, folder.path / "student.safetensors")
+    return _learned(learner, folder.history(), result["epoch"], result["teacher_forwards"], folder.path)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -1,4 +1,4 @@
-"""One writer a book: an operating-system lock is the guard, the text in the file is for the message."""
+"""One writer a folder: an operating-system lock is the guard, the text in the file is for the message."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from bookkd.book._files import storage_errors
-from bookkd.book._layout import LOCK_NAME
 from bookkd.core.errors import BookKDError, BookLockedError
+from bookkd.core.files import storage_errors
 
 fcntl: ModuleType | None
 try:
@@ -28,20 +27,20 @@ _held: set[tuple[int, Path]] = set()
 
 
 class Lock:
-    """The lock of a book, taken when made.
+    """The lock of a folder, taken when made.
 
     A record lock (`fcntl.lockf`) ends with its process, also by SIGKILL, and is not inherited by forked workers; an
     inherited `flock` would outlive a killed writer in its orphans.
 
     Args:
-        root: Folder of the book.
+        path: The lock file, in the folder that it guards.
 
     Raises:
         BookLockedError: if another writer holds it, or one on another host left it behind.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.path = root.resolve() / LOCK_NAME
+    def __init__(self, path: Path) -> None:
+        self.path = path.parent.resolve() / path.name
         self._descriptor = -1
         me = (os.getpid(), self.path)
         if me in _held:
