@@ -93,7 +93,7 @@ def test_a_batch_cannot_run_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ),
         (
             pickle.dumps({"data": np.zeros((1, 3072), np.uint8), "labels": [10]}),
-            r"between 0 and 9, got 10 \(cifar10, sample 0\)",
+            r"between 0 and 9, or -1 where not known, got 10 \(cifar10, sample 0\)",
         ),
     ],
 )
