@@ -68,7 +68,14 @@ class Example:
     def learn(self, arm: str, teacher: str, student: str, seed: int) -> dict[str, Any]:
         """Train one student, or take up a run that is finished already."""
         folder = self.out / "runs" / f"{student}-{arm}{'' if arm == 'supervised' else '-' + teacher}-{seed}"
-        network, preprocess = NetworkOptions(student).build(self.task.n_classes, role="student", seed=seed)
+        learned, preprocess = self.fit(arm, teacher, student, replace(self.training, seed=seed), folder)
+        return self.record(arm, teacher, student, seed, learned, preprocess)
+
+    def fit(
+        self, arm: str, teacher: str, student: str, training: Training, folder: Path | None = None
+    ) -> tuple[Learned, Any]:
+        """Train one student: `arm` says from whom."""
+        network, preprocess = NetworkOptions(student).build(self.task.n_classes, role="student", seed=training.seed)
         knowledge = None
         if arm == "online":
             knowledge = LiveKnowledge(self.teacher(teacher), self.task)
@@ -82,11 +89,11 @@ class Example:
             knowledge=knowledge,
             method=Supervised() if arm == "supervised" else VanillaKD(temperature=4.0),
             preprocess=preprocess,
-            training=replace(self.training, seed=seed),
+            training=training,
             out=folder,
             cached=self.cached,
         )
-        return self.record(arm, teacher, student, seed, learned, preprocess)
+        return learned, preprocess
 
     def record(
         self, arm: str, teacher: str, student: str, seed: int, learned: Learned, preprocess: Any
@@ -149,23 +156,7 @@ def time_epochs(example: Example, epochs: int) -> dict[str, list[float]]:
     arms = [("supervised", "")] + [(arm, name) for name in example.arguments.names for arm in ("book", "online")]
     for _ in range(epochs):
         for arm, name in arms:
-            network, preprocess = NetworkOptions("resnet8").build(example.task.n_classes, role="student")
-            knowledge = None
-            if arm == "online":
-                knowledge = LiveKnowledge(example.teacher(name), example.task)
-            elif arm == "book":
-                knowledge = StoredKnowledge(example.out / "books" / name)
-            learned = learn(
-                network,
-                example.train,
-                example.views,
-                task=example.task,
-                knowledge=knowledge,
-                method=Supervised() if arm == "supervised" else VanillaKD(temperature=4.0),
-                preprocess=preprocess,
-                training=one,
-                cached=example.cached,
-            )
+            learned, _ = example.fit(arm, name, "resnet8", one)
             seconds.setdefault(f"{arm} {name}".strip(), []).append(learned.seconds_per_epoch)
     return seconds
 
@@ -193,6 +184,15 @@ def report(found: dict[str, Any]) -> str:
         lines.append(
             f"| {student} | {words} | {interval(accuracies, sign=False)} | {gain} | {mean['nll']:.3f} | {mean['ece']:.3f} | {shown} | {passes} |"
         )
+    lines.append("")
+    for name in found["books"]:
+        book, online = (
+            {r["seed"]: 100 * r["accuracy"] for r in groups.get(("resnet8", arm, name), [])}
+            for arm in ("book", "online")
+        )
+        differences = [book[seed] - online[seed] for seed in book if seed in online]
+        if differences:
+            lines.append(f"ResNet-8 from the book of {name} minus online, points of accuracy: {interval(differences)}.")
     lines += [
         "",
         "| book of | teacher accuracy % | records | bytes | bytes/record | teacher passes | seconds |",
