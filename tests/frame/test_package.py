@@ -142,7 +142,7 @@ def test_the_search_passes_what_is_safe(source):
 
 MACHINE = re.compile(
     r"/(?:home|Users|root|opt|mnt|work)/[\w.-]+|/tmp/[\w.-]+|"  # paths of one machine
-    r"https?://(?:[\w-]+\.)*(?:pypi|pythonhosted|pytorch|anaconda|npmjs|artifactory|nexus)\b[\w.]*/(?:simple|whl|packages|pypi)",
+    r"https?://(?:[\w-]+\.)*(?:py(?:pi|thonhosted|torch)|anaconda|npmjs|artifactory|nexus)\b[\w.]*/(?:simple|whl|packages|pypi)",
 )
 THIS_FILE = Path(__file__).resolve()
 

@@ -127,6 +127,7 @@ def learn_student(
         "weights": str(folder / "student.safetensors"),
         "method": method.name,
         "epochs": len(learned.history),
+        "epoch": learned.epoch,
         "metrics": learned.metrics,
         "seconds": round(time.perf_counter() - started, 3),
         "seconds_per_epoch": learned.seconds_per_epoch,
