@@ -76,7 +76,7 @@ def bench_learn(*, pairs: int, quick: bool) -> list[Goal]:
     task = Classification(dataset.class_names)
     views = ViewOptions("crop-flip", 4, args={"size": 32, "padding": 4}).build()
     with tempfile.TemporaryDirectory(prefix="bookkd-bench-") as folder:
-        teacher = _teacher("resnet20", task)
+        teacher = _teacher("resnet20", task, dataset.images)
         book = make(Path(folder) / "book", teacher, dataset, views, task=task, batch_size=BATCH)
         return [
             *_epochs(book, teacher, dataset, views, task, pairs),
@@ -86,8 +86,14 @@ def bench_learn(*, pairs: int, quick: bool) -> list[Goal]:
         ]
 
 
-def _teacher(name: str, task: Classification) -> Teacher:
+def _teacher(name: str, task: Classification, images: torch.Tensor) -> Teacher:
+    """Return a network with initial weights whose batch statistics are those of the images, so that it says finite things."""
     network, preprocess = NetworkOptions(name).build(task.n_classes, role="teacher", seed=1)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None  # the mean over all batches seen
+    with torch.no_grad():
+        network.train()(preprocess(images[:BATCH]))
     return Teacher(network, preprocess, name=name)
 
 
@@ -161,7 +167,7 @@ def _same_loss(folder: Path) -> Goal:
 
 
 def _making(folder: Path, dataset: ArrayDataset, views: Views, task: Classification, pairs: int, quick: bool) -> Goal:
-    teacher = _teacher("resnet20" if quick else "resnet56", task)
+    teacher = _teacher("resnet20" if quick else "resnet56", task, dataset.images)
     replay = Replay(dataset, views, probe_share=0.0)
     picks = [
         [Pick(s, 0) for s in range(start, min(start + BATCH, len(dataset)))] for start in range(0, len(dataset), BATCH)
