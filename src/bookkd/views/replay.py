@@ -145,8 +145,10 @@ class Replay(Dataset[dict[str, Any]]):
             item[PARTNER], item[PARTNER_LABEL] = partner, other[LABEL]
 
     def _take_probes(self, items: list[dict[str, Any]], samples: list[int], views: list[int]) -> None:
-        draws = draw64(self.views.seed, "probe share", samples, views)[:, 0]
-        taken = ((draws >> np.uint64(11)).astype(np.float64) * 2.0**-53 < self.probe_share).tolist()
+        taken = [True] * len(items)
+        if self.probe_share < 1:
+            draws = draw64(self.views.seed, "probe share", samples, views)[:, 0]
+            taken = ((draws >> np.uint64(11)).astype(np.float64) * 2.0**-53 < self.probe_share).tolist()
         hashes, projections = probe([item[INPUT] for item, take in zip(items, taken, strict=True) if take])
         found = iter(zip(hashes.tolist(), projections, strict=True))
         for item, take in zip(items, taken, strict=True):
