@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from bookkd import __version__
 from bookkd.core.errors import BookKDError, UnknownNameError
+from bookkd.core.memory import keep_freed_memory
 from bookkd.core.names import choose, look_up
 
 __all__ = ["VERBS", "main"]
@@ -71,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"bookkd {__version__}")  # noqa: T201
         return 0
     verb = arguments[0]
+    keep_freed_memory()
     try:
         choose(verb, VERBS, "verb")
         code: int = look_up(verb, VERBS, "verb").run(arguments[1:])
