@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from scipy.special import log_softmax, logsumexp, rel_entr, softmax
+from scipy.stats import entropy
 
 from bookkd.core.fields import IGNORE_LABEL
 from bookkd.losses import (
@@ -23,6 +24,7 @@ from bookkd.losses import (
     soft_cross_entropy,
     soft_target_kl,
     softened_mse,
+    student_entropy,
     truncated_kl,
 )
 from bookkd.testing.losses import LossCase, SparseArrays, Worked
@@ -110,6 +112,10 @@ def ref_probability_ce(student, probabilities, *, temperature, t_squared):
 def ref_mse(student, teacher, *, temperature, t_squared):
     q, p = outcomes(student, teacher, temperature)
     return factor(temperature, t_squared) * np.square(p - q).mean(-1)
+
+
+def ref_entropy(student, *, temperature):
+    return entropy(softmax(student / temperature, axis=-1), axis=-1)
 
 
 def ref_reverse(student, teacher, *, temperature, t_squared):
@@ -321,6 +327,20 @@ CASES = (
         # By hand, T = 1, from the card's softmax(z) and softmax(v).
         (Worked(Z, (V,), at(1.0), (0.050440**2 + 0.181684**2 + 0.131243**2) / 3),),
         dense,
+    ),
+    LossCase(
+        "student_entropy",
+        student_entropy,
+        {"temperature": 4.0},
+        lambda generator: (2 * torch.randn(ROWS, CLASSES, generator=generator, dtype=torch.float64),),
+        ref_entropy,
+        # Card bookkd: entropy of the student at T = 4, with a = 1 and with the best a (2.489799).
+        (
+            Worked(Z, (), {"temperature": 4.0}, 1.086096),
+            Worked(Z, (), {"temperature": 4.0 / 2.489799}, 1.020675),
+        ),
+        at_teacher="moves",
+        why="it looks at no teacher",
     ),
     *divergence_cases(
         "reverse_kl",

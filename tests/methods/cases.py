@@ -8,6 +8,45 @@ from __future__ import annotations
 
 # Name -> defaults, and where each set of values comes from.
 DEFAULTS = {
+    # Card instance-label-smoothing: the released code.
+    "beta-smoothing": {
+        "concentration": 3.0,
+        "weight": 0.6,
+        "momentum": 0.999,
+        "confidence": "student",
+        "average": "train",
+    },
+    # Card bookkd, equation 5: "Defaults: w_ce 0.1, w_kd 0.9, T 4, eps 0.1 (CIFAR)"; the range of the scalar from equation 3.
+    "bookkd": {
+        "temperature": 4.0,
+        "kd_weight": 0.9,
+        "ce_weight": 0.1,
+        "label_smoothing": 0.1,
+        "ensemble": "probability",
+        "weights": "uniform",
+        "correct": False,
+        "flatten": 0.0,
+        "entropy_low": None,
+        "entropy_high": None,
+        "learn_scale": True,
+        "scale_lr": 0.05,  # the step of the card's worked example
+        "scale_low": 0.05,
+        "scale_high": 20.0,
+    },
+    # Card extractive-kd, equation 4: "Default here: tau_s = 1, tau_t = 4, w = 1, rho = 1".
+    "extractive-kd": {
+        "teacher_temperature": 4.0,
+        "student_temperature": 1.0,
+        "kd_weight": 1.0,
+        "ce_weight": 1.0,
+        "share": 1.0,
+        "rank": 1,
+        "label_smoothing": 0.0,
+    },
+    # Card modern-logit-losses: the released code.
+    "logit-standardization": {"temperature": 2.0, "kd_weight": 9.0, "ce_weight": 0.1, "ddof": 1},
+    # Card instance-label-smoothing: temperature from the released script, on the teacher's side alone; beta is our choice.
+    "self-distillation": {"beta": 1.0, "temperature": 4.0, "student_temperature": 1.0, "t_squared": False},
     "supervised": {"label_smoothing": 0.0},  # plain cross-entropy
     "vanilla-kd": {
         "temperature": 4.0,  # RepDistiller and mdistiller, CIFAR-100 benchmark
@@ -18,16 +57,76 @@ DEFAULTS = {
         "soft_loss": "kl",
         "label_smoothing": 0.0,
     },
+    # Card tfkd: the released code's values for small networks (self) and for ResNet-18 (reg), at 100 classes.
+    "tfkd-reg": {
+        "temperature": 20.0,
+        "alpha": 0.1,
+        "multiplier": 1.0,
+        "confidence": 0.99,
+        "form": "code",
+        "class_reduction": "sum",
+    },
+    "tfkd-self": {"temperature": 20.0, "alpha": 0.95, "multiplier": 1.0, "class_reduction": "sum"},
 }
 
 # Name -> (fields with the temperatures asked, fields that must be dense) with the defaults.
-NEEDS = {"supervised": ({}, ()), "vanilla-kd": ({"logits": (4.0,)}, ())}
+NEEDS = {
+    "beta-smoothing": ({}, ()),
+    "bookkd": ({"logits": (4.0,)}, ()),
+    "extractive-kd": ({"logits": (1.0,)}, ("logits",)),
+    "logit-standardization": ({"logits": (2.0,)}, ("logits",)),
+    "self-distillation": ({"logits": (1.0,)}, ("logits",)),
+    "supervised": ({}, ()),
+    "tfkd-reg": ({}, ()),
+    "tfkd-self": ({"logits": (20.0,)}, ()),
+    "vanilla-kd": ({"logits": (4.0,)}, ()),
+}
 
-# Name -> total on the worked sample with the defaults: 0.464369, and 0.1 * 0.464369 + 0.9 * 0.636975.
-TOTALS = {"supervised": 0.464369, "vanilla-kd": 0.619714}
+# Name -> total on the worked sample with the defaults, from numbers on the cards.
+TOTALS = {
+    # 0.4 CE + 0.6 (0.8 CE + 0.1 (CE + 1) + 0.1 (CE + 1.5)): -log q is CE, CE + 1 and CE + 1.5.
+    "beta-smoothing": 0.4 * 0.464369 + 0.6 * (0.464369 + 0.25),
+    "bookkd": 0.1 * 0.547702 + 0.9 * 0.636975,  # label smoothing 0.1, and the one-teacher L_book at a = 1
+    "extractive-kd": 0.464369 + 0.166682,
+    "logit-standardization": 0.1 * 0.464369 + 0.419165,
+    "self-distillation": 0.464369 + 0.039283 + 1.008735,  # CE + KL + H of the teacher at T = 4
+    "supervised": 0.464369,
+    "tfkd-reg": 0.436489,
+    "tfkd-self": 0.05 * 0.464369 + 0.95 * 0.824327,
+    "vanilla-kd": 0.619714,  # 0.1 * 0.464369 + 0.9 * 0.636975
+}
 
 # Method, option, value that is refused, what the message says.
 REFUSED = [
+    ("beta-smoothing", "concentration", 0.0, r"`concentration` to be a number above 0, got 0\.0 \(method beta"),
+    ("beta-smoothing", "weight", 0.0, r"`weight` to be a number above 0, got 0\.0"),
+    ("beta-smoothing", "weight", 1.1, r"`weight` to be between 0 and 1, got 1\.1"),
+    ("beta-smoothing", "momentum", -0.1, r"`momentum` to be between 0 and 1, got -0\.1"),
+    ("bookkd", "temperature", 0, r"`temperature` to be a number above 0, got 0 \(method bookkd\)"),
+    ("bookkd", "kd_weight", 0.0, r"`kd_weight` to be above 0, got 0 "),
+    ("bookkd", "ce_weight", -1.0, r"`ce_weight` to be at least 0, got -1\.0"),
+    ("bookkd", "label_smoothing", 2, r"`label_smoothing` to be between 0 and 1, got 2"),
+    ("bookkd", "weights", (-1.0, 2.0), r"`weights` to be uniform, accuracy or numbers"),
+    ("bookkd", "flatten", 1.5, r"`flatten` to be between 0 and 1, got 1\.5"),
+    ("bookkd", "entropy_low", -1.0, r"`entropy` to be 0 <= low <= high"),
+    ("bookkd", "scale_lr", 0.0, r"`scale_lr` to be a number above 0, got 0\.0"),
+    ("bookkd", "scale_low", 2.0, r"`scale_low` to be between 0 and 1, got 2\.0"),
+    ("bookkd", "scale_high", 0.5, r"`scale_high` to be between 1 and inf, got 0\.5"),
+    ("extractive-kd", "teacher_temperature", 0.0, r"`teacher_temperature` to be a number above 0, got 0\.0"),
+    ("extractive-kd", "student_temperature", -1.0, r"`student_temperature` to be a number above 0, got -1\.0"),
+    ("extractive-kd", "share", 1.1, r"`share` to be between 0 and 1, got 1\.1"),
+    ("extractive-kd", "rank", 0, r"`rank` to be a whole number of at least 1, got 0"),
+    ("extractive-kd", "kd_weight", 0.0, r"`kd_weight` to be above 0, got 0 "),
+    ("logit-standardization", "ddof", 2, r"`ddof` to be 0 or 1, got 2"),
+    ("logit-standardization", "temperature", 0.0, r"`temperature` to be a number above 0, got 0\.0"),
+    ("logit-standardization", "kd_weight", 0.0, r"`kd_weight` to be above 0, got 0 "),
+    ("self-distillation", "beta", 0.0, r"`beta` to be above 0, got 0 "),
+    ("self-distillation", "temperature", 0.0, r"`temperature` to be a number above 0, got 0\.0"),
+    ("tfkd-reg", "alpha", 0.0, r"`alpha` to be a number above 0, got 0\.0"),
+    ("tfkd-reg", "confidence", 0.0, r"`confidence` to be above 0, got 0\.0"),
+    ("tfkd-reg", "multiplier", 0.0, r"`multiplier` to be a number above 0, got 0\.0"),
+    ("tfkd-self", "alpha", 1.1, r"`alpha` to be between 0 and 1, got 1\.1"),
+    ("tfkd-self", "temperature", 0.0, r"`temperature` to be a number above 0, got 0\.0"),
     (
         "supervised",
         "label_smoothing",

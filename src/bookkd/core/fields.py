@@ -16,6 +16,7 @@ __all__ = [
     "INPUT",
     "LABEL",
     "LOGITS",
+    "OWN",
     "PARTNER",
     "PARTNER_LABEL",
     "PROBE_HASH",
@@ -30,6 +31,9 @@ __all__ = [
 ]
 
 LOGITS = "logits"
+
+OWN = "own/"
+"""Begins the fields that a method's own knowledge gives (an average of the student, a virtual teacher), not a teacher's."""
 
 SAMPLE = "sample"
 """int64 [batch]: the row of the book, 0 to n_samples - 1."""

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bookkd.book import Book, SparseArray
-from bookkd.core.fields import INPUT, PROBE_HASH, PROBE_PROJECTIONS, PROBE_TAKEN, SAMPLE, VIEW, FieldInfo
+from bookkd.book import Book, Plan, SparseArray
+from bookkd.core.fields import INPUT, LOGITS, PROBE_HASH, PROBE_PROJECTIONS, PROBE_TAKEN, SAMPLE, VIEW, FieldInfo
 from bookkd.core.names import choose
-from bookkd.losses import DenseTarget, SparseTarget
+from bookkd.losses import CombinedTarget, DenseTarget, SparseTarget, Target
 from bookkd.views import check_probes
 
-__all__ = ["StoredKnowledge"]
+__all__ = ["StoredKnowledge", "member_fields"]
 
 _PROBES = (PROBE_HASH, PROBE_PROJECTIONS)
 
@@ -25,7 +25,8 @@ class StoredKnowledge:
     """Look up what a book says about each batch: one vectorised gather, addressed by (sample, view).
 
     Where a batch carries probes of its views, they are compared with the book's, so that a record is never used for an
-    input that the teacher did not see.
+    input that the teacher did not see. A book of several teachers (`members/<i>/logits`) also answers for `logits`: all of
+    its teachers as one `CombinedTarget`.
 
     Args:
         book: An open book or its path.
@@ -39,6 +40,11 @@ class StoredKnowledge:
             if name not in _PROBES
         }
         self._probed = all(name in self.book.fields for name in _PROBES)
+        self._members = member_fields(self.book.plan)
+        if self._members and LOGITS not in self._fields:
+            infos = [self._fields[name] for name in self._members]
+            sparse = any(info.sparse for info in infos)
+            self._fields = {**self._fields, LOGITS: FieldInfo(infos[0].shape, sparse)}
 
     @property
     def fields(self) -> Mapping[str, FieldInfo]:
@@ -67,9 +73,16 @@ class StoredKnowledge:
         wanted = list(self._fields) if fields is None else [choose(name, self._fields, "field") for name in fields]
         samples, views = batch[SAMPLE].cpu().numpy(), batch[VIEW].cpu().numpy()
         self.check(batch)
-        read = self.book.read(samples, views, wanted)
+        combined = LOGITS in wanted and LOGITS not in self.book.fields
+        stored = [name for name in wanted if name in self.book.fields]
+        members = [name for name in self._members if name not in stored] if combined else []
+        read = self.book.read(samples, views, [*stored, *members])
         device = batch[INPUT].device if INPUT in batch else torch.device("cpu")
-        return {name: _target(read[name], device) for name in wanted}
+        said: dict[str, Target] = {name: _target(read[name], device) for name in read}
+        if combined:
+            accuracies = [teacher.accuracy for teacher in self.book.plan.teachers]
+            said[LOGITS] = CombinedTarget.of([said[name] for name in self._members], accuracies)
+        return {name: said[name] for name in wanted}
 
     def check(self, batch: Mapping[str, Any]) -> None:
         """Compare the probes that the batch carries with the book's; a batch or book without probes passes."""
@@ -89,6 +102,12 @@ class StoredKnowledge:
             recipe_versions=versions,
             where=str(self.book.path),
         )
+
+
+def member_fields(plan: Plan) -> list[str]:
+    """Return the fields of a plan that hold each teacher's logits, in the order of its teachers; empty for one teacher."""
+    names = [f"members/{place}/{LOGITS}" for place in range(len(plan.teachers))]
+    return names if names and all(name in plan.fields for name in names) else []
 
 
 def _target(read: np.ndarray[Any, Any] | SparseArray, device: torch.device) -> DenseTarget | SparseTarget:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bookkd.learning.cohort import Cohort
 from bookkd.learning.data import Groups, make_groups, visible_labels
 from bookkd.learning.learn import Learned, learn
 from bookkd.learning.learner import Learner
@@ -12,6 +13,7 @@ from bookkd.learning.training import LearningRate, Training, find_device
 from bookkd.learning.validation import Validation, predictions_of
 
 __all__ = [
+    "Cohort",
     "Groups",
     "Learned",
     "Learner",

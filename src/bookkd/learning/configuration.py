@@ -13,7 +13,7 @@ from bookkd.core.errors import ConfigError, expected
 from bookkd.core.fields import IGNORE_LABEL
 from bookkd.core.names import choose
 from bookkd.core.protocols import Knowledge
-from bookkd.knowledge import LiveKnowledge, StoredKnowledge, keys_of
+from bookkd.knowledge import books_of, keys_of, teachers_of
 from bookkd.learning.folder import plain
 from bookkd.learning.learner import Learner
 from bookkd.learning.training import Training
@@ -49,16 +49,18 @@ def find_rows(
         ConfigError: if both rows and keys are given, or keys without a book.
         DataError: if the book has no keys, or not one of these.
     """
-    if keys is not None and (rows is not None or not isinstance(knowledge, StoredKnowledge)):
+    books = books_of(knowledge)
+    if keys is not None and (rows is not None or not books):
         wish, got = "absent where rows are given or there is no book", f"{len(np.asarray(keys))} keys"
         raise ConfigError(expected("keys", wish, got, where="learn", do="Pass rows or keys, and a book that has keys."))
-    if rows is not None or not isinstance(knowledge, StoredKnowledge):
+    if rows is not None or not books:
         return rows
-    if keys is None and knowledge.book.keys is not None:
+    # Books read together have the same keys: an ensemble refuses others.
+    if keys is None and books[0].book.keys is not None:
         keys = keys_of(dataset)
     if keys is None:
         return None
-    found: list[int] = knowledge.book.rows_of(keys).tolist()
+    found: list[int] = books[0].book.rows_of(keys).tolist()
     return found
 
 
@@ -102,17 +104,14 @@ def run_config(
     start: str | None,
 ) -> dict[str, Any]:
     """Return everything that the result depends on, as JSON values; the path of a book does not count, its content does."""
-    known: dict[str, Any] | None = None
-    if isinstance(knowledge, StoredKnowledge):
-        known = {"book": knowledge.book.content_digest}
-    elif isinstance(knowledge, LiveKnowledge):
-        known = {"teacher": knowledge.teacher.name, "digest": knowledge.teacher.digest}
+    known = [{"book": book.book.content_digest} for book in books_of(knowledge)]
+    known += [{"teacher": live.teacher.name, "digest": live.teacher.digest} for live in teachers_of(knowledge)]
     parameters = sum(parameter.numel() for parameter in learner.student.parameters())
     return {
         "door": door,
         "method": {"name": method.name, **plain(method)},
         "training": plain(training),
-        "knowledge": known,
+        "knowledge": known[0] if len(known) == 1 else known or None,
         "data": fingerprint(dataset),
         "rows": _digest(rows),
         "labels": _digest(labels),

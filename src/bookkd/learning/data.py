@@ -85,6 +85,7 @@ def make_groups(
     rank: int = 0,
     world_size: int = 1,
     labels: npt.NDArray[np.int64] | None = None,
+    whole: bool = False,
 ) -> Groups:
     """Return the batches of a run: `views_per_sample` views of each sample an epoch, shuffled, this rank's share.
 
@@ -97,15 +98,22 @@ def make_groups(
         rank: This process.
         world_size: Processes.
         labels: int64 [rows of the book] that replace the data set's.
+        whole: Leave the last incomplete batch of an epoch out instead of filling it up, for losses that relate the rows of
+            a batch.
 
     Raises:
-        ConfigError: if there are fewer labels than rows.
+        ConfigError: if there are fewer labels than rows, or fewer samples than a whole batch takes.
     """
     part = None if isinstance(samples, int) else samples
     n_samples = samples if isinstance(samples, int) else int(samples.max()) + 1
     if labels is not None and (labels.ndim != 1 or labels.dtype.kind not in "iu" or len(labels) < n_samples):
         got = f"{labels.dtype} of shape {labels.shape}"
         raise ConfigError(expected("labels", f"whole numbers, one a row of the book (at least {n_samples})", got))
+    count = n_samples if part is None else len(part)
+    if whole and count * views_per_sample < training.batch_size * world_size:
+        wish = f"at most {count * views_per_sample // world_size} for {count} samples"
+        do = "The method relates the rows of a batch, so that every batch must be whole: lower --training.batch_size."
+        raise ConfigError(expected("batch_size", wish, training.batch_size, where="training", do=do))
     sampler = ViewSampler(
         n_samples,
         n_views,
@@ -114,6 +122,7 @@ def make_groups(
         rank=rank,
         world_size=world_size,
         views_per_sample=views_per_sample,
+        drop_last=whole,
         samples=part,
     )
     workers = 0 if isinstance(replay, CachedViews) else training.workers

@@ -7,15 +7,17 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from bookkd.core.errors import ConfigError, expected
 from bookkd.core.protocols import Knowledge
-from bookkd.knowledge import LiveKnowledge, StoredKnowledge, check_alignment, check_needs, with_pool_of
+from bookkd.knowledge import SideBySide, books_of, check_alignment, check_needs, teachers_of, with_pool_of
+from bookkd.learning.cohort import Cohort
 from bookkd.learning.configuration import check_cached, check_labels, check_options, find_rows, run_config
 from bookkd.learning.data import Groups, make_groups
 from bookkd.learning.folder import RunFolder, is_main_process
@@ -25,7 +27,7 @@ from bookkd.learning.run import Run
 from bookkd.learning.step import Step
 from bookkd.learning.training import Training, find_device, trainable
 from bookkd.learning.validation import Validation
-from bookkd.methods import Method, Supervised
+from bookkd.methods import Handler, Method, Supervised
 from bookkd.tasks import Task
 from bookkd.views import CachedViews, Replay, Views
 from bookkd.zoo import load_weights, save_weights
@@ -39,13 +41,14 @@ class Learned:
 
     Args:
         student: The trained network, in evaluation mode, on the CPU: of the best epoch with `Training.patience`, else of
-            the last.
+            the last. Of a cohort it is the first peer.
         history: One flat record for each epoch.
         epoch: The epoch of the student, from 1.
         metrics: The student's validation, point values by metric; empty without a validation set.
         seconds_per_epoch: Median over epochs, validation not counted.
         teacher_forwards: Samples passed through a teacher while learning; 0 from a book.
         folder: Where everything was saved; None where nothing was.
+        peers: The other students of a cohort, in order; empty for one student.
     """
 
     student: nn.Module
@@ -55,6 +58,7 @@ class Learned:
     seconds_per_epoch: float
     teacher_forwards: int
     folder: Path | None = None
+    peers: tuple[nn.Module, ...] = ()
 
 
 def learn(
@@ -86,7 +90,7 @@ def learn(
     weights as an uninterrupted one (to the bit on a CPU with the same number of threads); a finished run is not repeated.
 
     Args:
-        student: Network to train, in place.
+        student: Network to train, in place; a `Cohort` for methods of several students.
         dataset: `dataset[i] -> (image, label)`, with `len`.
         views: Replayable augmentation; for a book the one that it was made with.
         task: Owns the shapes.
@@ -120,16 +124,17 @@ def learn(
     method, training = method or Supervised(), training or Training()
     checked = validation if validation is None or isinstance(validation, Validation) else Validation(validation)
     check_options(training, checked, door, (*loggers, *callbacks))
+    _check_cohort(student, method)
     objective = method.objective(task)
     rows = find_rows(dataset, knowledge, rows, keys)
     check_needs(method.needs(task), knowledge, method.name)
-    if isinstance(knowledge, StoredKnowledge):
-        views = with_pool_of(knowledge, views)
-        check_alignment(knowledge, dataset, views, class_names=task.class_names, rows=rows)
+    for book in books_of(knowledge):
+        views = with_pool_of(book, views)
+        check_alignment(book, dataset, views, class_names=task.class_names, rows=rows)
     check_cached(cached, dataset, views, rows)
     check_labels(objective, dataset, labels, rows)
-    learner = Learner(student, task, preprocess=preprocess)
-    trainable(learner)
+    trainable(student)
+    learner = Learner(student, task, preprocess=preprocess, connectors=objective.connectors)
     folder = None
     if out is not None:
         config = run_config(learner, dataset, views, knowledge, method, training, checked, labels, rows, door, start)
@@ -137,7 +142,7 @@ def learn(
     with folder or nullcontext():
         if folder is not None and folder.result is not None:
             return _finished(learner, folder, folder.result)
-        share = training.probe_share if isinstance(knowledge, StoredKnowledge) else 0.0
+        share = training.probe_share if books_of(knowledge) else 0.0
         job = _Job(
             learner=learner,
             method=method,
@@ -163,15 +168,31 @@ def learn(
 def _kept(learner: Learner, folder: RunFolder, run: Run, method: str) -> Learned:
     """Write weights and result."""
     learned = _learned(learner, folder.history(), run.chosen_epoch, run.teacher_forwards, folder.path)
-    save_weights(learner.student, folder.path / "student.safetensors", {"method": method, "epoch": str(learned.epoch)})
+    for name, network in _weights(learner).items():
+        save_weights(network, folder.path / name, {"method": method, "epoch": str(learned.epoch)})
     counts = {"teacher_forwards": run.teacher_forwards, "epochs": len(learned.history), "epoch": learned.epoch}
     folder.finish({**counts, **learned.metrics})
     return learned
 
 
 def _finished(learner: Learner, folder: RunFolder, result: dict[str, Any]) -> Learned:
-    load_weights(learner.student, folder.path / "student.safetensors")
+    for name, network in _weights(learner).items():
+        load_weights(network, folder.path / name)
     return _learned(learner, folder.history(), result["epoch"], result["teacher_forwards"], folder.path)
+
+
+def _weights(learner: Learner) -> dict[str, nn.Module]:
+    """Return file name -> network: the student, and the other peers of a cohort."""
+    networks = list(learner.student.peers) if isinstance(learner.student, Cohort) else [learner.student]
+    return {f"student{f'-{place}' if place else ''}.safetensors": network for place, network in enumerate(networks)}
+
+
+def _check_cohort(student: nn.Module, method: Method) -> None:
+    found = len(student.peers) if isinstance(student, Cohort) else 1
+    if found != method.cohort:
+        do = "Pass a bookkd.learning.Cohort of as many networks." if method.cohort > 1 else "Pass one network."
+        wish = f"{method.cohort} for method {method.name}"
+        raise ConfigError(expected("students", wish, found, where="learn", do=do))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -227,16 +248,24 @@ class _Job:
             rank=rank,
             world_size=world_size,
             labels=self.labels,
+            whole=self.step.objective.relational,
         )
 
     def _run(self, placed: Learner, groups: Groups) -> Run:
         if self.training.compile:
             placed.student.compile()
-        if self.training.devices > 1 and isinstance(self.step.knowledge, LiveKnowledge):
+        given = self.step.knowledge
+        if self.training.devices > 1:
             # Each process asks its own teacher, beside its student.
-            self.step.knowledge.teacher.to(next(placed.parameters()).device)
-        handlers = self.method.handlers()
-        return Run(placed, self.step, self.training, groups.sampler, steps_per_epoch=len(groups), handlers=handlers)
+            for live in teachers_of(given):
+                live.teacher.to(next(placed.parameters()).device)
+        step, handlers = self.step, self.method.handlers()
+        own = self.method.own_knowledge(placed, placed.task, given, self.training.seed)
+        if own:
+            sources = own if given is None else (given, *own)
+            step = Step(step.objective, step.task, SideBySide(sources))
+            handlers += tuple(cast(Handler, source) for source in own if hasattr(source, "on"))
+        return Run(placed, step, self.training, groups.sampler, steps_per_epoch=len(groups), handlers=handlers)
 
 
 def _replay(replay: Replay, training: Training) -> Replay | CachedViews:
@@ -256,4 +285,5 @@ def _learned(
     seconds = statistics.median([record["seconds"] for record in history]) if history else 0.0
     chosen = next((record for record in history if record["epoch"] == epoch), {})
     metrics = {key.removeprefix("val/"): value for key, value in chosen.items() if key.startswith("val/")}
-    return Learned(learner.student.eval(), history, epoch, metrics, seconds, forwards, folder)
+    student, *peers = (network.eval() for network in _weights(learner).values())
+    return Learned(student, history, epoch, metrics, seconds, forwards, folder, tuple(peers))

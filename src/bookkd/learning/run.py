@@ -153,6 +153,7 @@ class Run:
         if self.training.clip_norm is not None:
             clip_grad_norm_(self.learner.parameters(), self.training.clip_norm)
         (apply or self.optimizer.step)()
+        self.learner.after_step()
         self.optimizer.zero_grad(set_to_none=True)
         self.lr = self.optimizer.param_groups[0]["lr"]
         self.rate.after_step()
@@ -195,7 +196,7 @@ class Run:
         self._sums, self._count = {}, 0
         self.fire("epoch_end")
         self.sampler.set_epoch(self.epoch)
-        return means
+        return {**means, **self.learner.logged()}
 
     def validated(self, metric: float) -> bool:
         """Take in a validation metric (larger is better) and say whether it is the best so far.

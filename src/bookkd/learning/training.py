@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 from bookkd.core.check import at_least, between, positive
 from bookkd.core.errors import ConfigError, DeviceError, expected
 from bookkd.core.names import choose
+from bookkd.learning.learner import Learner
 
 __all__ = ["LearningRate", "Training", "find_device", "make_optimizer", "trainable"]
 
@@ -177,17 +178,25 @@ def trainable(module: nn.Module) -> list[nn.Parameter]:
 
 
 def make_optimizer(module: nn.Module, training: Training) -> Optimizer:
-    """Return the optimizer of `training` over the parameters of `module` that are not frozen."""
-    parameters = trainable(module)
+    """Return the optimizer of `training` over the parameters of `module` that are not frozen.
+
+    The connectors of a `Learner` are groups of their own behind the student's.
+    """
+    groups: list[dict[str, Any]] = [{"params": trainable(module.student if isinstance(module, Learner) else module)}]
+    if isinstance(module, Learner):
+        for connector in module.connectors:
+            lr = training.lr if connector.lr is None else connector.lr
+            own = list(module.part(connector).parameters())
+            groups.append({"params": own, "lr": lr, "weight_decay": connector.weight_decay})
     if training.optimizer == "sgd":
         return SGD(
-            parameters,
+            groups,
             lr=training.lr,
             momentum=training.momentum,
             weight_decay=training.weight_decay,
             nesterov=training.nesterov and training.momentum > 0,
         )
-    return AdamW(parameters, lr=training.lr, weight_decay=training.weight_decay)
+    return AdamW(groups, lr=training.lr, weight_decay=training.weight_decay)
 
 
 class LearningRate:

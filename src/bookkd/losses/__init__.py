@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 from bookkd.losses.claims import Claims, Loss, claims, claims_of
+from bookkd.losses.combined import CombinedTarget, TransformedTarget
 from bookkd.losses.divergences import generalised_jsd, reverse_kl, skew_kl, skew_reverse_kl
+from bookkd.losses.entropy import student_entropy, teacher_entropy
 from bookkd.losses.labels import cross_entropy
 from bookkd.losses.sampling import expected_unique, importance_weights
+from bookkd.losses.smoothing import beta_targets
 from bookkd.losses.soft import probability_cross_entropy, soft_cross_entropy, soft_target_kl, softened_mse
-from bookkd.losses.targets import DenseTarget, SparseTarget, Target, as_target
+from bookkd.losses.targets import DenseTarget, FullTarget, SparseTarget, Target, as_target
 from bookkd.losses.truncated import truncated_kl
 
 __all__ = [
     "LOSSES",
     "Claims",
+    "CombinedTarget",
     "DenseTarget",
+    "FullTarget",
     "Loss",
     "SparseTarget",
     "Target",
+    "TransformedTarget",
     "as_target",
+    "beta_targets",
     "claims",
     "claims_of",
     "cross_entropy",
@@ -31,6 +38,8 @@ __all__ = [
     "soft_cross_entropy",
     "soft_target_kl",
     "softened_mse",
+    "student_entropy",
+    "teacher_entropy",
     "truncated_kl",
 ]
 
@@ -44,6 +53,7 @@ LOSSES: dict[str, Loss] = {
     "soft_cross_entropy": soft_cross_entropy,
     "soft_target_kl": soft_target_kl,
     "softened_mse": softened_mse,
+    "student_entropy": student_entropy,
     "truncated_kl": truncated_kl,
 }
 """Every loss by name. A new one takes a function, a line here, and a row in `tests/losses/cases.py`."""

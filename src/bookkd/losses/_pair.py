@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bookkd.core.check import positive
 from bookkd.core.errors import ConfigError, FidelityError, expected
-from bookkd.losses.targets import DenseTarget, SparseTarget, Target, as_target, computing_dtype
+from bookkd.losses.targets import FullTarget, SparseTarget, Target, as_target, computing_dtype
 
 __all__ = ["check_student", "dense_only", "kl", "log_pair", "mixture", "scaled", "weighted_sum"]
 
@@ -40,8 +40,8 @@ def check_student(student: Tensor, target: Target, loss: str) -> None:
         raise ConfigError(expected("student", "floating logits", str(student.dtype), where=loss))
 
 
-def dense_only(teacher: Target | Tensor, loss: str, reason: str) -> DenseTarget:
-    """Return a dense target, or refuse a sparse one.
+def dense_only(teacher: Target | Tensor, loss: str, reason: str) -> FullTarget:
+    """Return a target that knows every class, or refuse a sparse one.
 
     Raises:
         FidelityError: with the reason why the loss cannot honour a sparse target.
@@ -81,7 +81,7 @@ def log_pair(student: Tensor, teacher: Target | Tensor, temperature: float, loss
     check_student(student, target, loss)
     dtype = computing_dtype(student.dtype, target.dtype)
     logits = student.to(dtype) / temperature
-    if isinstance(target, DenseTarget):
+    if not isinstance(target, SparseTarget):
         return logits.log_softmax(-1), target.log_probabilities(temperature).to(dtype)
     log_t = target.kept_log_probabilities(temperature).to(dtype)
     kept = logits.gather(-1, target.indices)

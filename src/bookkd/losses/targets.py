@@ -1,8 +1,9 @@
-"""What the teacher says about a batch: every logit, or the few largest with the mass of all others."""
+"""What the teacher says about a batch: a distribution over every class, or the few largest with the mass of all others."""
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from bookkd.core.check import at_least, positive, unique
 from bookkd.core.errors import ConfigError, FidelityError, expected
 
-__all__ = ["DenseTarget", "SparseTarget", "Target", "as_target", "computing_dtype"]
+__all__ = ["DenseTarget", "FullTarget", "SparseTarget", "Target", "as_target", "computing_dtype"]
 
 
 def computing_dtype(*dtypes: torch.dtype) -> torch.dtype:
@@ -27,9 +28,46 @@ def computing_dtype(*dtypes: torch.dtype) -> torch.dtype:
     return widest
 
 
+class FullTarget(ABC):
+    """A distribution over every class at any temperature: stored logits, several teachers combined, or one transformed.
+
+    Losses ask for `log_probabilities` alone, so that one loss serves them all. No gradient flows back through a target.
+    """
+
+    @property
+    @abstractmethod
+    def n_classes(self) -> int:
+        """Number of classes."""
+
+    @property
+    @abstractmethod
+    def positions(self) -> torch.Size:
+        """The leading shape: one distribution for each position."""
+
+    @property
+    @abstractmethod
+    def dtype(self) -> torch.dtype:
+        """The dtype that the teacher's logits are stored in."""
+
+    @abstractmethod
+    def log_probabilities(self, temperature: float) -> Tensor:
+        """Return the log-probabilities at `temperature`, shape [..., classes], in float32 or wider, without gradient.
+
+        A position of nothing but -inf says nothing: losses that weigh by the teacher's probabilities are 0 there.
+        """
+
+    @abstractmethod
+    def to(self, device: torch.device | str) -> FullTarget:
+        """Return the target on `device`; the copy does not wait for the device."""
+
+    @abstractmethod
+    def rows(self, index: Tensor) -> FullTarget:
+        """Return the positions of the first axis that `index` (integer or boolean) names."""
+
+
 @dataclass(frozen=True, eq=False)
-class DenseTarget:
-    """The logits of every class. No gradient flows back through a target.
+class DenseTarget(FullTarget):
+    """The logits of every class.
 
     Args:
         logits: At temperature 1, of any floating dtype, shape [..., classes]; -inf for a class that is ruled out.
@@ -204,7 +242,7 @@ class SparseTarget:
         return cls(values - values[..., :1], indices, log_tail_mass, tuple(temperatures), n_classes)
 
 
-Target = DenseTarget | SparseTarget
+Target = FullTarget | SparseTarget
 """What a loss takes as `teacher`; a bare tensor of logits is taken as a `DenseTarget`."""
 
 

@@ -7,19 +7,48 @@ from typing import Any
 
 from bookkd.core.errors import ConfigError, expected
 from bookkd.core.names import choose, import_reference, is_reference, look_up, nearest
-from bookkd.methods.base import Card, Handler, Method
+from bookkd.methods.base import BaseMethod, Card, Handler, Method
+from bookkd.methods.bookkd import BookKD
+from bookkd.methods.extractive_kd import ExtractiveKD
+from bookkd.methods.instance_label_smoothing import BetaLabelSmoothing, SelfDistillation
+from bookkd.methods.logit_standardization import LogitStandardization
 from bookkd.methods.supervised import Supervised
+from bookkd.methods.tfkd import TfKDReg, TfKDSelf
 from bookkd.methods.vanilla_kd import VanillaKD
 
-__all__ = ["METHODS", "Card", "Handler", "Method", "Supervised", "VanillaKD", "build_method", "method_class"]
+__all__ = [
+    "METHODS",
+    "BaseMethod",
+    "BetaLabelSmoothing",
+    "BookKD",
+    "Card",
+    "ExtractiveKD",
+    "Handler",
+    "LogitStandardization",
+    "Method",
+    "SelfDistillation",
+    "Supervised",
+    "TfKDReg",
+    "TfKDSelf",
+    "VanillaKD",
+    "build_method",
+    "method_class",
+]
 
 METHODS = {
+    "beta-smoothing": "bookkd.methods.instance_label_smoothing:BetaLabelSmoothing",
+    "bookkd": "bookkd.methods.bookkd:BookKD",
+    "extractive-kd": "bookkd.methods.extractive_kd:ExtractiveKD",
+    "logit-standardization": "bookkd.methods.logit_standardization:LogitStandardization",
+    "self-distillation": "bookkd.methods.instance_label_smoothing:SelfDistillation",
     "supervised": "bookkd.methods.supervised:Supervised",
+    "tfkd-reg": "bookkd.methods.tfkd:TfKDReg",
+    "tfkd-self": "bookkd.methods.tfkd:TfKDSelf",
     "vanilla-kd": "bookkd.methods.vanilla_kd:VanillaKD",
 }
 """Method name -> class. One line a method; a test holds this table equal to the cases."""
 
-_PARTS = ("name", "card", "presets", "objective", "needs", "handlers")
+_PARTS = ("name", "card", "presets", "cohort", "objective", "needs", "handlers", "own_knowledge")
 
 
 def method_class(name: str) -> type[Method]:
@@ -41,7 +70,7 @@ def _check_method(found: Any, name: str) -> None:
     lacking = [part for part in _PARTS if not hasattr(found, part)]
     if lacking or not isinstance(found, type) or not is_dataclass(found):
         got = f"one without {', '.join(lacking)}" if lacking else "something else"
-        do = "See the guide on parts of your own."
+        do = "Derive it from bookkd.methods.BaseMethod."
         raise ConfigError(expected("method", f"a dataclass with {', '.join(_PARTS)}", got, where=name, do=do))
 
 

@@ -1,4 +1,4 @@
-"""The contract of a method."""
+"""The contract of a method, and the parts that most methods share."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
-from bookkd.core.protocols import Needs
+from torch import nn
+
+from bookkd.core.fields import OWN
+from bookkd.core.protocols import Knowledge, Needs
 from bookkd.objectives import Objective
 from bookkd.tasks import Task
 
-__all__ = ["Card", "Handler", "Method"]
+__all__ = ["BaseMethod", "Card", "Handler", "Method"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Handler(Protocol):
 
 
 class Method(Protocol):
-    """One published recipe: a frozen dataclass of plain values."""
+    """One published recipe: a frozen dataclass of plain values; derive it from `BaseMethod`."""
 
     name: ClassVar[str]
     card: ClassVar[Card]
@@ -55,6 +58,11 @@ class Method(Protocol):
     """Named sets of values, for instance the conventions of other libraries."""
 
     def __init__(self, **values: Any) -> None: ...
+
+    @property
+    def cohort(self) -> int:
+        """How many students learn together; 1 for most methods."""
+        ...
 
     def objective(self, task: Task) -> Objective:
         """Return what the student minimises."""
@@ -67,3 +75,48 @@ class Method(Protocol):
     def handlers(self) -> tuple[Handler, ...]:
         """Return fresh event handlers; empty for most methods."""
         ...
+
+    def own_knowledge(
+        self, learner: nn.Module, task: Task, given: Knowledge | None, seed: int
+    ) -> tuple[Knowledge, ...]:
+        """Return knowledge of the method's own, whose fields begin with `own/`; one that is a `Handler` too is told of events.
+
+        Args:
+            learner: The student on its device, before its first step.
+            task: Owns the shapes.
+            given: The book or teacher; None where there is none.
+            seed: Of draws.
+        """
+        ...
+
+
+class BaseMethod:
+    """What most methods have: needs as their objective's, no event handlers, one student, no knowledge of their own."""
+
+    name: ClassVar[str]
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    @property
+    def cohort(self) -> int:
+        """One student."""
+        return 1
+
+    def objective(self, task: Task) -> Objective:
+        """Return what the student minimises; every method says it."""
+        raise TypeError(type(self).__name__)
+
+    def needs(self, task: Task) -> Needs:
+        """Return the teacher's fields, as the objective asks for them."""
+        objective = self.objective(task)
+        fields = {name: asked for name, asked in objective.needs().items() if not name.startswith(OWN)}
+        return Needs(fields=fields, dense=tuple(name for name in objective.dense_only() if name in fields))
+
+    def handlers(self) -> tuple[Handler, ...]:
+        """Return none."""
+        return ()
+
+    def own_knowledge(
+        self, learner: nn.Module, task: Task, given: Knowledge | None, seed: int
+    ) -> tuple[Knowledge, ...]:
+        """Return none."""
+        return ()

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from bookkd.core.check import between
-from bookkd.core.protocols import Needs
-from bookkd.methods.base import Card, Handler
+from bookkd.methods.base import BaseMethod, Card
 from bookkd.objectives import Objective
 from bookkd.tasks import Task
 
@@ -24,7 +23,7 @@ __all__ = ["Supervised"]
 
 
 @dataclass(frozen=True)
-class Supervised:
+class Supervised(BaseMethod):
     """Train on labels alone.
 
     Args:
@@ -45,11 +44,3 @@ class Supervised:
     def objective(self, task: Task) -> Objective:
         """Return one term: the task's label term."""
         return Objective((task.label_term(weight=1.0, label_smoothing=self.label_smoothing),))
-
-    def needs(self, task: Task) -> Needs:
-        """Return that nothing is needed."""
-        return Needs()
-
-    def handlers(self) -> tuple[Handler, ...]:
-        """Return none."""
-        return ()

@@ -26,21 +26,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from bookkd.core.check import between, finite, positive
+from bookkd.core.check import between
 from bookkd.core.errors import ConfigError, expected
 from bookkd.core.fields import LOGITS
-from bookkd.core.protocols import Needs
 from bookkd.core.schedules import Schedule
 from bookkd.losses import Loss, soft_target_kl, softened_mse
-from bookkd.methods.base import Card, Handler
-from bookkd.objectives import Objective, Term, bind
+from bookkd.methods._parts import check_temperatures, check_weights, with_labels
+from bookkd.methods.base import BaseMethod, Card
+from bookkd.objectives import Objective, bind
 from bookkd.tasks import Task
 
 __all__ = ["VanillaKD"]
 
 
 @dataclass(frozen=True)
-class VanillaKD:
+class VanillaKD(BaseMethod):
     """Match softened teacher logits, with some weight on the labels.
 
     Args:
@@ -88,12 +88,8 @@ class VanillaKD:
 
     def __post_init__(self) -> None:
         where = f"method {self.name}"
-        if not callable(self.temperature):
-            positive(self.temperature, "temperature", where=where, do="Pass --method.temperature 4.")
-        for key in ("kd_weight", "ce_weight"):
-            weight = getattr(self, key)
-            if not callable(weight) and finite(weight, key, where=where) < 0:
-                raise ConfigError(expected(key, "at least 0", weight, where=where))
+        check_temperatures(self, "temperature")
+        check_weights(self, "ce_weight")
         between(self.label_smoothing, 0, 1, "label_smoothing", where=where)
         for key, allowed in (("class_reduction", ("sum", "mean")), ("soft_loss", ("kl", "mse"))):
             if getattr(self, key) not in allowed:
@@ -103,10 +99,6 @@ class VanillaKD:
             raise ConfigError(
                 expected("class_reduction", "mean with soft_loss mse", self.class_reduction, where=where, do=do)
             )
-        if self.kd_weight == 0:
-            raise ConfigError(
-                expected("kd_weight", "above 0", 0, where=where, do="Without a soft term use method supervised.")
-            )
 
     def objective(self, task: Task) -> Objective:
         """Return the soft term, and the label term unless its weight is the number 0."""
@@ -115,16 +107,4 @@ class VanillaKD:
         if self.soft_loss == "kl":
             loss, hyper["class_reduction"] = soft_target_kl, self.class_reduction
         soft = bind(loss, LOGITS, teacher=LOGITS, weight=self.kd_weight, name="soft_target", **hyper)
-        terms: tuple[Term, ...] = (soft,)
-        if self.ce_weight != 0:
-            terms = (task.label_term(weight=self.ce_weight, label_smoothing=self.label_smoothing), soft)
-        return Objective(terms)
-
-    def needs(self, task: Task) -> Needs:
-        """Return the teacher's logits at `temperature`."""
-        objective = self.objective(task)
-        return Needs(fields=objective.needs(), dense=objective.dense_only())
-
-    def handlers(self) -> tuple[Handler, ...]:
-        """Return none."""
-        return ()
+        return Objective(with_labels(task, (soft,), weight=self.ce_weight, label_smoothing=self.label_smoothing))

@@ -2,7 +2,39 @@
 
 from __future__ import annotations
 
+from bookkd.objectives.connectors import Connector, ConnectorModule, Scale
 from bookkd.objectives.objective import Objective
 from bookkd.objectives.terms import Term, bind, labelled, masked, scheduled, weighted
+from bookkd.objectives.transforms import (
+    Combine,
+    Correct,
+    EntropyBand,
+    Extract,
+    FieldTransform,
+    Flatten,
+    Standardise,
+    Temper,
+    transformed,
+)
 
-__all__ = ["Objective", "Term", "bind", "labelled", "masked", "scheduled", "weighted"]
+__all__ = [
+    "Combine",
+    "Connector",
+    "ConnectorModule",
+    "Correct",
+    "EntropyBand",
+    "Extract",
+    "FieldTransform",
+    "Flatten",
+    "Objective",
+    "Scale",
+    "Standardise",
+    "Temper",
+    "Term",
+    "bind",
+    "labelled",
+    "masked",
+    "scheduled",
+    "transformed",
+    "weighted",
+]

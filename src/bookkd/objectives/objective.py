@@ -14,6 +14,7 @@ from bookkd.core.errors import ConfigError, expected
 from bookkd.core.schedules import Clock, Steps, resolve
 from bookkd.losses import Target
 from bookkd.losses.targets import computing_dtype
+from bookkd.objectives.connectors import Connector
 from bookkd.objectives.terms import Term
 
 __all__ = ["Objective"]
@@ -29,14 +30,22 @@ class Objective:
 
     Args:
         terms: At least one, with names that differ.
+        connectors: Trained parts beside the student, whose output fields terms may bind; with names that differ.
     """
 
     terms: tuple[Term, ...]
+    connectors: tuple[Connector, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.terms:
             raise ConfigError(expected("terms", "at least one", self.terms, where="objective"))
         unique([term.name for term in self.terms], "terms", where="objective", do="Give bind(..., name=...).")
+        unique([connector.name for connector in self.connectors], "connectors", where="objective")
+
+    @property
+    def relational(self) -> bool:
+        """Whether a term relates the rows of a batch, so that batches must be whole and unmasked."""
+        return any(term.claims.scope == "batch" for term in self.terms)
 
     def needs(self) -> dict[str, tuple[float, ...]]:
         """Return the teacher's fields, each with the temperatures at which the losses will ask for it.
@@ -45,7 +54,7 @@ class Objective:
         """
         found: dict[str, set[float]] = {}
         for term in self.terms:
-            if term.teacher is not None:
+            if term.teacher is not None and not term.own:
                 asked = found.setdefault(term.teacher, set())
                 temperature = term.hyper.get("temperature")
                 if isinstance(temperature, int | float):
@@ -57,12 +66,15 @@ class Objective:
     def dense_only(self) -> tuple[str, ...]:
         """Return the teacher's fields that a term cannot read from a sparse target.
 
-        That is where its loss wants every class, and where its temperature moves through more values than a target promises.
+        That is where its loss or a transform wants every class, and where its temperature moves through more values than a
+        target promises.
         """
         fields = {
             term.teacher
             for term in self.terms
-            if term.teacher is not None and (not term.claims.sparse or _moves(term.hyper.get("temperature")))
+            if term.teacher is not None
+            and not term.own
+            and (not term.claims.sparse or term.transforms or _moves(term.hyper.get("temperature")))
         }
         return tuple(sorted(fields))
 

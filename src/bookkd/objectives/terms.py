@@ -15,7 +15,7 @@ from bookkd.core.errors import ConfigError, DataError, UnknownNameError, expecte
 from bookkd.core.fields import IGNORE_LABEL, LABEL, LOGITS, PARTNER_LABEL, check_field_name
 from bookkd.core.names import choose, nearest
 from bookkd.core.schedules import Clock, Schedule, resolve
-from bookkd.losses import Claims, Loss, Target, claims_of
+from bookkd.losses import Claims, Loss, Target, as_target, claims_of
 
 __all__ = ["Hyper", "Mask", "Term", "bind", "labelled", "masked", "scheduled", "weighted"]
 
@@ -26,6 +26,9 @@ Mask = Callable[[Mapping[str, Any]], Tensor]
 """From a batch to a boolean tensor of its positions: where the term counts."""
 
 _TEACHER = "teacher"
+
+Transform = Callable[[Tensor, Target, Mapping[str, Any]], tuple[Tensor, Target]]
+"""From (student's logits, target, batch) to both as the loss is to see them."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,8 @@ class Term:
         weight: Factor of the term in the objective.
         hyper: Hyper-parameters of the loss, each a value or a `Schedule`.
         mask: Where the term counts; None for every position of positive weight.
+        transforms: Applied to both sides before the loss, in this order; see `objectives.transforms`.
+        own: Whether `teacher` is a field of the student's own, taken without gradient, as peers teach one another.
     """
 
     name: str
@@ -88,6 +93,8 @@ class Term:
     weight: float | Schedule
     hyper: Mapping[str, Hyper]
     mask: Mask | None = None
+    transforms: tuple[Transform, ...] = ()
+    own: bool = False
 
     def __post_init__(self) -> None:
         check_field_name(self.field)
@@ -97,6 +104,10 @@ class Term:
             finite(self.weight, "weight", where=f"term {self.name}")
         self._check_positional()
         self._check_hyper()
+        if (self.transforms or self.own) and self.teacher is None:
+            raise ConfigError(
+                expected(_TEACHER, "a field", None, where=f"term {self.name} with transforms or own=True")
+            )
 
     @property
     def claims(self) -> Claims:
@@ -147,7 +158,11 @@ class Term:
         """
         inputs: list[Any] = [self._look_up(self.field, student_fields, "student")]
         if self.teacher is not None:
-            inputs.append(self._look_up(self.teacher, targets, _TEACHER))
+            target = self._look_up(self.teacher, student_fields if self.own else targets, _TEACHER)
+            target = target.detach() if self.own else target
+            for transform in self.transforms:
+                inputs[0], target = transform(inputs[0], as_target(target), batch)
+            inputs.append(target)
         signature = _signature(self.loss)
         for key in self.batch:
             given = batch.get(key)
@@ -174,6 +189,7 @@ def bind(
     weight: float | Schedule = 1.0,
     name: str | None = None,
     mask: Mask | None = None,
+    own: bool = False,
     **hyper: Hyper,
 ) -> Term:
     """Bind a loss to the names of its inputs, and check the names against the loss's own signature.
@@ -186,6 +202,7 @@ def bind(
         weight: Factor in the objective.
         name: What logs call it; the name of the loss by default.
         mask: Where the term counts.
+        own: Whether `teacher` names a field of the student's own.
         **hyper: Hyper-parameters of the loss: every required one, and no other.
 
     Raises:
@@ -200,7 +217,7 @@ def bind(
     ...
     bookkd.core.errors.UnknownNameError: Unknown hyper-parameter 'smoothing' (term cross_entropy, loss cross_entropy). Nearest: label_smoothing.
     """
-    return Term(name or _loss_name(loss), loss, field, teacher, tuple(batch), weight, dict(hyper), mask)
+    return Term(name or _loss_name(loss), loss, field, teacher, tuple(batch), weight, dict(hyper), mask, own=own)
 
 
 def weighted(term: Term, weight: float | Schedule) -> Term:

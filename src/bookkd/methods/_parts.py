@@ -1,0 +1,46 @@
+"""What methods on soft targets share: checks of their numbers, and the label term beside the soft ones."""
+
+from __future__ import annotations
+
+from bookkd.core.check import finite, positive
+from bookkd.core.errors import ConfigError, expected
+from bookkd.core.schedules import Schedule
+from bookkd.methods.base import BaseMethod
+from bookkd.objectives import Term
+from bookkd.tasks import Task
+
+__all__ = ["check_temperatures", "check_weights", "with_labels"]
+
+
+def check_temperatures(method: BaseMethod, *names: str) -> None:
+    """Refuse a temperature that is no number above 0; schedules are checked where they are resolved."""
+    for name in names:
+        value = getattr(method, name)
+        if not callable(value):
+            positive(value, name, where=f"method {method.name}", do=f"Pass --method.{name} 4.")
+
+
+def check_weights(method: BaseMethod, *names: str, soft: str = "kd_weight") -> None:
+    """Refuse a weight below 0, and a soft term of weight 0.
+
+    Args:
+        method: Has the weights as attributes.
+        names: Weights besides `soft`.
+        soft: The weight that makes the method what it is.
+    """
+    where = f"method {method.name}"
+    for name in (soft, *names):
+        weight = getattr(method, name)
+        if not callable(weight) and finite(weight, name, where=where) < 0:
+            raise ConfigError(expected(name, "at least 0", weight, where=where))
+    if getattr(method, soft) == 0:
+        raise ConfigError(expected(soft, "above 0", 0, where=where, do="Without a soft term use method supervised."))
+
+
+def with_labels(
+    task: Task, soft: tuple[Term, ...], *, weight: float | Schedule, label_smoothing: float = 0.0
+) -> tuple[Term, ...]:
+    """Return the task's label term before the soft terms; without it where its weight is the number 0."""
+    if weight == 0:
+        return soft
+    return (task.label_term(weight=weight, label_smoothing=label_smoothing), *soft)
