@@ -73,6 +73,21 @@ class UnitBuffer:
             self._encode(name, np.asarray(array), start)
         self.next = start + count
 
+    def copy(self, parts: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Take the whole unit as encoded parts; see `BookWriter.copy`."""
+        if set(parts) != set(self.parts):
+            wish = f"the parts {', '.join(self.parts)}"
+            raise ConfigError(expected("parts", wish, f"the parts {', '.join(sorted(parts))}"))
+        for name, given in parts.items():
+            own = self.parts[name]
+            if given.shape != own.shape or given.dtype != own.dtype:
+                wish = f"{own.dtype} of shape {own.shape}"
+                raise ConfigError(expected(name, wish, f"{given.dtype} of shape {given.shape}", where="copied records"))
+            own[...] = given
+        # What the codec lost was measured where the records come from.
+        self._measured.clear()
+        self.next = self.unit.stop
+
     def sidecar(self, packed: bytes, identity: str) -> _manifest.Sidecar:
         """Return the sidecar of the full unit, stored as `packed`."""
         if not self.full:
@@ -157,7 +172,7 @@ class UnitBuffer:
 
 
 def _honoured(plan: Plan, name: str) -> list[float]:
-    promised = plan.fields[name].codec.promised
+    promised = plan.fields[name].promised
     return [temperature for temperature in plan.temperatures if not promised or temperature in promised]
 
 

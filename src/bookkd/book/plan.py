@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,10 +34,13 @@ class FieldPlan:
     Args:
         shape: Shape of one record before encoding; `(n_classes,)` for logits, `()` for one number.
         codec: How it is stored.
+        baked: Of logits that were worked out of several books or regularised: `temperature`, at which alone they say what
+            they are to say, and how they were made; JSON values. None for what a teacher said.
     """
 
     shape: tuple[int, ...]
     codec: Codec
+    baked: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.codec, Codec):
@@ -50,6 +53,19 @@ class FieldPlan:
         if int(np.prod(self.shape, dtype=object)) > 2**31:
             raise ConfigError(expected("shape", "at most 2**31 values a record", self.shape))
         self.codec.parts(self.shape)
+        if self.baked is not None:
+            object.__setattr__(self, "baked", _json_values(self.baked, "baked"))
+            positive(self.baked.get("temperature", 0), "temperature", where="a baked field")
+
+    @property
+    def promised(self) -> tuple[float, ...]:
+        """Temperatures that the field can honour; empty means every one."""
+        return self.codec.promised if self.baked is None else (float(self.baked["temperature"]),)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values; `baked` only where it is."""
+        found = {"shape": list(self.shape), "codec": codec_to_config(self.codec)}
+        return found if self.baked is None else {**found, "baked": dict(self.baked)}
 
     def stored(self, name: str) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
         """Return the tensors of field `name` in a shard: `<name>/<part>` -> (dtype, shape of one row)."""
@@ -68,6 +84,8 @@ class TeacherInfo:
         accuracy: Held-out accuracy, 0 to 1.
         split: The split that `accuracy` was measured on.
         mode: "eval", or how else the teacher ran.
+        lineage: Who taught it: `method`, `parents` (digests) and `ancestors` (back to the first teacher, each with name,
+            digest, method and parents), JSON values; None where nobody did or nobody knows.
     """
 
     name: str
@@ -77,6 +95,7 @@ class TeacherInfo:
     accuracy: float | None = None
     split: str | None = None
     mode: str = "eval"
+    lineage: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         for entry, kinds in _TEACHER_KINDS.items():
@@ -85,9 +104,17 @@ class TeacherInfo:
                 raise ConfigError(expected(entry, "a plain value of its type", value, where="teacher"))
         if self.accuracy is not None:
             between(self.accuracy, 0, 1, "accuracy", where="teacher")
+        if self.lineage is not None:
+            object.__setattr__(self, "lineage", _json_values(self.lineage, "lineage"))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values; `lineage` only where it is known."""
+        found = {entry: getattr(self, entry) for entry in _TEACHER_KINDS if entry != "lineage"}
+        return found if self.lineage is None else {**found, "lineage": dict(self.lineage)}
 
 
-_VERSIONS = "versions"
+VERSIONS = "versions"
+"""Entry of a recipe of views that says which libraries drew it."""
 
 _TEACHER_KINDS: dict[str, tuple[type, ...]] = {
     "name": (str,),
@@ -97,6 +124,7 @@ _TEACHER_KINDS: dict[str, tuple[type, ...]] = {
     "accuracy": (float, int, type(None)),
     "split": (str, type(None)),
     "mode": (str,),
+    "lineage": (dict, type(None)),
 }
 
 
@@ -226,7 +254,7 @@ class Plan:
         block = self.block_rows or _layout.block_rows_for(parts, unit)
         if unit < self.n_samples and unit % block:
             if self.unit_rows is None:
-                unit = max(block, unit - unit % block)
+                unit = min(self.n_samples, max(block, unit - unit % block))
             else:
                 block = unit & -unit
         return replace(self, unit_rows=unit, block_rows=block)
@@ -259,11 +287,8 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         """Return the content of `plan.json`, JSON values only."""
         found = {entry.name: getattr(self, entry.name) for entry in fields(self)}
-        found["fields"] = {
-            name: {"shape": list(entry.shape), "codec": codec_to_config(entry.codec)}
-            for name, entry in self.fields.items()
-        }
-        found["teachers"] = [asdict(teacher) for teacher in self.teachers]
+        found["fields"] = {name: entry.to_json() for name, entry in self.fields.items()}
+        found["teachers"] = [teacher.to_json() for teacher in self.teachers]
         for entry in ("class_names", "masked_classes", "temperatures"):
             found[entry] = list(found[entry])
         return {"format_version": _layout.FORMAT_VERSION, **found}
@@ -313,38 +338,9 @@ class Plan:
         for entry in ("threads", "device", "versions", "format_version"):
             del found[entry]
         found["data"] = {key: value for key, value in self.data.items() if key != "name"}
-        found["views"] = {key: value for key, value in self.views.items() if key != _VERSIONS}
+        found["views"] = {key: value for key, value in self.views.items() if key != VERSIONS}
         found["teachers"] = [{"digest": teacher.digest, "mode": teacher.mode} for teacher in self.teachers]
         return found
-
-    def difference(self, other: Plan, *, versions: bool = True) -> list[str]:
-        """Compare this plan (of a book) and `other` (of a run): may the run go on with the book?
-
-        Args:
-            other: The run's plan.
-            versions: If true, the library versions in `views` count too, the processor apart: the records of one book
-                come from one set of libraries, since the book names one.
-
-        Returns:
-            One text per difference, such as "teachers[0].digest 'a1' (this run has 'b2')"; empty for the same book.
-            `unit_rows` and `block_rows` count only where `other` states them.
-        """
-        mine, yours = self.identity(), other.identity()
-        for entry in ("unit_rows", "block_rows"):
-            if yours[entry] is None:
-                del mine[entry], yours[entry]
-        if versions:
-            mine["views"] |= _libraries(self.views)
-            yours["views"] |= _libraries(other.views)
-        return list(_differences(mine, yours, ""))
-
-
-def _libraries(views: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the entry `versions` of a recipe of views, if it has one, without the processor."""
-    found = views.get(_VERSIONS)
-    if isinstance(found, Mapping):
-        return {_VERSIONS: {key: value for key, value in found.items() if key != "processor"}}
-    return {} if found is None else {_VERSIONS: found}
 
 
 def is_logits(name: str) -> bool:
@@ -365,7 +361,8 @@ def _field_from_json(found: Any, where: str) -> FieldPlan:
     if not isinstance(found, dict):
         raise BookFormatError(expected("fields", "objects", found, where=where))
     shape = tuple(_checked.integers(found, "shape", where))
-    return FieldPlan(shape, codec_from_config(_checked.mapped(found, "codec", where)))
+    baked = _checked.mapped(found, "baked", where) if "baked" in found else None
+    return FieldPlan(shape, codec_from_config(_checked.mapped(found, "codec", where)), baked)
 
 
 def _json_values(value: Any, what: str) -> dict[str, Any]:
@@ -376,25 +373,3 @@ def _json_values(value: Any, what: str) -> dict[str, Any]:
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigError(expected(what, "a mapping of JSON values", f"{error} in it", where="plan")) from error
     return found
-
-
-def _differences(mine: Any, yours: Any, path: str) -> Iterator[str]:
-    if isinstance(mine, dict) and isinstance(yours, dict):
-        for key in sorted({*mine, *yours}):
-            inner = f"{path}.{key}" if path else str(key)
-            if key not in mine:
-                yield f"no {inner} (this run has {_short(yours[key])})"
-            elif key not in yours:
-                yield f"{inner} {_short(mine[key])} (this run has none)"
-            else:
-                yield from _differences(mine[key], yours[key], inner)
-    elif isinstance(mine, list) and isinstance(yours, list) and len(mine) == len(yours) and len(mine) <= 64:
-        for index, (left, right) in enumerate(zip(mine, yours, strict=True)):
-            yield from _differences(left, right, f"{path}[{index}]")
-    elif mine != yours or type(mine) is not type(yours):
-        yield f"{path} {_short(mine)} (this run has {_short(yours)})"
-
-
-def _short(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 80 else shown[:77] + "..."

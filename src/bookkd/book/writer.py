@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bookkd.book import _container, _fidelity, _files, _layout, _manifest
+from bookkd.book._comparison import difference
 from bookkd.book._opening import edition_numbers
 from bookkd.book._unit import UnitBuffer
 from bookkd.book.plan import Plan, Unit
@@ -158,11 +159,31 @@ class BookWriter:
                 self._add(unit, begin, {name: array[begin - start : end - start] for name, array in arrays.items()})
             begin = end
 
-    def finish(self, cost: Mapping[str, Any] | None = None) -> Book:
+    def copy(self, unit: Unit, parts: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Commit one whole unit of records that are encoded already, as `Book.gather` gives them, to the bit.
+
+        Args:
+            unit: One of `pending()`.
+            parts: `<field>/<part>` -> [unit.stop - unit.start, ...], in the dtypes and shapes of the plan.
+
+        Raises:
+            ConfigError: if a part is missing or of another dtype or shape.
+            StorageError: full or failing disk; the book stays resumable.
+        """
+        unit = Unit(*map(operator.index, unit))
+        self._check_open(unit)
+        if unit in self._done:
+            raise ConfigError(expected("unit", "a pending one", f"{unit}, which is committed", where=str(self.path)))
+        buffer = UnitBuffer(self.plan, unit)
+        buffer.copy(parts)
+        self._commit(buffer)
+
+    def finish(self, cost: Mapping[str, Any] | None = None, *, fidelity: Mapping[str, Any] | None = None) -> Book:
         """Write the view files and then the edition that names them; from here on the folder is a book.
 
         Args:
             cost: What making it cost, JSON values; outside the content digest.
+            fidelity: Of fields whose records were copied: what their own books measured.
 
         Returns:
             The book, opened.
@@ -183,7 +204,7 @@ class BookWriter:
                     )
                 )
             self._check_open(next(self.plan.units()))
-            self._write_edition(_json_cost(cost or {}))
+            self._write_edition(_json_cost(cost or {}), dict(fidelity or {}))
             self._finished = True
             self.close()
         return Book(self.path)
@@ -195,7 +216,7 @@ class BookWriter:
         found, _ = _files.read_json(self.path, _layout.PLAN_NAME)
         stored = Plan.from_json(found, str(self.path / _layout.PLAN_NAME))
         # A finished book takes no more records, so that the libraries of this run cannot mix with the book's.
-        differences = stored.difference(plan, versions=not self._finished)
+        differences = difference(stored, plan, versions=not self._finished)
         if differences:
             more = f" and {len(differences) - 4} more" if len(differences) > 4 else ""
             raise BookMismatchError(
@@ -309,7 +330,7 @@ class BookWriter:
         _files.write_atomic(folder / f"{stem}.json", [data])
         self._done[unit] = _Committed(sidecar, len(data), _files.digest_of(data))
 
-    def _write_edition(self, cost: dict[str, Any]) -> None:
+    def _write_edition(self, cost: dict[str, Any], fidelity: dict[str, Any]) -> None:
         entries = tuple(self._write_view(view) for view in range(self.plan.n_views))
         plan = _files.read_inside(self.path, _layout.PLAN_NAME)
         measured = [committed.sidecar.fidelity for committed in self._done.values()]
@@ -320,7 +341,7 @@ class BookWriter:
             plan_size=len(plan),
             plan_digest=_files.digest_of(plan),
             identity=self._identity,
-            fidelity={name: _fidelity.summary(_fidelity.merge(measured, name)) for name in measured[0]},
+            fidelity=fidelity | {name: _fidelity.summary(_fidelity.merge(measured, name)) for name in measured[0]},
             cost=cost,
         )
         if not _files.create(self.path / _layout.edition_name(1), edition.to_bytes()):

@@ -13,7 +13,7 @@ from torch import Tensor
 from bookkd.book import Book, Plan, SparseArray
 from bookkd.core.fields import INPUT, LOGITS, PROBE_HASH, PROBE_PROJECTIONS, PROBE_TAKEN, SAMPLE, VIEW, FieldInfo
 from bookkd.core.names import choose
-from bookkd.losses import CombinedTarget, DenseTarget, SparseTarget, Target
+from bookkd.losses import BakedTarget, CombinedTarget, DenseTarget, SparseTarget, Target
 from bookkd.views import check_probes
 
 __all__ = ["StoredKnowledge", "member_fields"]
@@ -35,7 +35,7 @@ class StoredKnowledge:
     def __init__(self, book: Book | str | Path) -> None:
         self.book = book if isinstance(book, Book) else Book(book)
         self._fields = {
-            name: FieldInfo(plan.shape, plan.codec.sparse, tuple(plan.codec.promised))
+            name: FieldInfo(plan.shape, plan.codec.sparse, tuple(plan.promised))
             for name, plan in self.book.fields.items()
             if name not in _PROBES
         }
@@ -78,11 +78,17 @@ class StoredKnowledge:
         members = [name for name in self._members if name not in stored] if combined else []
         read = self.book.read(samples, views, [*stored, *members])
         device = batch[INPUT].device if INPUT in batch else torch.device("cpu")
-        said: dict[str, Target] = {name: _target(read[name], device) for name in read}
+        said: dict[str, Target] = {name: self._target(name, read[name], device) for name in read}
         if combined:
             accuracies = [teacher.accuracy for teacher in self.book.plan.teachers]
             said[LOGITS] = CombinedTarget.of([said[name] for name in self._members], accuracies)
         return {name: said[name] for name in wanted}
+
+    def _target(self, name: str, read: np.ndarray[Any, Any] | SparseArray, device: torch.device) -> Target:
+        target, baked = _target(read, device), self.book.fields[name].baked
+        if baked is None or isinstance(target, SparseTarget):
+            return target
+        return BakedTarget(target, float(baked["temperature"]))
 
     def check(self, batch: Mapping[str, Any]) -> None:
         """Compare the probes that the batch carries with the book's; a batch or book without probes passes."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bookkd.losses.claims import Claims, Loss, claims, claims_of
-from bookkd.losses.combined import CombinedTarget, TransformedTarget
+from bookkd.losses.combined import BakedTarget, CombinedTarget, TransformedTarget
 from bookkd.losses.divergences import generalised_jsd, reverse_kl, skew_kl, skew_reverse_kl
 from bookkd.losses.entropy import student_entropy, teacher_entropy
 from bookkd.losses.labels import cross_entropy
@@ -15,6 +15,7 @@ from bookkd.losses.truncated import truncated_kl
 
 __all__ = [
     "LOSSES",
+    "BakedTarget",
     "Claims",
     "CombinedTarget",
     "DenseTarget",

@@ -14,7 +14,7 @@ from bookkd.core.errors import ConfigError, FidelityError, expected
 from bookkd.core.names import choose
 from bookkd.losses.targets import FullTarget, SparseTarget, Target, computing_dtype
 
-__all__ = ["CombinedTarget", "TransformedTarget"]
+__all__ = ["BakedTarget", "CombinedTarget", "TransformedTarget"]
 
 MODES = ("probability", "logit")
 
@@ -120,8 +120,29 @@ def _refuse_sparse(member: Target) -> None:
         raise FidelityError(expected("members", "logits of every class", got, where="several teachers combined", do=do))
 
 
+class _Wrapped(FullTarget):
+    """A target around another, of the same positions, classes and dtype."""
+
+    inner: FullTarget
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes."""
+        return self.inner.n_classes
+
+    @property
+    def positions(self) -> torch.Size:
+        """The leading shape: one distribution for each position."""
+        return self.inner.positions
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the target inside."""
+        return self.inner.dtype
+
+
 @dataclass(frozen=True, eq=False)
-class TransformedTarget(FullTarget):
+class TransformedTarget(_Wrapped):
     """A target whose distribution is changed when a loss asks for it.
 
     Args:
@@ -140,21 +161,6 @@ class TransformedTarget(FullTarget):
     change: Callable[[FullTarget, float, Tensor | None], Tensor]
     extra: Tensor | None = None
 
-    @property
-    def n_classes(self) -> int:
-        """Number of classes."""
-        return self.inner.n_classes
-
-    @property
-    def positions(self) -> torch.Size:
-        """The leading shape: one distribution for each position."""
-        return self.inner.positions
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of the target before the change."""
-        return self.inner.dtype
-
     def log_probabilities(self, temperature: float) -> Tensor:
         """Return what `change` makes of the inner target."""
         return self.change(self.inner, temperature, self.extra).detach().to(computing_dtype(self.dtype))
@@ -167,3 +173,40 @@ class TransformedTarget(FullTarget):
     def rows(self, index: Tensor) -> TransformedTarget:
         """Return the positions of the first axis that `index` (integer or boolean) names."""
         return TransformedTarget(self.inner.rows(index), self.change, None if self.extra is None else self.extra[index])
+
+
+@dataclass(frozen=True, eq=False)
+class BakedTarget(_Wrapped):
+    """A distribution that was worked out at one temperature and says nothing at another.
+
+    Args:
+        inner: Logits whose softmax at `temperature` is the distribution.
+        temperature: The only one that is honoured.
+
+    >>> from bookkd.losses import DenseTarget
+    >>> target = BakedTarget(DenseTarget(torch.tensor([[0.0, 4.0]])), 4.0)
+    >>> target.log_probabilities(4.0).exp()
+    tensor([[0.2689, 0.7311]])
+    """
+
+    inner: FullTarget
+    temperature: float
+
+    def log_probabilities(self, temperature: float) -> Tensor:
+        """Return the log-probabilities, shape [..., classes].
+
+        Raises:
+            FidelityError: at any other temperature.
+        """
+        if temperature != self.temperature:
+            do = "Ask at this temperature, or learn from the books that it was baked from."
+            raise FidelityError(expected("temperature", f"{self.temperature:g} of a baked book", temperature, do=do))
+        return self.inner.log_probabilities(temperature)
+
+    def to(self, device: torch.device | str) -> BakedTarget:
+        """Return the target on `device`; the copy does not wait for the device."""
+        return BakedTarget(self.inner.to(device), self.temperature)
+
+    def rows(self, index: Tensor) -> BakedTarget:
+        """Return the positions of the first axis that `index` (integer or boolean) names."""
+        return BakedTarget(self.inner.rows(index), self.temperature)
