@@ -13,6 +13,7 @@ from bookkd.book.codecs import (
     codec_from_config,
     codec_to_config,
 )
+from bookkd.book.lineage import lineage_of, lineage_tree
 from bookkd.book.plan import FieldPlan, Plan, TeacherInfo, Unit
 from bookkd.book.reader import Book
 from bookkd.book.verification import Fault, verify
@@ -35,5 +36,7 @@ __all__ = [
     "Unit",
     "codec_from_config",
     "codec_to_config",
+    "lineage_of",
+    "lineage_tree",
     "verify",
 ]

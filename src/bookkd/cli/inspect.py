@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bookkd.book import Book
+from bookkd.book import Book, lineage_tree
 from bookkd.cli._show import bytes_text, console, rows
 from bookkd.cli._verb import Verb
 
@@ -26,6 +26,12 @@ def inspect(book: str, edition: int | None = None) -> dict[str, Any]:
         "bytes_per_record": opened.bytes_per_record,
         "keys": opened.keys is not None,
         "plan": opened.plan.to_json(),
+        "lineage": [
+            {"depth": depth, "text": text}
+            for teacher in opened.plan.teachers
+            if teacher.lineage is not None
+            for depth, text in lineage_tree(teacher)
+        ],
         "fidelity": opened.fidelity,
         "cost": opened.cost,
     }
@@ -40,7 +46,7 @@ def show(result: dict[str, Any]) -> None:
         f"{result['bytes_per_record']:.1f} bytes a record"
     )
     fields = [
-        (name, "x".join(map(str, entry["shape"])) or "1", entry["codec"]["name"], _settings(entry["codec"]))
+        (name, "x".join(map(str, entry["shape"])) or "1", entry["codec"]["name"], _settings(entry))
         for name, entry in sorted(plan["fields"].items())
     ]
     out.print(rows("Fields", ("field", "shape", "codec", "settings"), fields))
@@ -54,6 +60,10 @@ def show(result: dict[str, Any]) -> None:
         for entry in plan["teachers"]
     ]
     out.print(rows("Teachers", ("name", "parameters", "accuracy", "weights digest"), teachers))
+    if any("lineage" in entry for entry in plan["teachers"]):
+        out.print("Lineage:")
+    for line in result["lineage"]:
+        out.print(f"  {'  ' * line['depth']}{line['text']}", soft_wrap=True, markup=False)
     views, data = plan["views"], plan["data"]
     mix = views.get("mix")
     out.print(
@@ -66,11 +76,15 @@ def show(result: dict[str, Any]) -> None:
             rows("Loss of the codec, measured while writing", ("measure", "value"), list(_flat(result["fidelity"])))
         )
     if result["cost"]:
-        out.print("Cost of making: " + ", ".join(f"{name} {value}" for name, value in sorted(result["cost"].items())))
+        plain = {name: value for name, value in sorted(result["cost"].items()) if not isinstance(value, list | dict)}
+        out.print("Cost of making: " + ", ".join(f"{name} {value}" for name, value in plain.items()), soft_wrap=True)
 
 
-def _settings(codec: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in codec["configuration"].items())
+def _settings(field: dict[str, Any]) -> str:
+    found = [f"{name} {value}" for name, value in field["codec"]["configuration"].items()]
+    if "baked" in field:
+        found.append(f"baked at temperature {field['baked']['temperature']:g}")
+    return ", ".join(found)
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -8,14 +8,16 @@ from typing import Any, Literal
 from bookkd.book import CODECS, Codec
 from bookkd.cli._show import bytes_text, console, progress_bar
 from bookkd.cli._verb import Choice, Verb
+from bookkd.core.errors import ConfigError, expected
 from bookkd.core.names import choose
 from bookkd.pipelines.make_book import make_book
 from bookkd.pipelines.options import DataOptions, NetworkOptions, ViewOptions
 
 
 def make(
-    teacher: NetworkOptions,
     codec: Codec,
+    teacher: NetworkOptions = NetworkOptions(),  # noqa: B008 - frozen
+    teachers: list[NetworkOptions] = [],  # noqa: B006 - never changed
     out: str = "book",
     data: DataOptions = DataOptions(),  # noqa: B008 - frozen
     views: ViewOptions = ViewOptions(),  # noqa: B008 - frozen
@@ -26,10 +28,11 @@ def make(
     temperatures: tuple[float, ...] = (1.0, 4.0),
     held_out: str = "",
 ) -> dict[str, Any]:
-    """Write down what a teacher says about every view of a data set; an interrupted book is gone on with.
+    """Write down what one teacher or several say about every view of a data set; an interrupted book is gone on with.
 
     Args:
         teacher: The teacher.
+        teachers: Several, run one after another: '[{"name": "resnet56", "weights": "a.safetensors"}, ...]', best in YAML.
         codec: How logits become bytes.
         out: Folder of the book.
         data: The samples.
@@ -41,11 +44,15 @@ def make(
         temperatures: Temperatures at which the loss of the codec is measured while writing.
         held_out: Split on which the teacher's accuracy is measured first and noted in the book, such as "test".
     """
+    if teacher.name and teachers:
+        raise ConfigError(
+            expected("teacher", "absent where teachers are listed", teacher.name, do="List it with them.")
+        )
     with progress_bar("records") as progress:
         return make_book(
             out,
             data=data,
-            teacher=teacher,
+            teacher=teachers or teacher,
             views=views,
             codec=codec,
             batch_size=batch_size,
@@ -58,7 +65,8 @@ def make(
         )
 
 
-def _codec(name: str) -> type[Any]:
+def choose_codec(name: str) -> type[Any]:
+    """Return a codec that holds logits, by name."""
     # "raw" keeps arrays that are no logits; it promises nothing that a loss could use.
     return CODECS[choose(name, [known for known in CODECS if known != "raw"], "codec")]
 
@@ -90,5 +98,5 @@ VERB = Verb(
         "--teacher": "--teacher.name",
         "--views": "--views.transform",
     },
-    choices={"codec": Choice("dense", _codec, lambda name, **values: _codec(name)(**values))},
+    choices={"codec": Choice("dense", choose_codec, lambda name, **values: choose_codec(name)(**values))},
 )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bookkd.knowledge.alignment import check_alignment, keys_of, with_pool_of
-from bookkd.knowledge.ensemble import Ensemble, SideBySide, books_of, teachers_of
+from bookkd.knowledge.ensemble import Ensemble, SideBySide, books_of, check_same, teachers_of
+from bookkd.knowledge.lineage import NOTES, lineage_of_weights, teachers_behind
 from bookkd.knowledge.live import LiveKnowledge
 from bookkd.knowledge.needs import check_needs
 from bookkd.knowledge.own import BetaSmoothing, SelfKnowledge, VirtualKnowledge
@@ -11,6 +12,7 @@ from bookkd.knowledge.stored import StoredKnowledge, member_fields
 from bookkd.knowledge.teacher import Teacher
 
 __all__ = [
+    "NOTES",
     "BetaSmoothing",
     "Ensemble",
     "LiveKnowledge",
@@ -22,8 +24,11 @@ __all__ = [
     "books_of",
     "check_alignment",
     "check_needs",
+    "check_same",
     "keys_of",
+    "lineage_of_weights",
     "member_fields",
+    "teachers_behind",
     "teachers_of",
     "with_pool_of",
 ]

@@ -13,7 +13,7 @@ from bookkd.knowledge.live import LiveKnowledge
 from bookkd.knowledge.stored import StoredKnowledge
 from bookkd.losses import CombinedTarget, Target
 
-__all__ = ["Ensemble", "SideBySide", "books_of", "teachers_of"]
+__all__ = ["Ensemble", "SideBySide", "books_of", "check_same", "teachers_of"]
 
 
 class Ensemble:
@@ -40,7 +40,7 @@ class Ensemble:
         if len({info.shape for info in infos}) > 1:
             got = ", ".join(str(list(info.shape)) for info in infos)
             raise ConfigError(expected("logits", "of one shape in all members", got, where="ensemble"))
-        _check_books([member for member in members if isinstance(member, StoredKnowledge)])
+        check_same([member for member in members if isinstance(member, StoredKnowledge)])
         self._fields = {LOGITS: FieldInfo(infos[0].shape)}
 
     @staticmethod
@@ -162,12 +162,12 @@ def _accuracy(member: Knowledge) -> float | None:
     return member.teacher.accuracy if isinstance(member, LiveKnowledge) else None
 
 
-def _check_books(books: Sequence[StoredKnowledge]) -> None:
+def check_same(books: Sequence[StoredKnowledge]) -> None:
     """Refuse books that are not about the same samples, views and classes, naming what differs."""
     for other in books[1:]:
         mine, theirs = books[0].book, other.book
         one, two = mine.plan.identity(), theirs.plan.identity()
-        parts = ("n_samples", "data", "class_names", "keys_digest")
+        parts = ("n_samples", "data", "class_names", "masked_classes", "keys_digest")
         found = [_first_difference(part, one[part], two[part]) for part in parts if one[part] != two[part]]
         views, more = dict(one["views"]), dict(two["views"])
         for recipe in (views, more):

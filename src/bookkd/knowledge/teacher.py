@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from bookkd.book import TeacherInfo
 from bookkd.zoo import weights_digest
 
 __all__ = ["Teacher"]
@@ -36,6 +38,7 @@ class Teacher:
         split: The split it was measured on.
         device: Where it runs.
         amp: Autocast on a GPU; the logits come out as float32 in any case.
+        lineage: Who taught it, see `bookkd.book.lineage_of`; None where nobody did or nobody knows.
     """
 
     network: nn.Module
@@ -45,6 +48,7 @@ class Teacher:
     split: str | None = None
     device: str | torch.device = "cpu"
     amp: bool = True
+    lineage: Mapping[str, Any] | None = None
     _digest: str = field(default="", init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -73,6 +77,20 @@ class Teacher:
         if hasattr(self.preprocess, "__qualname__"):
             return f"eval, {self.preprocess.__module__}:{self.preprocess.__qualname__}"
         return "eval, " + " ".join(_ADDRESS.sub("", repr(self.preprocess)).split())
+
+    @property
+    def info(self) -> TeacherInfo:
+        """What a book notes of it."""
+        return TeacherInfo(
+            name=self.name,
+            digest=self.digest,
+            parameters=self.parameters,
+            bytes=self.bytes,
+            accuracy=self.accuracy,
+            split=self.split,
+            mode=self.mode,
+            lineage=self.lineage,
+        )
 
     @property
     def parameters(self) -> int:

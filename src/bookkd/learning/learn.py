@@ -14,13 +14,24 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from bookkd.book import lineage_of
 from bookkd.core.errors import ConfigError, expected
+from bookkd.core.jsonio import canonical
 from bookkd.core.protocols import Knowledge
-from bookkd.knowledge import SideBySide, books_of, check_alignment, check_needs, teachers_of, with_pool_of
+from bookkd.knowledge import (
+    NOTES,
+    SideBySide,
+    books_of,
+    check_alignment,
+    check_needs,
+    teachers_behind,
+    teachers_of,
+    with_pool_of,
+)
 from bookkd.learning.cohort import Cohort
 from bookkd.learning.configuration import check_cached, check_labels, check_options, find_rows, run_config
 from bookkd.learning.data import Groups, make_groups
-from bookkd.learning.folder import RunFolder, is_main_process
+from bookkd.learning.folder import RunFolder, is_main_process, plain
 from bookkd.learning.learner import Learner
 from bookkd.learning.loop import fit
 from bookkd.learning.run import Run
@@ -162,14 +173,16 @@ def learn(
         if folder is None or not is_main_process():
             path = None if folder is None else folder.path
             return _learned(learner, history, run.chosen_epoch, run.teacher_forwards, path)
-        return _kept(learner, folder, run, method.name)
+        lineage = lineage_of({"name": method.name, **plain(method)}, teachers_behind(knowledge))
+        return _kept(learner, folder, run, {"method": method.name, "lineage": lineage})
 
 
-def _kept(learner: Learner, folder: RunFolder, run: Run, method: str) -> Learned:
+def _kept(learner: Learner, folder: RunFolder, run: Run, notes: dict[str, Any]) -> Learned:
     """Write weights and result."""
     learned = _learned(learner, folder.history(), run.chosen_epoch, run.teacher_forwards, folder.path)
     for name, network in _weights(learner).items():
-        save_weights(network, folder.path / name, {"method": method, "epoch": str(learned.epoch)})
+        text = canonical({**notes, "epoch": learned.epoch}).decode()
+        save_weights(network, folder.path / name, {NOTES: text})
     counts = {"teacher_forwards": run.teacher_forwards, "epochs": len(learned.history), "epoch": learned.epoch}
     folder.finish({**counts, **learned.metrics})
     return learned

@@ -1,8 +1,10 @@
-"""Making a book: writing down what a knowledge says about every (sample, view)."""
+"""Making a book: writing down what a knowledge says about every (sample, view), and putting books together."""
 
 from __future__ import annotations
 
 from bookkd.making.batch_size import find_batch_size
-from bookkd.making.local import make
+from bookkd.making.local import make, plan_book
+from bookkd.making.merging import bake, merge
+from bookkd.making.several import make_several
 
-__all__ = ["find_batch_size", "make"]
+__all__ = ["bake", "find_batch_size", "make", "make_several", "merge", "plan_book"]

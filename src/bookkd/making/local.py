@@ -15,11 +15,10 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader
 
-from bookkd.book import Book, BookWriter, Codec, Dense, FieldPlan, Plan, Raw, TeacherInfo, Unit
+from bookkd.book import Book, BookWriter, Codec, Dense, FieldPlan, Plan, Raw, Unit
 from bookkd.core.errors import ConfigError, DataError, TeacherOutputError, expected
 from bookkd.core.fields import INPUT, PROBE_HASH, PROBE_PROJECTIONS
 from bookkd.core.jsonio import read
-from bookkd.core.protocols import Knowledge
 from bookkd.knowledge import LiveKnowledge, Teacher, keys_of
 from bookkd.losses import DenseTarget
 from bookkd.making.batch_size import find_batch_size
@@ -27,7 +26,7 @@ from bookkd.tasks import Task
 from bookkd.views import Pick, Replay, Views, check_replay, collate
 from bookkd.zoo import fingerprint
 
-__all__ = ["make"]
+__all__ = ["make", "plan_book"]
 
 Progress = Callable[[int, int], None]
 
@@ -100,7 +99,7 @@ def make(
     check_replay(replay)
     if batch_size is None:
         batch_size = _planned_batch_size(Path(path)) or find_batch_size(teacher, _first_view(replay))
-    plan = _plan(knowledge, teacher, dataset, views, task, codec or Dense(), temperatures)
+    plan = plan_book(teacher, dataset, views, task, codec=codec or Dense(), temperatures=temperatures)
     plan = replace(plan, batch_size=batch_size, unit_rows=unit_rows)
     with BookWriter(path, plan, keys=keys_of(dataset) if keys is None else keys) as writer:
         started, cpu = time.perf_counter(), time.process_time()
@@ -136,16 +135,11 @@ def _planned_batch_size(path: Path) -> int | None:
     return Plan.from_json(read(plan, str(plan)), str(plan)).batch_size if plan.is_file() else None
 
 
-def _plan(
-    knowledge: Knowledge,
-    teacher: Teacher,
-    dataset: Any,
-    views: Views,
-    task: Task,
-    codec: Codec,
-    temperatures: tuple[float, ...],
+def plan_book(
+    teacher: Teacher, dataset: Any, views: Views, task: Task, *, codec: Codec, temperatures: tuple[float, ...]
 ) -> Plan:
-    fields = {name: FieldPlan(info.shape, codec) for name, info in knowledge.fields.items()}
+    """Return the plan of a book by one teacher; arguments as `make`."""
+    fields = {name: FieldPlan(info.shape, codec) for name, info in LiveKnowledge(teacher, task).fields.items()}
     fields[PROBE_HASH] = FieldPlan((), Raw("uint64"))
     fields[PROBE_PROJECTIONS] = FieldPlan((2,), Raw("float32"))
     return Plan(
@@ -153,17 +147,7 @@ def _plan(
         n_views=views.n_views,
         fields=fields,
         task=task.name,
-        teachers=(
-            TeacherInfo(
-                name=teacher.name,
-                digest=teacher.digest,
-                parameters=teacher.parameters,
-                bytes=teacher.bytes,
-                accuracy=teacher.accuracy,
-                split=teacher.split,
-                mode=teacher.mode,
-            ),
-        ),
+        teachers=(teacher.info,),
         data=fingerprint(dataset),
         views=views.recipe(len(dataset)),
         class_names=task.class_names,

@@ -117,6 +117,12 @@ class BookKD(BaseMethod):
         object.__setattr__(self, "weights", Combine(self.ensemble, self.weights).weights)
         self._regularisation()
 
+    def teacher_transforms(self) -> tuple[FieldTransform, ...]:
+        """Return what is done to the teachers' logits on reading: how they are combined, and the regularisation."""
+        changes = (Combine(self.ensemble, self.weights), *self._regularisation())
+        # What an ensemble is anyway; without it a sparse book of one teacher serves too.
+        return () if changes == (Combine(),) else changes
+
     def _regularisation(self) -> tuple[FieldTransform, ...]:
         between(self.flatten, 0, 1, "flatten", where=f"method {self.name}")
         found: list[FieldTransform] = []
@@ -133,9 +139,7 @@ class BookKD(BaseMethod):
         tempered: dict[str, Any] = {"temperature": self.temperature}
         kl: dict[str, Any] = {**tempered, "t_squared": True, "class_reduction": "sum"}
         field = _SCALED if self.learn_scale else LOGITS
-        changes = (Combine(self.ensemble, self.weights), *self._regularisation())
-        if changes == (Combine(),):
-            changes = ()  # what an ensemble is anyway; a sparse book of one teacher serves too
+        changes = self.teacher_transforms()
         soft = bind(soft_target_kl, field, teacher=LOGITS, weight=self.kd_weight, name="soft_target", **kl)
         terms: tuple[Term, ...] = (transformed(soft, *changes),)
         terms = with_labels(task, terms, weight=self.ce_weight, label_smoothing=self.label_smoothing)

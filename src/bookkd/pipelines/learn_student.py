@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from bookkd.core.files import write_atomic
 from bookkd.core.jsonio import pretty
 from bookkd.core.names import import_reference, is_reference, require
 from bookkd.core.protocols import Knowledge
-from bookkd.knowledge import LiveKnowledge, StoredKnowledge
+from bookkd.knowledge import Ensemble, LiveKnowledge, StoredKnowledge, books_of
 from bookkd.learning import Training, find_device, learn, visible_labels
 from bookkd.learning.folder import plain
 from bookkd.methods import Method
@@ -28,7 +29,7 @@ from bookkd.pipelines.options import DataOptions, NetworkOptions, ViewOptions
 from bookkd.tasks import Classification
 from bookkd.zoo import DATASETS, TRANSFORMS, ImageDataset, SubsetDataset, weights_digest
 
-__all__ = ["learn_student", "make_loggers", "views_of_book"]
+__all__ = ["data_of_book", "learn_student", "make_loggers", "open_books", "views_of_book"]
 
 _LOGGERS = {
     "csv": "pytorch_lightning.loggers:CSVLogger",
@@ -69,7 +70,7 @@ def learn_student(
     *,
     student: NetworkOptions,
     method: Method,
-    book: str | None = None,
+    book: str | Sequence[str] | None = None,
     teacher: NetworkOptions | None = None,
     data: DataOptions | None = None,
     views: ViewOptions | None = None,
@@ -80,24 +81,25 @@ def learn_student(
     overwrite: bool = False,
     progress: bool = False,
 ) -> dict[str, Any]:
-    """Train a student from a book, a live teacher or labels alone, through the Lightning door.
+    """Train a student from a book, several books, a live teacher or labels alone, through the Lightning door.
 
     Returns:
         What `bookkd learn --json` prints.
     """
     training = training or Training()
     _refuse_contradictions(book, teacher, views, label_fraction)
-    stored = None if book is None else StoredKnowledge(book)
-    data = data if data is not None and data.name else _data_of_book(stored, data or DataOptions())
+    known = None if book is None else open_books(book)
+    stored = books_of(known)[0] if known is not None else None
+    data = data if data is not None and data.name else data_of_book(stored, data or DataOptions())
     views = views if views is not None and views.transform else _views_of(stored)
     dataset, rows = _part_of_book(data, stored)
     task = Classification(dataset.class_names)
     labels = np.asarray(dataset.labels)
     task.check_labels(labels, data.name)
-    knowledge: Knowledge | None = stored
+    knowledge = known
     if stored is None and teacher is not None and teacher.name:
         knowledge = LiveKnowledge(teacher.teacher(task.n_classes, find_device(training.accelerator)), task)
-    network, preprocess = student.build(task.n_classes, role="student", seed=training.seed)
+    network, preprocess = student.cohort(task.n_classes, method.cohort, seed=training.seed)
     _quiet_lightning()
     folder = Path(out)
     started = time.perf_counter()
@@ -137,12 +139,23 @@ def learn_student(
     }
 
 
+def open_books(books: str | Sequence[str]) -> Knowledge:
+    """Return what one book says, or several as an ensemble.
+
+    Args:
+        books: A path, several, or several in one text with commas between.
+    """
+    paths = books.split(",") if isinstance(books, str) else list(books)
+    stored = [StoredKnowledge(path.strip()) for path in paths]
+    return stored[0] if len(stored) == 1 else Ensemble(stored)
+
+
 def _refuse_contradictions(
-    book: str | None, teacher: NetworkOptions | None, views: ViewOptions | None, label_fraction: float
+    book: str | Sequence[str] | None, teacher: NetworkOptions | None, views: ViewOptions | None, label_fraction: float
 ) -> None:
     if book is not None and teacher is not None and teacher.name:
         do = "Leave out the book to learn from the live teacher, or the teacher to learn from the book."
-        raise ConfigError(expected("teacher", "absent where a book is given", teacher.name, where=book, do=do))
+        raise ConfigError(expected("teacher", "absent where a book is given", teacher.name, where=str(book), do=do))
     if views is not None and not views.transform and views != ViewOptions(transform=""):
         raise ConfigError(
             "Expected `views` to name a transform where other views options are given. Pass --views NAME with them."
@@ -215,7 +228,7 @@ def _views_of(stored: StoredKnowledge | None) -> ViewOptions:
     return found
 
 
-def _data_of_book(stored: StoredKnowledge | None, given: DataOptions) -> DataOptions:
+def data_of_book(stored: StoredKnowledge | None, given: DataOptions) -> DataOptions:
     """Return the data set that a book names, if it is one of ours that needs no files; else the default."""
     if stored is None:
         return replace(given, name="digits")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ from bookkd.core.fields import LOGITS
 from bookkd.evaluation import evaluate
 from bookkd.knowledge import Teacher
 from bookkd.learning import find_device
-from bookkd.making import make
+from bookkd.making import make, make_several
 from bookkd.making.local import Progress
 from bookkd.pipelines.options import DataOptions, NetworkOptions, ViewOptions
 from bookkd.tasks import Classification, Task, predict
@@ -39,7 +41,7 @@ def make_book(
     out: str,
     *,
     data: DataOptions,
-    teacher: NetworkOptions,
+    teacher: NetworkOptions | Sequence[NetworkOptions],
     views: ViewOptions,
     codec: Codec | None = None,
     batch_size: int | None = None,
@@ -50,7 +52,7 @@ def make_book(
     held_out: str = "",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Make a book from named parts; gone on with where it was begun.
+    """Make a book from named parts, by one teacher or several; gone on with where it was begun.
 
     Returns:
         What `bookkd make --json` prints.
@@ -58,26 +60,32 @@ def make_book(
     dataset = data.open()
     task = Classification(dataset.class_names)
     task.check_labels(np.asarray(dataset.labels), data.name)
-    speaker = teacher.teacher(task.n_classes, find_device(accelerator))
-    if held_out:
-        measure_teacher(speaker, data, task, held_out)
+    device = find_device(accelerator)
+
+    def load(options: NetworkOptions) -> Teacher:
+        speaker = options.teacher(task.n_classes, device)
+        if held_out:
+            measure_teacher(speaker, data, task, held_out)
+        return speaker
+
     notes = []
     if views.transform == "none" and views.mix == "none" and views.n_views > 1:
         notes.append(f"transform none draws the same view each time: 1 view is stored, not {views.n_views}.")
         views = replace(views, n_views=1)
-    book = make(
-        out,
-        speaker,
-        dataset,
-        views.build(),
-        task=task,
-        codec=codec,
-        batch_size=batch_size,
-        unit_rows=unit_rows,
-        workers=workers,
-        temperatures=temperatures,
-        progress=progress,
-    )
+    options: dict[str, Any] = {
+        "task": task,
+        "codec": codec,
+        "batch_size": batch_size,
+        "unit_rows": unit_rows,
+        "workers": workers,
+        "temperatures": temperatures,
+        "progress": progress,
+    }
+    teachers = [teacher] if isinstance(teacher, NetworkOptions) else list(teacher)
+    if len(teachers) == 1:
+        book = make(out, load(teachers[0]), dataset, views.build(), **options)
+    else:
+        book = make_several(out, [partial(load, each) for each in teachers], dataset, views.build(), **options)
     return {**describe(book), "data": data.name, "notes": notes}
 
 

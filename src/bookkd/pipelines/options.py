@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from bookkd.core.errors import ConfigError, expected
 from bookkd.core.names import is_reference
 from bookkd.core.rng import draw64
-from bookkd.knowledge import Teacher
+from bookkd.knowledge import Teacher, lineage_of_weights
+from bookkd.learning import Cohort
 from bookkd.views import CutMix, MixUp, Views
 from bookkd.zoo import ImageDataset, create_network, create_preprocess, create_transform, open_dataset
 
@@ -70,13 +71,22 @@ class NetworkOptions:
     std: tuple[float, ...] | None = None
     size: int | None = None
 
-    def build(self, n_classes: int, *, role: str, seed: int = 0) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
-        """Return the network and its preprocessing; initial values are a function of `seed`."""
+    def cohort(self, n_classes: int, size: int, *, seed: int) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+        """Return the student and its preprocessing, or a cohort of `size` that differ in their initial values."""
+        if size == 1:
+            return self.build(n_classes, role="student", seed=seed)
+        peers = [self.build(n_classes, role="student", seed=seed, peer=peer) for peer in range(size)]
+        return Cohort([network for network, _ in peers]), peers[0][1]
+
+    def build(
+        self, n_classes: int, *, role: str, seed: int = 0, peer: int = 0
+    ) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+        """Return the network and its preprocessing; initial values are a function of `seed` and `peer`."""
         if not self.name:
             do = f"Pass --{role} NAME, for instance --{role} resnet20."
             raise ConfigError(expected(role, "the name of a network", self.name, do=do))
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(int(draw64(seed, "initial values", [0], [0])[0, 0] >> 1))
+            torch.default_generator.manual_seed(int(draw64(seed, "initial values", [peer], [0])[0, 0] >> 1))
             network = create_network(self.name, n_classes=n_classes, weights=self.weights, args=self.args)
         return network, create_preprocess(self.name, mean=self.mean, std=self.std, size=self.size)
 
@@ -96,7 +106,8 @@ class NetworkOptions:
         """
         self.refuse_untrained("teacher")
         network, preprocess = self.build(n_classes, role="teacher")
-        return Teacher(network, preprocess, name=self.name, device=device)
+        lineage = None if self.weights is None else lineage_of_weights(self.weights)
+        return Teacher(network, preprocess, name=self.name, device=device, lineage=lineage)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,227 @@
+"""Several books as one: every teacher's records side by side, copied to the bit; or baked into one processed target."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from bookkd.book import Book, BookWriter, Codec, Dense, FieldPlan, Plan, Unit
+from bookkd.core.check import positive
+from bookkd.core.errors import ConfigError, DataError, expected
+from bookkd.core.fields import LABEL, LOGITS, PROBE_HASH, PROBE_PROJECTIONS, SAMPLE, VIEW
+from bookkd.core.protocols import Knowledge
+from bookkd.knowledge import Ensemble, StoredKnowledge, check_same, member_fields
+from bookkd.losses import FullTarget
+from bookkd.objectives import FieldTransform
+
+__all__ = ["bake", "merge", "merged_plan"]
+
+_PROBES = (PROBE_HASH, PROBE_PROJECTIONS)
+_CHUNK = 4096
+
+Progress = Callable[[int, int], None]
+
+
+def merge(path: str | Path, books: Sequence[Book], *, progress: Progress | None = None) -> Book:
+    """Write one book of all the books' teachers, each record copied as it is stored.
+
+    The field of teacher i is `members/<i>/logits`, in the order of the books; what the codecs lost is taken over from them.
+    Interrupted, it is gone on with. The books themselves stay as they are.
+
+    Args:
+        path: Folder of the new book.
+        books: At least two, about the same data, views and classes; of those with more views, the first ones.
+        progress: Called with (records done, records in all).
+
+    Returns:
+        The new book, open.
+
+    Raises:
+        BookMismatchError: naming what differs between two of the books; if the folder holds another book.
+        ConfigError: if a book holds more than logits and probes, or is baked.
+        StorageError: if the disk is full; running it again goes on.
+    """
+    if len(books) < 2:
+        raise ConfigError(expected("books", "at least two", len(books), where="merge"))
+    check_same([StoredKnowledge(book) for book in books])
+    sources = _sources([book.plan for book in books])
+    started = time.perf_counter()
+    with BookWriter(path, merged_plan([book.plan for book in books]), keys=books[0].keys) as writer:
+        for unit in _units(writer, progress):
+            writer.copy(unit, _copied(unit, books, sources))
+        fidelity = {
+            name: books[place].fidelity[old] for name, (place, old) in sources.items() if old in books[place].fidelity
+        }
+        return writer.finish(_cost(books, started), fidelity=fidelity)
+
+
+def merged_plan(plans: Sequence[Plan]) -> Plan:
+    """Return the plan of one book of all the plans' teachers.
+
+    Raises:
+        ConfigError: if a plan has more than logits and probes, or is of a baked book.
+    """
+    return replace(
+        plans[0],
+        n_views=min(plan.n_views for plan in plans),
+        fields={name: plans[place].fields[old] for name, (place, old) in _sources(plans).items()},
+        teachers=tuple(teacher for plan in plans for teacher in plan.teachers),
+    )
+
+
+def _sources(plans: Sequence[Plan]) -> dict[str, tuple[int, str]]:
+    """Return field of the merged book -> (number of the plan, its field there); the probes are the first plan's."""
+    found = [(place, name) for place, plan in enumerate(plans) for name in _logits_of(plan)]
+    fields = {f"members/{member}/{LOGITS}": source for member, source in enumerate(found)}
+    return fields | {name: (0, name) for name in _PROBES if name in plans[0].fields}
+
+
+def _logits_of(plan: Plan) -> list[str]:
+    """Return the fields that hold a teacher's logits, and refuse a plan that has more."""
+    members = member_fields(plan) or [LOGITS]
+    teachers = ", ".join(teacher.name for teacher in plan.teachers) or "a producer without a name"
+    others = sorted(set(plan.fields) - set(members) - set(_PROBES))
+    if others or any(name not in plan.fields for name in members):
+        raise ConfigError(
+            expected("books", "of logits and probes alone", sorted(plan.fields), where=f"book of {teachers}")
+        )
+    if any(plan.fields[name].baked is not None for name in members):
+        do = "Merge the books that it was baked from."
+        raise ConfigError(expected("books", "of what teachers said", "a baked one", where=f"book of {teachers}", do=do))
+    return members
+
+
+def _copied(unit: Unit, books: Sequence[Book], sources: Mapping[str, tuple[int, str]]) -> dict[str, npt.NDArray[Any]]:
+    rows = np.arange(unit.start, unit.stop)
+    parts = {}
+    for name, (place, old) in sources.items():
+        for part, array in books[place].gather(rows, unit.view, [old]).items():
+            parts[name + part.removeprefix(old)] = array
+    return parts
+
+
+def bake(
+    path: str | Path,
+    books: Sequence[Book],
+    *,
+    transforms: Sequence[FieldTransform],
+    temperature: float,
+    codec: Codec | None = None,
+    labels: npt.NDArray[np.int64] | None = None,
+    progress: Progress | None = None,
+) -> Book:
+    """Write the processed target of one or several books as a book of its own: smaller, and fixed.
+
+    With b the combined, transformed distribution at T, a record holds T log b, so that softmax(logits / T) = b. At any other
+    temperature it is refused. The plan says how it was made, the fidelity what the codec lost at T.
+
+    Args:
+        path: Folder of the new book.
+        books: At least one, about the same data, views and classes.
+        transforms: Applied in this order, such as `methods.BookKD().teacher_transforms()`.
+        temperature: T, above 0.
+        codec: How the result becomes bytes; float16 where None.
+        labels: int64 [samples], where a transform looks at labels.
+        progress: Called with (records done, records in all).
+
+    Returns:
+        The new book, open.
+
+    Raises:
+        BookMismatchError: naming what differs between two of the books; if the folder holds another book.
+        FidelityError: if a book keeps only some classes.
+        DataError: if there are not as many labels as samples.
+        TeacherOutputError: if a transform leaves a class without any probability, which no record can hold.
+    """
+    positive(temperature, "temperature", where="bake")
+    if not books:
+        raise ConfigError(expected("books", "at least one", 0, where="bake"))
+    first = books[0]
+    if labels is not None and len(labels) != first.n_samples:
+        raise DataError(expected("labels", f"one for each of {first.n_samples} samples", len(labels), where="bake"))
+    # Also around one book: it refuses sparse ones.
+    knowledge = Ensemble([StoredKnowledge(book) for book in books])
+    plan = _baked_plan(books, knowledge, transforms, temperature, codec or Dense())
+    probes = {name: (first, name) for name in _PROBES if name in first.fields}
+    started = time.perf_counter()
+    with BookWriter(path, plan, keys=first.keys) as writer:
+        for unit in _units(writer, progress):
+            for start in range(unit.start, unit.stop, _CHUNK):
+                rows = np.arange(start, min(start + _CHUNK, unit.stop))
+                arrays: dict[str, npt.NDArray[Any]] = {
+                    LOGITS: _baked(knowledge, rows, unit.view, transforms, temperature, labels)
+                }
+                for name in probes:
+                    arrays[name] = np.asarray(first.read(rows, unit.view, [name])[name])
+                writer.write_rows(unit.view, start, arrays)
+        return writer.finish(_cost(books, started))
+
+
+def _baked_plan(
+    books: Sequence[Book], knowledge: Knowledge, transforms: Sequence[FieldTransform], temperature: float, codec: Codec
+) -> Plan:
+    first = books[0]
+    how = [{"name": type(change).__name__, **vars(change)} for change in transforms]
+    # An infinite bound is no JSON number.
+    how = [{key: None if value == float("inf") else value for key, value in entry.items()} for entry in how]
+    baked = {"temperature": float(temperature), "transforms": how, "books": [book.content_digest for book in books]}
+    fields = {LOGITS: FieldPlan(knowledge.fields[LOGITS].shape, codec, baked)}
+    fields |= {name: first.plan.fields[name] for name in _PROBES if name in first.fields}
+    return replace(
+        first.plan,
+        n_views=min(book.n_views for book in books),
+        fields=fields,
+        teachers=tuple(teacher for book in books for teacher in book.plan.teachers),
+        temperatures=(float(temperature),),
+    )
+
+
+def _baked(
+    knowledge: Knowledge,
+    rows: npt.NDArray[np.int64],
+    view: int,
+    transforms: Sequence[FieldTransform],
+    temperature: float,
+    labels: npt.NDArray[np.int64] | None,
+) -> npt.NDArray[Any]:
+    samples = torch.from_numpy(rows)
+    batch = {SAMPLE: samples, VIEW: torch.full_like(samples, view)}
+    if labels is not None:
+        batch[LABEL] = torch.from_numpy(np.asarray(labels, dtype=np.int64)[rows])
+    target: FullTarget = knowledge.targets(batch, [LOGITS])[LOGITS]
+    for change in transforms:
+        target = change.teacher(target, batch)
+    log_b = target.log_probabilities(temperature)
+    # Centred on the largest, where float16 is finest.
+    logits = temperature * (log_b - log_b.amax(-1, keepdim=True))
+    return logits.numpy()
+
+
+def _units(writer: BookWriter, progress: Progress | None) -> Iterator[Unit]:
+    total = writer.plan.n_samples * writer.plan.n_views
+    units = writer.pending()
+    done = total - sum(unit.stop - unit.start for unit in units)
+    for unit in units:
+        yield unit
+        done += unit.stop - unit.start
+        if progress is not None:
+            progress(done, total)
+
+
+def _cost(books: Sequence[Book], started: float) -> dict[str, Any]:
+    """Return what the books cost in all, and the merging."""
+    own = round(time.perf_counter() - started, 3)
+    made = sum(float(book.cost.get("seconds", 0.0)) for book in books)
+    return {
+        "seconds": round(made + own, 3),
+        "merge_seconds": own,
+        "teacher_forwards": sum(int(book.cost.get("teacher_forwards", 0)) for book in books),
+        "books": [book.content_digest for book in books],
+    }

@@ -1,0 +1,89 @@
+"""One book by several teachers, of which never two are in memory: a part for each, then merged."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bookkd.book import Book, BookWriter, Dense
+from bookkd.core.errors import ConfigError, expected
+from bookkd.knowledge import Teacher, keys_of
+from bookkd.making.local import Progress, make, plan_book
+from bookkd.making.merging import merge, merged_plan
+from bookkd.tasks import Task
+from bookkd.views import Views
+
+__all__ = ["make_several"]
+
+
+def make_several(
+    path: str | Path,
+    teachers: Sequence[Callable[[], Teacher]],
+    dataset: Any,
+    views: Views,
+    *,
+    task: Task,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Book:
+    """Write down what several teachers say, one teacher after another.
+
+    Each teacher writes a part in `<path>.parts`, which is deleted when all are merged; interrupted, the parts and the merging
+    are gone on with. On disk there are for a moment twice the bytes of the book.
+
+    Args:
+        path: Folder of the book.
+        teachers: Functions that load a teacher; each is called when its turn comes, and its teacher let go afterwards.
+        dataset: As `make`.
+        views: As `make`.
+        task: As `make`.
+        progress: Called with (records done, records in all), of all teachers.
+        **options: Further options of `make`, for every part.
+
+    Returns:
+        The finished book, open: fields `members/<i>/logits`, in the order of the teachers.
+
+    Raises:
+        BookMismatchError: if the folder or a part holds a book of another teacher, data set, recipe or codec.
+        ConfigError: if there are fewer than two teachers.
+    """
+    path = Path(path)
+    if len(teachers) < 2:
+        raise ConfigError(expected("teachers", "at least two", len(teachers), where="making a book of several"))
+    if (path / "edition-000001.json").exists():
+        return _finished(path, teachers, dataset, views, task, options)
+    parts = path.with_name(f"{path.name}.parts")
+    total = len(teachers) * len(dataset) * views.n_views
+    books = []
+    for place, load in enumerate(teachers):
+        before = place * len(dataset) * views.n_views
+
+        def moved(done: int, _: int, before: int = before) -> None:
+            if progress is not None:
+                progress(before + done, total)
+
+        books.append(make(parts / f"{place:02d}", load(), dataset, views, task=task, progress=moved, **options))
+    book = merge(path, books)
+    shutil.rmtree(parts)
+    return book
+
+
+def _finished(
+    path: Path,
+    teachers: Sequence[Callable[[], Teacher]],
+    dataset: Any,
+    views: Views,
+    task: Task,
+    options: dict[str, Any],
+) -> Book:
+    """Return the book of a folder that is finished, after comparing it with what it would be made of now."""
+    codec, temperatures = options.get("codec") or Dense(), options.get("temperatures", (1.0, 4.0))
+    book = Book(path)
+    plans = [plan_book(load(), dataset, views, task, codec=codec, temperatures=temperatures) for load in teachers]
+    plan = replace(merged_plan(plans), batch_size=options.get("batch_size") or book.plan.batch_size, unit_rows=None)
+    keys = options.get("keys")
+    with BookWriter(path, plan, keys=keys_of(dataset) if keys is None else keys) as writer:
+        return writer.finish()

@@ -1,0 +1,288 @@
+"""Books put together: the same records to the bit, the same targets however teachers are spread, nothing half-done."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from tests.learning.digits import TASK, TEST, TRAIN, book, run, student, teacher, to_float, training, views, weights
+
+from bookkd.book import Book, Dense, Int8, TopK, lineage_tree, verify
+from bookkd.core.errors import BookMismatchError, ConfigError, DataError, FidelityError, TeacherOutputError
+from bookkd.knowledge import Ensemble, LiveKnowledge, StoredKnowledge, Teacher, lineage_of_weights
+from bookkd.losses import soft_target_kl
+from bookkd.making import bake, make, make_several, merge
+from bookkd.methods import BookKD, VanillaKD
+from bookkd.objectives import Extract, Flatten
+from bookkd.views import Replay, collate
+from bookkd.zoo import create_network, load_weights
+
+ROWS = torch.arange(len(TRAIN))
+BATCH = {"sample": ROWS, "view": ROWS % 2, "label": torch.as_tensor(TRAIN.labels)}
+KL = {"temperature": 4.0, "t_squared": True, "class_reduction": "sum"}
+
+
+def spoken(seed, accuracy=None):
+    made = teacher(seed)
+    made.accuracy, made.split, made.name = accuracy, None if accuracy is None else "test", f"teacher-{seed}"
+    return made
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory):
+    root = tmp_path_factory.mktemp("three")
+    return [book(root / str(seed), teacher=spoken(seed, 0.5 + seed / 10)) for seed in range(3)]
+
+
+@pytest.fixture(scope="module")
+def merged(three, tmp_path_factory):
+    return merge(tmp_path_factory.mktemp("merged") / "all", three)
+
+
+def log_b(knowledge, temperature=4.0):
+    return knowledge.targets(BATCH, ["logits"])["logits"].log_probabilities(temperature)
+
+
+def test_records_are_copied_to_the_bit(three, merged):
+    assert verify(merged.path) == []
+    members = [f"members/{place}/logits" for place in range(3)]
+    assert list(merged.fields) == [*members, "probe/hash", "probe/projections"]
+    rows = np.arange(len(TRAIN))
+    for place, one in enumerate(three):
+        for view in range(2):
+            mine = merged.gather(rows, view, [f"members/{place}/logits"])[f"members/{place}/logits/values"]
+            np.testing.assert_array_equal(mine, one.gather(rows, view, ["logits"])["logits/values"])
+    assert [found.name for found in merged.plan.teachers] == ["teacher-0", "teacher-1", "teacher-2"]
+    assert merged.fidelity["members/1/logits"] == three[1].fidelity["logits"]
+    assert merged.cost["teacher_forwards"] == 3 * 2 * len(TRAIN)
+
+
+@pytest.mark.parametrize("codec", [Int8(), TopK(k=3, temperatures=(1.0, 4.0))], ids=["int8", "top_k"])
+def test_every_codec_is_copied_without_encoding_again(tmp_path, codec):
+    two = [book(tmp_path / str(seed), teacher=spoken(seed), codec=codec) for seed in range(2)]
+    found = merge(tmp_path / "both", two)
+    rows = np.arange(len(TRAIN))
+    for place, one in enumerate(two):
+        mine, theirs = found.gather(rows, 1, [f"members/{place}/logits"]), one.gather(rows, 1, ["logits"])
+        for part, array in theirs.items():
+            np.testing.assert_array_equal(mine[f"members/{place}/{part}"], array)
+
+
+def test_targets_are_the_same_however_teachers_are_spread(three, merged, tmp_path):
+    pair = merge(tmp_path / "pair", three[:2])
+    several = [
+        StoredKnowledge(merged),
+        Ensemble([StoredKnowledge(one) for one in three]),
+        Ensemble([StoredKnowledge(pair), StoredKnowledge(three[2])]),
+    ]
+    wanted = torch.stack([log_b(StoredKnowledge(one)).exp().double() for one in three]).mean(0)
+    for knowledge in several:
+        torch.testing.assert_close(log_b(knowledge).exp().double(), wanted, rtol=1e-6, atol=1e-6)
+        target = knowledge.targets(BATCH, ["logits"])["logits"]
+        assert target.accuracies == (0.5, 0.6, 0.7)
+        changed = BookKD(weights="accuracy", ensemble="logit").teacher_transforms()[0].teacher(target, BATCH)
+        assert changed.weights == pytest.approx((0.5 / 1.8, 0.6 / 1.8, 0.7 / 1.8))
+
+
+def test_stored_and_live_ensembles_say_the_same(three):
+    live = Ensemble([LiveKnowledge(spoken(seed), TASK) for seed in range(3)])
+    replay = Replay(TRAIN, views(), probe_share=0.0)
+    batch = collate([replay[(int(row), int(view))] for row, view in zip(ROWS, ROWS % 2, strict=True)])
+    stored = Ensemble([StoredKnowledge(one) for one in three])
+    z = torch.zeros(len(TRAIN), 10)
+    mine, theirs = (soft_target_kl(z, k.targets(batch)["logits"], **KL).mean() for k in (stored, live))
+    assert float(mine) == pytest.approx(float(theirs), rel=1e-3)
+    assert live.teacher_forwards == 3 * len(TRAIN)
+    assert stored.teacher_forwards == 0
+
+
+def test_a_student_of_the_merged_book_is_that_of_the_three_books(three, merged, tmp_path):
+    options = {"method": BookKD(), "training": training(epochs=1)}
+    one = run(tmp_path / "a", knowledge=StoredKnowledge(merged), network=student(), **options)
+    other = run(tmp_path / "b", knowledge=Ensemble([StoredKnowledge(b) for b in three]), network=student(), **options)
+    for name, value in weights(one.student).items():
+        torch.testing.assert_close(value, weights(other.student)[name], rtol=1e-5, atol=1e-6)
+    lineage = lineage_of_weights(tmp_path / "a" / "student.safetensors")
+    assert lineage["method"]["name"] == "bookkd"
+    assert lineage["parents"] == [found.digest for found in merged.plan.teachers]
+
+
+def test_a_killed_merge_is_gone_on_with(three, merged, tmp_path, monkeypatch):
+    from bookkd.book import BookWriter
+
+    kept = BookWriter.copy
+    done = []
+
+    def failing(self, unit, parts):
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(unit)
+        kept(self, unit, parts)
+
+    monkeypatch.setattr(BookWriter, "copy", failing)
+    with pytest.raises(KeyboardInterrupt):
+        merge(tmp_path / "all", three)
+    monkeypatch.setattr(BookWriter, "copy", kept)
+    seen = []
+    again = merge(tmp_path / "all", three, progress=lambda n, total: seen.append((n, total)))
+    assert again.content_digest == merged.content_digest
+    assert seen[0][0] > 32  # the two units of before were not copied again
+    assert seen[-1] == (120, 120)
+
+
+def test_what_cannot_be_merged_is_refused(three, merged, tmp_path):
+    with pytest.raises(ConfigError, match=r"`books` to be at least two, got 1 \(merge\)"):
+        merge(tmp_path / "x", three[:1])
+    other = book(tmp_path / "other", teacher=spoken(7), views=views(seed=5))
+    with pytest.raises(
+        BookMismatchError, match=r"same data, views and classes, got .* with other views seed \(0 and 5\)"
+    ):
+        merge(tmp_path / "x", [three[0], other])
+    sparse = book(tmp_path / "sparse", teacher=spoken(7), codec=TopK(k=3, temperatures=(4.0,)))
+    with pytest.raises(FidelityError, match=r"`logits` to be of every class in an ensemble, got a sparse codec"):
+        Ensemble([StoredKnowledge(three[0]), StoredKnowledge(sparse)])
+    baked = bake(tmp_path / "baked", three, transforms=(), temperature=4.0)
+    with pytest.raises(ConfigError, match=r"`books` to be of what teachers said, got a baked one"):
+        merge(tmp_path / "x", [baked, three[0]])
+    assert not (tmp_path / "x").exists()
+
+
+class TestSeveral:
+    def test_is_the_merge_of_books_of_each(self, three, merged, tmp_path):
+        alive = []
+
+        def loader(seed):
+            def load():
+                alive.append(seed)
+                return spoken(seed, 0.5 + seed / 10)
+
+            return load
+
+        loaders = [loader(seed) for seed in range(3)]
+        options = {"task": TASK, "codec": Dense(), "batch_size": 16, "unit_rows": 32}
+        seen = []
+        made = make_several(
+            tmp_path / "all", loaders, TRAIN, views(), progress=lambda n, total: seen.append((n, total)), **options
+        )
+        assert made.content_digest == merged.content_digest
+        assert alive == [0, 1, 2]
+        assert seen[-1] == (360, 360)
+        assert not (tmp_path / "all.parts").exists()
+        again = make_several(tmp_path / "all", loaders, TRAIN, views(), **options)
+        assert again.content_digest == merged.content_digest
+        with pytest.raises(BookMismatchError, match=r"teachers\[1\]\.digest"):
+            make_several(tmp_path / "all", [loaders[0], loaders[0], loaders[2]], TRAIN, views(), **options)
+
+    def test_is_gone_on_with_from_its_parts(self, merged, tmp_path):
+        options = {"task": TASK, "codec": Dense(), "batch_size": 16, "unit_rows": 32}
+
+        def broken():
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            make_several(tmp_path / "all", [lambda: spoken(0), broken, lambda: spoken(2)], TRAIN, views(), **options)
+        first = Book(tmp_path / "all.parts" / "00").content_digest
+        made = make_several(
+            tmp_path / "all", [lambda seed=seed: spoken(seed) for seed in range(3)], TRAIN, views(), **options
+        )
+        assert made.content_digest == merged.content_digest
+        assert first
+        with pytest.raises(ConfigError, match=r"`teachers` to be at least two, got 1"):
+            make_several(tmp_path / "one", [lambda: spoken(0)], TRAIN, views(), **options)
+
+
+class TestBake:
+    METHOD = BookKD(correct=True, flatten=0.1, weights=(1.0, 2.0, 3.0))
+
+    def baked(self, path, three, **options):
+        changes = self.METHOD.teacher_transforms()
+        labels = np.asarray(TRAIN.labels)
+        return bake(path, three, **{"transforms": changes, "temperature": 4.0, "labels": labels, **options})
+
+    def read_time(self, three):
+        target = Ensemble([StoredKnowledge(one) for one in three]).targets(BATCH)["logits"]
+        for change in self.METHOD.teacher_transforms():
+            target = change.teacher(target, BATCH)
+        return target.log_probabilities(4.0)
+
+    def test_says_what_reading_the_books_says(self, three, tmp_path):
+        found = self.baked(tmp_path / "baked", three)
+        assert verify(found.path) == []
+        torch.testing.assert_close(log_b(StoredKnowledge(found)), self.read_time(three), rtol=0, atol=2e-3)
+        assert found.bytes_per_record < 0.6 * merge(tmp_path / "all", three).bytes_per_record
+
+    def test_says_what_it_lost_and_how_it_was_made(self, three, tmp_path):
+        found = self.baked(tmp_path / "baked", three, codec=Int8())
+        ((temperature, measured),) = found.fidelity["logits"]["temperatures"].items()
+        assert float(temperature) == 4.0
+        assert 0 < measured["mean"] < 1e-2
+        recorded = json.loads((found.path / "plan.json").read_text())["fields"]["logits"]["baked"]
+        assert recorded["temperature"] == 4.0
+        assert [change["name"] for change in recorded["transforms"]] == ["Combine", "Correct", "Flatten"]
+        assert recorded["transforms"][0]["weights"] == [1.0, 2.0, 3.0]
+        assert recorded["books"] == [one.content_digest for one in three]
+
+    def test_another_temperature_is_refused(self, three, tmp_path):
+        found = self.baked(tmp_path / "baked", three)
+        with pytest.raises(FidelityError, match=r"`temperature` to be 4 of a baked book, got 2\.0"):
+            log_b(StoredKnowledge(found), 2.0)
+        with pytest.raises(FidelityError, match=r"to honour temperature 8 for method vanilla-kd"):
+            run(None, knowledge=StoredKnowledge(found), method=VanillaKD(temperature=8.0), network=student())
+        learned = run(None, knowledge=StoredKnowledge(found), network=student(), training=training(epochs=1))
+        assert learned.history[-1]["step"] > 0
+
+    def test_a_whole_teacher_is_the_same_at_its_temperature(self, three, tmp_path):
+        found = bake(tmp_path / "same", three[:1], transforms=(), temperature=4.0)
+        torch.testing.assert_close(log_b(StoredKnowledge(found)), log_b(StoredKnowledge(three[0])), rtol=0, atol=2e-3)
+
+    def test_what_cannot_be_baked_is_refused(self, three, tmp_path):
+        with pytest.raises(DataError, match=r"`labels` to be one for each of 60 samples, got 3"):
+            self.baked(tmp_path / "x", three, labels=np.zeros(3, dtype=np.int64))
+        with pytest.raises(ConfigError, match=r"`batch` to be one with `label`"):
+            self.baked(tmp_path / "y", three, labels=None)
+        with pytest.raises(TeacherOutputError, match=r"`logits` to be finite, got '-inf'"):
+            bake(tmp_path / "z", three, transforms=(Extract(4.0),), temperature=4.0)
+        with pytest.raises(ConfigError, match="`temperature` to be a number above 0"):
+            bake(tmp_path / "w", three, transforms=(Flatten(0.1),), temperature=0.0)
+        with pytest.raises(ConfigError, match="`books` to be at least one, got 0"):
+            bake(tmp_path / "w", [], transforms=(), temperature=1.0)
+
+
+def test_lineage_goes_back_to_the_first_teacher(three, tmp_path):
+    run(
+        tmp_path / "assistant",
+        knowledge=StoredKnowledge(three[0]),
+        network=student("digits-small"),
+        training=training(epochs=1),
+    )
+    file = tmp_path / "assistant" / "student.safetensors"
+    network = create_network("digits-small", n_classes=10)
+    load_weights(network, file)
+    assistant = Teacher(network, to_float, name="assistant", lineage=lineage_of_weights(file))
+    second = make(tmp_path / "second", assistant, TRAIN, views(), task=TASK, batch_size=16)
+    run(tmp_path / "last", knowledge=StoredKnowledge(second), training=training(epochs=1))
+    last = lineage_of_weights(tmp_path / "last" / "student.safetensors")
+    assert [entry["name"] for entry in last["ancestors"]] == ["assistant", "teacher-0"]
+    assert last["parents"] == [assistant.digest]
+    lines = list(lineage_tree(Book(second.path).plan.teachers[0]))
+    assert [(depth, text.split()[0]) for depth, text in lines] == [(0, "assistant"), (1, "teacher-0")]
+    assert "taught by vanilla-kd" in lines[0][1]
+    # Who taught a teacher tells people; it does not make another book.
+    plain = Teacher(network, to_float, name="assistant")
+    assert (
+        make(tmp_path / "plain", plain, TRAIN, views(), task=TASK, batch_size=16).content_digest
+        == second.content_digest
+    )
+    assert len(TEST) == 40
+
+
+def test_weights_without_a_lineage_or_with_a_damaged_one_have_none(tmp_path):
+    from bookkd.zoo import save_weights
+
+    network = student()
+    for place, notes in enumerate(({}, {"bookkd": "{"}, {"bookkd": "[]"}, {"bookkd": '{"lineage": {"parents": 3}}'})):
+        save_weights(network, tmp_path / f"{place}.safetensors", notes)
+        assert lineage_of_weights(tmp_path / f"{place}.safetensors") is None
+    assert lineage_of_weights(tmp_path / "nothing.safetensors") is None
