@@ -13,11 +13,13 @@ from bookkd.methods.extractive_kd import ExtractiveKD
 from bookkd.methods.instance_label_smoothing import BetaLabelSmoothing, SelfDistillation
 from bookkd.methods.logit_standardization import LogitStandardization
 from bookkd.methods.supervised import Supervised
+from bookkd.methods.takd import TAKD
 from bookkd.methods.tfkd import TfKDReg, TfKDSelf
 from bookkd.methods.vanilla_kd import VanillaKD
 
 __all__ = [
     "METHODS",
+    "TAKD",
     "BaseMethod",
     "BetaLabelSmoothing",
     "BookKD",
@@ -42,6 +44,7 @@ METHODS = {
     "logit-standardization": "bookkd.methods.logit_standardization:LogitStandardization",
     "self-distillation": "bookkd.methods.instance_label_smoothing:SelfDistillation",
     "supervised": "bookkd.methods.supervised:Supervised",
+    "takd": "bookkd.methods.takd:TAKD",
     "tfkd-reg": "bookkd.methods.tfkd:TfKDReg",
     "tfkd-self": "bookkd.methods.tfkd:TfKDSelf",
     "vanilla-kd": "bookkd.methods.vanilla_kd:VanillaKD",
