@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bookkd.core.errors import ConfigError
-from bookkd.core.schedules import Clock, Cosine, Linear, Schedule, Steps, parse_schedule, resolve
+from bookkd.core.schedules import Clock, Cosine, Linear, Ramp, Schedule, Steps, parse_schedule, resolve
 
 NUMBERS = st.floats(-1e6, 1e6)
 
@@ -53,9 +53,18 @@ def test_steps_change_at_their_epoch_and_not_before():
     assert Steps((3.0, 7.0), (0,))(Clock()) == 7.0
 
 
+def test_a_ramp_climbs_by_whole_epochs_whatever_the_length_of_the_run():
+    at = [0.0, 0.999, 1.0, 18.5, 19.0, 20.0, 1e9]
+    assert [Ramp(20)(Clock(epoch=epoch, total_steps=3)) for epoch in at] == [0.05, 0.05, 0.1, 0.95, 1.0, 1.0, 1.0]
+    # One epoch is no ramp at all.
+    assert Ramp(1)(Clock()) == 1.0
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: Ramp(0), r"`epochs` to be a whole number of at least 1, got 0 \(Ramp schedule\)"),
+        (lambda: Ramp(1.5), r"`epochs` to be a whole number of at least 1, got 1\.5"),
         (lambda: Steps((1.0,), (3,)), r"`values` to be one more than the 1 epochs, got 1 \(Steps schedule\)"),
         (lambda: Steps((1.0, 2.0), (-1,)), r"`epochs` to be a whole number of at least 0, got -1"),
         (lambda: Steps((1.0, 2.0), (1.5,)), r"`epochs` to be a whole number of at least 0, got 1.5"),
@@ -111,4 +120,4 @@ def test_resolve_takes_numbers_and_anything_that_is_called_with_a_clock():
     assert resolve(3, Clock()) == 3.0
     assert isinstance(resolve(3, Clock()), float)
     assert resolve(lambda clock: clock.step * 2, Clock(step=4)) == 8.0
-    assert all(isinstance(each, Schedule) for each in (Linear(0, 1), Cosine(0, 1), Steps((1,), ())))
+    assert all(isinstance(each, Schedule) for each in (Linear(0, 1), Cosine(0, 1), Steps((1,), ()), Ramp(1)))

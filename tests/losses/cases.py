@@ -9,13 +9,18 @@ from __future__ import annotations
 import numpy as np
 import torch
 from scipy.special import log_softmax, logsumexp, rel_entr, softmax
-from scipy.stats import entropy
+from scipy.stats import entropy, pearsonr
 
 from bookkd.core.fields import IGNORE_LABEL
 from bookkd.losses import (
     DenseTarget,
     SparseTarget,
+    batch_gram,
+    class_gram,
+    correlation_inter,
+    correlation_intra,
     cross_entropy,
+    decoupled_kl,
     generalised_jsd,
     probability_cross_entropy,
     reverse_kl,
@@ -157,6 +162,51 @@ def ref_ce(student, labels, partner_labels=None, ratio=None, *, label_smoothing)
     return np.where(known, -(wanted * log_q).sum(-1), 0.0)
 
 
+def ref_decoupled(student, teacher, labels, *, alpha, beta, temperature, t_squared):
+    q, p = outcomes(student, teacher, temperature)
+    target = np.eye(q.shape[-1])[np.maximum(labels, 0)].astype(bool)
+    p_y, q_y = p[target], q[target]
+    binary = rel_entr(p_y, q_y) + rel_entr(1 - p_y, 1 - q_y)
+    others = [x[~target].reshape(len(x), -1) / (1 - x[target])[:, None] for x in (p, q)]
+    value = alpha * binary + beta * divergence(*others)
+    return factor(temperature, t_squared) * np.where(labels == IGNORE_LABEL, 0.0, value)
+
+
+def correlation(a, b):
+    """Pearson's, with the 1e-8 of the released code beside the product of the norms."""
+    product = len(a) * a.std() * b.std()
+    return pearsonr(a, b)[0] * product / (product + 1e-8)
+
+
+def ref_inter(student, teacher, *, temperature, t_squared):
+    q, p = outcomes(student, teacher, temperature)
+    return factor(temperature, t_squared) * (1 - np.array([correlation(a, b) for a, b in zip(q, p, strict=True)]))
+
+
+def ref_intra(student, teacher, *, temperature, t_squared):
+    q, p = outcomes(student, teacher, temperature)
+    return np.asarray(
+        factor(temperature, t_squared) * np.mean([1 - correlation(q[:, k], p[:, k]) for k in range(CLASSES)])
+    )
+
+
+def ref_gram(student, teacher, temperature, views, product):
+    q, p = outcomes(student, teacher, temperature)
+    pairs = [
+        (np.einsum(product, p[v::views], p[v::views]), np.einsum(product, q[v::views], q[v::views]))
+        for v in range(views)
+    ]
+    return np.mean([np.linalg.norm(theirs - ours) ** 2 / len(ours) for theirs, ours in pairs])
+
+
+def ref_class_gram(student, teacher, *, temperature, views):
+    return ref_gram(student, teacher, temperature, views, "bi,bj->ij")
+
+
+def ref_batch_gram(student, teacher, *, temperature, views):
+    return ref_gram(student, teacher, temperature, views, "ik,jk->ij")
+
+
 # Worked numbers.
 
 
@@ -234,6 +284,39 @@ def divergence_cases(name, loss, hyper, reference, worked, *, infinite_where_rul
             **more,
         ),
         LossCase(f"{name}/sparse", loss, at(4.0, **hyper), made(on_sparse), reference, (), on_sparse, **more),
+    )
+
+
+# Card modern-logit-losses; the last is the plain divergence, by its identity with alpha 1 and beta 1 - p_y.
+P_Y = float(softmax(V.numpy() / 4)[1])
+DECOUPLED = tuple(
+    Worked(Z, (V, torch.tensor(1)), at(temperature, alpha=alpha, beta=beta), value)
+    for temperature, alpha, beta, value in (
+        (4.0, 1.0, 0.0, 0.273110),
+        (4.0, 0.0, 1.0, 0.723435),
+        (4.0, 1.0, 8.0, 6.060594),
+        (1.0, 1.0, 0.0, 0.078271),
+        (1.0, 0.0, 1.0, 0.306925),
+        (4.0, 1.0, 1 - P_Y, 0.636975),
+    )
+)
+Z3 = ((1.0, 2.0, 0.5), (0.2, -0.3, 1.5), (1.2, 0.1, -0.7))
+V3 = torch.tensor([[2, 3.5, -1], [0, 0.5, 2.5], [2.2, 0.4, 0.3]], dtype=torch.float64)
+SMALL_CONSTANT = "1e-8 beside the product of the norms"
+
+
+def with_labels(logits):
+    return DenseTarget(logits), torch.tensor([4, 0, IGNORE_LABEL, 2, 1, 3])
+
+
+def three(value, temperature, **more):
+    return Worked(Z3, (V3,), {"temperature": temperature, **more}, value)
+
+
+def gram_cases(name, loss, reference, *worked):
+    return tuple(
+        LossCase(case, loss, {"temperature": 4.0, "views": views}, made(dense), reference, numbers, dense)
+        for case, views, numbers in ((name, 1, worked), (f"{name}/views", 2, ()))
     )
 
 
@@ -386,4 +469,37 @@ CASES = (
     truncated_case("none", "moves", FORGETS_TAIL),
     truncated_case("teacher", "moves", FORGETS_TAIL),
     truncated_case("both", "zero", ""),
+    LossCase(
+        "decoupled_kl",
+        decoupled_kl,
+        at(4.0, alpha=1.0, beta=8.0),
+        made(with_labels),
+        ref_decoupled,
+        DECOUPLED,
+        with_labels,
+    ),
+    LossCase(
+        "correlation_inter",
+        correlation_inter,
+        at(2.0),
+        made(dense),
+        ref_inter,
+        (three(0.010950, 1.0, t_squared=True), three(0.053290, 4.0, t_squared=False)),
+        dense,
+        why=SMALL_CONSTANT,
+        slack=1e-5,
+    ),
+    LossCase(
+        "correlation_intra",
+        correlation_intra,
+        at(2.0),
+        made(dense),
+        ref_intra,
+        (three(0.011950, 1.0, t_squared=True), three(0.088238, 4.0, t_squared=False)),
+        dense,
+        why=SMALL_CONSTANT,
+        slack=1e-5,
+    ),
+    *gram_cases("class_gram", class_gram, ref_class_gram, three(0.041288, 1.0, views=1), three(0.002881, 4.0, views=1)),
+    *gram_cases("batch_gram", batch_gram, ref_batch_gram, three(0.040865, 1.0, views=1), three(0.001219, 4.0, views=1)),
 )

@@ -111,6 +111,18 @@ def test_the_suite_finds_a_wrong_claim_of_zero():
         CHECKS["fixed_point"](LossCase("shifted", shifted, {}, made(dense), at_teacher="moves", why="so"))
 
 
+def test_the_suite_wants_a_reason_for_slack():
+    @claims()
+    def nearly(student, teacher):
+        return quadratic(student, teacher) + 1e-9
+
+    CHECKS["fixed_point"](LossCase("nearly", nearly, {}, made(dense), from_logits=dense, slack=1e-8, why="1e-9 in it"))
+    with pytest.raises(AssertionError, match="says no reason"):
+        CHECKS["fixed_point"](LossCase("nearly", nearly, {}, made(dense), from_logits=dense, slack=1e-8))
+    with pytest.raises(AssertionError, match=r"value 1e-09 at the teacher"):
+        CHECKS["fixed_point"](LossCase("nearly", nearly, {}, made(dense), from_logits=dense))
+
+
 def test_a_relational_loss_passes_as_one_scalar():
     @claims(scope="batch", sparse=True)
     def similarity(student, teacher):

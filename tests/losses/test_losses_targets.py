@@ -8,10 +8,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.losses.cases import CASES
 
 from bookkd.core.errors import ConfigError, DataError, FidelityError, UnknownNameError
 from bookkd.losses import (
-    LOSSES,
     DenseTarget,
     SparseTarget,
     as_target,
@@ -146,15 +146,11 @@ def test_k_must_fit(k, message):
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan, math.inf])
-@pytest.mark.parametrize("name", sorted(set(LOSSES) - {"cross_entropy", "student_entropy"}))
-def test_temperature_must_be_above_zero(name, temperature):
-    more = {"class_reduction": "sum"} if name == "soft_target_kl" else {}
-    more |= {"beta": 0.5} if name == "generalised_jsd" else {}
-    more |= {"alpha": 0.1} if name.startswith("skew") else {}
-    more |= {"renormalise": "both"} if name == "truncated_kl" else {}
-    teacher = SparseTarget.from_logits(TEACHER, 2, (1.0,)) if name == "truncated_kl" else TEACHER
-    with pytest.raises(ConfigError, match=f"`temperature` to be a number above 0, got .*{name}"):
-        LOSSES[name](STUDENT, teacher, temperature=temperature, t_squared=True, **more)
+@pytest.mark.parametrize("case", [case for case in CASES if "temperature" in case.hyper], ids=lambda case: case.name)
+def test_temperature_must_be_above_zero(case, temperature):
+    student, *args = case.inputs()
+    with pytest.raises(ConfigError, match=f"`temperature` to be a number above 0, got .*{case.loss.__name__}"):
+        case(student, *args, temperature=temperature)
 
 
 def test_shapes_must_be_the_same():

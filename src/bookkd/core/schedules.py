@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 from bookkd.core.check import at_least, finite
 from bookkd.core.errors import ConfigError, expected
 
-__all__ = ["Clock", "Cosine", "Linear", "Schedule", "Steps", "parse_schedule", "resolve"]
+__all__ = ["Clock", "Cosine", "Linear", "Ramp", "Schedule", "Steps", "parse_schedule", "resolve"]
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,25 @@ class Steps:
 
     def __call__(self, clock: Clock) -> float:
         return self.values[sum(clock.epoch >= epoch for epoch in self.epochs)]
+
+
+@dataclass(frozen=True)
+class Ramp:
+    """From 1 / `epochs` in the first epoch to 1 in epoch `epochs` and after it, the same throughout an epoch.
+
+    min(e / epochs, 1) with e the epochs begun, counted from 1: the warm-up of a term, whatever the length of the run.
+
+    >>> [Ramp(4)(Clock(epoch=epoch)) for epoch in (0.0, 0.9, 1.0, 3.0, 7.0)]
+    [0.25, 0.25, 0.5, 1.0, 1.0]
+    """
+
+    epochs: int
+
+    def __post_init__(self) -> None:
+        at_least(self.epochs, 1, "epochs", where="Ramp schedule")
+
+    def __call__(self, clock: Clock) -> float:
+        return min(1.0, (math.floor(clock.epoch) + 1) / self.epochs)
 
 
 def resolve(value: float | Schedule, clock: Clock) -> float:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from bookkd.losses.claims import Claims, Loss, claims, claims_of
 from bookkd.losses.combined import BakedTarget, CombinedTarget, TransformedTarget
+from bookkd.losses.correlation import correlation_inter, correlation_intra
+from bookkd.losses.decoupled import decoupled_kl
 from bookkd.losses.divergences import generalised_jsd, reverse_kl, skew_kl, skew_reverse_kl
 from bookkd.losses.entropy import student_entropy, teacher_entropy
+from bookkd.losses.gram import batch_gram, class_gram
 from bookkd.losses.labels import cross_entropy
 from bookkd.losses.sampling import expected_unique, importance_weights
 from bookkd.losses.smoothing import beta_targets
@@ -25,10 +28,15 @@ __all__ = [
     "Target",
     "TransformedTarget",
     "as_target",
+    "batch_gram",
     "beta_targets",
     "claims",
     "claims_of",
+    "class_gram",
+    "correlation_inter",
+    "correlation_intra",
     "cross_entropy",
+    "decoupled_kl",
     "expected_unique",
     "generalised_jsd",
     "importance_weights",
@@ -45,7 +53,12 @@ __all__ = [
 ]
 
 LOSSES: dict[str, Loss] = {
+    "batch_gram": batch_gram,
+    "class_gram": class_gram,
+    "correlation_inter": correlation_inter,
+    "correlation_intra": correlation_intra,
     "cross_entropy": cross_entropy,
+    "decoupled_kl": decoupled_kl,
     "generalised_jsd": generalised_jsd,
     "probability_cross_entropy": probability_cross_entropy,
     "reverse_kl": reverse_kl,

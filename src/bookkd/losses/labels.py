@@ -11,17 +11,23 @@ from bookkd.core.fields import IGNORE_LABEL
 from bookkd.losses.claims import claims
 from bookkd.losses.targets import computing_dtype
 
-__all__ = ["cross_entropy"]
+__all__ = ["check_labels", "cross_entropy"]
 
 
-def _check_labels(student: Tensor, labels: Tensor, partner_labels: Tensor | None) -> None:
+def check_labels(student: Tensor, labels: Tensor, partner_labels: Tensor | None, loss: str) -> None:
+    """Refuse labels that do not fit the student's positions and classes; `loss` is its name, for the error.
+
+    Raises:
+        ConfigError: if shapes or dtypes do not fit.
+        DataError: naming the first label that is no class.
+    """
     n_classes = student.shape[-1]
     both = [labels] if partner_labels is None else [labels, partner_labels]
     for given in both:
         if given.shape != student.shape[:-1] or given.is_floating_point() or given.dtype == torch.bool:
             got = f"{given.dtype} of shape {list(given.shape)}"
             wanted = f"whole numbers of shape {list(student.shape[:-1])}"
-            raise ConfigError(expected("labels", wanted, got, where="cross_entropy"))
+            raise ConfigError(expected("labels", wanted, got, where=loss))
     stacked = torch.stack(both)
     wrong = (stacked >= n_classes) | ((stacked < 0) & (stacked != IGNORE_LABEL))
     # The only wait for the device: an index out of range would end the process there without a message.
@@ -34,7 +40,7 @@ def _check_labels(student: Tensor, labels: Tensor, partner_labels: Tensor | None
                 kind,
                 f"0 to {n_classes - 1}, or {IGNORE_LABEL} where it is hidden",
                 value,
-                where=f"cross_entropy, position {place[1:]}",
+                where=f"{loss}, position {place[1:]}",
                 do="Check the labels and the number of classes of the network.",
             )
         )
@@ -85,7 +91,7 @@ def cross_entropy(
     if (partner_labels is None) != (ratio is None):
         got = "only one of them"
         raise ConfigError(expected("partner_labels", "given together with `ratio`", got, where="cross_entropy"))
-    _check_labels(student, labels, partner_labels)
+    check_labels(student, labels, partner_labels, "cross_entropy")
     log_q = student.to(computing_dtype(student.dtype)).log_softmax(-1)
 
     def nll(classes: Tensor) -> Tensor:
