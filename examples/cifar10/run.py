@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 from bookkd.core.fields import LOGITS
-from bookkd.evaluation import evaluate
+from bookkd.evaluation import evaluate, t_quantile
 from bookkd.knowledge import LiveKnowledge, StoredKnowledge, Teacher
 from bookkd.learning import Learned, Learner, Training, learn, predictions_of
 from bookkd.making import make
@@ -34,9 +34,6 @@ from bookkd.pipelines import DataOptions, NetworkOptions, ViewOptions
 from bookkd.pipelines.make_book import measure_teacher
 from bookkd.tasks import Classification
 from bookkd.views import CachedViews, Replay
-
-# Two-sided 95 % quantiles of Student's t for 1 to 9 degrees of freedom.
-T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
 
 class Example:
@@ -211,7 +208,7 @@ def interval(values: list[float], *, sign: bool = True) -> str:
     text = f"{statistics.fmean(values):{'+' if sign else ''}.2f}"
     if len(values) < 2:
         return f"{text} (1 seed)"
-    half = T95[len(values) - 2] * statistics.stdev(values) / len(values) ** 0.5
+    half = t_quantile(0.95, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
     return f"{text} ± {half:.2f}"
 
 

@@ -12,7 +12,7 @@ import torch
 
 from bookkd.core.check import at_least
 from bookkd.core.fields import LOGITS
-from bookkd.evaluation import evaluate
+from bookkd.evaluation import evaluate, interval_of_mean
 from bookkd.knowledge import LiveKnowledge, StoredKnowledge, Teacher
 from bookkd.learning import Learned, Learner, Training, learn, predictions_of, visible_labels
 from bookkd.making import make
@@ -128,13 +128,9 @@ def verdict(result: dict[str, Any], fraction: float) -> str:
     seen = f"With {fraction:.0%} of the labels the book changes accuracy by {mean:+.3f}"
     if len(gains) < 2:
         return f"{seen} (one seed: no statement about noise)."
-    half = _T95.get(len(gains) - 1, 1.96) * statistics.stdev(gains) / len(gains) ** 0.5
-    inside = "more than the noise between seeds" if abs(mean) > half else "inside the noise between seeds"
-    return f"{seen} (95 % interval {mean - half:+.3f} to {mean + half:+.3f}, {len(gains)} seeds): {inside}."
-
-
-# Two-sided 95 % quantiles of Student's t by degrees of freedom, from any table; scipy is no dependency of the demo.
-_T95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+    low, high = interval_of_mean(gains)
+    inside = "inside the noise between seeds" if low <= 0 <= high else "more than the noise between seeds"
+    return f"{seen} (95 % interval {low:+.3f} to {high:+.3f}, {len(gains)} seeds): {inside}."
 
 
 def _teacher(out: Path, train: ImageDataset, test: ImageDataset, views: Views, task: Classification) -> Teacher:
