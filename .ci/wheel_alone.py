@@ -41,6 +41,10 @@ def main() -> None:
     check(bookkd.__version__ == version("bookkd"), "one version in the package and in its metadata")
     shipped = {str(path) for path in files("bookkd") or ()}
     check("bookkd/py.typed" in shipped, "py.typed in the wheel")
+    check(
+        {f"bookkd/report/page.{kind}" for kind in ("css", "html.jinja", "js")} <= shipped,
+        "the parts of the report's page",
+    )
     check(any(path.endswith("licenses/LICENSE") for path in shipped), "the licence in the wheel")
     check(not any(path.startswith("tests/") for path in shipped), "no tests in the wheel")
     with tempfile.TemporaryDirectory() as folder:
@@ -54,7 +58,7 @@ def main() -> None:
         check(json.loads(program("verify", folder, "--json"))["whole"], "a whole book")
         check(json.loads(program("inspect", folder, "--json"))["records"] == 4, "four records")
     check("bookkd VERB" in program("--help"), "an overview of the verbs")
-    for verb in ("demo", "make", "learn", "evaluate", "bench"):
+    for verb in ("demo", "make", "learn", "evaluate", "report", "bench"):
         said = program(verb, code=2)
         check(
             "pip install 'bookkd[train]'" in said and said.count("\n") == 1,

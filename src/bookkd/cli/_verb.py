@@ -55,6 +55,7 @@ class Verb:
         show: Prints the result for a person.
         example: Command lines for `--help`.
         positional: Arguments given by place, in order, with whether each may be left out.
+        many: The one of them that takes several words; empty where each takes one.
         short: `--option` -> the dotted option that it stands for.
         choices: Option -> `Choice`.
     """
@@ -64,6 +65,7 @@ class Verb:
     show: Callable[[Any], None]
     example: str
     positional: Mapping[str, bool] = field(default_factory=dict)
+    many: str = ""
     short: Mapping[str, str] = field(default_factory=dict)
     choices: Mapping[str, Choice] = field(default_factory=dict)
 
@@ -97,7 +99,7 @@ class Verb:
         """
         arguments = self._expand(argv)
         places = {name: _asked(f"--{name}", arguments, "") for name in self.positional}
-        arguments = [word for word in arguments if word.partition("=")[0].removeprefix("--") not in places]
+        arguments = [word for word in arguments if word.partition("=")[0] not in {f"--{name}" for name in places}]
         parser = self.parser(arguments, {name: given for name, given in places.items() if given not in ("", "null")})
         switches = {option for action in parser._actions for option in action.option_strings if _is_switch(action)}
         try:
@@ -146,6 +148,8 @@ class Verb:
         for name, optional in self.positional.items():
             free = optional or name in places
             more: dict[str, Any] = {"nargs": "?", "default": places.get(name)} if free else {}
+            if name == self.many:
+                more = {"nargs": "*", "default": _listed(places.get(name))} if free else {"nargs": "+"}
             parser.add_argument(name, type=str, help=helps.get(name), **more)
         skip = {*self.positional, *self.choices}
         if set(signature.parameters) - skip:
@@ -153,6 +157,13 @@ class Verb:
         for name, choice in self.choices.items():
             _add_choice(parser, name, choice, arguments)
         return parser
+
+
+def _listed(text: str | None) -> list[str]:
+    """Return the words that a YAML file gives as one or as a list, which `read_config` writes as JSON."""
+    if text is None or not text.startswith("["):
+        return [] if text is None else [text]
+    return [str(word) for word in json.loads(text)]
 
 
 def _spelled(word: str, short: Mapping[str, str]) -> str:

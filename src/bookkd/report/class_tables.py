@@ -1,0 +1,97 @@
+"""The tables of calibration and classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bookkd.report.classes import Calibration, ClassDifference, Confusion
+from bookkd.report.formats import number_text, percent_text
+from bookkd.report.tables import Cell, Head, Table, cell, difference_cell, percent_number, plain, spread_cell, words
+
+__all__ = ["bins_table", "calibration_table", "mistakes_table", "recalls_table", "shown_classes"]
+
+_CLASSES = 20
+
+
+def calibration_table(calibration: Sequence[Calibration]) -> Table:
+    """Return calibration before and after temperature scaling."""
+    titles = ("temperature", "ECE", "ECE after", "NLL", "NLL after")
+    rows = tuple(
+        (
+            plain(each.arm),
+            *(spread_cell(x, "number") for x in (each.temperature, each.ece, each.ece_after, each.nll, each.nll_after)),
+            plain(each.fitted_on),
+        )
+        for each in calibration
+    )
+    return Table("Calibration", (*words("arm"), *map(Head, titles), *words("fitted on")), rows)
+
+
+def bins_table(calibration: Sequence[Calibration]) -> Table:
+    """Return the bins of the reliability diagrams."""
+    titles = ("samples", "confidence, %", "right, %")
+    rows = tuple(
+        (
+            plain(each.arm),
+            plain(when),
+            Cell(f"{percent_text(one.low, 0)} to {percent_text(one.high, 0)}", one.low),
+            cell(one.count, lambda count: number_text(count, 0)),
+            cell(one.confidence, percent_number),
+            cell(one.accuracy, percent_number),
+        )
+        for each in calibration
+        for when, bins in (("before", each.before), ("after", each.after))
+        for one in bins
+    )
+    return Table("Reliability", (*words("arm", "temperature scaling"), Head("range"), *map(Head, titles)), rows)
+
+
+def shown_classes(recalls: Sequence[ClassDifference]) -> tuple[ClassDifference, ...]:
+    """Return for each arm the classes with the greatest losses and gains, all where they are few."""
+    arms: dict[str, list[ClassDifference]] = {}
+    for each in recalls:
+        arms.setdefault(each.arm, []).append(each)
+    half = _CLASSES // 2
+    return tuple(
+        each
+        for classes in arms.values()
+        for each in (classes if len(classes) <= _CLASSES else [*classes[:half], *classes[-half:]])
+    )
+
+
+def recalls_table(recalls: Sequence[ClassDifference]) -> Table:
+    """Return recall by class against the baseline."""
+    heads = (*words("arm", "class"), Head("recall, %"), Head("Δ points"), *words("against"))
+    rows = tuple(
+        (
+            plain(each.arm),
+            plain(each.name),
+            spread_cell(each.recall, "percent"),
+            difference_cell(each.difference),
+            plain(each.difference.against),
+        )
+        for each in shown_classes(recalls)
+    )
+    note = (
+        ""
+        if len(rows) == len(recalls)
+        else f"The {_CLASSES} greatest losses and gains of each arm; all are in --format json."
+    )
+    return Table("Recall by class", heads, rows, note)
+
+
+def mistakes_table(confusions: Sequence[Confusion]) -> Table:
+    """Return the most frequent mistakes of each arm."""
+    heads = (*words("arm", "class", "taken for"), Head("student, %"), Head("teacher, %"))
+    rows = tuple(
+        (
+            plain(each.arm),
+            plain(mistake.true),
+            plain(mistake.predicted),
+            cell(mistake.student, percent_number),
+            cell(mistake.teacher, percent_number),
+        )
+        for each in confusions
+        for mistake in each.mistakes
+    )
+    return Table("Most frequent mistakes", heads, rows, "Share of the samples of the class.")

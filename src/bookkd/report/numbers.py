@@ -1,0 +1,103 @@
+"""All numbers of a report, computed once; every format only writes them down."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from bookkd import __version__
+from bookkd.report.arms import arms_of, baselines_of
+from bookkd.report.books import books_of, making_shares
+from bookkd.report.classes import (
+    Calibration,
+    ClassDifference,
+    Confusion,
+    calibration_of,
+    confusions_of,
+    recalls_of,
+)
+from bookkd.report.figures import Row, batch_of, rows_of
+from bookkd.report.ledger import Ledger, ledger_of
+from bookkd.report.pareto import Point, pareto_of
+from bookkd.report.provenance import Provenance, provenance_of
+from bookkd.report.runs import FoundRun
+from bookkd.report.series import CURVES, ENTROPIES, Series, series_of
+from bookkd.report.teachers import Teacher, teachers_of
+
+__all__ = ["Numbers", "numbers_of"]
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What a report says.
+
+    Args:
+        title: Its title.
+        version: Of the package that computed it.
+        latency_batch: Batch size of the latency in the table; empty where none was measured.
+        rows: The table, most accurate arm first.
+        teachers: Each teacher once.
+        pareto: What a network costs ("parameters", "batch N" in milliseconds) -> networks, cheapest first.
+        ledger: What it cost.
+        curves: Learning curves.
+        entropies: The entropy scalar, and the entropies of book and student.
+        calibration: Before and after temperature scaling.
+        recalls: Recall by class against the baseline.
+        confusions: Who is taken for whom.
+        provenance: Where the numbers come from.
+    """
+
+    title: str
+    version: str
+    latency_batch: str
+    rows: tuple[Row, ...]
+    teachers: tuple[Teacher, ...]
+    pareto: Mapping[str, tuple[Point, ...]]
+    ledger: Ledger
+    curves: tuple[Series, ...]
+    entropies: tuple[Series, ...]
+    calibration: tuple[Calibration, ...]
+    recalls: tuple[ClassDifference, ...]
+    confusions: tuple[Confusion, ...]
+    provenance: Provenance
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
+
+
+def numbers_of(runs: Sequence[FoundRun], *, baseline: str | None = None, title: str = "BookKD report") -> Numbers:
+    """Compute everything that a report says of runs.
+
+    Args:
+        runs: As `find_runs` gives them.
+        baseline: Name of the arm that all others are held against; where None, the supervised arm with the same student.
+        title: Of the report.
+
+    Raises:
+        UnknownNameError: no arm has the name of the baseline.
+        DataError: a record holds something else than numbers where numbers stand.
+    """
+    arms = arms_of(runs)
+    baselines = baselines_of(arms, baseline)
+    done = [run for run in runs if run.record.status == "done"]
+    books = books_of(runs)
+    rows = rows_of(arms, baselines, making_shares(done, books))
+    ranked = [next(arm for arm in arms if arm.name == row.arm) for row in rows]
+    teachers = teachers_of(runs)
+    return Numbers(
+        title=title,
+        version=__version__,
+        latency_batch=batch_of(done),
+        rows=rows,
+        teachers=teachers,
+        pareto=pareto_of(rows, teachers),
+        ledger=ledger_of(ranked, books),
+        curves=series_of(ranked, CURVES),
+        entropies=series_of(ranked, ENTROPIES),
+        calibration=calibration_of(ranked),
+        recalls=recalls_of(ranked, baselines),
+        confusions=confusions_of(ranked),
+        provenance=provenance_of(runs, ranked, teachers),
+    )

@@ -1,0 +1,84 @@
+"""Which networks nothing beats: accuracy against what a network costs to keep or to run, teachers and baselines among them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from bookkd.report.figures import Row
+from bookkd.report.teachers import Teacher
+
+__all__ = ["BASELINE", "STUDENT", "TEACHER", "Point", "pareto_of"]
+
+STUDENT, BASELINE, TEACHER = "student", "baseline", "teacher"
+
+
+@dataclass(frozen=True)
+class Point:
+    """A network.
+
+    Args:
+        name: Of the arm or the teachers.
+        kind: "student", "baseline" (an arm that others are held against) or "teacher".
+        cost: Parameters, or milliseconds of a pass.
+        accuracy: Mean over the seeds.
+        sd: Standard deviation between seeds; None for one seed and for teachers.
+        front: Whether no other network is at least as good in both and better in one.
+    """
+
+    name: str
+    kind: str
+    cost: float
+    accuracy: float
+    sd: float | None
+    front: bool = False
+
+
+def pareto_of(rows: Sequence[Row], teachers: Sequence[Teacher]) -> dict[str, tuple[Point, ...]]:
+    """Return networks by what they cost: "parameters", and "batch N" for the latency of each batch size that was measured."""
+    found = {"parameters": _front([*_students(rows, _parameters(rows)), *_taught(rows, _teacher_parameters(rows))])}
+    batches = sorted({batch for row in rows for batch in row.latencies}, key=lambda batch: (len(batch), batch))
+    for batch in batches:
+        students = {row.arm: row.latencies[batch].mean for row in rows if batch in row.latencies}
+        measured = {each.name: each.latency_ms[batch] for each in teachers if batch in each.latency_ms}
+        found[f"batch {batch}"] = _front([*_students(rows, students), *_taught(rows, measured)])
+    return {axis: points for axis, points in found.items() if points}
+
+
+def _parameters(rows: Sequence[Row]) -> dict[str, float]:
+    spreads = {row.arm: row.figures["parameters"] for row in rows}
+    return {arm: spread.mean for arm, spread in spreads.items() if spread is not None}
+
+
+def _teacher_parameters(rows: Sequence[Row]) -> dict[str, float]:
+    return {row.teacher: row.teacher_parameters for row in rows if row.teacher_parameters is not None}
+
+
+def _students(rows: Sequence[Row], costs: Mapping[str, float]) -> list[Point]:
+    held_against = {row.baseline for row in rows}
+    found = []
+    for row in rows:
+        accuracy = row.figures["accuracy"]
+        if accuracy is not None and row.arm in costs:
+            kind = BASELINE if row.arm in held_against else STUDENT
+            found.append(Point(row.arm, kind, costs[row.arm], accuracy.mean, accuracy.sd))
+    return found
+
+
+def _taught(rows: Sequence[Row], costs: Mapping[str, float]) -> list[Point]:
+    accuracies = {row.teacher: row.teacher_accuracy.mean for row in reversed(rows) if row.teacher_accuracy is not None}
+    return [Point(name, TEACHER, costs[name], accuracies[name], None) for name in sorted(accuracies) if name in costs]
+
+
+def _front(points: Sequence[Point]) -> tuple[Point, ...]:
+    """Mark the points that no other beats; cheapest first."""
+    ordered = sorted(points, key=lambda point: (point.cost, -point.accuracy))
+    best = float("-inf")
+    found: list[Point] = []
+    for point in ordered:
+        # Of equal accuracy the cheaper one came before; an exact twin beats nothing.
+        twin = any((point.cost, point.accuracy) == (other.cost, other.accuracy) and other.front for other in found)
+        front = point.accuracy > best or twin
+        best = max(best, point.accuracy)
+        found.append(replace(point, front=front))
+    return tuple(found)

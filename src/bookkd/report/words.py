@@ -1,0 +1,255 @@
+"""What the numbers say, in sentences: each holds the numbers that it rests on, and says so where they prove nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+
+from bookkd.evaluation import Difference
+from bookkd.report.arms import Spread
+from bookkd.report.figures import Row
+from bookkd.report.formats import bytes_text, count_text, number_text, percent_text, points_text, seconds_text
+from bookkd.report.numbers import Numbers
+from bookkd.report.series import ENTROPIES
+
+__all__ = ["cautions", "difference_text", "seeds_text", "summary"]
+
+_MOST_ARMS = 8
+_MANY = 10
+
+
+def summary(numbers: Numbers) -> tuple[str, ...]:
+    """Return the sentences to decide from, the most important first."""
+    parts = (_scope, _best, _differences, _classes, _calibration, _distillation, _cost, _entropy)
+    return tuple(sentence for part in parts for sentence in part(numbers))
+
+
+def seeds_text(count: int) -> str:
+    """Return how many seeds.
+
+    >>> seeds_text(1), seeds_text(3)
+    ('1 seed', '3 seeds')
+    """
+    return _counted(count, "seed")
+
+
+def difference_text(difference: Difference) -> str:
+    """Return a difference of shares with its interval, without the verdict.
+
+    >>> difference_text(Difference("a", 0.03, 0.005, 0.024, 0.036, 3, ""))
+    '+3.00 points (95 % +2.40 to +3.60, 3 seeds)'
+    """
+    text = f"{points_text(difference.mean)} points"
+    if difference.low is None or difference.high is None:
+        return f"{text} ({seeds_text(difference.n)})"
+    return f"{text} (95 % {points_text(difference.low)} to {points_text(difference.high)}, {seeds_text(difference.n)})"
+
+
+def _counted(count: int, word: str, several: str = "") -> str:
+    return f"{count:,} {word if count == 1 else several or f'{word}s'}"
+
+
+def _scope(numbers: Numbers) -> Iterator[str]:
+    done = sum(len(row.seeds) for row in numbers.rows)
+    failed = sum(row.failed for row in numbers.rows)
+    found = dict.fromkeys(
+        f"{each.values.get('name') or 'unnamed data'} ({each.values.get('split') or 'split unknown'}{_samples(each.values.get('samples'))})"
+        for each in numbers.provenance.data
+    )
+    on = f" on {_joined(found)}" if found else ""
+    gone = f"; {_counted(failed, 'run')} failed" if failed else ""
+    yield f"{_counted(done, 'run')} in {_counted(len(numbers.rows), 'arm')}{on}{gone}."
+
+
+def _samples(count: object) -> str:
+    return f", {count:,} samples" if isinstance(count, int | float) else ""
+
+
+def _joined(texts: Iterable[str]) -> str:
+    *first, last = texts
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _best(numbers: Numbers) -> Iterator[str]:
+    best = next((row for row in numbers.rows if row.figures["accuracy"] is not None), None)
+    if best is None:
+        yield "No run has an accuracy."
+        return
+    text = f"Most accurate is {best.arm} with {_spread_text(best.figures['accuracy'])}"
+    if best.teacher_accuracy is not None:
+        gap = (best.figures["accuracy"] or best.teacher_accuracy).mean - best.teacher_accuracy.mean
+        place = "above" if gap > 0 else "below"
+        text += f", {number_text(100 * abs(gap), 2)} points {place} {best.teacher} ({percent_text(best.teacher_accuracy.mean)})"
+    if best.terms is not None:
+        text += f" with {_ratio(best.terms[0])} of its parameters"
+    yield f"{text}."
+    yield from _next_to(best, numbers.rows)
+
+
+def _spread_text(spread: Spread | None) -> str:
+    if spread is None:
+        return "nothing"
+    sd = "" if spread.sd is None else f" ± {number_text(100 * spread.sd, 2)}"
+    return f"{number_text(100 * spread.mean, 2)}{sd} % ({seeds_text(spread.n)})"
+
+
+def _ratio(ratio: float) -> str:
+    """Return a ratio of sizes.
+
+    >>> _ratio(0.0912), _ratio(0.5), _ratio(2.0)
+    ('1/11', '0.50', '2.00')
+    """
+    return f"1/{round(1 / ratio)}" if 0 < ratio < 0.35 else number_text(ratio, 2)
+
+
+def _next_to(best: Row, rows: Sequence[Row]) -> Iterator[str]:
+    """Say which arms are so near to the best that their seeds overlap."""
+    mine = best.figures["accuracy"]
+    near = []
+    for row in rows:
+        theirs = row.figures["accuracy"]
+        if row is best or mine is None or theirs is None or mine.sd is None or theirs.sd is None:
+            continue
+        if mine.mean - theirs.mean <= math.hypot(mine.sd, theirs.sd):
+            near.append(row.arm)
+    if near:
+        shown = [*near[:3], _counted(len(near) - 3, "more arm")] if len(near) > 3 else near
+        verb = "is" if len(near) == 1 else "are"
+        yield f"Within one standard deviation between seeds of it {verb} {_joined(shown)}."
+
+
+def _differences(numbers: Numbers) -> Iterator[str]:
+    told = [(row, row.differences["accuracy"]) for row in numbers.rows if "accuracy" in row.differences]
+    told.sort(key=lambda each: -abs(each[1].mean))
+    for row, difference in told[:_MOST_ARMS]:
+        yield _gain(row, difference)
+    rest = [difference for _, difference in told[_MOST_ARMS:]]
+    if rest:
+        better = sum(each.low is not None and each.low > 0 for each in rest)
+        worse = sum(each.high is not None and each.high < 0 for each in rest)
+        yield (
+            f"Of {_counted(len(rest), 'more arm')}, {better} are better and {worse} worse by more than the noise between seeds."
+        )
+
+
+def _gain(row: Row, difference: Difference) -> str:
+    if difference.low is None:
+        return f"{row.arm} is {points_text(difference.mean)} points over {difference.against} ({difference.verdict})."
+    return f"{row.arm} is {difference_text(difference)} over {difference.against}: {difference.verdict}."
+
+
+def _classes(numbers: Numbers) -> Iterator[str]:
+    losses = [each for each in numbers.recalls if each.difference.high is not None and each.difference.high < 0]
+    worst = min(losses, key=lambda each: each.difference.mean, default=None)
+    if worst is not None:
+        text = difference_text(worst.difference)
+        yield f"The average hides a loss: recall of class {worst.name} in {worst.arm} is {text} against {worst.difference.against}."
+
+
+def _calibration(numbers: Numbers) -> Iterator[str]:
+    first = next(
+        (each for each in numbers.calibration if None not in (each.ece, each.ece_after, each.temperature)), None
+    )
+    if first is None or first.ece is None or first.ece_after is None or first.temperature is None:
+        return
+    yield (
+        f"Temperature scaling of {first.arm} (T = {number_text(first.temperature.mean, 2)}, fitted on "
+        f"{first.fitted_on or 'other samples'}) takes the calibration error from {number_text(first.ece.mean)} to "
+        f"{number_text(first.ece_after.mean)}."
+    )
+
+
+def _distillation(numbers: Numbers) -> Iterator[str]:
+    scored = [(row.figures["ds_0.5"], row) for row in numbers.rows]
+    ranked = sorted(
+        ((spread.mean, row.arm, row) for spread, row in scored if spread is not None), key=lambda each: each[:2]
+    )
+    if not ranked:
+        return
+    value, name, _ = ranked[0]
+    text = f"Lowest distillation metric at equal weight of size and accuracy: {name} with {number_text(value)}"
+    crossed = sorted((row.crossing_alpha, arm) for _, arm, row in ranked if row.crossing_alpha is not None)
+    below = [each for each in crossed if each[0] < 0.5]
+    above = [each for each in crossed if each[0] > 0.5]
+    if below:
+        text += f"; below a weight of size of {number_text(below[-1][0], 2)} {below[-1][1]} is better"
+    if above:
+        text += f"; above {number_text(above[0][0], 2)} {above[0][1]} is better"
+    yield f"{text}."
+
+
+def _cost(numbers: Numbers) -> Iterator[str]:
+    ledger = numbers.ledger
+    if not ledger.books:
+        return
+    made = "an unknown time" if ledger.making_seconds is None else seconds_text(ledger.making_seconds)
+    asked = "" if ledger.making_forwards is None else f" and {count_text(ledger.making_forwards)} teacher passes"
+    size = "" if ledger.book_bytes is None else f", {bytes_text(ledger.book_bytes)} on disk"
+    yield f"Making {_counted(len(ledger.books), 'book')} took {made}{asked}, once{size}."
+    if ledger.online_seconds is None or ledger.book_seconds is None:
+        return
+    ways = {cost.online_from.partition(",")[0] for cost in ledger.arms if cost.online_from}
+    how = (
+        "estimated from the making"
+        if ways == {"estimated"}
+        else "measured"
+        if ways == {"measured"}
+        else "partly estimated"
+    )
+    text = (
+        f"{_counted(ledger.book_students, 'student')} learned from books in {seconds_text(ledger.book_seconds)}; with the "
+        f"teachers asked at each step they would take {seconds_text(ledger.online_seconds)} ({how})"
+    )
+    if ledger.break_even is None:
+        yield f"{text}: the books save no time."
+    else:
+        yield f"{text}: the books pay from student {max(1, math.ceil(ledger.break_even))} on."
+
+
+def _entropy(numbers: Numbers) -> Iterator[str]:
+    for series in numbers.entropies:
+        if series.entry == ENTROPIES[0] and len(series.mean) > 1:
+            first, last = (number_text(series.mean[place], 2) for place in (0, -1))
+            yield f"The entropy scalar of {series.arm} went from {first} to {last} over {series.epochs[-1]} epochs."
+            return
+
+
+def cautions(numbers: Numbers) -> tuple[str, ...]:
+    """Return what a reader must know before believing the numbers."""
+    rows = numbers.rows
+    found = []
+    alone = [row.arm for row in rows if len(row.seeds) == 1]
+    if alone:
+        found.append(f"One seed only, so that the noise between seeds is unknown: {_some(alone)}.")
+    gone = [f"{row.arm} ({row.failed})" for row in rows if row.failed]
+    if gone:
+        found.append(f"Failed runs are in no mean: {_some(gone)}.")
+    places = {(str(each.values.get("name")), str(each.values.get("split"))) for each in numbers.provenance.data}
+    if len(places) > 1:
+        found.append("The arms were measured on several data sets or splits; arms are compared within one only.")
+    crossed = {row.baseline for row in rows if row.baseline and _student(rows, row.baseline) != row.student}
+    if crossed:
+        found.append(f"Some arms are held against an arm with another student: {_some(sorted(crossed))}.")
+    other = [row.arm for row in rows if row.teacher_accuracy is not None and not row.same_split]
+    if other:
+        found.append(f"The teacher's accuracy is of another split than the student's: {_some(other)}.")
+    if len({row.teacher for row in rows if row.terms is not None}) > 1:
+        found.append(
+            "The distillation metric of arms with different teachers cannot be compared: a weak teacher flatters."
+        )
+    compared = sum("accuracy" in row.differences for row in rows)
+    if compared >= _MANY:
+        by_chance = max(1, round(0.05 * compared))
+        found.append(
+            f"{compared} arms are compared at 95 %: about {by_chance} would look like more than noise by chance alone, and the "
+            "best of many is so partly by luck."
+        )
+    return tuple(found)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) <= 4 else f"{', '.join(names[:3])} and {len(names) - 3} more"
+
+
+def _student(rows: Sequence[Row], arm: str) -> str:
+    return next((row.student for row in rows if row.arm == arm), "")
