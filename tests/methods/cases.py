@@ -33,6 +33,12 @@ DEFAULTS = {
         "scale_low": 0.05,
         "scale_high": 20.0,
     },
+    # Card modern-logit-losses: the released loss classes; T = 1 where the code has none.
+    "dist": {"beta": 1.0, "gamma": 1.0, "temperature": 1.0, "ce_weight": 1.0, "t_squared": True},
+    # Card modern-logit-losses: mdistiller, CIFAR-100.
+    "dkd": {"alpha": 1.0, "beta": 8.0, "temperature": 4.0, "ce_weight": 1.0, "warmup_epochs": 20},
+    # Card online-mutual: "L_m = CE + (1/(M-1)) sum_{l != m} KL(sg p_l || p_m), T = 1".
+    "dml": {"peers": 2, "average": True},
     # Card extractive-kd, equation 4: "Default here: tau_s = 1, tau_t = 4, w = 1, rho = 1".
     "extractive-kd": {
         "teacher_temperature": 4.0,
@@ -45,6 +51,14 @@ DEFAULTS = {
     },
     # Card modern-logit-losses: the released code.
     "logit-standardization": {"temperature": 2.0, "kd_weight": 9.0, "ce_weight": 0.1, "ddof": 1},
+    # Card modern-logit-losses: "Per temperature T in {base, 2, 3, 5, 6}", base 4; weights of 1.
+    "mlkd": {
+        "temperatures": (4.0, 2.0, 3.0, 5.0, 6.0),
+        "kd_weight": 1.0,
+        "class_weight": 1.0,
+        "batch_weight": 1.0,
+        "ce_weight": 1.0,
+    },
     # Card instance-label-smoothing: temperature from the released script, on the teacher's side alone; beta is our choice.
     "self-distillation": {"beta": 1.0, "temperature": 4.0, "student_temperature": 1.0, "t_squared": False},
     "supervised": {"label_smoothing": 0.0},  # plain cross-entropy
@@ -75,8 +89,12 @@ DEFAULTS = {
 NEEDS = {
     "beta-smoothing": ({}, ()),
     "bookkd": ({"logits": (4.0,)}, ()),
+    "dist": ({"logits": (1.0,)}, ("logits",)),
+    "dkd": ({"logits": (4.0,)}, ("logits",)),
+    "dml": ({}, ()),
     "extractive-kd": ({"logits": (1.0,)}, ("logits",)),
     "logit-standardization": ({"logits": (2.0,)}, ("logits",)),
+    "mlkd": ({"logits": (2.0, 3.0, 4.0, 5.0, 6.0)}, ("logits",)),
     "self-distillation": ({"logits": (1.0,)}, ("logits",)),
     "supervised": ({}, ()),
     "takd": ({"logits": (5.0,)}, ()),
@@ -85,13 +103,25 @@ NEEDS = {
     "vanilla-kd": ({"logits": (4.0,)}, ()),
 }
 
+# Name -> views of a sample in one batch, where there are several.
+VIEWS = {"mlkd": 2}
+
+# Methods that relate the rows of a batch: their worked sample is the three rows of card modern-logit-losses, of which the first is
+# that of all others, with the labels of the other two hidden; each row stands there once a view.
+RELATIONAL = ("dist", "mlkd")
+
 # Name -> total on the worked sample with the defaults, from numbers on the cards.
 TOTALS = {
     # 0.4 CE + 0.6 (0.8 CE + 0.1 (CE + 1) + 0.1 (CE + 1.5)): -log q is CE, CE + 1 and CE + 1.5.
     "beta-smoothing": 0.4 * 0.464369 + 0.6 * (0.464369 + 0.25),
     "bookkd": 0.1 * 0.547702 + 0.9 * 0.636975,  # label smoothing 0.1, and the one-teacher L_book at a = 1
+    "dist": 0.464369 + 0.010950 + 0.011950,
+    "dkd": 0.464369 + 6.060594 / 20,  # the first of 20 epochs of warm-up
+    "dml": 2 * 0.464369,  # peers that agree teach one another nothing
     "extractive-kd": 0.464369 + 0.166682,
     "logit-standardization": 0.1 * 0.464369 + 0.419165,
+    # Two views; 1.3285797 by the card's equations in numpy over T = 2 to 6, of which T = 4 is on the card.
+    "mlkd": 2 * (0.4643688 + 1.3285797),
     "self-distillation": 0.464369 + 0.039283 + 1.008735,  # CE + KL + H of the teacher at T = 4
     "supervised": 0.464369,
     "takd": 0.575697,  # card takd: teacher -> student
@@ -116,6 +146,19 @@ REFUSED = [
     ("bookkd", "scale_lr", 0.0, r"`scale_lr` to be a number above 0, got 0\.0"),
     ("bookkd", "scale_low", 2.0, r"`scale_low` to be between 0 and 1, got 2\.0"),
     ("bookkd", "scale_high", 0.5, r"`scale_high` to be between 1 and inf, got 0\.5"),
+    ("dist", "beta", -1.0, r"`beta` to be at least 0, got -1\.0 \(method dist\)"),
+    ("dist", "temperature", 0.0, r"`temperature` to be a number above 0, got 0\.0"),
+    ("dist", "ce_weight", float("inf"), r"`ce_weight` to be a finite number, got inf"),
+    ("dkd", "alpha", -1.0, r"`alpha` to be at least 0, got -1\.0 \(method dkd\)"),
+    ("dkd", "ce_weight", -0.1, r"`ce_weight` to be at least 0, got -0\.1"),
+    ("dkd", "temperature", 0.0, r"`temperature` to be a number above 0, got 0\.0"),
+    ("dkd", "warmup_epochs", 0, r"`warmup_epochs` to be a whole number of at least 1, got 0"),
+    (
+        "dml",
+        "peers",
+        1,
+        r"`peers` to be a whole number of at least 2, got 1 \(method dml\)\. One network alone is method",
+    ),
     ("extractive-kd", "teacher_temperature", 0.0, r"`teacher_temperature` to be a number above 0, got 0\.0"),
     ("extractive-kd", "student_temperature", -1.0, r"`student_temperature` to be a number above 0, got -1\.0"),
     ("extractive-kd", "share", 1.1, r"`share` to be between 0 and 1, got 1\.1"),
@@ -124,6 +167,10 @@ REFUSED = [
     ("logit-standardization", "ddof", 2, r"`ddof` to be 0 or 1, got 2"),
     ("logit-standardization", "temperature", 0.0, r"`temperature` to be a number above 0, got 0\.0"),
     ("logit-standardization", "kd_weight", 0.0, r"`kd_weight` to be above 0, got 0 "),
+    ("mlkd", "temperatures", (), r"`temperatures` to be at least one, got \(\) \(method mlkd\)"),
+    ("mlkd", "temperatures", (4.0, 4.0), r"`temperatures` to be without repeats, got 4\.0 twice"),
+    ("mlkd", "temperatures", (4.0, 0.0), r"`temperatures` to be a number above 0, got 0\.0"),
+    ("mlkd", "batch_weight", -1.0, r"`batch_weight` to be at least 0, got -1\.0"),
     ("self-distillation", "beta", 0.0, r"`beta` to be above 0, got 0 "),
     ("self-distillation", "temperature", 0.0, r"`temperature` to be a number above 0, got 0\.0"),
     ("takd", "alpha", 0.0, r"`alpha` to be a number above 0, got 0\.0 \(method takd\)"),

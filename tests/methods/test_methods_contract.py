@@ -9,13 +9,15 @@ import re
 import pytest
 import torch
 from tests.learning.digits import TASK, book, run, student, training, weights
-from tests.methods.cases import DEFAULTS, NEEDS, REFUSED, TOTALS
+from tests.losses.cases import V3, Z3
+from tests.methods.cases import DEFAULTS, NEEDS, REFUSED, RELATIONAL, TOTALS, VIEWS
 
 from bookkd.core.errors import ConfigError, UnknownNameError
-from bookkd.core.fields import LABEL, WEIGHT
+from bookkd.core.fields import IGNORE_LABEL, LABEL, WEIGHT
 from bookkd.core.protocols import Needs
 from bookkd.core.schedules import Clock, Linear
 from bookkd.knowledge import StoredKnowledge, check_needs
+from bookkd.learning import Cohort
 from bookkd.losses import DenseTarget, beta_targets
 from bookkd.methods import METHODS, Card, VanillaKD, build_method, method_class
 from bookkd.objectives import Objective
@@ -28,8 +30,19 @@ LABELS = torch.tensor([1])
 THREE = Classification(("a", "b", "c"))
 
 
-def total(method, student=STUDENT, teacher=TEACHER, labels=LABELS, clock=None):
+def worked_sample(name):
+    """Student, teacher and labels of the worked sample, each row once a view."""
+    if name not in RELATIONAL:
+        return STUDENT, TEACHER, LABELS
+    labels = torch.tensor([1, IGNORE_LABEL, IGNORE_LABEL])
+    rows = torch.tensor(Z3, dtype=torch.float64), V3, labels
+    return tuple(given.repeat_interleave(VIEWS.get(name, 1), 0) for given in rows)
+
+
+def total(method, student=None, teacher=TEACHER, labels=LABELS, clock=None):
     """The loss of a batch by the method's own objective, in float64; every peer of a cohort says what the student says."""
+    if student is None:
+        student, teacher, labels = worked_sample(method.name)
     objective, clock = method.objective(THREE), clock or Clock()
     batch = {LABEL: labels, WEIGHT: torch.ones(len(labels), dtype=torch.float64)}
     weights = THREE.weights(batch)
@@ -87,7 +100,7 @@ class TestEveryMethod:
         objective = method.objective(TASK)
         assert isinstance(objective, Objective)
         fields, dense = NEEDS[name]
-        assert method.needs(TASK) == Needs(fields=fields, dense=dense)
+        assert method.needs(TASK) == Needs(fields=fields, dense=dense, views_per_sample=VIEWS.get(name, 1))
         assert {name: at for name, at in objective.needs().items() if not name.startswith("own/")} == fields
         assert method.handlers() == ()
 
@@ -104,12 +117,17 @@ class TestEveryMethod:
         method = method_class(name)()
         knowledge = StoredKnowledge(stored)
         check_needs(method.needs(TASK), knowledge, name)
-        before = weights(student())
+        peers = [student(seed=seed) for seed in range(method.cohort)]
+        before = [weights(peer) for peer in peers]
+        network = peers[0] if method.cohort == 1 else Cohort(peers)
         learned = run(
-            None, method=method, knowledge=knowledge, training=training(epochs=2, batch_size=30), network=student()
+            None, method=method, knowledge=knowledge, training=training(epochs=2, batch_size=30), network=network
         )
-        assert learned.history[-1]["step"] == 4
-        assert any(not torch.equal(value, before[key]) for key, value in learned.student.state_dict().items())
+        # 60 samples: two whole batches a view, so that methods that relate the rows of a batch see all of them.
+        assert learned.history[-1]["step"] == 4 * VIEWS.get(name, 1)
+        assert [learned.student, *learned.peers] == peers
+        for peer, old in zip(peers, before, strict=True):
+            assert any(not torch.equal(value, old[key]) for key, value in peer.state_dict().items())
 
     def test_an_unknown_option_lists_the_nearest(self, name):
         option = dataclasses.fields(method_class(name))[0].name

@@ -9,16 +9,24 @@ from bookkd.core.errors import ConfigError, expected
 from bookkd.core.names import choose, import_reference, is_reference, look_up, nearest
 from bookkd.methods.base import BaseMethod, Card, Handler, Method
 from bookkd.methods.bookkd import BookKD
+from bookkd.methods.dist import DIST
+from bookkd.methods.dkd import DKD
+from bookkd.methods.dml import DML
 from bookkd.methods.extractive_kd import ExtractiveKD
 from bookkd.methods.instance_label_smoothing import BetaLabelSmoothing, SelfDistillation
 from bookkd.methods.logit_standardization import LogitStandardization
+from bookkd.methods.mlkd import MLKD
 from bookkd.methods.supervised import Supervised
 from bookkd.methods.takd import TAKD
 from bookkd.methods.tfkd import TfKDReg, TfKDSelf
 from bookkd.methods.vanilla_kd import VanillaKD
 
 __all__ = [
+    "DIST",
+    "DKD",
+    "DML",
     "METHODS",
+    "MLKD",
     "TAKD",
     "BaseMethod",
     "BetaLabelSmoothing",
@@ -40,8 +48,12 @@ __all__ = [
 METHODS = {
     "beta-smoothing": "bookkd.methods.instance_label_smoothing:BetaLabelSmoothing",
     "bookkd": "bookkd.methods.bookkd:BookKD",
+    "dist": "bookkd.methods.dist:DIST",
+    "dkd": "bookkd.methods.dkd:DKD",
+    "dml": "bookkd.methods.dml:DML",
     "extractive-kd": "bookkd.methods.extractive_kd:ExtractiveKD",
     "logit-standardization": "bookkd.methods.logit_standardization:LogitStandardization",
+    "mlkd": "bookkd.methods.mlkd:MLKD",
     "self-distillation": "bookkd.methods.instance_label_smoothing:SelfDistillation",
     "supervised": "bookkd.methods.supervised:Supervised",
     "takd": "bookkd.methods.takd:TAKD",

@@ -9,7 +9,7 @@ from bookkd.methods.base import BaseMethod
 from bookkd.objectives import Term
 from bookkd.tasks import Task
 
-__all__ = ["check_temperatures", "check_weights", "with_labels"]
+__all__ = ["check_some_weight", "check_temperatures", "check_weights", "with_labels"]
 
 
 def check_temperatures(method: BaseMethod, *names: str) -> None:
@@ -35,6 +35,18 @@ def check_weights(method: BaseMethod, *names: str, soft: str = "kd_weight") -> N
             raise ConfigError(expected(name, "at least 0", weight, where=where))
     if getattr(method, soft) == 0:
         raise ConfigError(expected(soft, "above 0", 0, where=where, do="Without a soft term use method supervised."))
+
+
+def check_some_weight(method: BaseMethod, *soft: str) -> None:
+    """Refuse a weight below 0, that of the labels (`ce_weight`) too, and soft terms that all have weight 0."""
+    where = f"method {method.name}"
+    for name in (*soft, "ce_weight"):
+        weight = getattr(method, name)
+        if not callable(weight) and finite(weight, name, where=where) < 0:
+            raise ConfigError(expected(name, "at least 0", weight, where=where))
+    if all(getattr(method, name) == 0 for name in soft):
+        do = "Without a soft term use method supervised."
+        raise ConfigError(expected(soft[0], f"above 0, or {' or '.join(soft[1:])}", 0, where=where, do=do))
 
 
 def with_labels(
