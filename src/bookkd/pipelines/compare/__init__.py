@@ -1,0 +1,1 @@
+"""`compare`: methods x students x books x seeds, resumable, with paired statistics."""
