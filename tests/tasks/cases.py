@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from bookkd.tasks import Classification
+from bookkd.tasks import Classification, MultiLabel
 
 
 def classification():
@@ -18,9 +18,19 @@ def classification():
     return Classification(("a", "b", "c")), nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), batch
 
 
+def multi_label():
+    torch.manual_seed(0)
+    batch = {
+        "input": torch.rand(4, 1, 2, 2),
+        "label": torch.tensor([[0, 1, 1], [1, -1, 0], [0, 0, 0], [1, 1, -1]]),
+        "weight": torch.tensor([1.0, 1.0, 1.0, 0.0]),
+    }
+    return MultiLabel(("a", "b", "c")), nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), batch
+
+
 # Name -> task, network and batch.
-TASKS = {"classification": classification}
+TASKS = {"classification": classification, "multi-label": multi_label}
 # Name -> fields with the shape of one record.
-FIELDS = {"classification": {"logits": (3,)}}
+FIELDS = {"classification": {"logits": (3,)}, "multi-label": {"logits": (3,)}}
 # Name -> primary metric.
-METRICS = {"classification": "accuracy"}
+METRICS = {"classification": "accuracy", "multi-label": "map"}

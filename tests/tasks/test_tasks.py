@@ -12,11 +12,21 @@ from tests.tasks.cases import TASKS as CASES
 
 from bookkd.core.errors import ConfigError, DataError, TeacherOutputError, UnknownNameError
 from bookkd.core.schedules import Clock
+from bookkd.learning import Learner, Step
+from bookkd.losses import DenseTarget
 from bookkd.objectives import Objective
 from bookkd.tasks import TASKS, Classification, predict, task_class
 from bookkd.zoo import open_dataset
 
 THREE = Classification(("a", "b", "c"))
+
+
+def loss_of(task, objective, fields, targets, batch):
+    """The loss as the step works it out: everything as the task shows it to losses."""
+    seen = task.batch(batch)
+    weights = task.weights(seen)
+    sums = objective.sums(task.student(fields), task.targets(targets), seen, weights, Clock())
+    return objective.loss(sums, objective.totals(seen, weights), Clock())
 
 
 def test_table_and_cases_are_one():
@@ -45,11 +55,31 @@ class TestEveryTask:
         losses = []
         for rows in (slice(None), slice(0, 3)):
             part = {key: value[rows] for key, value in batch.items()}
-            weights = task.weights(part)
-            sums = objective.sums(task.fields(network(part["input"]), part), {}, part, weights, Clock())
-            losses.append(float(objective.loss(sums, objective.totals(part, weights), Clock()).detach()))
+            losses.append(float(loss_of(task, objective, task.fields(network(part["input"]), part), {}, part).detach()))
         assert losses[0] == pytest.approx(losses[1], rel=1e-6)
         assert losses[0] > 0
+
+    def test_a_student_that_says_what_the_teacher_says_has_no_loss(self, name):
+        task, network, batch = CASES[name]()
+        fields = task.fields(network(batch["input"]).double(), batch)
+        own = {key: value.detach().requires_grad_() for key, value in fields.items()}
+        soft = task.soft_term(weight=1.0, temperature=2.0, t_squared=True, class_reduction="sum", soft_loss="kl")
+        for other, zero in ((fields, True), ({key: value.flip(0) for key, value in fields.items()}, False)):
+            targets = {key: DenseTarget(value.detach()) for key, value in other.items()}
+            loss = loss_of(task, Objective((soft,)), own, targets, batch)
+            slopes = torch.autograd.grad(loss, list(own.values()), allow_unused=True)
+            largest = max(float(slope.abs().max()) for slope in slopes if slope is not None)
+            assert (abs(float(loss.detach())) < 1e-12) == zero
+            assert (largest < 1e-12) == zero
+
+    def test_split_batches_add_up(self, name):
+        task, network, batch = CASES[name]()
+        step = Step(Objective((task.label_term(weight=1.0, label_smoothing=0.0),)), task)
+        learner = Learner(network, task)
+        parts = [{key: value[rows] for key, value in batch.items()} for rows in (slice(0, 1), slice(1, 4))]
+        totals = step.totals(parts)
+        added = sum(float(step.loss(learner, part, Clock(), totals).loss.detach()) for part in parts)
+        assert added == pytest.approx(float(step.loss(learner, batch, Clock()).loss.detach()), rel=1e-6)
 
 
 def test_label_term_is_torchs_cross_entropy():

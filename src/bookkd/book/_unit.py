@@ -10,7 +10,7 @@ import numpy.typing as npt
 import xxhash
 
 from bookkd.book import _fidelity, _files, _manifest
-from bookkd.book.codecs import UnfitRowError
+from bookkd.book.codecs import SparseArray, UnfitRowError
 from bookkd.book.codecs.base import Array
 from bookkd.book.plan import Plan, Unit, is_logits
 from bookkd.core.errors import ConfigError, TeacherOutputError, expected
@@ -132,7 +132,11 @@ class UnitBuffer:
             chosen = picked[(picked >= begin) & (picked < begin + len(array))] - begin
             if len(chosen):
                 decoded = entry.codec.decode({part: encoded[chosen] for part, encoded in parts.items()}, entry.shape)
-                _fidelity.measure(measured, array[chosen], decoded, temperatures)
+                original = array[chosen]
+                if self.plan.task == "multi-label" and not isinstance(decoded, SparseArray):
+                    # Each class is a distribution of its own, over the logits (0, z) of absent and present.
+                    original, decoded = (np.stack([np.zeros_like(z), z], axis=1) for z in (original, decoded))
+                _fidelity.measure(measured, original, decoded, temperatures)
 
     def _check_finite(self, name: str, array: Array, start: int) -> None:
         if array.dtype.kind != "f" or np.isfinite(array).all():

@@ -38,6 +38,7 @@ def check_alignment(
     class_names: Sequence[str],
     rows: Sequence[int] | None = None,
     records: int = 64,
+    task: str | None = None,
 ) -> None:
     """Refuse a book that was made from other samples or views, or that orders the classes otherwise.
 
@@ -48,6 +49,7 @@ def check_alignment(
         class_names: The student's classes, in the order of its logits; compared where the book names its own.
         rows: Book row of each sample, where the data set is a part or another order of the book's; None where it is the same.
         records: Records whose probes are compared with replayed views.
+        task: Name of the student's task; None compares none.
 
     Raises:
         BookMismatchError: naming what differs.
@@ -55,6 +57,8 @@ def check_alignment(
     """
     book, views = knowledge.book, with_pool_of(knowledge, views)
     found = _other_classes(book.plan.class_names, class_names)
+    if task is not None and task != book.plan.task:
+        found.append(f"task is {task!r}, the book's is {book.plan.task!r}")
     if rows is None:
         mine = fingerprint(dataset)
         found += [

@@ -20,10 +20,11 @@ from bookkd.learning.training import Training
 from bookkd.learning.validation import Validation
 from bookkd.methods import Method
 from bookkd.objectives import Objective, labelled
+from bookkd.tasks import Task
 from bookkd.views import CachedViews, Views, differences
 from bookkd.zoo import fingerprint
 
-__all__ = ["check_cached", "check_labels", "check_options", "find_rows", "run_config"]
+__all__ = ["check_cached", "check_labels", "check_options", "check_task", "find_rows", "run_config"]
 
 
 def check_options(training: Training, validation: Validation | None, door: str, extras: Sequence[Any]) -> None:
@@ -38,6 +39,14 @@ def check_options(training: Training, validation: Validation | None, door: str, 
     if validation is None and (training.patience is not None or training.schedule == "plateau"):
         wish = "given for early stopping and the plateau schedule"
         raise ConfigError(expected("validation", wish, None, where="training", do="Pass a data set to validate on."))
+
+
+def check_task(method: Method, task: Task) -> None:
+    """Refuse a method that means nothing for the task."""
+    if task.name not in method.tasks:
+        do = "Use method vanilla-kd, which serves every task."
+        wish = f"one that method {method.name} serves ({', '.join(method.tasks)})"
+        raise ConfigError(expected("task", wish, task.name, where="learn", do=do))
 
 
 def find_rows(

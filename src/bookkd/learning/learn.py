@@ -29,7 +29,14 @@ from bookkd.knowledge import (
     with_pool_of,
 )
 from bookkd.learning.cohort import Cohort
-from bookkd.learning.configuration import check_cached, check_labels, check_options, find_rows, run_config
+from bookkd.learning.configuration import (
+    check_cached,
+    check_labels,
+    check_options,
+    check_task,
+    find_rows,
+    run_config,
+)
 from bookkd.learning.data import Groups, make_groups
 from bookkd.learning.folder import RunFolder, is_main_process, plain
 from bookkd.learning.learner import Learner
@@ -135,13 +142,14 @@ def learn(
     method, training = method or Supervised(), training or Training()
     checked = validation if validation is None or isinstance(validation, Validation) else Validation(validation)
     check_options(training, checked, door, (*loggers, *callbacks))
+    check_task(method, task)
     _check_cohort(student, method)
     objective = method.objective(task)
     rows = find_rows(dataset, knowledge, rows, keys)
     check_needs(method.needs(task), knowledge, method.name)
     for book in books_of(knowledge):
         views = with_pool_of(book, views)
-        check_alignment(book, dataset, views, class_names=task.class_names, rows=rows)
+        check_alignment(book, dataset, views, class_names=task.class_names, rows=rows, task=task.name)
     check_cached(cached, dataset, views, rows)
     check_labels(objective, dataset, labels, rows)
     trainable(student)

@@ -63,12 +63,13 @@ class Step:
         self.objective = objective
         self.task = task
         self.knowledge = knowledge
-        self.fields = tuple(objective.needs())
+        self.fields = tuple(dict.fromkeys(source for name in objective.needs() for source in task.sources(name)))
 
     def totals(self, group: Sequence[Batch]) -> Tensor:
         """Return the weight that each term's mean is divided by: over micro-batches and over ranks, [n_terms]."""
         self.objective.refuse_split(len(group) * (dist.get_world_size() if _distributed() else 1))
-        total = torch.stack([self.objective.totals(batch, self.task.weights(batch)) for batch in group]).sum(0)
+        seen = [self.task.batch(batch) for batch in group]
+        total = torch.stack([self.objective.totals(batch, self.task.weights(batch)) for batch in seen]).sum(0)
         if _distributed():
             dist.all_reduce(total)
         return total
@@ -82,9 +83,11 @@ class Step:
             clock: Resolves schedules.
             totals: From `totals` of the whole group that the batch is part of; None where the batch stands alone.
         """
-        targets = {} if self.knowledge is None or not self.fields else self.knowledge.targets(batch, self.fields)
+        said = {} if self.knowledge is None or not self.fields else self.knowledge.targets(batch, self.fields)
         totals = self.totals([batch]) if totals is None else totals
-        sums = self.objective.sums(learner(batch), targets, batch, self.task.weights(batch), clock)
+        # From here on everything is as losses see it, which may be another shape than networks and books have.
+        student, targets, seen = self.task.student(learner(batch)), self.task.targets(said), self.task.batch(batch)
+        sums = self.objective.sums(student, targets, seen, self.task.weights(seen), clock)
         means = sums.detach() / totals.clamp_min(torch.finfo(totals.dtype).tiny)
         names = [term.name for term in self.objective.terms]
         return Losses(self.objective.loss(sums, totals, clock), dict(zip(names, means.unbind(), strict=True)))

@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from bookkd.book import Book, BookWriter, Codec, Dense, FieldPlan, Plan, Raw, Unit
-from bookkd.core.errors import ConfigError, DataError, TeacherOutputError, expected
+from bookkd.core.errors import ConfigError, DataError, FidelityError, TeacherOutputError, expected
 from bookkd.core.fields import INPUT, PROBE_HASH, PROBE_PROJECTIONS
 from bookkd.core.jsonio import read
 from bookkd.knowledge import LiveKnowledge, Teacher, keys_of
@@ -90,6 +90,7 @@ def make(
         BookMismatchError: if the folder holds a book of another teacher, data set, recipe or codec.
         TeacherOutputError: if the teacher says NaN, infinity or another width; nothing of that unit is kept.
         ConfigError: if the views cannot be replayed.
+        FidelityError: for a sparse codec where the task needs every value.
         StorageError: if the disk is full; running `make` again goes on.
     """
     knowledge = LiveKnowledge(teacher, task)
@@ -138,7 +139,15 @@ def _planned_batch_size(path: Path) -> int | None:
 def plan_book(
     teacher: Teacher, dataset: Any, views: Views, task: Task, *, codec: Codec, temperatures: tuple[float, ...]
 ) -> Plan:
-    """Return the plan of a book by one teacher; arguments as `make`."""
+    """Return the plan of a book by one teacher; arguments as `make`.
+
+    Raises:
+        FidelityError: for a sparse codec where the task needs every value.
+    """
+    if codec.sparse and not task.sparse:
+        do = "Use the codec dense or int8."
+        where = f"task {task.name}, whose losses need every value"
+        raise FidelityError(expected("codec", "one that keeps every value", codec.name, where=where, do=do))
     fields = {name: FieldPlan(info.shape, codec) for name, info in LiveKnowledge(teacher, task).fields.items()}
     fields[PROBE_HASH] = FieldPlan((), Raw("uint64"))
     fields[PROBE_PROJECTIONS] = FieldPlan((2,), Raw("float32"))

@@ -136,6 +136,7 @@ def bake(
 
     Raises:
         BookMismatchError: naming what differs between two of the books; if the folder holds another book.
+        ConfigError: if there is no book, or one of another task than classification, whose distribution is another.
         FidelityError: if a book keeps only some classes.
         DataError: if there are not as many labels as samples.
         TeacherOutputError: if a transform leaves a class without any probability, which no record can hold.
@@ -144,6 +145,9 @@ def bake(
     if not books:
         raise ConfigError(expected("books", "at least one", 0, where="bake"))
     first = books[0]
+    if first.plan.task != "classification":
+        do = "Learn from the books themselves: they are combined at read time."
+        raise ConfigError(expected("books", "of classification, to bake", first.plan.task, where="bake", do=do))
     if labels is not None and len(labels) != first.n_samples:
         raise DataError(expected("labels", f"one for each of {first.n_samples} samples", len(labels), where="bake"))
     # Also around one book: it refuses sparse ones.

@@ -56,6 +56,8 @@ class Method(Protocol):
     card: ClassVar[Card]
     presets: ClassVar[Mapping[str, Mapping[str, Any]]]
     """Named sets of values, for instance the conventions of other libraries."""
+    tasks: ClassVar[tuple[str, ...]]
+    """Names of the tasks that it serves."""
 
     def __init__(self, **values: Any) -> None: ...
 
@@ -95,6 +97,7 @@ class BaseMethod:
 
     name: ClassVar[str]
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    tasks: ClassVar[tuple[str, ...]] = ("classification", "multi-label")
 
     @property
     def cohort(self) -> int:
@@ -108,8 +111,10 @@ class BaseMethod:
     def needs(self, task: Task) -> Needs:
         """Return the teacher's fields, as the objective asks for them."""
         objective = self.objective(task)
-        fields = {name: asked for name, asked in objective.needs().items() if not name.startswith(OWN)}
-        return Needs(fields=fields, dense=tuple(name for name in objective.dense_only() if name in fields))
+        asked = {name: at for name, at in objective.needs().items() if not name.startswith(OWN)}
+        fields = {source: at for name, at in asked.items() for source in task.sources(name)}
+        dense = [name for name in (objective.dense_only() if task.sparse else asked) if name in asked]
+        return Needs(fields=fields, dense=tuple(source for name in dense for source in task.sources(name)))
 
     def handlers(self) -> tuple[Handler, ...]:
         """Return none."""

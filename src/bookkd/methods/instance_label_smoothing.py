@@ -106,6 +106,7 @@ class BetaLabelSmoothing(BaseMethod):
     average: Literal["train", "eval"] = "train"
 
     name: ClassVar[str] = "beta-smoothing"
+    tasks: ClassVar[tuple[str, ...]] = ("classification",)  # it ranks samples by the confidence in their one class
     card: ClassVar[Card] = Card("Label smoothing of a strength of its own for each sample", _PAPER, "labels", "certain")
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"evaluated-average": {"average": "eval"}}
 

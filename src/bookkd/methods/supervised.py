@@ -33,6 +33,7 @@ class Supervised(BaseMethod):
     label_smoothing: float = 0.0
 
     name: ClassVar[str] = "supervised"
+    tasks: ClassVar[tuple[str, ...]] = ("classification", "multi-label", "regression")
     card: ClassVar[Card] = Card(
         "Labels only, with label smoothing", "Szegedy et al., CVPR 2016 (label smoothing)", "labels", "certain"
     )

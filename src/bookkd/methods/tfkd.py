@@ -112,6 +112,7 @@ class TfKDReg(BaseMethod):
     class_reduction: Literal["sum", "mean"] = "sum"
 
     name: ClassVar[str] = "tfkd-reg"
+    tasks: ClassVar[tuple[str, ...]] = ("classification",)  # its teacher gives one class of a sample the most
     card: ClassVar[Card] = Card("Learn from a virtual teacher made of the labels", _PAPER, "labels", "certain")
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "resnet18": {"alpha": 0.1, "temperature": 20.0, "multiplier": 100.0, "class_reduction": "mean"},

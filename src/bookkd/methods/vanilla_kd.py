@@ -28,12 +28,10 @@ from typing import Any, ClassVar, Literal
 
 from bookkd.core.check import between
 from bookkd.core.errors import ConfigError, expected
-from bookkd.core.fields import LOGITS
 from bookkd.core.schedules import Schedule
-from bookkd.losses import Loss, soft_target_kl, softened_mse
 from bookkd.methods._parts import check_temperatures, check_weights, with_labels
 from bookkd.methods.base import BaseMethod, Card
-from bookkd.objectives import Objective, bind
+from bookkd.objectives import Objective
 from bookkd.tasks import Task
 
 __all__ = ["VanillaKD"]
@@ -62,6 +60,7 @@ class VanillaKD(BaseMethod):
     label_smoothing: float = 0.0
 
     name: ClassVar[str] = "vanilla-kd"
+    tasks: ClassVar[tuple[str, ...]] = ("classification", "multi-label", "regression")
     card: ClassVar[Card] = Card(
         "Soft targets at a temperature",
         "Hinton, Vinyals, Dean, arXiv 1503.02531 (2015)",
@@ -102,9 +101,11 @@ class VanillaKD(BaseMethod):
 
     def objective(self, task: Task) -> Objective:
         """Return the soft term, and the label term unless its weight is the number 0."""
-        hyper: dict[str, Any] = {"temperature": self.temperature, "t_squared": self.t_squared}
-        loss: Loss = softened_mse
-        if self.soft_loss == "kl":
-            loss, hyper["class_reduction"] = soft_target_kl, self.class_reduction
-        soft = bind(loss, LOGITS, teacher=LOGITS, weight=self.kd_weight, name="soft_target", **hyper)
+        soft = task.soft_term(
+            weight=self.kd_weight,
+            temperature=self.temperature,
+            t_squared=self.t_squared,
+            class_reduction=self.class_reduction,
+            soft_loss=self.soft_loss,
+        )
         return Objective(with_labels(task, (soft,), weight=self.ce_weight, label_smoothing=self.label_smoothing))

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from bookkd.core.names import look_up
-from bookkd.tasks.base import Task
+from bookkd.tasks.base import BaseTask, Task
 from bookkd.tasks.classification import Classification
+from bookkd.tasks.multi_label import MultiLabel
 from bookkd.tasks.predict import Predictions, plain_loader, predict
 
-__all__ = ["TASKS", "Classification", "Predictions", "Task", "plain_loader", "predict", "task_class"]
+__all__ = [
+    "TASKS",
+    "BaseTask",
+    "Classification",
+    "MultiLabel",
+    "Predictions",
+    "Task",
+    "plain_loader",
+    "predict",
+    "task_class",
+]
 
 TASKS = {
     "classification": "bookkd.tasks.classification:Classification",
+    "multi-label": "bookkd.tasks.multi_label:MultiLabel",
 }
 """Task name -> class. One line a task; a test holds this table equal to the cases."""
 

@@ -1,25 +1,32 @@
-"""The contract of a task."""
+"""The contract of a task, and what most tasks share."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from torch import Tensor
 
-from bookkd.core.fields import FieldInfo
+from bookkd.core.fields import LOGITS, WEIGHT, FieldInfo
 from bookkd.core.schedules import Schedule
-from bookkd.objectives import Term
+from bookkd.losses import Loss, soft_target_kl, softened_mse
+from bookkd.objectives import Term, bind
 
-__all__ = ["Task"]
+__all__ = ["BaseTask", "Task"]
 
 
 class Task(Protocol):
-    """Owns the shapes of one kind of problem; stateless, compared by value."""
+    """Owns the shapes of one kind of problem; stateless, compared by value.
+
+    A network's fields, and a book's, have the shape that people expect of them. What losses see may differ: `batch`,
+    `student` and `targets` turn the three sides into it, in the one step that every training door calls.
+    """
 
     name: ClassVar[str]
     primary_metric: ClassVar[str]
     """Metric that early stopping and tables look at; larger is better."""
+    sparse: ClassVar[bool]
+    """Whether a teacher's field may be kept by a sparse codec."""
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -39,6 +46,81 @@ class Task(Protocol):
         """Return the weight of every position, float [batch, ...]; 0 where a position only pads."""
         ...
 
+    def batch(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the batch as masks and losses see it, for instance with labels of another dtype."""
+        ...
+
+    def student(self, fields: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return the student's fields as losses see them: the shape of the positions, then one axis."""
+        ...
+
+    def targets(self, targets: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return what the teacher says as losses see it.
+
+        Raises:
+            FidelityError: for a target that the task cannot present, such as a sparse one.
+        """
+        ...
+
+    def sources(self, name: str) -> tuple[str, ...]:
+        """Return the fields of a knowledge that stand behind the field `name` of a term's teacher."""
+        ...
+
     def label_term(self, *, weight: float | Schedule, label_smoothing: float) -> Term:
         """Return the term that learns from labels."""
         ...
+
+    def soft_term(
+        self,
+        *,
+        weight: float | Schedule,
+        temperature: float | Schedule,
+        t_squared: bool,
+        class_reduction: Literal["sum", "mean"],
+        soft_loss: Literal["kl", "mse"],
+    ) -> Term:
+        """Return the term that matches the teacher; the options are those of the method `vanilla-kd`."""
+        ...
+
+
+class BaseTask:
+    """What most tasks have: losses see the fields as they are, and the teacher is matched by its softened logits."""
+
+    sparse: ClassVar[bool] = True
+
+    def weights(self, batch: Mapping[str, Any]) -> Tensor:
+        """Return the batch's own weights, float [batch]."""
+        weights: Tensor = batch[WEIGHT]
+        return weights
+
+    def batch(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the batch as it is."""
+        return batch
+
+    def student(self, fields: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return the fields as they are."""
+        return fields
+
+    def targets(self, targets: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the targets as they are."""
+        return targets
+
+    def sources(self, name: str) -> tuple[str, ...]:
+        """Return the field itself."""
+        return (name,)
+
+    def soft_term(
+        self,
+        *,
+        weight: float | Schedule,
+        temperature: float | Schedule,
+        t_squared: bool,
+        class_reduction: Literal["sum", "mean"],
+        soft_loss: Literal["kl", "mse"],
+    ) -> Term:
+        """Return the divergence from the teacher's softened logits, or their squared error with `soft_loss="mse"`."""
+        hyper: dict[str, Any] = {"temperature": temperature, "t_squared": t_squared}
+        loss: Loss = softened_mse
+        if soft_loss == "kl":
+            loss, hyper["class_reduction"] = soft_target_kl, class_reduction
+        return bind(loss, LOGITS, teacher=LOGITS, weight=weight, name="soft_target", **hyper)

@@ -8,17 +8,19 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from bookkd.core.errors import ConfigError, DataError, TeacherOutputError, expected
-from bookkd.core.fields import IGNORE_LABEL, LABEL, LOGITS, PARTNER_LABEL, RATIO, WEIGHT, FieldInfo
+from bookkd.core.errors import ConfigError, DataError, expected
+from bookkd.core.fields import IGNORE_LABEL, LABEL, LOGITS, PARTNER_LABEL, RATIO, FieldInfo
 from bookkd.core.schedules import Schedule
 from bookkd.losses import cross_entropy
 from bookkd.objectives import Term, bind, labelled
+from bookkd.tasks._outputs import logits_of
+from bookkd.tasks.base import BaseTask
 
 __all__ = ["Classification"]
 
 
 @dataclass(frozen=True)
-class Classification:
+class Classification(BaseTask):
     """Logits of shape [batch, classes]; the class axis is the last; one position for each sample.
 
     Args:
@@ -58,27 +60,7 @@ class Classification:
         Raises:
             TeacherOutputError: if the logits have another shape.
         """
-        found = getattr(output, LOGITS, output)
-        if isinstance(found, Mapping):
-            found = found.get(LOGITS)
-        if isinstance(found, tuple | list) and found:
-            found = found[0]
-        if not isinstance(found, Tensor) or found.ndim != 2 or found.shape[1] != self.n_classes:
-            got = (
-                f"shape {tuple(found.shape)}"
-                if isinstance(found, Tensor)
-                else f"a {type(output).__name__} without them"
-            )
-            do = "Build the network with the data set's number of classes."
-            raise TeacherOutputError(
-                expected("logits", f"[batch, {self.n_classes}]", got, where="output of a network", do=do)
-            )
-        return {LOGITS: found}
-
-    def weights(self, batch: Mapping[str, Any]) -> Tensor:
-        """Return the batch's own weights, float [batch]."""
-        weights: Tensor = batch[WEIGHT]
-        return weights
+        return {LOGITS: logits_of(output, self.n_classes)}
 
     def label_term(self, *, weight: float | Schedule, label_smoothing: float) -> Term:
         """Return cross-entropy on the labels that the student may see; mixed views use both labels."""
