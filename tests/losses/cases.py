@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from scipy.special import log_softmax, logsumexp, rel_entr, softmax
 from scipy.stats import entropy, pearsonr
+from tests.losses.regression_cases import REGRESSION
 
 from bookkd.core.fields import IGNORE_LABEL
 from bookkd.losses import (
@@ -502,4 +503,5 @@ CASES = (
     ),
     *gram_cases("class_gram", class_gram, ref_class_gram, three(0.041288, 1.0, views=1), three(0.002881, 4.0, views=1)),
     *gram_cases("batch_gram", batch_gram, ref_batch_gram, three(0.040865, 1.0, views=1), three(0.001219, 4.0, views=1)),
+    *REGRESSION,
 )

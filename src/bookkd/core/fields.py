@@ -16,6 +16,8 @@ __all__ = [
     "INPUT",
     "LABEL",
     "LOGITS",
+    "MEAN",
+    "NORMAL",
     "OWN",
     "PARTNER",
     "PARTNER_LABEL",
@@ -24,6 +26,7 @@ __all__ = [
     "PROBE_TAKEN",
     "RATIO",
     "SAMPLE",
+    "VARIANCE",
     "VIEW",
     "WEIGHT",
     "FieldInfo",
@@ -31,6 +34,12 @@ __all__ = [
 ]
 
 LOGITS = "logits"
+MEAN = "mean"
+"""What a regression network expects of each output."""
+VARIANCE = "variance"
+"""How far from its mean it expects an output, squared; above 0."""
+NORMAL = "normal"
+"""Mean and, where it is given, variance on a last axis: what losses see of a regression; no book has it."""
 
 OWN = "own/"
 """Begins the fields that a method's own knowledge gives (an average of the student, a virtual teacher), not a teacher's."""
@@ -44,7 +53,7 @@ WEIGHT = "weight"
 INPUT = "input"
 """The view itself, before any network's own preprocessing."""
 LABEL = "label"
-"""int64 [batch]: the class; `IGNORE_LABEL` where the student may not see it."""
+"""int64 [batch]: the class; `IGNORE_LABEL` where the student may not see it. Several labels, or numbers: [batch, ...]."""
 PARTNER = "partner"
 """int64 [batch]: the sample that a mixed view was mixed with."""
 PARTNER_LABEL = "partner_label"
@@ -87,8 +96,10 @@ class FieldInfo:
         shape: Shape of one record as the losses see it; `(n_classes,)` for logits.
         sparse: True where only some classes are kept, with the rest in a tail bucket.
         temperatures: Temperatures that the field can honour; empty means every one.
+        exact: True where a book keeps float32 whatever codec is asked for, since small values count as much as large ones.
     """
 
     shape: tuple[int, ...]
     sparse: bool = False
     temperatures: tuple[float, ...] = ()
+    exact: bool = False

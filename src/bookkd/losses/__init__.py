@@ -10,6 +10,7 @@ from bookkd.losses.divergences import generalised_jsd, reverse_kl, skew_kl, skew
 from bookkd.losses.entropy import student_entropy, teacher_entropy
 from bookkd.losses.gram import batch_gram, class_gram
 from bookkd.losses.labels import cross_entropy
+from bookkd.losses.regression import as_normal, gaussian_kl, gaussian_nll, mean_matching, squared_error
 from bookkd.losses.sampling import expected_unique, importance_weights
 from bookkd.losses.smoothing import beta_targets
 from bookkd.losses.soft import probability_cross_entropy, soft_cross_entropy, soft_target_kl, softened_mse
@@ -27,6 +28,7 @@ __all__ = [
     "SparseTarget",
     "Target",
     "TransformedTarget",
+    "as_normal",
     "as_target",
     "batch_gram",
     "beta_targets",
@@ -38,8 +40,11 @@ __all__ = [
     "cross_entropy",
     "decoupled_kl",
     "expected_unique",
+    "gaussian_kl",
+    "gaussian_nll",
     "generalised_jsd",
     "importance_weights",
+    "mean_matching",
     "probability_cross_entropy",
     "reverse_kl",
     "skew_kl",
@@ -47,6 +52,7 @@ __all__ = [
     "soft_cross_entropy",
     "soft_target_kl",
     "softened_mse",
+    "squared_error",
     "student_entropy",
     "teacher_entropy",
     "truncated_kl",
@@ -59,7 +65,10 @@ LOSSES: dict[str, Loss] = {
     "correlation_intra": correlation_intra,
     "cross_entropy": cross_entropy,
     "decoupled_kl": decoupled_kl,
+    "gaussian_kl": gaussian_kl,
+    "gaussian_nll": gaussian_nll,
     "generalised_jsd": generalised_jsd,
+    "mean_matching": mean_matching,
     "probability_cross_entropy": probability_cross_entropy,
     "reverse_kl": reverse_kl,
     "skew_kl": skew_kl,
@@ -67,6 +76,7 @@ LOSSES: dict[str, Loss] = {
     "soft_cross_entropy": soft_cross_entropy,
     "soft_target_kl": soft_target_kl,
     "softened_mse": softened_mse,
+    "squared_error": squared_error,
     "student_entropy": student_entropy,
     "truncated_kl": truncated_kl,
 }

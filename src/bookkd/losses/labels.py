@@ -11,7 +11,7 @@ from bookkd.core.fields import IGNORE_LABEL
 from bookkd.losses.claims import claims
 from bookkd.losses.targets import computing_dtype
 
-__all__ = ["check_labels", "cross_entropy"]
+__all__ = ["check_labels", "cross_entropy", "share_of"]
 
 
 def check_labels(student: Tensor, labels: Tensor, partner_labels: Tensor | None, loss: str) -> None:
@@ -46,10 +46,11 @@ def check_labels(student: Tensor, labels: Tensor, partner_labels: Tensor | None,
         )
 
 
-def _share(ratio: Tensor, labels: Tensor, dtype: torch.dtype) -> Tensor:
+def share_of(ratio: Tensor, labels: Tensor, dtype: torch.dtype, loss: str) -> Tensor:
+    """Return the ratio of mixed views with the axes of the labels; `loss` is its name, for the error."""
     if list(ratio.shape) != list(labels.shape[: ratio.ndim]):
         got = f"shape {list(ratio.shape)}"
-        raise ConfigError(expected("ratio", f"one for each sample of {list(labels.shape)}", got, where="cross_entropy"))
+        raise ConfigError(expected("ratio", f"one for each sample of {list(labels.shape)}", got, where=loss))
     return ratio.to(dtype).reshape((*ratio.shape, *[1] * (labels.ndim - ratio.ndim)))
 
 
@@ -99,7 +100,7 @@ def cross_entropy(
 
     value, hidden = nll(labels), labels == IGNORE_LABEL
     if partner_labels is not None and ratio is not None:
-        value = torch.lerp(nll(partner_labels), value, _share(ratio, labels, value.dtype))
+        value = torch.lerp(nll(partner_labels), value, share_of(ratio, labels, value.dtype, "cross_entropy"))
         hidden = hidden | (partner_labels == IGNORE_LABEL)
     if label_smoothing > 0:
         value = (1 - label_smoothing) * value - label_smoothing * log_q.mean(-1)

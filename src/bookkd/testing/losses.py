@@ -60,6 +60,10 @@ class Worked(NamedTuple):
     tolerance: float = 1e-6
 
 
+def _ten_thousand(logits: Tensor) -> Tensor:
+    return logits.sign() * 1e4
+
+
 @dataclass(frozen=True)
 class LossCase:
     """One row of a table of losses.
@@ -78,6 +82,8 @@ class LossCase:
         slack: What counts as 0 at the teacher, for value and gradient, where the formula itself has a small constant.
         infinite_where_ruled_out: Whether the value is infinite where the teacher alone rules a class out.
         shift_invariant: Whether a constant added to all logits of a position changes nothing.
+        wild: From usual inputs of the student or teacher to extreme ones that the loss must still take; +-10,000 by default.
+        ruled_out: Whether -inf means something on the student's last axis: False where it holds no logits of classes.
         seed: Of the generator that `make` is called with.
     """
 
@@ -93,6 +99,8 @@ class LossCase:
     slack: float = ROUNDING
     infinite_where_ruled_out: bool = False
     shift_invariant: bool = True
+    wild: Callable[[Tensor], Tensor] = _ten_thousand
+    ruled_out: bool = True
     seed: int = field(default=20, repr=False)
 
     def inputs(self) -> tuple[Any, ...]:
@@ -278,10 +286,10 @@ def check_precision(case: LossCase) -> None:
 
 
 def check_extremes(case: LossCase) -> None:
-    """Logits of +-10,000 on either or both sides give finite values and gradients, in float32 and float64."""
+    """Extreme inputs (logits of +-10,000) on either or both sides give finite values and gradients, in float32 and float64."""
     student, *args = case.inputs()
     for dtype in (torch.float32, torch.float64):
-        wild = (student.sign() * 1e4).to(dtype)
+        wild = case.wild(student).to(dtype)
         _finite(case, wild, tuple(_change(given, lambda part: part.to(dtype)) for given in args), "a wild student")  # noqa: B023
         if case.from_logits is not None:
             _finite(case, student.to(dtype), case.from_logits(wild.flip(0)), "a wild teacher")
@@ -291,7 +299,7 @@ def check_extremes(case: LossCase) -> None:
 
 def check_ruled_out(case: LossCase) -> None:
     """A class of logit -inf in the teacher, or in both, gives finite values and gradients."""
-    if case.from_logits is None:
+    if case.from_logits is None or not case.ruled_out:
         return
     student = case.inputs()[0]
     teacher = student.flip(0).clone()
