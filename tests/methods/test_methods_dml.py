@@ -16,7 +16,7 @@ from bookkd.core.schedules import Clock
 from bookkd.learning import Cohort
 from bookkd.learning.data import make_groups
 from bookkd.methods import DML, Supervised
-from bookkd.tasks import Classification
+from bookkd.tasks import Classification, MultiLabel
 from bookkd.views import Replay
 
 THREE = Classification(("a", "b", "c"))
@@ -92,6 +92,20 @@ def test_three_peers_are_averaged_or_added():
         assert [loss.item() for loss in found] == pytest.approx(wanted, abs=1e-6)
     # With two peers both are one.
     assert [term.weight for term in DML(average=False).objective(THREE).terms] == [1.0] * 4
+
+
+def test_peers_of_a_multi_label_task():
+    task, labels = MultiLabel(("a", "b", "c")), torch.tensor([[1, 0, 1]])
+    logits = [torch.tensor([z], dtype=torch.float64) for z in (Z1, Z2)]
+    seen = task.batch({LABEL: labels, WEIGHT: torch.ones(1, dtype=torch.float64)})
+    fields = task.student({f"peers/{i}/logits": z for i, z in enumerate(logits)})
+    objective, weights = DML().objective(task), task.weights(seen)
+    sums = objective.sums(fields, {}, seen, weights, Clock())
+    found = objective.loss(sums, objective.totals(seen, weights), Clock())
+    hard = sum(F.binary_cross_entropy_with_logits(z, labels.double()) for z in logits)
+    p, q = (torch.distributions.Bernoulli(logits=z) for z in logits)
+    soft = torch.distributions.kl_divergence(p, q) + torch.distributions.kl_divergence(q, p)
+    torch.testing.assert_close(found, hard + soft.mean())
 
 
 def test_what_it_asks_for():

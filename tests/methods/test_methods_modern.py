@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import log_softmax, rel_entr, softmax
-from tests.learning.digits import TASK, TRAIN, book, run, training, views
+from tests.learning.digits import TASK, TRAIN, book, run, student, training, views
 from tests.methods.test_methods_contract import THREE, total, worked_sample
 
 from bookkd.book import TopK
@@ -17,9 +17,11 @@ from bookkd.core.errors import ConfigError, FidelityError
 from bookkd.core.fields import LABEL, PARTNER_LABEL, WEIGHT
 from bookkd.core.protocols import Needs
 from bookkd.core.schedules import Clock, Linear
+from bookkd.learning import learn
 from bookkd.losses import DenseTarget
 from bookkd.methods import DIST, DKD, MLKD, VanillaKD, build_method
 from bookkd.objectives import Extract, Objective, Standardise, transformed
+from bookkd.tasks import MultiLabel
 
 CE = 0.464369
 FULL = Clock(epoch=20)
@@ -220,6 +222,14 @@ def test_transforms_compose(method, change):
     # What the transform takes away plays no part.
     if isinstance(change, Standardise):
         torch.testing.assert_close(total(changed, student, 5 * teacher + 3, labels), value, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", [DKD(), DIST(), MLKD()])
+def test_classes_that_exclude_one_another_are_asked_for(method):
+    with pytest.raises(
+        ConfigError, match=rf"`task` to be one that method {method.name} serves \(classification\), got multi"
+    ):
+        learn(student(), TRAIN, views(), task=MultiLabel(TRAIN.class_names), method=method)
 
 
 def test_temperatures_that_move():

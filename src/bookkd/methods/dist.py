@@ -54,6 +54,7 @@ class DIST(BaseMethod):
     t_squared: bool = True
 
     name: ClassVar[str] = "dist"
+    tasks: ClassVar[tuple[str, ...]] = ("classification",)  # two outcomes always correlate by 1 or -1
     card: ClassVar[Card] = Card(
         "Correlations over classes and over samples",
         "Huang et al., NeurIPS 2022, arXiv 2205.10536",

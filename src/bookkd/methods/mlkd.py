@@ -61,6 +61,7 @@ class MLKD(BaseMethod):
     ce_weight: float = 1.0
 
     name: ClassVar[str] = "mlkd"
+    tasks: ClassVar[tuple[str, ...]] = ("classification",)  # its products are of whole rows of classes
     card: ClassVar[Card] = Card(
         "Samples, classes and batches matched at several temperatures",
         "Jin, Wang, Lin, CVPR 2023",
