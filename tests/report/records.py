@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,10 @@ BOOK = {
     "cost": {"seconds": 61.44, "cpu_seconds": 60.0, "teacher_forwards": 81_920, "records": 81_920},
 }
 SECOND_BOOK = {**BOOK, "label": "resnet20", "content_digest": "b11c" * 8, "cost": {**BOOK["cost"], "seconds": 30.72}}
+
+
+# What a name could try: to end an element, run, load, fill in a template, break a table, be a formula.
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>'\"&{{ 7*7 }}`|\n=1+1"
 
 
 def interval(value, half=0.008):
@@ -202,6 +207,26 @@ def example(seeds=(0, 1, 2)) -> list[RunRecord]:
             ),
         ]
     return [*found, failed()]
+
+
+def hostile():
+    """A comparison in which every name tries something."""
+    found = [
+        replace(
+            each,
+            arm=f"{HOSTILE}{each.arm}",
+            class_names=tuple(f"{HOSTILE}{name}" for name in each.class_names),
+            teachers=tuple({**teacher, "name": HOSTILE, "lineage": HOSTILE} for teacher in each.teachers),
+            books=tuple({**book, "label": HOSTILE} for book in each.books),
+            configuration={HOSTILE: HOSTILE},
+            environment={HOSTILE: HOSTILE},
+            weights=HOSTILE,
+            student={**each.student, "name": HOSTILE} if each.student else {},
+            data={**each.data, "name": HOSTILE} if each.data else {},
+        )
+        for each in example(seeds=(0, 1))
+    ]
+    return [*found, replace(failed(), error=HOSTILE)]
 
 
 def sweep(runs=100) -> list[RunRecord]:
