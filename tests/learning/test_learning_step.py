@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tests.learning.digits import TASK, TEST, TRAIN, assert_equal, book, run, student, to_float, training, views
 
 from bookkd.core.errors import ConfigError
+from bookkd.core.fields import IGNORE_LABEL
 from bookkd.core.schedules import Clock
 from bookkd.knowledge import StoredKnowledge
 from bookkd.learning import Learner, Step, make_groups, predictions_of, to_device, visible_labels
@@ -151,6 +152,27 @@ def test_visible_labels_are_a_share_of_each_class():
     assert (visible_labels(labels, 0.5, 0) != visible_labels(labels, 0.5, 1)).any()
     with pytest.raises(ConfigError, match="`label_fraction` to be"):
         visible_labels(labels, 0.0, 0)
+
+
+@pytest.mark.parametrize("labels", [np.eye(20, 4, dtype=np.int64), np.arange(20) / 20, np.ones((20, 2), np.float32)])
+def test_whole_samples_are_hidden_where_they_have_no_class(labels):
+    shown = visible_labels(labels, 0.25, seed=0)
+    hidden = np.isnan(shown) if shown.dtype.kind == "f" else shown == IGNORE_LABEL
+    rows = hidden.reshape(20, -1)
+    assert (rows.all(1) | ~rows.any(1)).all()
+    assert (~rows.any(1)).sum() == 5
+    assert (shown[~rows.any(1)] == labels[~rows.any(1)]).all()
+    assert shown.dtype == labels.dtype
+    np.testing.assert_array_equal(visible_labels(shown, 0.01, seed=1)[rows.all(1)], shown[rows.all(1)])
+
+
+@pytest.mark.parametrize("labels", [np.eye(60, 4, dtype=np.int64), np.linspace(0, 1, 60)])
+def test_labels_of_every_form_replace_those_of_the_data_set(labels):
+    groups = make_groups(Replay(TRAIN, views()), training(), samples=60, n_views=2, labels=labels)
+    (batch, *_) = next(iter(groups))
+    found = batch["label"]
+    assert found.dtype == (torch.float32 if labels.dtype.kind == "f" else torch.int64)
+    np.testing.assert_allclose(found.numpy(), labels[batch["sample"].numpy()], rtol=1e-6)
 
 
 def test_hidden_labels_are_not_learnt_from():

@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 
 from bookkd.core.errors import ConfigError, DataError
 from bookkd.core.fields import IGNORE_LABEL
-from bookkd.views import CutMix, Pick, Replay, Views, ViewSampler, collate, isolated, seed_all
+from bookkd.views import CachedViews, CutMix, Pick, Replay, Views, ViewSampler, collate, isolated, seed_all
 
 PICKS = [Pick(sample, view) for sample in range(N) for view in range(3)]
 
@@ -275,6 +275,26 @@ def test_labels_that_are_arrays_stay_arrays():
     assert torch.equal(item["label"], torch.ones(2, 2, dtype=torch.int64))
 
 
+@pytest.mark.parametrize("label", [0.5, np.float32(0.5), torch.tensor(0.5), np.array(0.5)])
+def test_a_number_stays_a_number(label):
+    item = Replay([(torch.zeros(1), label)], Views(None, n_views=1))[Pick(0, 0)]
+    assert (item["label"], type(item["label"])) == (0.5, float)
+    assert collate([item, item])["label"].dtype == torch.float32
+
+
+@pytest.mark.parametrize("vector", [torch.tensor([[1, 0, -1], [0, 0, 1]]), torch.tensor([[0.5, np.nan], [2.0, 1.0]])])
+def test_vectors_and_numbers_survive_replay_mixing_and_caching(vector):
+    data = [(torch.zeros(1, 4, 4), row) for row in vector]
+    replay = Replay(data, Views(None, n_views=1, mix=CutMix(1.0)))
+    batch = collate(replay.__getitems__([Pick(1, 0), Pick(0, 0)]))
+    torch.testing.assert_close(batch["label"], vector.flip(0), equal_nan=True)
+    torch.testing.assert_close(batch["partner_label"], vector[batch["partner"]], equal_nan=True)
+    cached = CachedViews(replay, max_bytes=10_000).__getitems__([Pick(1, 0), Pick(0, 0)])
+    torch.testing.assert_close(cached["label"], batch["label"], equal_nan=True)
+    given = Replay([torch.zeros(1)], Views(None, n_views=1), rows=[1], labels=vector.numpy())[Pick(1, 0)]["label"]
+    torch.testing.assert_close(given, vector[1], equal_nan=True)
+
+
 def test_share_of_probes():
     everything = by_pick([collate(replay_of("uint8").__getitems__(PICKS))])
     items = replay_of("uint8", probe_share=0.5).__getitems__(PICKS)
@@ -301,7 +321,7 @@ CROP = Views(v2.RandomCrop(6), n_views=2)
         (lambda: Replay(Images(n=2), CROP, rows=[0.5, 1]), ConfigError, "`rows` to be whole numbers"),
         (lambda: Replay(Images(n=2), CROP, rows=[4, 4]), ConfigError, "`rows` to be without repeats, got 4 twice"),
         (lambda: Replay(Images(n=2), CROP, rows=[-1, 4]), ConfigError, "`rows` to be at least 0, got -1"),
-        (lambda: Replay(Images(n=2), CROP, labels=[1]), ConfigError, "`labels` to be whole numbers.*at least 2"),
+        (lambda: Replay(Images(n=2), CROP, labels=[1]), ConfigError, "`labels` to be numbers.*at least 2"),
         (lambda: Replay(Images(n=2), CROP, probe_share=1.5), ConfigError, "`probe_share` to be between 0 and 1"),
         (
             lambda: Replay(Images(n=1), Views(None, 1, mix=CutMix(1.0)), rows=[3]),
@@ -329,7 +349,7 @@ CROP = Views(v2.RandomCrop(6), n_views=2)
         (
             lambda: Replay([(torch.zeros(1), "cat")], Views(None, 1))[Pick(0, 0)],
             DataError,
-            "`label` to be a whole number, a tensor or None, got 'cat'",
+            "`label` to be a number, a tensor or None, got 'cat'",
         ),
     ],
 )
@@ -375,7 +395,7 @@ def test_a_ready_batch_passes_through():
             r"`input` to be torch.float32 \(3, 4\).*\(3, 5\) \(sample 1",
         ),
         ([(torch.zeros(3), 0), (torch.zeros(3, dtype=torch.uint8), 0)], "got torch.uint8"),
-        ([(torch.zeros(3), 0), (torch.zeros(3), torch.zeros(2))], "`label` to be a whole number for all records"),
+        ([(torch.zeros(3), 0), (torch.zeros(3), torch.zeros(2))], "`label` to be a number for all records"),
         ([(torch.zeros(3), torch.zeros(2)), (torch.zeros(3), 0)], r"`label` to be torch.float32 \(2,\).*got 'int'"),
     ],
 )

@@ -81,9 +81,13 @@ def check_labels(objective: Objective, dataset: Any, labels: Any | None, rows: S
         labels = getattr(dataset, "labels", None)
     elif rows is not None:
         labels = labels[np.asarray(rows)]
-    if labels is not None and len(labels) and bool((np.asarray(labels) == IGNORE_LABEL).all()):
+    if labels is not None and len(labels) and _all_hidden(np.asarray(labels)):
         do = "Show the student some labels, or learn from a book or a teacher."
         raise ConfigError(expected("labels", "known for one sample at least", "none of them", where="learn", do=do))
+
+
+def _all_hidden(labels: npt.NDArray[Any]) -> bool:
+    return bool((np.isnan(labels) if labels.dtype.kind == "f" else labels == IGNORE_LABEL).all())
 
 
 def check_cached(cached: CachedViews | None, dataset: Any, views: Views, rows: Sequence[int] | None) -> None:
@@ -107,7 +111,7 @@ def run_config(
     method: Method,
     training: Training,
     validation: Validation | None,
-    labels: npt.NDArray[np.int64] | None,
+    labels: npt.NDArray[Any] | None,
     rows: Sequence[int] | None,
     door: str,
     start: str | None,
@@ -136,4 +140,7 @@ def run_config(
 
 
 def _digest(values: Any) -> str | None:
-    return None if values is None else xxhash.xxh3_128_hexdigest(np.asarray(values).astype("<i8").tobytes())
+    if values is None:
+        return None
+    array = np.asarray(values)
+    return xxhash.xxh3_128_hexdigest(array.astype("<f8" if array.dtype.kind == "f" else "<i8").tobytes())

@@ -15,7 +15,7 @@ from bookkd.core.errors import ConfigError, expected
 from bookkd.core.fields import IGNORE_LABEL, LABEL, PARTNER, PARTNER_LABEL, SAMPLE
 from bookkd.core.rng import generator
 from bookkd.learning.training import Training
-from bookkd.views import CachedViews, Replay, ViewSampler, collate
+from bookkd.views import CachedViews, Replay, ViewSampler, collate, label_rows
 
 __all__ = ["Groups", "make_groups", "visible_labels"]
 
@@ -29,7 +29,7 @@ class Groups:
         loader: Gives batches.
         sampler: Its order of samples.
         accumulate: Batches of a group.
-        labels: int64 [rows of the book] that replace the loader's labels; None keeps them.
+        labels: Numbers [rows of the book, ...] that replace the loader's labels; None keeps them.
     """
 
     def __init__(
@@ -37,12 +37,12 @@ class Groups:
         loader: DataLoader[Any],
         sampler: ViewSampler,
         accumulate: int,
-        labels: npt.NDArray[np.int64] | None = None,
+        labels: npt.NDArray[Any] | None = None,
     ) -> None:
         self.loader = loader
         self.sampler = sampler
         self.accumulate = accumulate
-        self._labels = None if labels is None else torch.from_numpy(np.ascontiguousarray(labels, dtype=np.int64))
+        self._labels = None if labels is None else torch.from_numpy(label_rows(labels, 0))
 
     def __len__(self) -> int:
         return -(-len(self.sampler) // self.accumulate)
@@ -84,7 +84,7 @@ def make_groups(
     views_per_sample: int = 1,
     rank: int = 0,
     world_size: int = 1,
-    labels: npt.NDArray[np.int64] | None = None,
+    labels: npt.NDArray[Any] | None = None,
     whole: bool = False,
 ) -> Groups:
     """Return the batches of a run: `views_per_sample` views of each sample an epoch, shuffled, this rank's share.
@@ -97,7 +97,7 @@ def make_groups(
         views_per_sample: Of them, next to each other in a batch.
         rank: This process.
         world_size: Processes.
-        labels: int64 [rows of the book] that replace the data set's.
+        labels: Numbers [rows of the book, ...] that replace the data set's.
         whole: Leave the last incomplete batch of an epoch out instead of filling it up, for losses that relate the rows of
             a batch.
 
@@ -106,9 +106,8 @@ def make_groups(
     """
     part = None if isinstance(samples, int) else samples
     n_samples = samples if isinstance(samples, int) else int(samples.max()) + 1
-    if labels is not None and (labels.ndim != 1 or labels.dtype.kind not in "iu" or len(labels) < n_samples):
-        got = f"{labels.dtype} of shape {labels.shape}"
-        raise ConfigError(expected("labels", f"whole numbers, one a row of the book (at least {n_samples})", got))
+    if labels is not None:
+        labels = label_rows(labels, n_samples)
     count = n_samples if part is None else len(part)
     if whole and count * views_per_sample < training.batch_size * world_size:
         wish = f"at most {count * views_per_sample // world_size} for {count} samples"
@@ -139,23 +138,33 @@ def make_groups(
     return Groups(loader, sampler, training.accumulate, labels)
 
 
-def visible_labels(labels: npt.NDArray[np.int64], fraction: float, seed: int) -> npt.NDArray[np.int64]:
+def visible_labels(labels: npt.NDArray[Any], fraction: float, seed: int) -> npt.NDArray[Any]:
     """Hide all labels but a share of each class: the everyday case of few labels and many samples.
 
+    Where a sample has no one class (vectors, or numbers), whole samples are hidden, and the share is one of all samples.
+
     Args:
-        labels: int64 [samples].
+        labels: Classes int64 [samples]; vectors int64 or floating [samples, ...]; numbers [samples], floating.
         fraction: Share of each class that stays, above 0 to 1; at least one sample a class.
         seed: Of the choice.
 
     Returns:
-        A copy with `IGNORE_LABEL` in place of the hidden ones.
+        A copy with `IGNORE_LABEL`, or NaN among floating ones, in place of the hidden ones.
 
     >>> hidden = visible_labels(np.repeat(np.arange(3), 10), 0.2, seed=0)
     >>> [(hidden == c).sum().item() for c in range(3)]
     [2, 2, 2]
+    >>> visible_labels(np.linspace(0, 1, 5), 0.4, seed=0)
+    array([ nan, 0.25,  nan,  nan, 1.  ])
     """
     positive(between(fraction, 0, 1, "label_fraction"), "label_fraction")
-    hidden = np.full_like(labels, IGNORE_LABEL)
+    hidden = np.full_like(labels, np.nan if labels.dtype.kind == "f" else IGNORE_LABEL)
+    if labels.ndim > 1 or labels.dtype.kind == "f":
+        known = ~np.isnan(labels) if labels.dtype.kind == "f" else labels != IGNORE_LABEL
+        rows = np.flatnonzero(known.reshape(len(labels), -1).any(axis=1))
+        shown = generator(seed, "visible labels").permutation(rows)[: max(1, round(fraction * len(rows)))]
+        hidden[shown] = labels[shown]
+        return hidden
     for label in np.unique(labels[labels != IGNORE_LABEL]):
         rows = np.flatnonzero(labels == label)
         keep = max(1, round(fraction * len(rows)))

@@ -90,7 +90,7 @@ def learn(
     preprocess: Callable[[Tensor], Tensor] | None = None,
     training: Training | None = None,
     validation: Any | None = None,
-    labels: npt.NDArray[np.int64] | None = None,
+    labels: npt.NDArray[Any] | None = None,
     rows: Sequence[int] | None = None,
     keys: npt.ArrayLike | None = None,
     out: str | Path | None = None,
@@ -117,7 +117,8 @@ def learn(
         preprocess: The student's own preprocessing of a view.
         training: Epochs, optimizer, devices and so on.
         validation: Data set measured after each epoch, or a `Validation`.
-        labels: int64 [rows of the book] that replace the data set's; `IGNORE_LABEL` where the student may not see one.
+        labels: Numbers [rows of the book, ...] that replace the data set's; `IGNORE_LABEL`, or NaN among floating ones, where the
+            student may not see one.
         rows: Book row of each sample, where the data set is a part or another order of the book's.
         keys: Own id of each sample, in place of `rows`, where the book was made with keys; a data set that has them as its
             attribute `keys` need not repeat them here.
@@ -227,7 +228,7 @@ class _Job:
     replay: Replay | CachedViews
     samples: int | npt.NDArray[np.int64]
     n_views: int
-    labels: npt.NDArray[np.int64] | None
+    labels: npt.NDArray[Any] | None
     validation: Validation | None
     checkpoints: Path | None
 

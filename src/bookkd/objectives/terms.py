@@ -266,9 +266,10 @@ class _Both:
 
 
 def labelled(batch: Mapping[str, Any]) -> Tensor:
-    """Return where the class is known: the mask of terms on labels, bool, of the labels' shape.
+    """Return where the label is known: the mask of terms on labels, bool, of the labels' shape.
 
-    A mixed view counts only if the partner's class is known too, as in `losses.cross_entropy`.
+    Unknown is `IGNORE_LABEL` among classes and NaN among floating labels. A mixed view counts only if the partner's label is
+    known too, as in `losses.cross_entropy`.
 
     >>> import torch
     >>> labelled({"label": torch.tensor([3, -1])})
@@ -276,6 +277,9 @@ def labelled(batch: Mapping[str, Any]) -> Tensor:
     """
     if batch.get(LABEL) is None:
         raise DataError(expected("batch", f"one with `{LABEL}`", f"the keys {', '.join(sorted(batch))}"))
-    known: Tensor = batch[LABEL] != IGNORE_LABEL
     partner = batch.get(PARTNER_LABEL)
-    return known if partner is None else known & (partner != IGNORE_LABEL)
+    return _known(batch[LABEL]) if partner is None else _known(batch[LABEL]) & _known(partner)
+
+
+def _known(labels: Tensor) -> Tensor:
+    return ~labels.isnan() if labels.is_floating_point() else labels != IGNORE_LABEL

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from bookkd.core.fields import INPUT, LABEL, SAMPLE, WEIGHT
 from bookkd.tasks.base import Task
+from bookkd.views import as_label, collate
 
 __all__ = ["Predictions", "plain_loader", "predict"]
 
@@ -22,7 +23,7 @@ class Predictions:
 
     Args:
         fields: Field name -> CPU tensor [samples, ...].
-        labels: int64 [samples].
+        labels: [samples, ...], as the data set gives them: int64, or floating.
     """
 
     fields: dict[str, Tensor]
@@ -42,7 +43,7 @@ class _Plain(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         image, label = self.dataset[index]
         view = image if self.transform is None else self.transform(image)
-        return {INPUT: torch.as_tensor(view), LABEL: int(label), SAMPLE: index, WEIGHT: 1.0}
+        return {INPUT: torch.as_tensor(view), LABEL: as_label(label, index), SAMPLE: index, WEIGHT: 1.0}
 
 
 def plain_loader(
@@ -51,7 +52,11 @@ def plain_loader(
     """Return a loader over the samples in order, as dict batches without augmentation."""
     # A generator of its own, since a DataLoader otherwise draws from the global one.
     return DataLoader(
-        _Plain(dataset, transform), batch_size=batch_size, num_workers=workers, generator=torch.Generator()
+        _Plain(dataset, transform),
+        batch_size=batch_size,
+        num_workers=workers,
+        collate_fn=collate,
+        generator=torch.Generator(),
     )
 
 

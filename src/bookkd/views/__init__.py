@@ -5,6 +5,7 @@ from __future__ import annotations
 from bookkd.views.cached import CachedViews
 from bookkd.views.checks import check_probes, check_replay
 from bookkd.views.collate import collate
+from bookkd.views.labels import as_label, label_rows
 from bookkd.views.mix import CutMix, MixUp
 from bookkd.views.picks import Pick
 from bookkd.views.probe import probe
@@ -21,11 +22,13 @@ __all__ = [
     "Replay",
     "ViewSampler",
     "Views",
+    "as_label",
     "check_probes",
     "check_replay",
     "collate",
     "differences",
     "isolated",
+    "label_rows",
     "probe",
     "seed_all",
     "version_differences",

@@ -23,7 +23,7 @@ def collate(items: Sequence[Mapping[str, Any]] | Mapping[str, Any]) -> dict[str,
         items: Records of one shape, or a batch.
 
     Returns:
-        Name -> tensor [batch, ...]: whole numbers int64, weights and ratios float32, input and probes as they are.
+        Name -> tensor [batch, ...]: whole numbers int64, other numbers, weights and ratios float32, tensors as they are.
 
     Raises:
         DataError: if the records differ in their names, shapes or dtypes.
@@ -48,7 +48,7 @@ def _stack(name: str, items: Sequence[Mapping[str, Any]]) -> Tensor:
     first = items[0][name]
     if not isinstance(first, Tensor):
         if any(isinstance(item[name], Tensor) for item in items):
-            raise DataError(expected(name, "a whole number for all records or a tensor for all", "both"))
+            raise DataError(expected(name, "a number for all records or a tensor for all", "both"))
         return torch.tensor([item[name] for item in items], dtype=torch.float32 if name in _FLOATS else None)
     for item in items:
         value = item[name]

@@ -14,7 +14,6 @@ from torch.utils.data import Dataset
 from bookkd.core.check import between
 from bookkd.core.errors import ConfigError, DataError, expected
 from bookkd.core.fields import (
-    IGNORE_LABEL,
     INPUT,
     LABEL,
     PARTNER,
@@ -28,6 +27,7 @@ from bookkd.core.fields import (
     WEIGHT,
 )
 from bookkd.core.rng import draw64
+from bookkd.views.labels import as_label, label_rows
 from bookkd.views.mix import Mix, draw_partners
 from bookkd.views.picks import Pick, Positions, as_picks
 from bookkd.views.probe import probe
@@ -45,7 +45,8 @@ class Replay(Dataset[dict[str, Any]]):
     its own kind (torchvision's `Mask`, `BoundingBoxes`) goes through the transform together with the image.
 
     Args:
-        dataset: `dataset[i]` is (image, label) or an image alone; the label a whole number, a tensor, or None.
+        dataset: `dataset[i]` is (image, label) or an image alone; the label a number, a tensor or array
+            of one shape for all samples, or None.
         views: What is done to the images.
         rows: Row of the book of each data set position, shape [len(dataset)], for reordered or filtered data; None
             where they are the same.
@@ -76,7 +77,8 @@ class Replay(Dataset[dict[str, Any]]):
         self.dataset = dataset
         self.views = views
         self.positions = Positions(rows, len(dataset))
-        self.labels = None if labels is None else _check_labels(labels, self.positions.rows)
+        most = int(self.positions.rows.max(initial=-1))
+        self.labels = None if labels is None else label_rows(labels, most + 1, "Replay")
         self.probe_share = between(probe_share, 0, 1, "probe_share", where="Replay")
         if views.mix is not None and views.mix.pool is None and rows is not None:
             raise ConfigError(
@@ -133,7 +135,7 @@ class Replay(Dataset[dict[str, Any]]):
             except Exception as error:
                 error.add_note(f"While replaying sample {sample}, view {view}.")
                 raise
-            out.append({INPUT: as_tensor(image, sample, view), LABEL: _as_label(label, sample)})
+            out.append({INPUT: as_tensor(image, sample, view), LABEL: as_label(label, sample)})
         return out
 
     def _mix(self, mix: Mix, own: list[dict[str, Any]], samples: list[int], views: list[int]) -> None:
@@ -158,21 +160,6 @@ class Replay(Dataset[dict[str, Any]]):
             item[PROBE_TAKEN] = take
 
 
-def _check_labels(labels: npt.ArrayLike, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    found = np.asarray(labels)
-    most = int(rows.max(initial=-1))
-    if found.ndim != 1 or found.dtype.kind not in "iu" or len(found) <= most:
-        raise ConfigError(
-            expected(
-                "labels",
-                f"whole numbers, one a row of the book (at least {most + 1})",
-                f"{found.dtype} of shape {found.shape}",
-                where="Replay",
-            )
-        )
-    return found.astype(np.int64)
-
-
 def _split(record: Any, sample: int) -> tuple[Any, Any]:
     if isinstance(record, tuple | list):
         if len(record) == 2:
@@ -191,17 +178,3 @@ def _split(record: Any, sample: int) -> tuple[Any, Any]:
             )
         )
     return record, None
-
-
-def _as_label(label: Any, sample: int) -> int | Tensor:
-    if label is None:
-        return IGNORE_LABEL
-    if isinstance(label, np.ndarray):
-        label = torch.from_numpy(np.require(label, requirements=("C", "W")))
-    if isinstance(label, Tensor):
-        if label.ndim:
-            return label.detach().as_subclass(Tensor)
-        label = label.item()
-    if isinstance(label, int | np.integer):
-        return int(label)
-    raise DataError(expected("label", "a whole number, a tensor or None", label, where=f"sample {sample}"))
