@@ -5,7 +5,9 @@ from bookkd.evaluation.costs import Cost, Latency, cost
 from bookkd.evaluation.distillation_score import crossing_alpha, distillation_score
 from bookkd.evaluation.diversity import Diversity, diversity, vasicek_entropy
 from bookkd.evaluation.intervals import Interval, bootstrap
+from bookkd.evaluation.measures import Measures
 from bookkd.evaluation.metrics import Evaluation, evaluate
+from bookkd.evaluation.multi_label import evaluate_multi_label
 from bookkd.evaluation.paired import (
     Difference,
     Interaction,
@@ -14,6 +16,7 @@ from bookkd.evaluation.paired import (
     interval_of_mean,
     t_quantile,
 )
+from bookkd.evaluation.regression import evaluate_regression
 
 __all__ = [
     "Cost",
@@ -23,6 +26,7 @@ __all__ = [
     "Interaction",
     "Interval",
     "Latency",
+    "Measures",
     "bootstrap",
     "calibration",
     "confusion",
@@ -32,6 +36,8 @@ __all__ = [
     "distillation_score",
     "diversity",
     "evaluate",
+    "evaluate_multi_label",
+    "evaluate_regression",
     "fit_temperature",
     "interaction_of",
     "interval_of_mean",

@@ -12,7 +12,7 @@ from bookkd.core.check import at_least
 from bookkd.core.errors import ConfigError, expected
 from bookkd.core.rng import generator
 
-__all__ = ["Interval", "bootstrap", "interval_of", "resample"]
+__all__ = ["Interval", "bootstrap", "interval_of", "interval_where_known", "resample", "unbiased_interval"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -87,6 +87,29 @@ def interval_of(value: float, replicates: Floats, *, level: float) -> Interval:
         return Interval(float(value), float(value), float(value))
     low, high = np.quantile(replicates, ((1 - level) / 2, (1 + level) / 2))
     return Interval(float(value), float(low), float(high))
+
+
+def interval_where_known(value: float, replicates: Floats, *, level: float) -> Interval | None:
+    """Return the interval of the replicates that are numbers; None where the value itself is NaN, not defined.
+
+    A class of one sample is missing from every third replicate.
+
+    >>> interval_where_known(2.0, np.array([1.0, np.nan, 3.0]), level=0.5)
+    Interval(value=2.0, low=1.5, high=2.5)
+    """
+    return None if np.isnan(value) else interval_of(value, replicates[~np.isnan(replicates)], level=level)
+
+
+def unbiased_interval(value: float, replicates: Floats, *, level: float) -> Interval:
+    """Return the interval of an error between 0 and 1, moved down by the mean excess of its replicates.
+
+    For sums of absolute values, which make every resample look worse than the sample that it was drawn from.
+
+    >>> unbiased_interval(0.25, np.array([0.25, 0.5, 0.75]), level=0.5)
+    Interval(value=0.25, low=0.125, high=0.375)
+    """
+    excess = replicates.mean() - value if len(replicates) else 0.0
+    return interval_of(value, np.clip(replicates - excess, 0, 1), level=level)
 
 
 def bootstrap(

@@ -19,7 +19,14 @@ from torch import Tensor
 from bookkd.core.check import at_least
 from bookkd.core.errors import ConfigError, DataError, TeacherOutputError, expected
 from bookkd.core.fields import IGNORE_LABEL
-from bookkd.evaluation.intervals import Floats, Interval, interval_of, resample
+from bookkd.evaluation.intervals import (
+    Floats,
+    Interval,
+    interval_of,
+    interval_where_known,
+    resample,
+    unbiased_interval,
+)
 
 __all__ = ["Evaluation", "evaluate"]
 
@@ -124,9 +131,9 @@ def evaluate(
         name: interval_of(values[column], found[:, column], level=level)
         for column, name in enumerate((*names, "balanced_accuracy", "macro_f1"))
     }
-    metrics["ece"] = _unbiased(values[sums.ece], found[:, sums.ece], level)
+    metrics["ece"] = unbiased_interval(values[sums.ece], found[:, sums.ece], level=level)
     recall = tuple(
-        _recall(value, column, level)
+        interval_where_known(value, column, level=level)
         for value, column in zip(values[sums.ece + 1 :], found[:, sums.ece + 1 :].T, strict=True)
     )
     return Evaluation(metrics, recall, tuple(class_names), len(truth), bins, replicates, level)
@@ -216,18 +223,6 @@ def _gaps(logits: Tensor, truth: npt.NDArray[np.int64], predicted: npt.NDArray[n
     gaps = np.zeros((len(truth), bins))
     gaps[np.arange(len(truth)), column] = confidence - (predicted == truth)
     return gaps
-
-
-def _recall(value: float, replicates: Floats, level: float) -> Interval | None:
-    if np.isnan(value):
-        return None
-    # A class of one sample is missing from every third replicate.
-    return interval_of(value, replicates[~np.isnan(replicates)], level=level)
-
-
-def _unbiased(value: float, replicates: Floats, level: float) -> Interval:
-    excess = replicates.mean() - value if len(replicates) else 0.0
-    return interval_of(value, np.clip(replicates - excess, 0, 1), level=level)
 
 
 def _check(logits: Tensor, labels: Tensor, teacher_logits: Tensor | None, class_names: Sequence[str]) -> None:
