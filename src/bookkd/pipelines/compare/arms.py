@@ -49,7 +49,9 @@ class Arm:
     def name(self) -> str:
         """Method, student, source and override, as tables show them."""
         source = "" if self.source is None or self.source.label == self.override else self.source.label
-        return " / ".join(part for part in (self.method.label, student_label(self.student), source, self.override) if part)
+        return " / ".join(
+            part for part in (self.method.label, student_label(self.student), source, self.override) if part
+        )
 
     @property
     def slug(self) -> str:
@@ -90,13 +92,17 @@ def expand(sweep: Sweep, task: Task) -> tuple[Arm, ...]:
         arm
         for student in sweep.students
         for method in sweep.methods
-        for override in [each for each in sweep.overrides if each.fits(method)] or [None]
+        for override in _fitting(sweep, method)
         for arm in _arms(sweep, task, method, student, override)
     )
     unique([arm.name for arm in arms], "arms", where="sweep", do="Leave one out, or give overrides other names.")
     if sweep.baseline:
         choose(sweep.baseline, [arm.name for arm in arms], "arm", where="baseline of the sweep")
     return arms
+
+
+def _fitting(sweep: Sweep, method: MethodChoice) -> list[Override | None]:
+    return [override for override in sweep.overrides if override.fits(method)] or [None]
 
 
 def _arms(
@@ -109,6 +115,8 @@ def _arms(
         views = replace(views or ViewOptions(), **override.views) if override.views else views
         fraction = sweep.label_fraction if override.label_fraction is None else override.label_fraction
         sources = sources if override.books is None else (override.books,)
+    if method.sources and (override is None or override.books is None):
+        sources = tuple(source for source in sources if source.label in method.sources)
     books = [source for source in sources if source.books]
     beside = books[0] if books else None
     shared: dict[str, Any] = {"method": method, "student": student, "views": views, "training": training}
@@ -123,15 +131,19 @@ def _arms(
 
 def _changed(method: MethodChoice, options: Any) -> MethodChoice:
     """Return a method with other options; a `name` among them makes it another method."""
-    kept = {} if "name" in options else {"name": method.name, "preset": method.preset, **method.options}
+    kept = (
+        {}
+        if "name" in options
+        else {"name": method.name, "preset": method.preset, **method.options, "books": method.sources}
+    )
     return method_choice({**kept, **options}) if options else method
 
 
 def baselines(sweep: Sweep, arms: tuple[Arm, ...]) -> dict[int, int]:
     """Return which arm each is held against, by place; one that is held against nothing is not in it.
 
-    The baseline of the sweep where it names one; else labels alone with the same student, best under the same override;
-    else the first arm.
+    The baseline of the sweep where it names one. Else in an ablation the full method with the same student, in a study of
+    orthogonality the first arm, otherwise labels alone with the same student, best under the same override, or the first arm.
     """
     if sweep.baseline:
         base = [arm.name for arm in arms].index(sweep.baseline)
@@ -139,7 +151,9 @@ def baselines(sweep: Sweep, arms: tuple[Arm, ...]) -> dict[int, int]:
     found = {}
     for place, arm in enumerate(arms):
         alone = [n for n, other in enumerate(arms) if other.source is None and other.method.name == "supervised"]
-        same = [n for n in alone if arms[n].student.name == arm.student.name and arms[n].student.args == arm.student.args]
+        same = [
+            n for n in alone if arms[n].student.name == arm.student.name and arms[n].student.args == arm.student.args
+        ]
         best = [n for n in same if arms[n].override == arm.override]
         base = next(iter([*best, *same, 0]))
         if base != place:

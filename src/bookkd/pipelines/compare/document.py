@@ -15,14 +15,14 @@ from bookkd.pipelines.compare.sweep import MethodChoice, Override, Source, Sweep
 from bookkd.pipelines.compare.values import listed, mapped, only, typed
 from bookkd.pipelines.options import DataOptions, NetworkOptions, ViewOptions
 
-__all__ = ["method_choice", "read_sweep", "sweep_of"]
+__all__ = ["method_choice", "read_document", "read_sweep", "sources_of", "sweep_of"]
 
 
-def read_sweep(path: str | Path) -> Sweep:
-    """Read a sweep from a YAML file.
+def read_document(path: str | Path) -> dict[str, Any]:
+    """Read a YAML file of keys with values.
 
     Raises:
-        ConfigError: if the file cannot be read or says something that is no sweep, in one line.
+        ConfigError: if it cannot be read or is something else, in one line.
     """
     import yaml
 
@@ -31,7 +31,16 @@ def read_sweep(path: str | Path) -> Sweep:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         said = " ".join(str(error).split())
         raise ConfigError(f"Expected the sweep to be a readable YAML file, got {str(path)!r}: {said}.") from error
-    return sweep_of(mapped(found, "sweep"))
+    return mapped(found, "sweep")
+
+
+def read_sweep(path: str | Path) -> Sweep:
+    """Read a sweep from a YAML file.
+
+    Raises:
+        ConfigError: if the file cannot be read or says something that is no sweep, in one line.
+    """
+    return sweep_of(read_document(path))
 
 
 def sweep_of(document: Mapping[str, Any]) -> Sweep:
@@ -39,8 +48,9 @@ def sweep_of(document: Mapping[str, Any]) -> Sweep:
 
     Args:
         document: Keys as the arguments of `Sweep`. Networks, methods and data sets are names, or mappings with `name` and options;
-            books are paths, lists of paths (read together), or mappings with `name`, `paths` and `test`; `seeds` is a list or
-            a number of seeds; lists may be text with commas.
+            books are paths, lists of paths (read together), mappings with `name`, `paths` and `test`, or all of them one
+            mapping from label to paths; a method may have `books`, the labels that it learns from; `seeds` is a list or a
+            number of seeds; lists may be text with commas.
 
     Raises:
         ConfigError: for an unknown key or a value of another type; the nearest keys are listed.
@@ -54,17 +64,32 @@ def sweep_of(document: Mapping[str, Any]) -> Sweep:
     built: dict[str, Any] = {
         "students": tuple(_network(each, "students") for each in listed(values.pop("students", None))),
         "methods": tuple(method_choice(each) for each in listed(values.pop("methods", None))),
-        "books": tuple(_books(each) for each in listed(values.pop("books", None))),
-        "teachers": tuple(_teachers(each) for each in listed(values.pop("teachers", None))),
+        "books": tuple(sources_of(values)),
+        "teachers": tuple(_teachers(each) for each in _labelled(values.pop("teachers", None), "networks")),
         "overrides": tuple(_override(each, n) for n, each in enumerate(listed(values.pop("overrides", None)))),
     }
+    values.pop("books", None)
     if "seeds" in values:
         built["seeds"] = _seeds(values.pop("seeds"))
     for key, kind in (("data", DataOptions), ("training", Training), ("views", ViewOptions)):
         if key in values:
             built[key] = _part(kind, values.pop(key), key)
-    plain = ("baseline", "label_fraction", "test", "validation", "validation_fraction", "replicates", "latency", "preset")
+    plain = (
+        "baseline",
+        "label_fraction",
+        "test",
+        "validation",
+        "validation_fraction",
+        "replicates",
+        "latency",
+        "preset",
+    )
     return Sweep(**built, **typed(Sweep, {key: values[key] for key in plain if key in values}, "sweep"))
+
+
+def sources_of(document: Mapping[str, Any]) -> list[Source]:
+    """Return the books of a document, each by itself or several read together."""
+    return [_books(each) for each in _labelled(document.get("books"), "paths")]
 
 
 def method_choice(given: Any) -> MethodChoice:
@@ -78,12 +103,14 @@ def method_choice(given: Any) -> MethodChoice:
         return given
     values = {"name": given} if isinstance(given, str) else mapped(given, "methods")
     name, preset = values.pop("name", None), values.pop("preset", None)
+    sources = tuple(str(label) for label in listed(values.pop("books", None)))
     if not isinstance(name, str):
         raise ConfigError(expected("methods", "names, or mappings with a name", given, where="sweep"))
+    values |= mapped(values.pop("options", {}), f"options of method {name}")
     chosen = method_class(name)
     if preset is not None:
         choose(preset, chosen.presets, "preset", where=f"method {name}")
-    found = MethodChoice(name, preset, typed(chosen, values, f"method {name}"))
+    found = MethodChoice(name, preset, typed(chosen, values, f"method {name}"), sources)
     found.build()  # its own checks, before anything starts
     return found
 
@@ -106,13 +133,21 @@ def _network(given: Any, where: str) -> NetworkOptions:
     return found
 
 
+def _labelled(given: Any, key: str) -> list[Any]:
+    """Return entries of a mapping from label to what it stands for as mappings with a name; a list as it is."""
+    if not isinstance(given, Mapping) or "name" in given or key in given:
+        return listed(given)
+    return [{"name": name, **(value if _is_entry(value, key) else {key: value})} for name, value in given.items()]
+
+
+def _is_entry(value: Any, key: str) -> bool:
+    return isinstance(value, Mapping) and key in value
+
+
 def _books(given: Any) -> Source:
     if isinstance(given, Source):
         return given
-    if not isinstance(given, Mapping):
-        paths = tuple(str(path) for path in listed(given))
-        return Source("+".join(Path(path).name for path in paths), paths)
-    values = mapped(given, "books")
+    values = dict(given) if isinstance(given, Mapping) else {"paths": given}
     only(values, ("name", "paths", "test"), "books")
     paths, test = (tuple(str(path) for path in listed(values.get(key))) for key in ("paths", "test"))
     return Source(str(values.get("name") or "+".join(Path(path).name for path in paths)), paths, test_books=test)
@@ -121,8 +156,10 @@ def _books(given: Any) -> Source:
 def _teachers(given: Any) -> Source:
     if isinstance(given, Source):
         return given
-    networks = tuple(_network(each, "teachers") for each in listed(given))
-    return Source("live " + "+".join(network.name for network in networks), teachers=networks)
+    entry = dict(given) if _is_entry(given, "networks") else {"networks": given}
+    only(entry, ("name", "networks"), "teachers")
+    networks = tuple(_network(each, "teachers") for each in listed(entry["networks"]))
+    return Source(str(entry.get("name") or "live " + "+".join(network.name for network in networks)), teachers=networks)
 
 
 def _override(given: Any, number: int) -> Override:

@@ -1,97 +1,130 @@
-"""Running a sweep: what is done is not done again, what fails is recorded, several at once if asked."""
+"""Running a sweep: what is done is not done again, what fails is recorded, and the end is one summary."""
 
 from __future__ import annotations
 
-import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-import torch
-
-from bookkd.core.check import at_least
-from bookkd.core.memory import keep_freed_memory
-from bookkd.pipelines.compare.one import do_run, finished
-from bookkd.pipelines.compare.runs import RunSpec, runs_of
+from bookkd.core.check import at_least, unique
+from bookkd.core.errors import ConfigError, expected
+from bookkd.core.files import make_folder, write_atomic
+from bookkd.core.jsonio import pretty
+from bookkd.core.lock import Lock
+from bookkd.learning.folder import plain
+from bookkd.pipelines.compare.arms import Arm, baselines, expand
+from bookkd.pipelines.compare.costs import costs_of
+from bookkd.pipelines.compare.execute import score_arm
+from bookkd.pipelines.compare.folders import Run, refuse_others, runs_of, state_of
+from bookkd.pipelines.compare.pool import run_all
+from bookkd.pipelines.compare.shared import Shared
+from bookkd.pipelines.compare.spaces import Space, check_spaces, fitting
+from bookkd.pipelines.compare.summary import summarise
 from bookkd.pipelines.compare.sweep import Sweep
-from bookkd.pipelines.compare.workshop import Workshop
+from bookkd.pipelines.compare.tuning import Tuned, tune
 from bookkd.report import RunRecord
 
 __all__ = ["run_sweep"]
 
 Say = Callable[[str], None]
 
-_shop: Workshop | None = None
-
 
 def run_sweep(
-    sweep: Sweep,
-    out: str | Path,
-    *,
-    runs: Sequence[RunSpec] | None = None,
-    jobs: int = 1,
-    replicates: int = 1000,
-    say: Say = print,
-) -> list[RunRecord]:
-    """Do all runs of a sweep that are not done yet.
+    sweep: Sweep, out: str | Path, *, jobs: int = 1, say: Say = print, spaces: Sequence[Space] = (), trials: int = 20
+) -> dict[str, Any]:
+    """Do all runs of a sweep that are not done yet, and say what came out.
 
     Args:
-        sweep: The sweep.
-        out: Folder; each run has a folder of its own in it.
-        runs: Other runs than `runs_of(sweep)`.
+        sweep: What is compared.
+        out: Folder; every run has a folder of its own in it. The same folder and sweep go on where they were.
         jobs: Runs at once, each in a process of its own with its share of the threads.
-        replicates: Bootstrap replicates of the metrics.
-        say: Called with a line for every run that is done.
+        say: Called with a line of progress.
+        spaces: Options whose values are chosen first, for each arm that has them, on validation samples.
+        trials: Tries for each arm.
 
     Returns:
-        The records of all runs, in their order; failed ones too.
+        What `bookkd compare --json` prints, also in `summary.json`.
+
+    Raises:
+        ConfigError: if the sweep contradicts itself, or the folder holds finished runs of another configuration.
+        BookLockedError: if another process compares in the folder.
     """
-    wanted, root = list(runs_of(sweep) if runs is None else runs), Path(out)
     at_least(jobs, 1, "jobs", where="compare")
-    known = {run.folder: finished(root / run.folder, run) for run in wanted}
-    records = {folder: record for folder, record in known.items() if record is not None}
-    if records:
-        say(f"{len(records)} of {len(wanted)} runs are done already")
-    pending = [run for run in wanted if run.folder not in records]
-    for run, record in _done(sweep, pending, root, jobs, replicates):
-        records[run.folder] = record
-        accuracy = record.metric("accuracy")
-        ended = f"accuracy {accuracy:.4f}" if accuracy is not None else f"failed: {record.error}"
-        say(f"[{len(records)}/{len(wanted)}] {run.arm}, seed {run.seed}: {ended}")
-    return [records[run.folder] for run in wanted]
+    root = Path(out)
+    shared = Shared(sweep)
+    arms = expand(sweep, shared.samples.task)
+    against = baselines(sweep, arms)
+    _check_held_out(sweep, spaces)
+    check_spaces(arms, spaces)
+    make_folder(root)
+    lock = Lock(root / ".lock")
+    try:
+        tuned = _tuned(shared, arms, spaces, root, trials, say)
+        before = arms
+        arms = tuple(tuned[place].arm if place in tuned else arm for place, arm in enumerate(arms))
+        unique(
+            [arm.name for arm in arms], "tuned arms", where="compare", do="Leave out one that the search made equal."
+        )
+        write_atomic(root / "sweep.json", pretty(plain(sweep)))
+        records = _records(shared, arms, root, jobs, say)
+        result = {"out": str(root), **summarise(sweep, arms, against, records, shared.samples.task.primary_metric)}
+        result["tuned"] = [{**found.to_json(), "before": before[place].name} for place, found in tuned.items()]
+        write_atomic(root / "summary.json", pretty(result))
+    finally:
+        lock.release()
+    return result
 
 
-def _done(
-    sweep: Sweep, pending: list[RunSpec], root: Path, jobs: int, replicates: int
-) -> Iterator[tuple[RunSpec, RunRecord]]:
-    if jobs == 1 or len(pending) < 2:
-        shop = Workshop(sweep)
-        for run in pending:
-            yield run, do_run(shop, run, root / run.folder, replicates=replicates)
-        return
-    threads = max(1, torch.get_num_threads() // jobs)
-    # Spawned, since a fork of a process that has used several threads may wait for ever.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin, initargs=(sweep, threads)) as pool:
-        waiting: dict[Future[RunRecord], RunSpec] = {
-            pool.submit(_work, run, root / run.folder, replicates): run for run in pending
-        }
-        try:
-            for future in as_completed(waiting):
-                yield waiting[future], future.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+def _check_held_out(sweep: Sweep, spaces: Sequence[Space]) -> None:
+    if spaces and not sweep.validation and not sweep.held_out:
+        do = "Nothing is chosen on the test split: pass --validation_fraction 0.1."
+        raise ConfigError(expected("validation_fraction", "above 0 where options are tuned", 0, where="compare", do=do))
 
 
-def _begin(sweep: Sweep, threads: int) -> None:
-    global _shop
-    keep_freed_memory()
-    torch.set_num_threads(threads)
-    _shop = Workshop(sweep)
+def _tuned(
+    shared: Shared, arms: tuple[Arm, ...], spaces: Sequence[Space], root: Path, trials: int, say: Say
+) -> dict[int, Tuned]:
+    """Choose values for each arm that has the options: all of them, since tuning some alone would favour these."""
+    seed = shared.sweep.seeds[0]
+    found = {}
+    for place, arm in enumerate(arms):
+        mine = fitting(arm, spaces)
+        if not mine:
+            continue
+
+        def score(trial: Arm, folder: Path) -> float:
+            return score_arm(shared, trial, seed, folder)
+
+        folder = root / ".tuning" / arm.slug
+        found[place] = tune(arm, mine, score, folder, trials=trials, seed=seed, say=say)
+    return found
 
 
-def _work(run: RunSpec, folder: Path, replicates: int) -> RunRecord:
-    if _shop is None:
-        raise RuntimeError("a worker that was not begun")
-    return do_run(_shop, run, folder, replicates=replicates)
+def _records(shared: Shared, arms: Sequence[Arm], root: Path, jobs: int, say: Say) -> dict[str, dict[int, RunRecord]]:
+    """Return arm -> seed -> record of every run, after doing those that are not done."""
+    runs = runs_of(shared, arms, root)
+    refuse_others(runs)
+    pending = [run for run in runs if state_of(run) != "done"]
+    found: dict[str, dict[int, RunRecord]] = {arm.name: {} for arm in arms}
+    for run in runs:
+        if run not in pending:
+            found[run.arm.name][run.seed] = RunRecord.load(run.folder)
+    done = len(runs) - len(pending)
+    if done:
+        say(f"{done} of {len(runs)} runs are done already")
+    if not pending:
+        return found
+    shared.runs = len(pending)
+    costs = costs_of(shared, [run.arm.student for run in pending], root / "costs.json")
+    for run, record in run_all(shared, pending, costs, jobs):
+        done += 1
+        found[run.arm.name][run.seed] = record
+        say(f"[{done}/{len(runs)}] {run.arm.name}, seed {run.seed}: {_ended(shared, run, record)}")
+    return found
+
+
+def _ended(shared: Shared, run: Run, record: RunRecord) -> str:
+    if record.status == "failed":
+        return f"failed: {record.error}"
+    metric = shared.samples.task.primary_metric
+    return f"{metric} {record.metric(metric):.4f}, {record.learning['seconds']:.1f} s"

@@ -8,6 +8,7 @@ from typing import Any
 
 from bookkd.core.check import at_least, between, positive, unique
 from bookkd.core.errors import ConfigError, expected
+from bookkd.core.names import choose
 from bookkd.learning import Training
 from bookkd.methods import Method, build_method, method_class
 from bookkd.pipelines.options import DataOptions, NetworkOptions, ViewOptions
@@ -26,6 +27,7 @@ class MethodChoice:
         name: Name in `METHODS`, or `package.module:Name`.
         preset: A named set of its values.
         options: Fields of its dataclass.
+        sources: Labels of the books or teachers that it learns from, where it is not to learn from all of the sweep.
 
     >>> MethodChoice("vanilla-kd", options={"temperature": 8.0}).label
     'vanilla-kd temperature=8'
@@ -34,6 +36,7 @@ class MethodChoice:
     name: str
     preset: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    sources: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -142,11 +145,11 @@ class Sweep:
 
     students: tuple[NetworkOptions, ...]
     methods: tuple[MethodChoice, ...]
-    data: DataOptions = DataOptions()
+    data: DataOptions = DataOptions()  # noqa: RUF009 - frozen
     books: tuple[Source, ...] = ()
     teachers: tuple[Source, ...] = ()
     seeds: tuple[int, ...] = (0, 1, 2)
-    training: Training = Training()
+    training: Training = Training()  # noqa: RUF009 - frozen
     views: ViewOptions | None = None
     overrides: tuple[Override, ...] = ()
     baseline: str = ""
@@ -170,14 +173,21 @@ class Sweep:
                 positive(between(fraction, 0, 1, "label_fraction", where="sweep"), "label_fraction", where="sweep")
         at_least(self.replicates, 0, "replicates", where="sweep")
         if self.training.seed:
-            raise ConfigError(expected("training.seed", "absent", self.training.seed, where="sweep", do="Pass --seeds."))
+            raise ConfigError(
+                expected("training.seed", "absent", self.training.seed, where="sweep", do="Pass --seeds.")
+            )
         unique([source.label for source in self.sources], "labels of sources", where="sweep", do=_NAME_THEM)
         unique([override.name for override in self.overrides], "names of overrides", where="sweep")
+        for method in self.methods:
+            for label in method.sources:
+                choose(label, [source.label for source in self.sources], "book", where=f"sweep, method {method.name}")
         self._check_validation()
 
     def _check_validation(self) -> None:
         if self.validation and self.validation in (self.test, "test"):
-            do = "The test split is for the report alone: hold some training samples out with --validation_fraction 0.1."
+            do = (
+                "The test split is for the report alone: hold some training samples out with --validation_fraction 0.1."
+            )
             raise ConfigError(expected("validation", "another split than test", self.validation, where="sweep", do=do))
         if self.data.split == self.test:
             raise ConfigError(expected("test", "another split than the data's", self.test, where="sweep"))

@@ -1,0 +1,120 @@
+"""Comparisons that are built from data, students and books alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from bookkd.book import Book
+from bookkd.core.errors import ConfigError, expected
+from bookkd.core.names import choose
+from bookkd.methods import Method
+from bookkd.pipelines.compare.document import method_choice, sources_of
+from bookkd.pipelines.compare.sweep import MethodChoice, Override, Source
+from bookkd.pipelines.compare.values import listed
+from bookkd.views import differences
+
+__all__ = ["FULL", "PRESETS", "with_preset"]
+
+PRESETS = ("ablation", "orthogonality")
+FULL = "full"
+"""Override of the ablation that leaves nothing out."""
+
+
+def with_preset(name: str, document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the document of a sweep with what a preset adds to it.
+
+    "ablation": BookKD with regularisation on all books together, then each of its four parts left out, then vanilla-kd and
+    labels alone. `methods` may name one BookKD with other options.
+
+    "orthogonality": distillation x augmentation x architecture, labels alone and distilled. Two `students` are two
+    architectures, two `books` two augmentations by one teacher; one of these pairs at least. `methods` may name another pair
+    than supervised and vanilla-kd.
+
+    Args:
+        name: Name of the preset.
+        document: Keys as `sweep_of` takes them.
+
+    Raises:
+        UnknownNameError: no such preset.
+        ConfigError: if the document has not what the preset needs.
+    """
+    choose(name, PRESETS, "preset")
+    if listed(document.get("overrides")):
+        raise ConfigError(expected("overrides", "absent where a preset is given", "some", where=f"preset {name}"))
+    build = {"ablation": _ablation, "orthogonality": _orthogonality}[name]
+    return {**document, **build(document), "preset": name}
+
+
+def _books(document: Mapping[str, Any], preset: str) -> list[Source]:
+    found = sources_of(document)
+    if not found:
+        raise ConfigError(expected("books", "at least one", 0, where=f"preset {preset}", do="Pass --books FOLDER."))
+    return found
+
+
+def _ablation(document: Mapping[str, Any]) -> dict[str, Any]:
+    books = _books(document, "ablation")
+    given = [method_choice(each) for each in listed(document.get("methods"))]
+    if len(given) > 1 or any(choice.name != "bookkd" for choice in given):
+        got = ", ".join(choice.name for choice in given)
+        raise ConfigError(expected("methods", "absent, or bookkd with options", got, where="preset ablation"))
+    full = given[0] if given else MethodChoice("bookkd", "regularised")
+    paths = tuple(dict.fromkeys(path for source in books for path in source.books))
+    test = tuple(dict.fromkeys(path for source in books for path in source.test_books))
+    together = Source("+".join(source.label for source in books), paths, test_books=test)
+    overrides = [Override(FULL)]
+    if len(paths) > 1:
+        # Books of the test split belong to the teachers one by one only where each source brought its own.
+        alone = books[0].test_books if len(books[0].books) == 1 else ()
+        overrides.append(Override("minus ensemble", books=Source("first book", paths[:1], test_books=alone)))
+    overrides += [Override(name, method=off) for name, off in _left_out(full.build()).items() if off]
+    shared = {key: full.options[key] for key in ("temperature", "kd_weight", "ce_weight") if key in full.options}
+    overrides.append(Override("vanilla-kd", method={"name": "vanilla-kd", **shared}))
+    overrides.append(Override("supervised", method={"name": "supervised"}))
+    return {"methods": [full], "books": [together], "overrides": overrides}
+
+
+def _left_out(full: Method) -> dict[str, dict[str, Any]]:
+    """Return options that switch each part off; empty for a part that is off already."""
+    parts: dict[str, dict[str, Any]] = {
+        "minus regularisation": {"correct": False, "flatten": 0.0, "entropy_low": None, "entropy_high": None},
+        "minus entropy scale": {"learn_scale": False},
+        "minus label smoothing": {"label_smoothing": 0.0},
+    }
+    return {
+        name: {key: value for key, value in off.items() if getattr(full, key) != value} for name, off in parts.items()
+    }
+
+
+def _orthogonality(document: Mapping[str, Any]) -> dict[str, Any]:
+    where = "preset orthogonality"
+    books = _books(document, "orthogonality")
+    methods = [method_choice(each) for each in listed(document.get("methods")) or ["supervised", "vanilla-kd"]]
+    students = listed(document.get("students"))
+    if len(methods) != 2:
+        got = ", ".join(choice.name for choice in methods)
+        raise ConfigError(expected("methods", "one without a teacher and one with", got, where=where))
+    counts = (len(students), len(books))
+    if max(counts) != 2:
+        got = f"{counts[0]} students and {counts[1]} books"
+        do = "Two students are two architectures, two books two augmentations."
+        raise ConfigError(expected("students and books", "one or two each, two of either", got, where=where, do=do))
+    if len(books) == 1:
+        return {"methods": methods}
+    _check_augmentations(books)
+    overrides = [Override(source.label, books=source) for source in books]
+    return {"methods": [replace(choice, sources=()) for choice in methods], "overrides": overrides}
+
+
+def _check_augmentations(books: list[Source]) -> None:
+    """Refuse books that do not differ in their views, or differ in their teachers: cells would differ by something else."""
+    one, two = (Book(source.books[0]).plan for source in books)
+    if not differences(one.views, two.views, ignore=("n_views", "seed")):
+        do = "Make the second book with another --views."
+        got = "one augmentation in both"
+        raise ConfigError(expected("books", "of two augmentations", got, where="preset orthogonality", do=do))
+    if [each.digest for each in one.teachers] != [each.digest for each in two.teachers]:
+        got = "other teachers in the second"
+        raise ConfigError(expected("books", "by the same teachers", got, where="preset orthogonality"))

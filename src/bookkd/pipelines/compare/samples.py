@@ -1,0 +1,120 @@
+"""Which samples students learn from, which are held out, and which are reported on; the same for all runs of a sweep."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from bookkd.core.errors import ConfigError, DataError, UnknownNameError, expected
+from bookkd.core.fields import IGNORE_LABEL
+from bookkd.knowledge import StoredKnowledge, keys_of
+from bookkd.learning import visible_labels
+from bookkd.pipelines.compare.sweep import Sweep
+from bookkd.tasks import Classification
+from bookkd.zoo import ImageDataset, SubsetDataset
+from bookkd.zoo.order import stratified_order
+
+__all__ = ["Samples", "hold_out", "open_samples"]
+
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """The data sets of a sweep.
+
+    Args:
+        whole: All training samples.
+        kept: Places in `whole` that students learn from.
+        validation: What is chosen and fitted on; None for nothing.
+        validation_name: What that is, in a few words; empty for none.
+        test: What is reported on.
+        task: With the classes of the data.
+    """
+
+    whole: ImageDataset
+    kept: Rows
+    validation: ImageDataset | None
+    validation_name: str
+    test: ImageDataset
+    task: Classification
+
+    @property
+    def complete(self) -> bool:
+        """Whether students learn from every training sample."""
+        return len(self.kept) == len(self.whole)
+
+    @property
+    def train(self) -> ImageDataset:
+        """The samples that students learn from."""
+        return self.whole if self.complete else SubsetDataset(self.whole, self.kept)
+
+    def rows(self, book: StoredKnowledge | None) -> Rows:
+        """Return the row of a book of each sample in `whole`: by key, or by place in the data that the book is about."""
+        if book is not None and book.book.keys is not None:
+            keys = keys_of(self.whole)
+            if keys is not None:
+                return book.book.rows_of(keys)
+        if book is not None and isinstance(self.whole, SubsetDataset) and len(self.whole) < book.book.n_samples:
+            # The data was limited; the book is about all of it, or the check of alignment says that it is not.
+            return self.whole.indices
+        return np.arange(len(self.whole))
+
+    def labels(self, rows: Rows, fraction: float, seed: int) -> Rows:
+        """Return the labels that a student may see, by row of the book."""
+        by_row = np.full(int(rows.max()) + 1, IGNORE_LABEL, dtype=np.int64)
+        by_row[rows[self.kept]] = visible_labels(np.asarray(self.train.labels), fraction, seed)
+        return by_row
+
+
+def hold_out(labels: Rows, fraction: float) -> Rows:
+    """Return the places of a share of the samples, with every class in its share; the same ones at every call.
+
+    A larger share holds a smaller one; samples whose class is not known are never in it.
+
+    Args:
+        labels: Classes [n].
+        fraction: Share of the samples whose class is known, above 0.
+
+    >>> held = hold_out(np.repeat(np.arange(2), 10), 0.2)
+    >>> len(held), [int((held < 10).sum()), int((held >= 10).sum())]
+    (4, [2, 2])
+    """
+    known = np.flatnonzero(labels != IGNORE_LABEL)
+    count = max(1, round(fraction * len(known)))
+    found: Rows = np.sort(known[stratified_order(labels[known], "validation")[:count]])
+    return found
+
+
+def open_samples(sweep: Sweep) -> Samples:
+    """Open the data sets of a sweep.
+
+    Raises:
+        DataError: if files, labels or splits are not what the sweep needs, or nothing is left to learn from.
+    """
+    whole = sweep.data.open()
+    task = Classification(whole.class_names)
+    labels = np.asarray(whole.labels)
+    task.check_labels(labels, sweep.data.name)
+    test = _split(sweep, sweep.test, "test")
+    if sweep.validation:
+        other = _split(sweep, sweep.validation, "validation")
+        return Samples(whole, np.arange(len(whole)), other, sweep.validation, test, task)
+    if not sweep.held_out:
+        return Samples(whole, np.arange(len(whole)), None, "", test, task)
+    held = hold_out(labels, sweep.held_out)
+    kept = np.setdiff1d(np.arange(len(whole)), held)
+    if not len(kept):
+        raise DataError(expected("data", "more samples than are held out", len(whole), where="sweep"))
+    name = f"{len(held)} held-out samples of {sweep.data.split}"
+    return Samples(whole, kept, SubsetDataset(whole, held), name, test, task)
+
+
+def _split(sweep: Sweep, name: str, what: str) -> ImageDataset:
+    try:
+        found = sweep.data.other(name).open()
+    except (DataError, UnknownNameError) as error:
+        raise ConfigError(f"{error} This is the split of `{what}`: pass --{what} SPLIT.") from error
+    return found
