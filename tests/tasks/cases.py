@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from bookkd.tasks import Classification, MultiLabel
+from bookkd.tasks import Classification, MultiLabel, Regression
 
 
 def classification():
@@ -28,9 +28,35 @@ def multi_label():
     return MultiLabel(("a", "b", "c")), nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), batch
 
 
+class Normal(nn.Module):
+    """Mean and variance of two outputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.mean = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+        self.spread = nn.Sequential(nn.Flatten(), nn.Linear(4, 2), nn.Softplus())
+
+    def forward(self, x):
+        return self.mean(x), self.spread(x) + 0.01
+
+
+def regression():
+    torch.manual_seed(0)
+    batch = {
+        "input": torch.rand(4, 1, 2, 2),
+        "label": torch.tensor([[0.5, 1.0], [torch.nan, -1.0], [2.0, 0.0], [9.0, torch.nan]]),
+        "weight": torch.tensor([1.0, 1.0, 1.0, 0.0]),
+    }
+    return Regression(("x", "y"), variance="both"), Normal(), batch
+
+
 # Name -> task, network and batch.
-TASKS = {"classification": classification, "multi-label": multi_label}
+TASKS = {"classification": classification, "multi-label": multi_label, "regression": regression}
 # Name -> fields with the shape of one record.
-FIELDS = {"classification": {"logits": (3,)}, "multi-label": {"logits": (3,)}}
+FIELDS = {
+    "classification": {"logits": (3,)},
+    "multi-label": {"logits": (3,)},
+    "regression": {"mean": (2,), "variance": (2,)},
+}
 # Name -> primary metric.
-METRICS = {"classification": "accuracy", "multi-label": "map"}
+METRICS = {"classification": "accuracy", "multi-label": "map", "regression": "r2"}

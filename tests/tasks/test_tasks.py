@@ -61,7 +61,7 @@ class TestEveryTask:
 
     def test_a_student_that_says_what_the_teacher_says_has_no_loss(self, name):
         task, network, batch = CASES[name]()
-        fields = task.fields(network(batch["input"]).double(), batch)
+        fields = task.fields(network.double()(batch["input"].double()), batch)
         own = {key: value.detach().requires_grad_() for key, value in fields.items()}
         soft = task.soft_term(weight=1.0, temperature=2.0, t_squared=True, class_reduction="sum", soft_loss="kl")
         for other, zero in ((fields, True), ({key: value.flip(0) for key, value in fields.items()}, False)):

@@ -21,12 +21,12 @@ class LiveKnowledge:
 
     Args:
         teacher: The network, ready to speak.
-        task: Turns its output into fields.
+        task: Turns its output into fields; the student's will do.
     """
 
     def __init__(self, teacher: Teacher, task: Task) -> None:
         self.teacher = teacher
-        self.task = task
+        self.task = task.of_teacher()
         self._forwards = 0
 
     @property

@@ -148,7 +148,8 @@ def plan_book(
         do = "Use the codec dense or int8."
         where = f"task {task.name}, whose losses need every value"
         raise FidelityError(expected("codec", "one that keeps every value", codec.name, where=where, do=do))
-    fields = {name: FieldPlan(info.shape, codec) for name, info in LiveKnowledge(teacher, task).fields.items()}
+    infos = LiveKnowledge(teacher, task).fields
+    fields = {name: FieldPlan(info.shape, Dense("float32") if info.exact else codec) for name, info in infos.items()}
     fields[PROBE_HASH] = FieldPlan((), Raw("uint64"))
     fields[PROBE_PROJECTIONS] = FieldPlan((2,), Raw("float32"))
     return Plan(

@@ -7,6 +7,7 @@ from bookkd.tasks.base import BaseTask, Task
 from bookkd.tasks.classification import Classification
 from bookkd.tasks.multi_label import MultiLabel
 from bookkd.tasks.predict import Predictions, plain_loader, predict
+from bookkd.tasks.regression import Regression
 
 __all__ = [
     "TASKS",
@@ -14,6 +15,7 @@ __all__ = [
     "Classification",
     "MultiLabel",
     "Predictions",
+    "Regression",
     "Task",
     "plain_loader",
     "predict",
@@ -23,6 +25,7 @@ __all__ = [
 TASKS = {
     "classification": "bookkd.tasks.classification:Classification",
     "multi-label": "bookkd.tasks.multi_label:MultiLabel",
+    "regression": "bookkd.tasks.regression:Regression",
 }
 """Task name -> class. One line a task; a test holds this table equal to the cases."""
 

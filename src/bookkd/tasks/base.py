@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 from torch import Tensor
 
@@ -62,6 +62,10 @@ class Task(Protocol):
         """
         ...
 
+    def of_teacher(self) -> Task:
+        """Return the task of the teacher, whose network may say more than the student's."""
+        ...
+
     def sources(self, name: str) -> tuple[str, ...]:
         """Return the fields of a knowledge that stand behind the field `name` of a term's teacher."""
         ...
@@ -104,6 +108,10 @@ class BaseTask:
     def targets(self, targets: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the targets as they are."""
         return targets
+
+    def of_teacher(self) -> Self:
+        """Return the task itself."""
+        return self
 
     def sources(self, name: str) -> tuple[str, ...]:
         """Return the field itself."""
