@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from bookkd.core.names import choose
 from bookkd.report.runs import FoundRun, number
 
-__all__ = ["Arm", "Spread", "arms_of", "baselines_of", "spread_of"]
+__all__ = ["Arm", "Spread", "arms_of", "baselines_of", "flat", "spread_of"]
 
 
 @dataclass(frozen=True)
@@ -113,8 +114,9 @@ def arms_of(runs: Sequence[FoundRun]) -> tuple[Arm, ...]:
 def baselines_of(arms: Sequence[Arm], wanted: str | None = None) -> dict[str, Arm]:
     """Say what each arm is held against; an arm that is held against nothing is not in the result.
 
-    Without a wish: the first supervised arm with the same student (first of all one that saw the same share of labels),
-    else the first arm. Arms on other data are never compared.
+    Without a wish: the arm that the sweep of all runs names; else the supervised arm with the same student, first of all one
+    that saw the same share of labels, then the one whose configuration differs least (with the same other technique, say);
+    else the first arm. A supervised arm is held against the plainest of its kind. Arms on other data are never compared.
 
     Args:
         arms: All arms.
@@ -125,6 +127,8 @@ def baselines_of(arms: Sequence[Arm], wanted: str | None = None) -> dict[str, Ar
     """
     if wanted is not None:
         choose(wanted, [arm.name for arm in arms], "arm", where="--baseline")
+    else:
+        wanted = _named_by_sweep(arms)
     found = {}
     for arm in arms:
         base = _baseline(arm, arms, wanted)
@@ -133,10 +137,45 @@ def baselines_of(arms: Sequence[Arm], wanted: str | None = None) -> dict[str, Ar
     return found
 
 
+def _named_by_sweep(arms: Sequence[Arm]) -> str | None:
+    named = {_sweep_baseline(run) for arm in arms for run in (*arm.done, *arm.failed)}
+    only = named.pop() if len(named) == 1 else ""
+    return only if any(arm.name == only and arm.done for arm in arms) else None
+
+
+def _sweep_baseline(run: FoundRun) -> str:
+    sweep = run.record.configuration.get("sweep")
+    return str(sweep.get("baseline") or "") if isinstance(sweep, Mapping) else ""
+
+
 def _baseline(arm: Arm, arms: Sequence[Arm], wanted: str | None) -> Arm | None:
     comparable = [other for other in arms if other.done and other.measured_on == arm.measured_on]
     if wanted is not None:
         return next((other for other in comparable if other.name == wanted), None)
     supervised = [other for other in comparable if other.method == "supervised" and other.student == arm.student]
-    best = [other for other in supervised if other.seen == arm.seen]
-    return next(iter([*best, *supervised, *comparable]), None)
+    if not supervised:
+        return next(iter(comparable), None)
+    seen = [other for other in supervised if other.seen == arm.seen] or supervised
+    if arm.method == "supervised":
+        # Of arms that learn from labels alone, the one with the shortest name has no other technique added.
+        return min(seen, key=lambda other: len(other.name))
+    mine = flat(arm.first.record.configuration)
+    return min(seen, key=lambda other: (_differing(mine, other), len(other.name)))
+
+
+def _differing(mine: Mapping[str, Any], other: Arm) -> int:
+    """Count the entries that two configurations have both, with different values."""
+    theirs = flat(other.first.record.configuration)
+    return sum(mine[key] != theirs[key] for key in mine.keys() & theirs.keys())
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested entries by dotted name.
+
+    >>> flat({"method": {"name": "dkd", "alpha": 1}, "seed": 0})
+    {'method.name': 'dkd', 'method.alpha': 1, 'seed': 0}
+    """
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found

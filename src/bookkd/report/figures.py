@@ -9,7 +9,7 @@ from typing import Literal
 from bookkd.evaluation import Difference, crossing_alpha, difference_of, distillation_score
 from bookkd.report.arms import Arm, Spread, spread_of
 from bookkd.report.runs import FoundRun, mapped, number
-from bookkd.report.teachers import UsedTeacher, used_teacher
+from bookkd.report.teachers import UsedTeacher, names_of, used_teacher
 
 __all__ = ["COLUMNS", "COMPARED", "Column", "Measures", "Row", "batch_of", "measures_of", "rows_of"]
 
@@ -87,8 +87,8 @@ class Row:
         differences: Column -> difference to the baseline; without those that cannot be had.
         terms: Of the distillation metric, means over the seeds: parameters of the student over those of the teachers, and the
             share of the teachers' accuracy that is lost; None where either is unknown.
-        crossing_alpha: Weight of size at which its distillation metric equals that of the arm that is best at 0.5; None for
-            that arm, and where one of the two is better at every weight.
+        crossing_alpha: Weight of size at which its distillation metric equals that of the arm with the same teachers that is
+            best at 0.5; None for that arm, and where one of the two is better at every weight.
         latencies: Batch size -> median time of one pass in milliseconds.
         teacher_accuracy: Of the teachers as used.
         teacher_parameters: Of all of them together.
@@ -118,13 +118,14 @@ def batch_of(runs: Sequence[FoundRun]) -> str:
     return min(sizes, key=lambda size: (int(size) if size.isdecimal() else 10**9, size), default="")
 
 
-def measures_of(run: FoundRun, batch: str, making_share: float | None) -> Measures:
+def measures_of(run: FoundRun, batch: str, making_share: float | None, names: Mapping[str, str]) -> Measures:
     """Return every figure of one run, and the two terms of its distillation metric.
 
     Args:
         run: The run.
         batch: Batch size of the latency.
         making_share: Its part of the seconds of making its books; None where unknown.
+        names: What each teacher is called.
     """
     record = run.record
     recalls = [number(run, mapped(run, entry, "per_class_recall"), "value") for entry in record.per_class_recall]
@@ -137,7 +138,7 @@ def measures_of(run: FoundRun, batch: str, making_share: float | None) -> Measur
         "seconds": seconds,
         "cost_seconds": None if seconds is None or making_share is None else seconds + making_share,
     }
-    return {**found, **_distilled(found["parameters"], found["accuracy"], used_teacher(run))}
+    return {**found, **_distilled(found["parameters"], found["accuracy"], used_teacher(run, names))}
 
 
 def _distilled(parameters: float | None, accuracy: float | None, teacher: UsedTeacher | None) -> Measures:
@@ -169,17 +170,19 @@ def rows_of(arms: Sequence[Arm], baselines: Mapping[str, Arm], shares: Mapping[s
         baselines: Arm -> what it is held against.
         shares: Folder of a run -> its part of the making of its books.
     """
-    batch = batch_of([run for arm in arms for run in arm.done])
-    found = {run.folder: measures_of(run, batch, shares.get(run.folder)) for arm in arms for run in arm.done}
-    rows = [_row(arm, baselines.get(arm.name), found) for arm in arms]
-    best = min((row for row in rows if row.terms), key=_middle_score, default=None)
-    if best is not None:
-        rows = [row if row is best else replace(row, crossing_alpha=_crossing(row, best)) for row in rows]
-    return tuple(sorted(rows, key=_accuracy, reverse=True))
+    done = [run for arm in arms for run in arm.done]
+    batch, names = batch_of(done), names_of([run for arm in arms for run in (*arm.done, *arm.failed)])
+    found = {run.folder: measures_of(run, batch, shares.get(run.folder), names) for run in done}
+    rows = [_row(arm, baselines.get(arm.name), found, names) for arm in arms]
+    best: dict[str, Row] = {}
+    for row in sorted((row for row in rows if row.terms), key=_middle_score):
+        best.setdefault(row.teacher, row)
+    crossed = (replace(row, crossing_alpha=_crossing(row, best.get(row.teacher))) for row in rows)
+    return tuple(sorted(crossed, key=_accuracy, reverse=True))
 
 
-def _row(arm: Arm, base: Arm | None, found: Mapping[str, Measures]) -> Row:
-    teacher = used_teacher(arm.first)
+def _row(arm: Arm, base: Arm | None, found: Mapping[str, Measures], names: Mapping[str, str]) -> Row:
+    teacher = used_teacher(arm.first, names)
 
     def figure(key: str) -> Spread | None:
         return arm.spread(_reader(key, found))
@@ -239,6 +242,6 @@ def _accuracy(row: Row) -> float:
     return float("-inf") if spread is None else spread.mean
 
 
-def _crossing(row: Row, best: Row) -> float | None:
+def _crossing(row: Row, best: Row | None) -> float | None:
     # The metric is linear in its two terms, so that means of terms cross where means of the metric do.
-    return crossing_alpha(row.terms, best.terms) if row.terms and best.terms else None
+    return crossing_alpha(row.terms, best.terms) if row.terms and best is not None and best.terms else None

@@ -35,13 +35,19 @@ class Point:
 
 
 def pareto_of(rows: Sequence[Row], teachers: Sequence[Teacher]) -> dict[str, tuple[Point, ...]]:
-    """Return networks by what they cost: "parameters", and "batch N" for the latency of each batch size that was measured."""
-    found = {"parameters": _front([*_students(rows, _parameters(rows)), *_taught(rows, _teacher_parameters(rows))])}
+    """Return networks by what they cost: "parameters", and "batch N" for the latency of each batch size that was measured.
+
+    Teachers stand as they were used, and each by itself where it was measured on the split of the runs.
+    """
+    accuracies = _teacher_accuracies(rows, teachers)
+    sizes = {each.name: each.parameters for each in teachers if each.parameters is not None}
+    sizes |= {row.teacher: row.teacher_parameters for row in rows if row.teacher_parameters is not None}
+    found = {"parameters": _front([*_students(rows, _parameters(rows)), *_taught(accuracies, sizes)])}
     batches = sorted({batch for row in rows for batch in row.latencies}, key=lambda batch: (len(batch), batch))
     for batch in batches:
         students = {row.arm: row.latencies[batch].mean for row in rows if batch in row.latencies}
         measured = {each.name: each.latency_ms[batch] for each in teachers if batch in each.latency_ms}
-        found[f"batch {batch}"] = _front([*_students(rows, students), *_taught(rows, measured)])
+        found[f"batch {batch}"] = _front([*_students(rows, students), *_taught(accuracies, measured)])
     return {axis: points for axis, points in found.items() if points}
 
 
@@ -50,8 +56,10 @@ def _parameters(rows: Sequence[Row]) -> dict[str, float]:
     return {arm: spread.mean for arm, spread in spreads.items() if spread is not None}
 
 
-def _teacher_parameters(rows: Sequence[Row]) -> dict[str, float]:
-    return {row.teacher: row.teacher_parameters for row in rows if row.teacher_parameters is not None}
+def _teacher_accuracies(rows: Sequence[Row], teachers: Sequence[Teacher]) -> dict[str, float]:
+    alone = {each.name: each.accuracy for each in teachers if each.accuracy is not None and each.same_split}
+    used = {row.teacher: row.teacher_accuracy.mean for row in reversed(rows) if row.teacher_accuracy is not None}
+    return {**alone, **used}
 
 
 def _students(rows: Sequence[Row], costs: Mapping[str, float]) -> list[Point]:
@@ -65,8 +73,7 @@ def _students(rows: Sequence[Row], costs: Mapping[str, float]) -> list[Point]:
     return found
 
 
-def _taught(rows: Sequence[Row], costs: Mapping[str, float]) -> list[Point]:
-    accuracies = {row.teacher: row.teacher_accuracy.mean for row in reversed(rows) if row.teacher_accuracy is not None}
+def _taught(accuracies: Mapping[str, float], costs: Mapping[str, float]) -> list[Point]:
     return [Point(name, TEACHER, costs[name], accuracies[name], None) for name in sorted(accuracies) if name in costs]
 
 

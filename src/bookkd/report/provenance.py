@@ -8,7 +8,7 @@ from typing import Any
 
 from bookkd.book import TeacherInfo, lineage_tree
 from bookkd.core.jsonio import digest
-from bookkd.report.arms import Arm
+from bookkd.report.arms import Arm, flat
 from bookkd.report.runs import FoundRun, number
 from bookkd.report.teachers import Teacher
 
@@ -134,15 +134,7 @@ def _lineage(teacher: Teacher) -> tuple[str, ...]:
 
 
 def _configuration(arm: Arm) -> Configuration:
-    flat = [dict(_flat(run.record.configuration)) for run in (*arm.done, *arm.failed)]
-    keys = dict.fromkeys(key for each in flat for key in each if key.rpartition(".")[2] != "seed")
-    differing = tuple(key for key in keys if any(each.get(key) != flat[0].get(key) for each in flat))
+    each_flat = [flat(run.record.configuration) for run in (*arm.done, *arm.failed)]
+    keys = dict.fromkeys(key for each in each_flat for key in each if key.rpartition(".")[2] != "seed")
+    differing = tuple(key for key in keys if any(each.get(key) != each_flat[0].get(key) for each in each_flat))
     return Configuration(arm.name, arm.first.record.configuration, differing)
-
-
-def _flat(found: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for key, value in found.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

@@ -164,7 +164,7 @@ def main_table(numbers: Numbers) -> Table:
         *_heads(numbers, COLUMNS[1:]),
         Head(
             "α of crossing",
-            "weight of size at which DS equals that of the arm that is best at 0.5; none where one is always better",
+            "weight of size at which DS equals that of the best arm of the same teachers at 0.5; none where one is always better",
         ),
     ]
     rows = tuple(tuple(_main_cells(row)) for row in numbers.rows)

@@ -15,7 +15,10 @@ from bookkd.report.series import ENTROPIES
 __all__ = ["cautions", "difference_text", "seeds_text", "summary"]
 
 _MOST_ARMS = 8
+_MOST_TEACHERS = 3
 _MANY = 10
+_SAME = 1e-9
+"""Differences that differ by less between seeds are the same but for rounding."""
 
 
 def summary(numbers: Numbers) -> tuple[str, ...]:
@@ -139,11 +142,19 @@ def _gain(row: Row, difference: Difference) -> str:
 
 
 def _classes(numbers: Numbers) -> Iterator[str]:
-    losses = [each for each in numbers.recalls if each.difference.high is not None and each.difference.high < 0]
+    # A class has few samples: where all seeds differ by the same count, the interval is a point and proves nothing.
+    known = [each for each in numbers.recalls if (each.difference.sd or 0.0) > _SAME]
+    losses = [each for each in known if each.difference.high is not None and each.difference.high < 0]
     worst = min(losses, key=lambda each: each.difference.mean, default=None)
-    if worst is not None:
-        text = difference_text(worst.difference)
-        yield f"The average hides a loss: recall of class {worst.name} in {worst.arm} is {text} against {worst.difference.against}."
+    if worst is None:
+        return
+    text = f"recall of class {worst.name} in {worst.arm} is {difference_text(worst.difference)} against {worst.difference.against}"
+    by_chance = round(0.025 * len(known))
+    luck = f", about {by_chance} of which chance alone would give" if by_chance else ""
+    several = (
+        f", the greatest of {len(losses)} in {_counted(len(known), 'comparison')}{luck}" if len(losses) > 1 else ""
+    )
+    yield f"The average hides a loss: {text}{several}."
 
 
 def _calibration(numbers: Numbers) -> Iterator[str]:
@@ -160,22 +171,27 @@ def _calibration(numbers: Numbers) -> Iterator[str]:
 
 
 def _distillation(numbers: Numbers) -> Iterator[str]:
-    scored = [(row.figures["ds_0.5"], row) for row in numbers.rows]
-    ranked = sorted(
-        ((spread.mean, row.arm, row) for spread, row in scored if spread is not None), key=lambda each: each[:2]
-    )
-    if not ranked:
-        return
-    value, name, _ = ranked[0]
-    text = f"Lowest distillation metric at equal weight of size and accuracy: {name} with {number_text(value)}"
-    crossed = sorted((row.crossing_alpha, arm) for _, arm, row in ranked if row.crossing_alpha is not None)
+    """Say which arm has the lowest metric, for each teacher apart: against different teachers it cannot be compared."""
+    scored = [(spread.mean, row) for row in numbers.rows if (spread := row.figures["ds_0.5"]) is not None]
+    teachers = list(dict.fromkeys(row.teacher for _, row in scored))
+    for teacher in teachers[:_MOST_TEACHERS]:
+        taught = sorted(
+            ((value, row.arm, row) for value, row in scored if row.teacher == teacher), key=lambda each: each[:2]
+        )
+        value, name, _ = taught[0]
+        by = f" of those that {teacher} taught" if len(teachers) > 1 else ""
+        crossed = sorted((row.crossing_alpha, arm) for _, arm, row in taught if row.crossing_alpha is not None)
+        yield (
+            f"Lowest distillation metric at equal weight of size and accuracy{by}: {name} with {number_text(value)}"
+            f"{_crossings(crossed)}."
+        )
+
+
+def _crossings(crossed: Sequence[tuple[float, str]]) -> str:
     below = [each for each in crossed if each[0] < 0.5]
     above = [each for each in crossed if each[0] > 0.5]
-    if below:
-        text += f"; below a weight of size of {number_text(below[-1][0], 2)} {below[-1][1]} is better"
-    if above:
-        text += f"; above {number_text(above[0][0], 2)} {above[0][1]} is better"
-    yield f"{text}."
+    text = f"; below a weight of size of {number_text(below[-1][0], 2)} {below[-1][1]} is better" if below else ""
+    return f"{text}; above {number_text(above[0][0], 2)} {above[0][1]} is better" if above else text
 
 
 def _cost(numbers: Numbers) -> Iterator[str]:

@@ -88,15 +88,17 @@ def _recalls(numbers: Numbers) -> tuple[Chart, ...]:
         arms.setdefault(each.arm, []).append(each)
     if not arms:
         return ()
-    rows = [_recall_row(each) for some in arms.values() for each in some]
+    rows = [_recall_row(each, _widest(some)) for some in arms.values() for each in some]
+    columns = ("arm", "class", "against", "points", "from", "to", "low", "high", "label")
     return (
         Chart(
             "recall",
             "Recall by class against the baseline",
-            "Lines are 95 % intervals between seeds: where one crosses 0, the difference is inside the noise.",
+            "Lines are 95 % intervals between seeds, cut where they leave the chart: where one crosses 0, the difference is "
+            "inside the noise.",
             {arm: _recall_alt(some[0], some[-1]) for arm, some in arms.items()},
             spec_of(_recall_layers(next(iter(arms))), 22 * max(map(len, arms.values()))),
-            {"recalls": Data(("arm", "class", "against", "points", "low", "high", "label"), rows)},
+            {"recalls": Data(columns, rows)},
             (Key("better than the baseline", "gain", "square"), Key("worse", "loss", "square")),
             _choice(arms),
         ),
@@ -110,11 +112,17 @@ def _recall_alt(low: ClassDifference, high: ClassDifference) -> str:
     )
 
 
-def _recall_row(each: ClassDifference) -> list[Any]:
+def _widest(classes: Sequence[ClassDifference]) -> float:
+    """Return where intervals are cut: two seeds give ones of hundreds of points, beside which no bar could be seen."""
+    return 3 * max(0.01, *(abs(each.difference.mean) for each in classes))
+
+
+def _recall_row(each: ClassDifference, widest: float) -> list[Any]:
     difference = each.difference
-    ends = (percent(difference.mean if end is None else end) for end in (difference.low, difference.high))
+    ends = [difference.mean if end is None else end for end in (difference.low, difference.high)]
+    drawn = [min(max(end, -widest), widest) for end in ends]
     label = f"{each.name}: {points_text(difference.mean)} points, recall {percent_text(each.recall.mean)}"
-    return [each.arm, each.name, difference.against, percent(difference.mean), *ends, label]
+    return [each.arm, each.name, difference.against, *map(percent, (difference.mean, *drawn, *ends)), label]
 
 
 def _recall_layers(arm: str) -> Any:
@@ -128,7 +136,7 @@ def _recall_layers(arm: str) -> Any:
         tooltip=["class:N", "points:Q", "low:Q", "high:Q", "against:N"],
         description="label:N",
     )
-    noise = base.mark_rule(color=colour("ink"), aria=False).encode(x="low:Q", x2="high:Q", y=y)
+    noise = base.mark_rule(color=colour("ink"), aria=False).encode(x="from:Q", x2="to:Q", y=y)
     return alt.layer(bars, noise).add_params(alt.param(name="arm", value=arm))
 
 

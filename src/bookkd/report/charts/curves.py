@@ -10,7 +10,7 @@ from bookkd.report.formats import number_text
 from bookkd.report.numbers import Numbers
 from bookkd.report.series import ENTROPIES, Series, thinned
 
-__all__ = ["curve_charts", "entropy_charts"]
+__all__ = ["curve_charts", "entropy_charts", "ticks"]
 
 _POINTS = 80
 _COLUMNS = ("arm", "group", "entry", "epoch", "mean", "low", "high")
@@ -32,7 +32,7 @@ def curve_charts(numbers: Numbers, keys: Keys) -> tuple[Chart, ...]:
         entry: f"{entry} against epochs. {_ends([each for each in numbers.curves if each.entry == entry])}"
         for entry in entries
     }
-    layers = _layers(keys, first)
+    layers = _layers(keys, numbers.curves, first)
     data = {"curves": _rows(numbers.curves, keys)}
     return (
         Chart(
@@ -56,13 +56,13 @@ def entropy_charts(numbers: Numbers, keys: Keys) -> tuple[Chart, ...]:
     if scale:
         alt_text = f"The entropy scalar against epochs. {_ends(scale)}"
         text = "1 leaves the student's logits as they are; above 1 the student is matched to the book as if it were surer than it is."
-        spec = spec_of(_layers(keys), 260)
+        spec = spec_of(_layers(keys, scale), 260)
         data = {"curves": _rows(scale, keys)}
         found.append(Chart("entropy-scale", "Entropy scalar", text, {"": alt_text}, spec, data, _present(scale, keys)))
     if rest:
         alt_text = f"Entropies of book and student against epochs. {_ends(rest)}"
         text = "Solid: the book. Dashed: the student."
-        spec = spec_of(_entropies(keys), 260)
+        spec = spec_of(_entropies(keys, rest), 260)
         legend = (*_present(rest, keys), Key("student", "soft", "dashed"))
         found.append(
             Chart("entropies", "Entropy, nats", text, {"": alt_text}, spec, {"curves": _rows(rest, keys)}, legend)
@@ -83,14 +83,12 @@ def _rows(series: Sequence[Series], keys: Keys) -> Data:
     return Data(_COLUMNS, rows)
 
 
-def _layers(keys: Keys, entry: str = "") -> Any:
+def _layers(keys: Keys, shown: Sequence[Series], entry: str = "") -> Any:
     alt = altair()
     base = alt.Chart(alt.NamedData("curves"))
     if entry:
         base = base.transform_filter("datum.entry === entry").transform_filter("arm === '' || datum.arm === arm")
-    x = alt.X(
-        "epoch:Q", title="epoch", axis=alt.Axis(tickMinStep=1, tickCount=10, format="d"), scale=alt.Scale(nice=False)
-    )
+    x = _epochs(shown)
     y = alt.Y("mean:Q", title=None, scale=alt.Scale(zero=False))
     hue = alt.Color("group:N", scale=keys.scale(), legend=None)
     tooltip = [alt.Tooltip("arm:N"), alt.Tooltip("epoch:Q"), alt.Tooltip("mean:Q")]
@@ -104,19 +102,14 @@ def _layers(keys: Keys, entry: str = "") -> Any:
     return layers.add_params(alt.param(name="entry", value=entry), alt.param(name="arm", value=""))
 
 
-def _entropies(keys: Keys) -> Any:
+def _entropies(keys: Keys, shown: Sequence[Series]) -> Any:
     alt = altair()
     dash = alt.Scale(domain=[ENTROPIES[1], ENTROPIES[2]], range=[[1, 0], [5, 3]])
     return (
         alt.Chart(alt.NamedData("curves"))
         .mark_line(strokeWidth=2)
         .encode(
-            x=alt.X(
-                "epoch:Q",
-                title="epoch",
-                axis=alt.Axis(tickMinStep=1, tickCount=10, format="d"),
-                scale=alt.Scale(nice=False),
-            ),
+            x=_epochs(shown),
             y=alt.Y("mean:Q", title=None, scale=alt.Scale(zero=False)),
             color=alt.Color("group:N", scale=keys.scale(), legend=None),
             strokeDash=alt.StrokeDash("entry:N", scale=dash, legend=None),
@@ -124,6 +117,29 @@ def _entropies(keys: Keys) -> Any:
             tooltip=["arm:N", "entry:N", "epoch:Q", "mean:Q"],
         )
     )
+
+
+def _epochs(shown: Sequence[Series]) -> Any:
+    alt = altair()
+    last = max(series.epochs[-1] for series in shown)
+    # Without values of its own, an axis of three epochs is marked at halves that are written as whole numbers.
+    return alt.X(
+        "epoch:Q",
+        title="epoch",
+        axis=alt.Axis(values=ticks(last), format="d"),
+        scale=alt.Scale(nice=False),
+    )
+
+
+def ticks(last: int, most: int = 10) -> list[int]:
+    """Return round epochs up to the last one, at most `most`.
+
+    >>> ticks(3), ticks(20), ticks(200, most=5)
+    ([1, 2, 3], [2, 4, 6, 8, 10, 12, 14, 16, 18, 20], [50, 100, 150, 200])
+    """
+    sizes = (lead * 10**power for power in range(19) for lead in (1, 2, 5))
+    step = next(size for size in sizes if size * most >= last)
+    return list(range(step, last + 1, step))
 
 
 def _ends(series: Sequence[Series]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bookkd.report.charts.base import Chart, Choice, Data, Key, Keys, altair, colour, percent, rounded, spec_of
+from bookkd.report.charts.curves import ticks
 from bookkd.report.formats import count_text, number_text, percent_text, seconds_text
 from bookkd.report.numbers import Numbers
 from bookkd.report.pareto import BASELINE, STUDENT, TEACHER, Point
@@ -101,7 +102,8 @@ def _pareto_layers(keys: Keys, unit: str, batch: str, untimed: bool) -> Any:
         "x:Q",
         title=unit,
         scale=alt.Scale(type="log", nice=False, padding=24),
-        axis=alt.Axis(format="~s", tickCount=5, grid=False),
+        # Milliseconds have a prefix already.
+        axis=alt.Axis(format="~s" if unit == "parameters" else "~g", tickCount=5, grid=False),
     )
     y = alt.Y("y:Q", title="accuracy, %", scale=alt.Scale(zero=False, padding=12))
     base = alt.Chart(alt.NamedData("points")).transform_filter("datum.batch === batch")
@@ -197,8 +199,8 @@ def cost_chart(numbers: Numbers) -> tuple[Chart, ...]:
         alt.Chart(alt.NamedData("costs"))
         .mark_line(strokeWidth=2)
         .encode(
-            x=alt.X("students:Q", title="students", axis=alt.Axis(tickMinStep=1, format="d")),
-            y=alt.Y("seconds:Q", title="seconds", axis=alt.Axis(format="~s")),
+            x=alt.X("students:Q", title="students", axis=alt.Axis(values=[0, *ticks(most)], format=",d")),
+            y=alt.Y("seconds:Q", title="seconds", axis=alt.Axis(format=",~r")),
             color=alt.Color("way:N", scale=scale, legend=None),
             tooltip=["way:N", "students:Q", "seconds:Q"],
         )
