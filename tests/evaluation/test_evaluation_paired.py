@@ -83,6 +83,10 @@ class TestInteraction:
         worse = {seed: value - 3 for seed, value in KD.items()}
         assert interaction_of(BASE, KD, A, worse, tolerance=0.3).verdict == "conflicting"
 
+    def test_a_gain_inside_the_noise_has_no_share_that_is_kept(self):
+        noisy = {0: 70.1, 1: 70.2, 2: 69.8}
+        assert interaction_of(BASE, noisy, A, BOTH, tolerance=0.3).retention is None
+
     def test_no_gain_keeps_nothing_and_one_seed_decides_nothing(self):
         assert interaction_of(BASE, BASE, A, A, tolerance=0.3).retention is None
         one = interaction_of({0: 1.0}, {0: 2.0}, {0: 3.0}, {0: 4.0}, tolerance=0.3)

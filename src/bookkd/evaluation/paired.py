@@ -121,7 +121,7 @@ class Interaction:
         se: Its standard error, paired by seed; None for one seed.
         low: Lower end of its 95 % interval; None for one seed.
         high: Upper end.
-        retention: Share of distillation's gain that is left beside the partner; None where there is no gain to keep.
+        retention: Share of distillation's gain that is left beside the partner; None where that gain is inside the noise.
         n: Number of seeds.
         verdict: "additive", "orthogonal (weak)", "conflicting" or "undecided".
     """
@@ -177,7 +177,6 @@ def interaction_of(
     larger = max(("distilled", "partner"), key=means.__getitem__)
     excess = [ab - one for ab, one in zip(gains["both"], gains[larger], strict=True)]
     low, high = interval_of_mean(each) if len(seeds) > 1 else (None, None)
-    scale = max(abs(value) for value in (*means.values(), 1e-12))
     return Interaction(
         distillation=means["distilled"],
         partner=means["partner"],
@@ -186,12 +185,18 @@ def interaction_of(
         se=statistics.stdev(each) / math.sqrt(len(each)) if len(each) > 1 else None,
         low=low,
         high=high,
-        retention=(means["both"] - means["partner"]) / means["distilled"]
-        if abs(means["distilled"]) > 1e-9 * scale
-        else None,
+        retention=(means["both"] - means["partner"]) / means["distilled"] if _certain(gains["distilled"]) else None,
         n=len(seeds),
         verdict=_verdict(low, high, excess, tolerance),
     )
+
+
+def _certain(gains: Sequence[float]) -> bool:
+    """Say whether a mean can be divided by: by Fieller's theorem the ratio has a bounded interval if this mean's lacks 0."""
+    if len(gains) == 1:
+        return gains[0] != 0
+    low, high = interval_of_mean(gains)
+    return not low <= 0 <= high
 
 
 def _verdict(

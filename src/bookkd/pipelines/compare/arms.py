@@ -49,9 +49,8 @@ class Arm:
     def name(self) -> str:
         """Method, student, source and override, as tables show them."""
         source = "" if self.source is None or self.source.label == self.override else self.source.label
-        return " / ".join(
-            part for part in (self.method.label, student_label(self.student), source, self.override) if part
-        )
+        override = "" if self.override == self.method.label else self.override
+        return " / ".join(part for part in (self.method.label, student_label(self.student), source, override) if part)
 
     @property
     def slug(self) -> str:
@@ -150,12 +149,10 @@ def baselines(sweep: Sweep, arms: tuple[Arm, ...]) -> dict[int, int]:
         return {place: base for place in range(len(arms)) if place != base}
     found = {}
     for place, arm in enumerate(arms):
-        alone = [n for n, other in enumerate(arms) if other.source is None and other.method.name == "supervised"]
-        same = [
-            n for n in alone if arms[n].student.name == arm.student.name and arms[n].student.args == arm.student.args
-        ]
-        best = [n for n in same if arms[n].override == arm.override]
-        base = next(iter([*best, *same, 0]))
+        same = [n for n, other in enumerate(arms) if student_label(other.student) == student_label(arm.student)]
+        alone = [n for n in same if arms[n].method.name == "supervised"]
+        best = [n for n in alone if arms[n].override == arm.override]
+        base = {"ablation": same[0], "orthogonality": 0}.get(sweep.preset, next(iter([*best, *alone, 0])))
         if base != place:
             found[place] = base
     return found
