@@ -114,9 +114,10 @@ def arms_of(runs: Sequence[FoundRun]) -> tuple[Arm, ...]:
 def baselines_of(arms: Sequence[Arm], wanted: str | None = None) -> dict[str, Arm]:
     """Say what each arm is held against; an arm that is held against nothing is not in the result.
 
-    Without a wish: the arm that the sweep of all runs names; else the supervised arm with the same student, first of all one
-    that saw the same share of labels, then the one whose configuration differs least (with the same other technique, say);
-    else the first arm. A supervised arm is held against the plainest of its kind. Arms on other data are never compared.
+    Without a wish: the arm that the configuration names as `sweep.baseline`, itself for nothing; else the supervised arm with
+    the same student, first of all one that saw the same share of labels, then the one whose configuration differs least (with
+    the same other technique, say); else the first arm. A supervised arm is held against the plainest of its kind. Arms on
+    other data are never compared.
 
     Args:
         arms: All arms.
@@ -127,8 +128,6 @@ def baselines_of(arms: Sequence[Arm], wanted: str | None = None) -> dict[str, Ar
     """
     if wanted is not None:
         choose(wanted, [arm.name for arm in arms], "arm", where="--baseline")
-    else:
-        wanted = _named_by_sweep(arms)
     found = {}
     for arm in arms:
         base = _baseline(arm, arms, wanted)
@@ -137,21 +136,16 @@ def baselines_of(arms: Sequence[Arm], wanted: str | None = None) -> dict[str, Ar
     return found
 
 
-def _named_by_sweep(arms: Sequence[Arm]) -> str | None:
-    named = {_sweep_baseline(run) for arm in arms for run in (*arm.done, *arm.failed)}
-    only = named.pop() if len(named) == 1 else ""
-    return only if any(arm.name == only and arm.done for arm in arms) else None
-
-
-def _sweep_baseline(run: FoundRun) -> str:
-    sweep = run.record.configuration.get("sweep")
+def _told_by_sweep(arm: Arm) -> str:
+    sweep = arm.first.record.configuration.get("sweep")
     return str(sweep.get("baseline") or "") if isinstance(sweep, Mapping) else ""
 
 
 def _baseline(arm: Arm, arms: Sequence[Arm], wanted: str | None) -> Arm | None:
     comparable = [other for other in arms if other.done and other.measured_on == arm.measured_on]
-    if wanted is not None:
-        return next((other for other in comparable if other.name == wanted), None)
+    told = [other for other in comparable if other.name == (wanted or _told_by_sweep(arm))]
+    if told or wanted is not None:
+        return next(iter(told), None)
     supervised = [other for other in comparable if other.method == "supervised" and other.student == arm.student]
     if not supervised:
         return next(iter(comparable), None)
