@@ -21,10 +21,15 @@ DATASETS = {
     "cifar10": (3, 32, 32),
     "cifar100": (3, 32, 32),
     "digits": (1, 8, 8),
+    "digits-angle": (1, 8, 8),
+    "digits-pairs": (1, 8, 16),
     "fashion-mnist": (1, 28, 28),
     "folder": (3, 5, 6),
     "mnist": (1, 28, 28),
 }
+
+# Name -> (dtype, length) of the labels, where they are vectors and no class.
+VECTORS = {"digits-angle": ("float32", 1), "digits-pairs": ("int64", 10)}
 
 # Name -> (arguments, shape that goes in, shape that comes out).
 TRANSFORMS = {

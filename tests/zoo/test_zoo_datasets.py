@@ -16,7 +16,8 @@ from sklearn.datasets import load_digits
 from tests.zoo import cases, files
 
 from bookkd.core.errors import ConfigError, DataError, UnknownNameError
-from bookkd.zoo import DATASETS, ArrayDataset, ImageDataset, fingerprint, open_dataset
+from bookkd.zoo import DATASETS, FILELESS, ArrayDataset, ImageDataset, VectorDataset, fingerprint, open_dataset
+from bookkd.zoo.digits_targets import MOST
 from bookkd.zoo.order import stratified_order
 
 
@@ -68,8 +69,30 @@ class FewLabels(Pairs):
 
 def half_labels() -> Pairs:
     dataset = Pairs()
-    dataset.labels = [0.5] * 6
+    dataset.labels = [0.5] * 5
     return dataset
+
+
+class Tags(Pairs):
+    """Two kinds of tags a picture, told by `labels` alone."""
+
+    classes = ("round", "red")
+
+    def __init__(self, labels=None, count: int = 6) -> None:
+        super().__init__(count=count)
+        self.labels = [[1, 0], [0, 1], [1, 1], [-1, 0], [0, 0], [1, -1]] if labels is None else labels
+
+
+def read_tags() -> list:
+    return [(torch.ones(1, 2, 2), torch.tensor([label, 1 - label])) for label in (0, 1, 1)]
+
+
+def angles() -> list:
+    return [(torch.ones(1, 2, 2), label) for label in (0.5, np.float32(-1), float("nan"), torch.tensor(2.0))]
+
+
+def uneven() -> list:
+    return [(torch.ones(1), [0, 1]), (torch.ones(1), [0, 1, 1])]
 
 
 def nothing() -> list:
@@ -88,16 +111,23 @@ def test_every_name_has_a_case():
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_all_readers_give_the_same_kind_of_thing(tmp_path: Path, name: str, shape: tuple[int, ...], split: str):
     files.write(name, tmp_path)
-    dataset = open_dataset(name, root=None if name == "digits" else tmp_path, split=split)
+    dataset = open_dataset(name, root=None if name in FILELESS else tmp_path, split=split)
     assert isinstance(dataset, ImageDataset)
     image, label = dataset[0]
     assert image.shape == shape
     assert image.dtype == torch.uint8
-    assert type(label) is int
-    assert dataset.labels.dtype == np.int64
-    assert [dataset[i][1] for i in range(len(dataset))] == dataset.labels.tolist()
     assert all(isinstance(each, str) for each in dataset.class_names)
-    assert dataset.labels.max() < len(dataset.class_names)
+    if name in cases.VECTORS:
+        dtype, length = cases.VECTORS[name]
+        assert str(label.dtype) == f"torch.{dtype}"
+        assert dataset.labels.dtype == dtype
+        assert dataset.labels.shape == (len(dataset), length) == (len(dataset), len(dataset.class_names))
+        assert torch.equal(torch.stack([dataset[i][1] for i in range(len(dataset))]), torch.from_numpy(dataset.labels))
+    else:
+        assert type(label) is int
+        assert dataset.labels.dtype == np.int64
+        assert [dataset[i][1] for i in range(len(dataset))] == dataset.labels.tolist()
+        assert dataset.labels.max() < len(dataset.class_names)
     again = pickle.loads(pickle.dumps(dataset))
     assert torch.equal(again[1][0], dataset[1][0])
 
@@ -187,6 +217,67 @@ def test_samples_without_a_class_are_data_too():
     assert ArrayDataset("mine", images, np.array([-1, 0, -1]), ("a",))[2][1] == -1
 
 
+def test_pairs_of_digits_say_which_occur():
+    digits, pairs = open_dataset("digits"), open_dataset("digits-pairs")
+    assert len(pairs) == len(digits) == 1297
+    at = {bytes(image.numpy()): int(label) for image, label in zip(digits.images, digits.labels, strict=True)}
+    for i in range(0, len(pairs), 31):
+        image, label = pairs[i]
+        left, right = (at[bytes(half.contiguous().numpy())] for half in image.split(8, dim=-1))
+        assert left == digits.labels[i]
+        assert label.nonzero().flatten().tolist() == sorted({left, right})
+    assert set(pairs.labels.sum(axis=1)) == {1, 2}
+
+
+def test_angles_turn_the_digits():
+    digits, turned = open_dataset("digits"), open_dataset("digits-angle")
+    assert np.abs(turned.labels).max() < MOST
+    assert abs(turned.labels.mean()) < 0.05
+    assert turned.labels.std() == pytest.approx(2 * MOST / 12**0.5, rel=0.03)  # of a uniform distribution
+    for i in range(0, 200, 17):
+        image, label = turned[i]
+        degrees = float(label) * 180 / np.pi
+        # PIL turns counter-clockwise about the centre of the image, too.
+        wanted = Image.fromarray(digits.images[i, 0].numpy()).rotate(degrees, resample=Image.Resampling.BILINEAR)
+        difference = np.abs(np.asarray(wanted, dtype=int) - image[0].numpy().astype(int))
+        assert np.median(difference) <= 1
+        assert difference[2:6, 2:6].max() <= 3
+
+
+@pytest.mark.parametrize("name", sorted(cases.VECTORS))
+def test_sets_made_of_digits_are_the_same_everywhere(name):
+    parts = [open_dataset(name, split=split) for split in ("train", "test", "all")]
+    assert [len(part) for part in parts] == [1297, 500, 1797]
+    assert torch.equal(parts[2].images, torch.cat([parts[0].images, parts[1].images]))
+    assert np.array_equal(parts[2].labels, np.concatenate([parts[0].labels, parts[1].labels]))
+    small, large = (open_dataset(name, limit=limit) for limit in (37, 200))
+    assert all(torch.equal(small[i][0], large[i][0]) and torch.equal(small[i][1], large[i][1]) for i in range(37))
+    assert xxhash.xxh3_64_hexdigest(parts[1].labels.tobytes()) == LABELS_OF_TEST[name]
+
+
+# The labels are part of every published number: these digests may never change.
+LABELS_OF_TEST = {"digits-angle": "1e9c6d86aac498a3", "digits-pairs": "280b37a441358266"}
+
+
+def test_own_data_with_several_labels_or_numbers():
+    tags = open_dataset(f"{__name__}:Tags")
+    assert (tags.class_names, tags.labels.dtype, tags.labels.shape) == (("round", "red"), np.int64, (6, 2))
+    image, label = tags[3]
+    assert image.shape == (3, 2, 3)
+    assert label.tolist() == [-1, 0]
+    part = open_dataset(f"{__name__}:Tags", limit=3)
+    assert [part[index][1].tolist() for index in range(3)] == part.labels.tolist()
+    read = open_dataset(f"{__name__}:read_tags")
+    assert (read.class_names, read.labels.tolist()) == (("0", "1"), [[0, 1], [1, 0], [1, 0]])
+    numbers = open_dataset(f"{__name__}:angles")
+    assert (numbers.class_names, numbers.labels.dtype) == (("0",), np.float32)
+    np.testing.assert_equal(numbers.labels, np.array([[0.5], [-1], [np.nan], [2]], dtype=np.float32))
+    assert numbers[1][1].tolist() == [-1]
+    truths = open_dataset(f"{__name__}:Tags", args={"labels": np.array([[True, False]] * 6)})
+    assert truths.labels.dtype == np.int64
+    assert truths[0][1].tolist() == [1, 0]
+
+
 @pytest.mark.parametrize(
     ("name", "options", "error", "message"),
     [
@@ -213,7 +304,8 @@ def test_samples_without_a_class_are_data_too():
         (f"{__name__}:texts", {}, DataError, r"a tensor, an array or a PIL image, got 'str'"),
         (f"{__name__}:negative", {}, DataError, r"0 and 0, or -1 where not known, got -2 \(.*:negative, sample 1\)"),
         (f"{__name__}:nobody_knows", {}, DataError, r"given where no sample has a class, got 'none'.*`class_names`"),
-        (f"{__name__}:half_labels", {}, DataError, r"6 whole numbers, one a sample, got float64 \(6,\)"),
+        (f"{__name__}:half_labels", {}, DataError, r"6 whole numbers, one a sample, or vectors, got float64 \(5,\)"),
+        (f"{__name__}:uneven", {}, DataError, r"`labels` to be of one length for all samples, got .*\(.*:uneven\)"),
         (f"{__name__}:nothing", {}, DataError, r"at least one sample long, got 0"),
         (f"{__name__}:stream", {}, DataError, r"an object with a length and items by number"),
         (f"{__name__}:__doc__", {}, ConfigError, r"a callable that returns a data set"),
@@ -232,3 +324,18 @@ def test_arrays_are_checked():
         ArrayDataset("mine", images, np.array([0, 1, 1]), ("a", "b"))
     with pytest.raises(DataError, match=r"uint8 \[n, channels, height, width\], got torch.float32 \(2, 1, 2, 2\)"):
         ArrayDataset("mine", images.float(), np.array([0, 1]), ("a", "b"))
+
+
+def test_vectors_are_checked():
+    images = torch.zeros(2, 1, 2, 2, dtype=torch.uint8)
+    with pytest.raises(
+        DataError, match=r"`labels` to be numbers \[2, 3\], one vector a sample, got int64 \(2, 2\) \(mine\)"
+    ):
+        VectorDataset("mine", images, np.zeros((2, 2), dtype=int), ("a", "b", "c"))
+    with pytest.raises(DataError, match=r"numbers \[2, 1\], one vector a sample, got <U1 \(2, 1\)"):
+        VectorDataset("mine", images, np.array([["a"], ["b"]]), ("a",))
+    with pytest.raises(DataError, match=r"uint8 \[n, channels, height, width\], got torch.float32"):
+        VectorDataset("mine", images.float(), np.zeros((2, 1)), ("a",))
+    one = VectorDataset("mine", images, np.zeros((2, 1)), ("a",))
+    one[0][1][0] = 5
+    assert one[0][1].tolist() == [0]

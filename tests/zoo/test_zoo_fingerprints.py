@@ -113,3 +113,33 @@ def test_items_of_all_kinds_are_told_apart():
 def test_what_has_no_value_is_refused():
     with pytest.raises(DataError, match=r"made of tensors, arrays and plain values, got 'object' \(list, sample 0\)"):
         fingerprint([object()])
+
+
+def test_vectors_and_numbers_as_labels_count():
+    class Labelled:
+        name = "labelled"
+
+        def __init__(self, labels):
+            self.labels = labels
+
+        def __len__(self):
+            return 400
+
+        def __getitem__(self, index):
+            return torch.zeros(1, 2, 2), 0
+
+    vectors = np.zeros((400, 3), dtype=np.int64)
+    was = fingerprint(Labelled(vectors))["labels"]
+    changed = vectors.copy()
+    changed[1, 2] = 1  # the items themselves are read at even distances
+    assert fingerprint(Labelled(changed))["labels"] != was
+    assert fingerprint(Labelled(vectors.astype(bool)))["labels"] == was
+    assert fingerprint(Labelled(torch.from_numpy(vectors)))["labels"] == was
+    assert fingerprint(Labelled(vectors.astype(float)))["labels"] != was
+    numbers = np.linspace(0, 1, 400, dtype=np.float32)
+    assert fingerprint(Labelled(numbers))["labels"] == fingerprint(Labelled(numbers[:, None]))["labels"]
+    assert fingerprint(Labelled(numbers))["labels"] == fingerprint(Labelled(numbers.astype(np.float64)))["labels"]
+    assert fingerprint(Labelled(numbers[::-1]))["labels"] != fingerprint(Labelled(numbers))["labels"]
+    assert fingerprint(Labelled(vectors[:, 0]))["labels"] != fingerprint(Labelled(vectors[:, :1]))["labels"]
+    assert fingerprint(Labelled(["a"] * 400))["labels"] is None
+    assert fingerprint(Labelled([[1], [1, 2]] * 200))["labels"] is None

@@ -2,21 +2,23 @@
 
 from bookkd.zoo.datasets import open_dataset
 from bookkd.zoo.fingerprints import fingerprint
-from bookkd.zoo.images import ArrayDataset, ImageDataset, SubsetDataset
+from bookkd.zoo.images import ArrayDataset, ImageDataset, SubsetDataset, VectorDataset
 from bookkd.zoo.networks import create_network
 from bookkd.zoo.preprocess import Preprocess, create_preprocess
-from bookkd.zoo.tables import DATASETS, NETWORKS, TRANSFORMS
+from bookkd.zoo.tables import DATASETS, FILELESS, NETWORKS, TRANSFORMS
 from bookkd.zoo.transforms import create_transform
 from bookkd.zoo.weights import load_weights, save_weights, weights_digest
 
 __all__ = [
     "DATASETS",
+    "FILELESS",
     "NETWORKS",
     "TRANSFORMS",
     "ArrayDataset",
     "ImageDataset",
     "Preprocess",
     "SubsetDataset",
+    "VectorDataset",
     "create_network",
     "create_preprocess",
     "create_transform",

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bookkd.core.check import at_least
 from bookkd.core.errors import ConfigError, DataError, expected
 from bookkd.core.names import import_reference, is_reference, look_up
@@ -27,16 +29,18 @@ def open_dataset(
     limit: int | None = None,
     args: Mapping[str, Any] | None = None,
 ) -> ImageDataset:
-    """Open a data set of (uint8 image [channels, height, width], class) pairs.
+    """Open a data set of (uint8 image [channels, height, width], label) pairs.
+
+    The label is a class, or a vector of labels where the data set has several, or numbers, for each sample.
 
     Args:
         name: A name of `DATASETS`, or `package.module:callable`, which is given `root`, `split` and `download` if it has
-            such arguments and returns anything with a length whose items are (image, class); see `user_data.adopt`.
+            such arguments and returns anything with a length whose items are (image, label); see `user_data.adopt`.
         root: Where the files lie: a folder, or a zip of one for "folder".
         split: "train", "test", or what the set has.
         download: If true, a set that is not there may be fetched; nothing is ever fetched otherwise.
-        limit: Take this many samples: the first of a fixed order in which every prefix holds the classes in their
-            shares, so that a smaller limit is a part of a larger one.
+        limit: Take this many samples: the first of a fixed order, so that a smaller limit is a part of a larger one; every
+            prefix holds the classes in their shares, where a sample has one.
         args: Further arguments of the reader, such as `{"cache": True}` for "folder".
 
     Raises:
@@ -72,4 +76,5 @@ def open_dataset(
     if limit is None:
         return dataset
     at_least(limit, 1, "limit", where=what)
-    return SubsetDataset(dataset, stratified_order(dataset.labels, "limit")[:limit])
+    classes = dataset.labels if dataset.labels.ndim == 1 else np.zeros(len(dataset), dtype=np.int64)
+    return SubsetDataset(dataset, stratified_order(classes, "limit")[:limit])

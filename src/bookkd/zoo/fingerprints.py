@@ -59,11 +59,20 @@ def fingerprint(dataset: Any) -> dict[str, Any]:
 
 def _labels(dataset: Any, length: int) -> str | None:
     labels = getattr(dataset, "labels", None)
-    if isinstance(labels, list | tuple | np.ndarray | Tensor):
+    if not isinstance(labels, list | tuple | np.ndarray | Tensor):
+        return None
+    try:
         array = np.asarray(labels)
-        if array.shape == (length,) and array.dtype.kind in "iu":
-            return xxhash.xxh3_128_hexdigest(array.astype("<i8").tobytes())
-    return None
+    except ValueError:  # vectors of different lengths
+        return None
+    if array.shape[:1] != (length,) or array.dtype.kind not in "biuf":
+        return None
+    plain = array.astype("<f8" if array.dtype.kind == "f" else "<i8").tobytes()
+    if array.ndim == 1 and array.dtype.kind != "f":
+        return xxhash.xxh3_128_hexdigest(plain)
+    # One number and a vector of one are the same label; so are truths and 0 and 1.
+    form = f"{'float' if array.dtype.kind == 'f' else 'int'} {array.reshape(length, -1).shape} "
+    return xxhash.xxh3_128_hexdigest(form.encode() + plain)
 
 
 def _update(hasher: xxhash.xxh3_128, value: Any, where: str) -> None:

@@ -1,9 +1,9 @@
-"""The shape of a data set in this package, and the two plain ones: a whole array in memory, and a choice of samples."""
+"""The shape of a data set in this package, and the plain ones: whole arrays in memory, and a choice of samples."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -13,12 +13,12 @@ from torch import Tensor
 from bookkd.core.errors import DataError, expected
 from bookkd.core.fields import IGNORE_LABEL
 
-__all__ = ["ArrayDataset", "ImageDataset", "SubsetDataset", "check_labels"]
+__all__ = ["ArrayDataset", "ImageDataset", "SubsetDataset", "VectorDataset", "check_labels", "check_vectors"]
 
 
 @runtime_checkable
 class ImageDataset(Protocol):
-    """What every reader returns: `ds[i]` is a uint8 image [channels, height, width] and its class."""
+    """What every reader returns: `ds[i]` is a uint8 image [channels, height, width] and its class, or a vector of labels."""
 
     @property
     def name(self) -> str:
@@ -27,17 +27,20 @@ class ImageDataset(Protocol):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """One name a class; the class is the place in this tuple."""
+        """One name a class, or a number of a vector; the class is the place in this tuple."""
         ...
 
     @property
-    def labels(self) -> npt.NDArray[np.int64]:
-        """All classes, shape [len], without reading an image; `IGNORE_LABEL` (-1) where the class is not known."""
+    def labels(self) -> npt.NDArray[Any]:
+        """All labels, without reading an image.
+
+        Classes int64 [len], `IGNORE_LABEL` (-1) where not known; or vectors [len, names], int64 or float32.
+        """
         ...
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]: ...
+    def __getitem__(self, index: int) -> tuple[Tensor, Any]: ...
 
 
 def check_labels(labels: npt.NDArray[np.int64], n_classes: int, where: str) -> npt.NDArray[np.int64]:
@@ -57,6 +60,27 @@ def check_labels(labels: npt.NDArray[np.int64], n_classes: int, where: str) -> n
         must = f"between 0 and {n_classes - 1}, or {IGNORE_LABEL} where not known"
         raise DataError(expected("label", must, int(labels[first]), where=f"{where}, sample {first}"))
     return labels
+
+
+def check_vectors(labels: npt.NDArray[Any], names: int, n: int, where: str) -> npt.NDArray[Any]:
+    """Return vectors of labels, one a sample, as int64 or float32.
+
+    Args:
+        labels: Whole numbers, truths or floats [n, names]; what they may be is for the task to say.
+        names: Numbers of a vector.
+        n: Number of samples.
+        where: Name of the data set, for the error.
+
+    Raises:
+        DataError: for another shape or kind.
+
+    >>> check_vectors(np.array([[True, False]]), 2, 1, "mine")
+    array([[1, 0]])
+    """
+    if labels.shape != (n, names) or labels.dtype.kind not in "biuf":
+        got = f"{labels.dtype} {labels.shape}"
+        raise DataError(expected("labels", f"numbers [{n}, {names}], one vector a sample", got, where=where))
+    return labels.astype(np.float32 if labels.dtype.kind == "f" else np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +115,40 @@ class ArrayDataset:
 
 
 @dataclass(frozen=True, eq=False)
+class VectorDataset:
+    """A data set in memory whose labels are vectors: which classes are present, or numbers to predict.
+
+    Args:
+        name: Name of the set.
+        images: uint8 [n, channels, height, width].
+        labels: int64 [n, names] of 0, 1 and -1 where not known, or float32 [n, names] with NaN where not known.
+        class_names: One name a class, or a number.
+
+    >>> images = torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
+    >>> VectorDataset("mine", images, np.array([[0, 1]]), ("cat", "dog"))[0][1]
+    tensor([0, 1])
+    """
+
+    name: str
+    images: Tensor
+    labels: npt.NDArray[Any]
+    class_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if self.images.dtype != torch.uint8 or self.images.ndim != 4:
+            got = f"{self.images.dtype} {tuple(self.images.shape)}"
+            raise DataError(expected("images", "uint8 [n, channels, height, width]", got, where=self.name))
+        labels = check_vectors(np.asarray(self.labels), len(self.class_names), len(self.images), self.name)
+        object.__setattr__(self, "labels", labels)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.images[index], torch.from_numpy(self.labels[index].copy())
+
+
+@dataclass(frozen=True, eq=False)
 class SubsetDataset:
     """Some samples of another data set, renumbered in the order given.
 
@@ -111,11 +169,12 @@ class SubsetDataset:
         return self.whole.class_names
 
     @property
-    def labels(self) -> npt.NDArray[np.int64]:
-        return self.whole.labels[self.indices]
+    def labels(self) -> npt.NDArray[Any]:
+        found: npt.NDArray[Any] = self.whole.labels[self.indices]
+        return found
 
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[Tensor, Any]:
         return self.whole[int(self.indices[index])]

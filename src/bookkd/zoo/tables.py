@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["DATASETS", "NETWORKS", "TRANSFORMS"]
+__all__ = ["DATASETS", "FILELESS", "NETWORKS", "TRANSFORMS"]
 
 NETWORKS = {
     "digits-large": "bookkd.zoo.digits_net:digits_large",
@@ -21,11 +21,16 @@ DATASETS = {
     "cifar10": "bookkd.zoo.torchvision_files:cifar10",
     "cifar100": "bookkd.zoo.torchvision_files:cifar100",
     "digits": "bookkd.zoo.digits:digits",
+    "digits-angle": "bookkd.zoo.digits_targets:digits_angle",
+    "digits-pairs": "bookkd.zoo.digits_targets:digits_pairs",
     "fashion-mnist": "bookkd.zoo.torchvision_files:fashion_mnist",
     "folder": "bookkd.zoo.folder:folder",
     "mnist": "bookkd.zoo.torchvision_files:mnist",
 }
 """Data sets by name; beside them the user's own `package.module:callable`."""
+
+FILELESS = ("digits", "digits-angle", "digits-pairs")
+"""Data sets that need no files, so that whoever reads their name in a book can open them."""
 
 TRANSFORMS = {
     "crop-flip": "bookkd.zoo.transforms:crop_flip",

@@ -12,13 +12,32 @@ from torch import Tensor
 
 from bookkd.core.errors import DataError, expected
 from bookkd.core.fields import IGNORE_LABEL
-from bookkd.zoo.images import ImageDataset, check_labels
+from bookkd.zoo.images import ImageDataset, check_labels, check_vectors
 
-__all__ = ["UserDataset", "adopt"]
+__all__ = ["UserDataset", "UserVectors", "adopt"]
 
 
-class UserDataset:
-    """A data set of the user's with the names that `ImageDataset` asks for; items are converted when they are read.
+class _Wrapped:
+    """Images of a data set of the user's, converted when they are read."""
+
+    def __init__(self, whole: Any, name: str, labels: npt.NDArray[Any], class_names: tuple[str, ...]) -> None:
+        self.whole = whole
+        self.name = name
+        self.labels = labels
+        self.class_names = class_names
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def _item(self, index: int) -> tuple[Tensor, Any]:
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        image, label = _pair(self.whole, index, self.name)
+        return _tensor(image, index, self.name), label
+
+
+class UserDataset(_Wrapped):
+    """A data set of the user's with the names that `ImageDataset` asks for, of one class a sample.
 
     Args:
         whole: The user's object.
@@ -28,28 +47,42 @@ class UserDataset:
     """
 
     def __init__(self, whole: Any, name: str, labels: npt.NDArray[np.int64], class_names: tuple[str, ...]) -> None:
-        self.whole = whole
-        self.name = name
-        self.labels = check_labels(labels, len(class_names), name)
-        self.class_names = class_names
-
-    def __len__(self) -> int:
-        return len(self.labels)
+        super().__init__(whole, name, check_labels(labels, len(class_names), name), class_names)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)
-        image, label = _pair(self.whole, index, self.name)
-        return _tensor(image, index, self.name), int(label)
+        image, label = self._item(index)
+        return image, int(_class(label, index, self.name))
+
+
+class UserVectors(_Wrapped):
+    """A data set of the user's with several labels, or numbers, a sample.
+
+    Args:
+        whole: The user's object.
+        name: Its name.
+        labels: [len, names]; they, and not those of the items, are given out.
+        class_names: One name a class, or a number.
+    """
+
+    def __init__(self, whole: Any, name: str, labels: npt.NDArray[Any], class_names: tuple[str, ...]) -> None:
+        super().__init__(whole, name, check_vectors(labels, len(class_names), len(labels), name), class_names)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        image, _ = self._item(index)
+        return image, torch.from_numpy(self.labels[index].copy())
 
 
 def adopt(dataset: Any, name: str) -> ImageDataset:
     """Bring what a user's callable returned to an `ImageDataset`.
 
-    Items are (image, class) pairs; the image is a tensor, a numpy array or a PIL image. Classes come from `labels` or
-    `targets`, or else by reading every item once; names from `class_names` or `classes`, or else the numbers. A class of
-    -1 says that it is not known: a book can be made of such samples and a student learns from what the teacher says of
-    them, but a test on them is refused.
+    Items are (image, label) pairs; the image is a tensor, a numpy array or a PIL image. Labels come from `labels` or
+    `targets`, or else by reading every item once; names from `class_names` or `classes`, or else the numbers. The label is
+
+    - a whole number: the class. -1 says that it is not known: a book can be made of such samples and a student learns from
+      what the teacher says of them, but a test on them is refused;
+    - a vector, of one length for all samples: for whole numbers which classes are present (1, 0, and -1 where not known), for
+      floating ones numbers to predict (NaN where not known);
+    - a floating number: a vector of one.
 
     Args:
         dataset: Anything with a length and items by number.
@@ -60,20 +93,19 @@ def adopt(dataset: Any, name: str) -> ImageDataset:
 
     >>> adopt([(torch.zeros(1, 2, 2, dtype=torch.uint8), 1)] * 3, "pairs").class_names
     ('0', '1')
+    >>> adopt([(torch.zeros(1, 2, 2, dtype=torch.uint8), 0.5)] * 3, "angles")[0][1]
+    tensor([0.5000])
     """
     if not isinstance(dataset, Sized) or not hasattr(dataset, "__getitem__"):
         raise DataError(expected("data set", "an object with a length and items by number", dataset, where=name))
     if len(dataset) == 0:
         raise DataError(expected("data set", "at least one sample long", 0, where=name))
     _tensor(_pair(dataset, 0, name)[0], 0, name)
-    given = next((getattr(dataset, key) for key in ("labels", "targets") if hasattr(dataset, key)), None)
-    if given is None:
-        given = [_pair(dataset, index, name)[1] for index in range(len(dataset))]
-    labels = np.asarray(given)
-    if labels.shape != (len(dataset),) or labels.dtype.kind not in "iu":
-        got = f"{labels.dtype} {labels.shape}"
-        raise DataError(expected("labels", f"{len(dataset)} whole numbers, one a sample", got, where=name))
+    labels = _labels(dataset, name)
     names = next((getattr(dataset, key) for key in ("class_names", "classes") if hasattr(dataset, key)), None)
+    if labels.ndim == 2:
+        names = range(labels.shape[1]) if names is None else names
+        return UserVectors(dataset, name, labels, tuple(str(each) for each in names))
     if names is None:
         if labels.max() == IGNORE_LABEL:
             raise DataError(
@@ -84,19 +116,52 @@ def adopt(dataset: Any, name: str) -> ImageDataset:
     return UserDataset(dataset, name, labels.astype(np.int64), tuple(str(each) for each in names))
 
 
-def _pair(dataset: Any, index: int, name: str) -> tuple[Any, int]:
+def _labels(dataset: Any, name: str) -> npt.NDArray[Any]:
+    """Return classes [len], or vectors [len, names]."""
+    given = next((getattr(dataset, key) for key in ("labels", "targets") if hasattr(dataset, key)), None)
+    if given is None:
+        given = [_label(_pair(dataset, index, name)[1], index, name) for index in range(len(dataset))]
+    try:
+        labels = np.asarray(given)
+    except ValueError as error:
+        raise DataError(expected("labels", "of one length for all samples", str(error), where=name)) from error
+    if labels.shape == (len(dataset),) and labels.dtype.kind == "f":
+        labels = labels[:, None]
+    vectors = labels.ndim == 2 and labels.shape[0] == len(dataset) and labels.dtype.kind in "biuf"
+    if not vectors and (labels.shape != (len(dataset),) or labels.dtype.kind not in "iu"):
+        got = f"{labels.dtype} {labels.shape}"
+        raise DataError(expected("labels", f"{len(dataset)} whole numbers, one a sample, or vectors", got, where=name))
+    return labels
+
+
+def _pair(dataset: Any, index: int, name: str) -> tuple[Any, Any]:
     item = dataset[index]
     if not isinstance(item, tuple | list) or len(item) != 2:
         raise DataError(
             expected("item", "an (image, class) pair", type(item).__name__, where=f"{name}, sample {index}")
         )
-    image, label = item
+    return item[0], item[1]
+
+
+def _label(label: Any, index: int, name: str) -> Any:
+    """Return a class, a number or a vector as numpy takes them."""
+    if isinstance(label, float | np.floating):
+        return float(label)
+    if isinstance(label, list | tuple) or getattr(label, "ndim", 0) == 1:
+        return np.asarray(label)
+    if getattr(label, "ndim", None) == 0 and np.asarray(label).dtype.kind == "f":
+        return float(label)
+    return _class(label, index, name)
+
+
+def _class(label: Any, index: int, name: str) -> int:
     try:
-        return image, label.__index__()
+        found: int = label.__index__()
     except (AttributeError, TypeError) as error:
         raise DataError(
             expected("class", "a whole number, -1 where not known", label, where=f"{name}, sample {index}")
         ) from error
+    return found
 
 
 def _tensor(image: Any, index: int, name: str) -> Tensor:
