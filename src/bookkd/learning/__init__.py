@@ -10,7 +10,7 @@ from bookkd.learning.loop import fit
 from bookkd.learning.run import Run
 from bookkd.learning.step import Step, to_device
 from bookkd.learning.training import LearningRate, Training, find_device
-from bookkd.learning.validation import Validation, predictions_of
+from bookkd.learning.validation import Validation, measure, predictions_of
 
 __all__ = [
     "Cohort",
@@ -26,6 +26,7 @@ __all__ = [
     "fit",
     "learn",
     "make_groups",
+    "measure",
     "predictions_of",
     "to_device",
     "visible_labels",
