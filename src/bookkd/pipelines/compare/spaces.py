@@ -8,13 +8,13 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from bookkd.core.errors import ConfigError, expected
-from bookkd.core.names import nearest
+from bookkd.core.names import nearest, require
 from bookkd.learning import Training
 from bookkd.methods import method_class
 from bookkd.pipelines.compare.arms import Arm
 from bookkd.pipelines.compare.values import typed
 
-__all__ = ["Space", "distribution", "fitting", "spaces_of", "with_values"]
+__all__ = ["Space", "check_spaces", "distribution", "fitting", "spaces_of", "with_values"]
 
 _FORMS = "OPTION=LOW:HIGH, OPTION=LOW:HIGH:log or OPTION=A,B,C"
 _ROOTS = {"method": "an option of the method", "training": "a field of the training"}
@@ -105,6 +105,22 @@ def fitting(arm: Arm, spaces: Sequence[Space]) -> tuple[Space, ...]:
     ['training.lr']
     """
     return tuple(space for space in spaces if space.key in _hints(arm, space))
+
+
+def check_spaces(arms: Sequence[Arm], spaces: Sequence[Space]) -> None:
+    """Refuse a space that no arm has, or with a value that an arm which has it does not take; before anything starts.
+
+    Raises:
+        ConfigError: naming the option.
+        MissingExtraError: without optuna.
+    """
+    if not spaces:
+        return
+    optuna = require("optuna", "tune")
+    for space in spaces:
+        having = [arm for arm in arms if fitting(arm, [space])]
+        for arm in having or arms[:1]:
+            distribution(optuna, arm, space)
 
 
 def distribution(optuna: Any, arm: Arm, space: Space) -> Any:
