@@ -153,6 +153,9 @@ def test_labels_that_are_no_class_are_refused():
         THREE.check_labels(np.array([0, 3, 4]), "toy")
     with pytest.raises(DataError, match=r"got -2 \(sample 2 of toy\)\. Check the class names"):
         THREE.check_labels(np.array([0, 1, -2]), "toy")
+    for other in (np.array([0.5, 1.0]), np.array([[0, 1, 1]])):
+        with pytest.raises(DataError, match=r"one class a sample, got .* \(toy\)\. Use task multi-label or regression"):
+            THREE.check_labels(other, "toy")
 
 
 def test_an_unknown_task_lists_the_nearest():

@@ -82,8 +82,12 @@ class Classification(BaseTask):
             where: Name of the data set, for the error.
 
         Raises:
-            DataError: naming the first such sample.
+            DataError: naming the first such sample, or for labels that are vectors or numbers.
         """
+        if labels.ndim != 1 or labels.dtype.kind not in "iu":
+            do = "Use task multi-label or regression for vectors and numbers."
+            got = f"{labels.dtype} of shape {list(labels.shape)}"
+            raise DataError(expected("labels", "one class a sample", got, where=where, do=do))
         bad = ((labels < 0) & (labels != IGNORE_LABEL)) | (labels >= self.n_classes)
         if bad.any():
             sample = int(bad.nonzero()[0][0])
