@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from bookkd.report.build import FORMATS, render
+from bookkd.report.cautions import cautions
 from bookkd.report.numbers import Numbers, numbers_of
 from bookkd.report.record import RECORD_NAME, RECORD_VERSION, RunRecord
 from bookkd.report.runs import FoundRun, find_runs
-from bookkd.report.words import cautions, summary
+from bookkd.report.words import summary
 
 __all__ = [
     "FORMATS",

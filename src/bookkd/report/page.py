@@ -10,11 +10,12 @@ from importlib.resources import files
 from typing import Any
 
 from bookkd.core.names import require
+from bookkd.report.cautions import cautions
 from bookkd.report.charts import Chart, Choice, charts_of
 from bookkd.report.charts.base import altair
 from bookkd.report.numbers import Numbers
 from bookkd.report.sections import sections
-from bookkd.report.words import cautions, summary
+from bookkd.report.words import summary
 
 __all__ = ["to_html"]
 

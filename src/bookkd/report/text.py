@@ -8,11 +8,12 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from bookkd.report.cautions import cautions
 from bookkd.report.figures import COLUMNS, Row
 from bookkd.report.numbers import Numbers
 from bookkd.report.sections import sections
 from bookkd.report.tables import Table
-from bookkd.report.words import cautions, summary
+from bookkd.report.words import summary
 
 __all__ = ["to_csv", "to_json", "to_markdown"]
 

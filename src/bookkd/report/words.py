@@ -12,11 +12,10 @@ from bookkd.report.formats import bytes_text, count_text, number_text, percent_t
 from bookkd.report.numbers import Numbers
 from bookkd.report.series import ENTROPIES
 
-__all__ = ["cautions", "difference_text", "seeds_text", "summary"]
+__all__ = ["difference_text", "seeds_text", "summary"]
 
 _MOST_ARMS = 8
 _MOST_TEACHERS = 3
-_MANY = 10
 _SAME = 1e-9
 """Differences that differ by less between seeds are the same but for rounding."""
 
@@ -137,8 +136,10 @@ def _differences(numbers: Numbers) -> Iterator[str]:
 
 def _gain(row: Row, difference: Difference) -> str:
     if difference.low is None:
-        return f"{row.arm} is {points_text(difference.mean)} points over {difference.against} ({difference.verdict})."
-    return f"{row.arm} is {difference_text(difference)} over {difference.against}: {difference.verdict}."
+        return (
+            f"{row.arm} is {points_text(difference.mean)} points against {difference.against} ({difference.verdict})."
+        )
+    return f"{row.arm} is {difference_text(difference)} against {difference.against}: {difference.verdict}."
 
 
 def _classes(numbers: Numbers) -> Iterator[str]:
@@ -228,44 +229,3 @@ def _entropy(numbers: Numbers) -> Iterator[str]:
             first, last = (number_text(series.mean[place], 2) for place in (0, -1))
             yield f"The entropy scalar of {series.arm} went from {first} to {last} over {series.epochs[-1]} epochs."
             return
-
-
-def cautions(numbers: Numbers) -> tuple[str, ...]:
-    """Return what a reader must know before believing the numbers."""
-    rows = numbers.rows
-    found = []
-    alone = [row.arm for row in rows if len(row.seeds) == 1]
-    if alone:
-        found.append(f"One seed only, so that the noise between seeds is unknown: {_some(alone)}.")
-    gone = [f"{row.arm} ({row.failed})" for row in rows if row.failed]
-    if gone:
-        found.append(f"Failed runs are in no mean: {_some(gone)}.")
-    places = {(str(each.values.get("name")), str(each.values.get("split"))) for each in numbers.provenance.data}
-    if len(places) > 1:
-        found.append("The arms were measured on several data sets or splits; arms are compared within one only.")
-    crossed = {row.baseline for row in rows if row.baseline and _student(rows, row.baseline) != row.student}
-    if crossed:
-        found.append(f"Some arms are held against an arm with another student: {_some(sorted(crossed))}.")
-    other = [row.arm for row in rows if row.teacher_accuracy is not None and not row.same_split]
-    if other:
-        found.append(f"The teacher's accuracy is of another split than the student's: {_some(other)}.")
-    if len({row.teacher for row in rows if row.terms is not None}) > 1:
-        found.append(
-            "The distillation metric of arms with different teachers cannot be compared: a weak teacher flatters."
-        )
-    compared = sum("accuracy" in row.differences for row in rows)
-    if compared >= _MANY:
-        by_chance = max(1, round(0.05 * compared))
-        found.append(
-            f"{compared} arms are compared at 95 %: about {by_chance} would look like more than noise by chance alone, and the "
-            "best of many is so partly by luck."
-        )
-    return tuple(found)
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names) if len(names) <= 4 else f"{', '.join(names[:3])} and {len(names) - 3} more"
-
-
-def _student(rows: Sequence[Row], arm: str) -> str:
-    return next((row.student for row in rows if row.arm == arm), "")
