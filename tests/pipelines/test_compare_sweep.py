@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
+import yaml
 
 from bookkd.core.errors import BookKDError
 from bookkd.core.schedules import Linear
@@ -192,3 +194,11 @@ def test_labels_of_several_books_and_of_method_options_are_in_the_name():
         "vanilla-kd keras temperature=8 / resnet8 width=8 / a",
         "vanilla-kd keras temperature=8 / resnet8 width=8 / a+b",
     ]
+
+
+def test_the_sweep_of_the_guide_is_one():
+    guide = Path(__file__).parents[2] / "docs" / "guides" / "compare.md"
+    text = re.search(r"```yaml\n(.*?)```", guide.read_text(encoding="utf-8"), re.DOTALL)[1]
+    arms = expand(sweep_of(yaml.safe_load(text)), Classification(tuple("0123456789")))
+    assert len(arms) == 2 * (1 + 2 + 1) * 2
+    assert arms[6].name == "bookkd regularised / resnet8 / both / 10 % of the labels"
