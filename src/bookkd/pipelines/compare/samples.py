@@ -57,9 +57,10 @@ class Samples:
             keys = keys_of(self.whole)
             if keys is not None:
                 return book.book.rows_of(keys)
-        if book is not None and isinstance(self.whole, SubsetDataset) and len(self.whole) < book.book.n_samples:
-            # The data was limited; the book is about all of it, or the check of alignment says that it is not.
-            return self.whole.indices
+        limited = self.whole.indices if isinstance(self.whole, SubsetDataset) else None
+        if book is not None and limited is not None and len(limited) < book.book.n_samples > int(limited.max()):
+            # The book is about all of the data, or the check of alignment says that it is not.
+            return limited
         return np.arange(len(self.whole))
 
     def labels(self, rows: Rows, fraction: float, seed: int) -> Rows:

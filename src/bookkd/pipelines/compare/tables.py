@@ -24,13 +24,14 @@ def ablation(arms: Sequence[Arm], quality: Quality) -> list[dict[str, Any]]:
     """Return for each student what every part of the full method gives: full less without it, over the same seeds."""
     rows = []
     for place, arm in enumerate(arms):
-        full = next(n for n, other in enumerate(arms) if _is_full(other) and other.student.name == arm.student.name)
+        student = student_label(arm.student)
+        full = next(n for n, other in enumerate(arms) if _is_full(other) and student_label(other.student) == student)
         if place == full:
             continue
         gain = difference_of(quality[full], quality[place], arm.name)
         rows.append(
             {
-                "student": student_label(arm.student),
+                "student": student,
                 "without": _words(arm),
                 "full_less_without": None if gain is None else asdict(gain),
             }

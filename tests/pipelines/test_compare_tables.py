@@ -1,0 +1,210 @@
+"""The presets: which arms they stand for, and that their tables are sums over the right cells."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+
+import pytest
+from tests.pipelines.compare_books import DATA, QUICK, books
+
+from bookkd.core.errors import BookKDError
+from bookkd.evaluation import difference_of, interaction_of
+from bookkd.pipelines import DataOptions, NetworkOptions, ViewOptions, make_book
+from bookkd.pipelines.compare import run_sweep, sweep_of, with_preset
+from bookkd.pipelines.compare.arms import baselines, expand
+from bookkd.pipelines.compare.tables import TOLERANCE, ablation, orthogonality
+from bookkd.tasks import Classification
+
+TASK = Classification(("a", "b"))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Two teachers' books, and one of the first teacher with another augmentation."""
+    folder = tmp_path_factory.mktemp("books")
+    found = books(folder)
+    teacher = NetworkOptions("digits-large", weights=str(folder / "one.safetensors"))
+    views = ViewOptions("random-resized-crop", 2, args={"size": 8})
+    out = str(folder / "crop")
+    make_book(out, data=DataOptions(**DATA), teacher=teacher, views=views, batch_size=32, accelerator="cpu")
+    return {**found, "crop": folder / "crop"}
+
+
+def arms_of(preset, **document):
+    sweep = sweep_of(with_preset(preset, document))
+    return sweep, expand(sweep, TASK)
+
+
+def quality(arms, values):
+    """Figures by seed, in the order of the arms."""
+    return [dict(enumerate(values[arm.name])) for arm in arms]
+
+
+def test_the_ablation_leaves_each_part_out():
+    sweep, arms = arms_of("ablation", students="digits-small", books={"a": "a", "b": "b"})
+    assert [arm.override for arm in arms] == [
+        "full",
+        "minus ensemble",
+        "minus regularisation",
+        "minus entropy scale",
+        "minus label smoothing",
+        "vanilla-kd",
+        "supervised",
+    ]
+    full, ensemble, regularisation, scale, smoothing, vanilla, alone = (arm.method.build() for arm in arms)
+    assert (full.correct, full.flatten, full.learn_scale, full.label_smoothing) == (True, 0.05, True, 0.1)
+    assert ensemble == full
+    assert (regularisation.correct, regularisation.flatten, regularisation.learn_scale) == (False, 0.0, True)
+    assert (scale.learn_scale, scale.correct) == (False, True)
+    assert (smoothing.label_smoothing, smoothing.learn_scale) == (0.0, True)
+    assert (vanilla.name, alone.name) == ("vanilla-kd", "supervised")
+    assert [arm.source and arm.source.books for arm in arms] == [
+        ("a", "b"),
+        ("a",),
+        *[("a", "b")] * 4,
+        None,
+    ]
+    # All see the same views, labels alone too.
+    assert {arm.seen_as.books[0] for arm in arms} == {"a"}
+    assert sweep.preset == "ablation"
+
+
+def test_one_book_has_no_ensemble_to_leave_out():
+    _, arms = arms_of("ablation", students="digits-small", books={"a": "a"})
+    assert "minus ensemble" not in [arm.override for arm in arms]
+
+
+def test_a_part_that_is_off_is_not_left_out_again():
+    method = {"name": "bookkd", "preset": "regularised", "learn_scale": False, "temperature": 2}
+    _, arms = arms_of("ablation", students="digits-small", books={"a": "a", "b": "b"}, methods=[method])
+    assert "minus entropy scale" not in [arm.override for arm in arms]
+    vanilla = next(arm for arm in arms if arm.override == "vanilla-kd")
+    assert vanilla.method.build().temperature == 2.0
+
+
+def test_the_table_of_the_ablation_is_full_less_each_part():
+    students = [{"name": "resnet8", "args": {"width": width}} for width in (8, 16)]
+    _, arms = arms_of("ablation", students=students, books={"a": "a", "b": "b"})
+    values = {arm.name: [0.5 + 0.01 * place, 0.5 + 0.02 * place, 0.6] for place, arm in enumerate(arms)}
+    rows = ablation(arms, quality(arms, values))
+    assert len(rows) == 2 * 6
+    for student in ("resnet8 width=8", "resnet8 width=16"):
+        mine = [arm for arm in arms if student in arm.name.split(" / ")]
+        for arm, row in zip(mine[1:], [row for row in rows if row["student"] == student], strict=True):
+            wanted = difference_of(dict(enumerate(values[mine[0].name])), dict(enumerate(values[arm.name])), arm.name)
+            assert row["full_less_without"]["mean"] == pytest.approx(wanted.mean)
+            assert row["full_less_without"]["verdict"] == wanted.verdict
+            assert row["without"] in arm.override
+
+
+def test_orthogonality_has_the_four_cells_of_each_partner(made):
+    given = {"books": {"digits": str(made["one"]), "crop": str(made["crop"])}, "students": "digits-small,resnet8"}
+    _, arms = arms_of("orthogonality", **given)
+    assert len(arms) == 8
+    names = [arm.name for arm in arms]
+    # Each augmentation is seen by labels alone too.
+    for arm in arms:
+        assert arm.seen_as.label == arm.override
+        assert (arm.source is None) == (arm.method.name == "supervised")
+    values = {name: [0.70 + 0.01 * place**1.5, 0.71 + 0.01 * place] for place, name in enumerate(names)}
+    found = orthogonality(arms, quality(arms, values))
+    assert [(each["partner"], each["at"], each["from"], each["to"]) for each in found] == [
+        ("augmentation", "digits-small", "digits", "crop"),
+        ("augmentation", "resnet8", "digits", "crop"),
+        ("architecture", "digits", "digits-small", "resnet8"),
+        ("architecture", "crop", "digits-small", "resnet8"),
+    ]
+    for each in found:
+        cells = each["cells"]
+        assert cells["base"].startswith("supervised")
+        assert cells["partner"].startswith("supervised")
+        assert cells["distilled"].startswith("vanilla-kd")
+        assert cells["both"].startswith("vanilla-kd")
+        first, second = (each["from"], each["to"])
+        assert all(first in cells[key].split(" / ") for key in ("base", "distilled"))
+        assert all(second in cells[key].split(" / ") for key in ("partner", "both"))
+        assert all(each["at"] in name.split(" / ") for name in cells.values())
+        four = [dict(enumerate(values[cells[key]])) for key in ("base", "distilled", "partner", "both")]
+        wanted = interaction_of(*four, tolerance=TOLERANCE)
+        assert each["interaction"]["interaction"] == pytest.approx(wanted.interaction)
+        assert each["interaction"]["verdict"] == wanted.verdict
+        odds = [{seed: math.log(p / (1 - p)) for seed, p in cell.items()} for cell in four]
+        assert each["interaction_log_odds"] == pytest.approx(interaction_of(*odds, tolerance=1).interaction)
+
+
+def test_the_cards_worked_table():
+    """The synthetic table of the card, in shares: I = -0.00167, interval wider than 0.3 points, weakly orthogonal."""
+    _, arms = arms_of("orthogonality", books={"a": "a"}, students="digits-small,resnet8")
+    cells = [(70.0, 70.4, 69.8), (71.9, 72.1, 71.6), (71.0, 71.2, 70.9), (72.7, 72.9, 72.4)]
+    values = dict(zip([arm.name for arm in arms], [[value / 100 for value in cell] for cell in cells], strict=True))
+    (found,) = orthogonality(arms, quality(arms, values))
+    interaction = found["interaction"]
+    wanted = {"distillation": 0.018, "partner": 0.00966667, "joint": 0.026, "interaction": -0.00166667}
+    assert {key: interaction[key] for key in wanted} == pytest.approx(wanted, abs=1e-8)
+    assert interaction["retention"] == pytest.approx(0.907407, abs=1e-6)
+    assert (interaction["low"], interaction["high"]) == pytest.approx((-0.00546125, 0.00212792), abs=1e-8)
+    assert interaction["verdict"] == "orthogonal (weak)"
+
+
+def test_a_cell_without_runs_has_no_interaction():
+    _, arms = arms_of("orthogonality", books={"a": "a"}, students="digits-small,resnet8")
+    figures = [{0: 0.7}, {0: 0.8}, {1: 0.7}, {}]
+    (found,) = orthogonality(arms, figures)
+    assert found["interaction"] is None
+    full = [{0: 1.0}, {0: 1.0}, {0: 0.9}, {0: 0.9}]
+    (found,) = orthogonality(arms, full)
+    assert found["interaction_log_odds"] is None
+
+
+@pytest.mark.parametrize(
+    ("preset", "document", "message"),
+    [
+        ("ablaton", {"books": "a"}, "Unknown preset 'ablaton'. Nearest: ablation"),
+        ("ablation", {}, "Expected `books` to be at least one"),
+        ("ablation", {"books": "a", "methods": "dist"}, "absent, or bookkd with options, got 'dist'"),
+        ("ablation", {"books": "a", "overrides": [{"name": "x"}]}, "`overrides` to be absent where a preset is given"),
+        ("orthogonality", {"books": "a"}, "got 1 students and 1 books"),
+        ("orthogonality", {"books": "a,b,c"}, "got 1 students and 3 books"),
+        ("orthogonality", {"books": "a", "students": "x,y", "methods": "dist"}, "one without a teacher and one with"),
+    ],
+)
+def test_what_a_preset_needs_is_said_in_one_line(preset, document, message):
+    with pytest.raises(BookKDError, match=re.escape(message)) as caught:
+        sweep_of(with_preset(preset, {"students": "digits-small", **document}))
+    assert "\n" not in str(caught.value)
+
+
+def test_books_of_one_augmentation_or_of_other_teachers_are_no_partners(made):
+    for second, message in (("one", "one augmentation in both"), ("two", "one augmentation in both")):
+        given = {"books": {"x": str(made["one"]), "y": str(made[second])}, "students": "digits-small"}
+        with pytest.raises(BookKDError, match=message):
+            with_preset("orthogonality", given)
+    given = {"books": {"x": str(made["two"]), "y": str(made["crop"])}, "students": "digits-small"}
+    with pytest.raises(BookKDError, match="other teachers in the second"):
+        with_preset("orthogonality", given)
+
+
+@pytest.mark.parametrize("preset", ["ablation", "orthogonality"])
+def test_a_preset_runs_to_its_table(made, tmp_path, preset):
+    second = "two" if preset == "ablation" else "crop"
+    given = {"books": {"one": str(made["one"]), second: str(made[second])}, "students": "digits-small", "data": DATA}
+    shared = {"training": {**QUICK, "epochs": 1}, "seeds": 1, "replicates": 0, "latency": False}
+    sweep = sweep_of(with_preset(preset, {**given, **shared}))
+    result = run_sweep(sweep, tmp_path, say=lambda line: None)
+    assert result["failed"] == []
+    assert len(result["arms"]) == (7 if preset == "ablation" else 4)
+    table = json.loads((tmp_path / "summary.json").read_text())[preset]
+    assert len(table) == (6 if preset == "ablation" else 1)
+    assert "one seed" in json.dumps(table) or table[0]["interaction"]["verdict"] == "undecided"
+    # Making is counted for both books, learning asked nobody.
+    assert len(result["ledger"]["books"]) == 2
+    assert result["ledger"]["learning_teacher_forwards"] == 0
+
+
+def test_the_ablation_is_held_against_its_full_method():
+    sweep, arms = arms_of("ablation", students="digits-small,resnet8", books={"a": "a", "b": "b"})
+    against = baselines(sweep, arms)
+    assert {arms[base].override for place, base in against.items()} <= {"full", "supervised"}
+    assert all(arms[base].student == arms[place].student for place, base in against.items())
