@@ -12,7 +12,7 @@ from bookkd.book import Dense, Int8, TopK
 from bookkd.core.errors import BookMismatchError, ConfigError, FidelityError
 from bookkd.core.schedules import Clock
 from bookkd.knowledge import Ensemble, LiveKnowledge, StoredKnowledge, Teacher
-from bookkd.learning import Learner, Step, Training, learn, make_groups, measure, predictions_of, visible_labels
+from bookkd.learning import Learner, Run, Step, Training, learn, make_groups, measure, predictions_of, visible_labels
 from bookkd.making import bake, make, merge
 from bookkd.methods import DKD, BookKD, SelfDistillation, Supervised, TfKDSelf, VanillaKD
 from bookkd.tasks import Classification, MultiLabel, Regression
@@ -262,3 +262,56 @@ def test_patience_stops_at_the_best(books):
     )
     scores = [record["val/r2"] for record in learned.history]
     assert learned.metrics["r2"] == max(scores)
+
+
+class Unlabelled:
+    """The images of a set, without labels."""
+
+    def __init__(self, whole):
+        self.whole, self.class_names, self.name = whole, whole.class_names, whole.name
+
+    def __len__(self):
+        return len(self.whole)
+
+    def __getitem__(self, index):
+        return self.whole[index][0], None
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_images_without_labels_learn_from_the_book(name, tmp_path):
+    task, data = TASKS[name], Unlabelled(TRAIN[TASKS[name].name])
+    book = make(tmp_path / "book", teacher(name), data, views(), task=task, batch_size=16)
+    learned = learn(
+        student(name), data, views(), task=task, knowledge=StoredKnowledge(book), method=VanillaKD(),
+        preprocess=to_float, training=training(),
+    )  # fmt: skip
+    soft = 0.9 * learned.history[-1]["train/soft_target"]
+    assert learned.history[-1]["train/loss"] == pytest.approx(soft, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_half_precision_in_training(name, books):
+    settings = training(precision="bf16-mixed")
+    learned = run(name, knowledge=StoredKnowledge(books[name]), training=settings, door="lightning")
+    exact = run(name, knowledge=StoredKnowledge(books[name]), door="lightning")
+    assert learned.history[-1]["train/loss"] == pytest.approx(exact.history[-1]["train/loss"], rel=0.1)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_an_interrupted_run_is_gone_on_with(name, books, tmp_path, monkeypatch):
+    options = {"knowledge": StoredKnowledge(books[name]), "validation": TEST[TASKS[name].name]}
+    whole = run(name, out=tmp_path / "whole", **options)
+    real = Run.optimizer_step
+
+    def failing(self, *args, **kwargs):
+        if self.steps == 8:  # 48 samples in batches of 8 are 6 steps an epoch
+            raise InterruptedError
+        return real(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "optimizer_step", failing)
+        with pytest.raises(InterruptedError):
+            run(name, out=tmp_path / "cut", **options)
+    gone_on = run(name, out=tmp_path / "cut", network=student(name, seed=9), **options)
+    assert_equal(whole.student, gone_on.student)
+    assert gone_on.metrics == whole.metrics

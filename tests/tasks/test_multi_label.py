@@ -102,6 +102,13 @@ def test_what_a_peer_says_is_shown_alike_and_features_are_not():
     }
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_a_book_in_half_precision_is_shown_under_autocast(dtype):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        shown = TASK.targets({"logits": DenseTarget(V.to(dtype))})["logits"]
+    assert torch.equal(shown.logits, torch.stack([torch.zeros(2, 3), V], -1).to(dtype))
+
+
 @pytest.mark.parametrize(
     ("target", "message"),
     [

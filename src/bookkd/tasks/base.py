@@ -86,6 +86,14 @@ class Task(Protocol):
         """Return the term that matches the teacher; the options are those of the method `vanilla-kd`."""
         ...
 
+    def check_labels(self, labels: Any, where: str) -> None:
+        """Refuse the labels of a data set, called `where`, that are none of the task's.
+
+        Raises:
+            DataError: naming the first such sample.
+        """
+        ...
+
 
 class BaseTask:
     """What most tasks have: losses see the fields as they are, and the teacher is matched by its softened logits."""

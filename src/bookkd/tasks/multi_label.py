@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from bookkd.core.errors import ConfigError, DataError, FidelityError, expected
 from bookkd.core.fields import IGNORE_LABEL, LABEL, LOGITS, PARTNER_LABEL, RATIO, WEIGHT, FieldInfo
@@ -36,6 +36,7 @@ class MultiLabel(BaseTask):
     Args:
         class_names: Names in the order of the class axis, at least one.
 
+    >>> import torch
     >>> task = MultiLabel(("cat", "dog"))
     >>> task.student({"logits": torch.tensor([[2.0, -1.0]])})["logits"]
     tensor([[[ 0.,  2.],
@@ -161,4 +162,5 @@ def _is_logits(name: str) -> bool:
 
 
 def _outcomes(logits: Tensor) -> Tensor:
-    return torch.stack([torch.zeros_like(logits), logits], -1)
+    # Not by `stack`, which refuses the float16 of a book under autocast to bfloat16.
+    return pad(logits.unsqueeze(-1), (1, 0))

@@ -15,6 +15,7 @@ from bookkd.core.fields import IGNORE_LABEL, LABEL, MEAN, NORMAL, PARTNER_LABEL,
 from bookkd.core.names import choose
 from bookkd.core.schedules import Schedule
 from bookkd.losses import DenseTarget, as_normal, gaussian_kl, gaussian_nll, mean_matching, squared_error
+from bookkd.losses.targets import computing_dtype
 from bookkd.objectives import Term, bind, labelled
 from bookkd.tasks._outputs import normal_of
 from bookkd.tasks.base import BaseTask
@@ -197,5 +198,8 @@ class Regression(BaseTask):
 
 
 def _normal(mean: Tensor, variance: Tensor | None) -> Tensor:
-    # A book may keep the mean in half precision and the variance in single.
-    return as_normal(mean if variance is None else mean.to(torch.promote_types(mean.dtype, variance.dtype)), variance)
+    if variance is None:
+        return as_normal(mean)
+    # A book may keep the mean in half precision and the variance in single, and autocast gives either: `stack` wants one.
+    wide = computing_dtype(mean.dtype, variance.dtype)
+    return as_normal(mean.to(wide), variance.to(wide))
