@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bookkd.book._fidelity import measure_codec
 from bookkd.book.codecs import (
     CODECS,
     Codec,
@@ -38,5 +39,6 @@ __all__ = [
     "codec_to_config",
     "lineage_of",
     "lineage_tree",
+    "measure_codec",
     "verify",
 ]

@@ -1,0 +1,103 @@
+"""`bookkd plan`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bookkd.cli._show import busy, bytes_text, console, rows
+from bookkd.cli._verb import Choice, Verb
+from bookkd.learning import Training
+from bookkd.methods import Method, build_method, method_class
+from bookkd.pipelines.options import DataOptions, NetworkOptions, ViewOptions
+from bookkd.pipelines.predict_cost import predict_cost
+
+
+def plan(
+    teacher: NetworkOptions,
+    student: NetworkOptions,
+    method: Method,
+    data: DataOptions = DataOptions(),  # noqa: B008 - frozen
+    views: ViewOptions = ViewOptions(),  # noqa: B008 - frozen
+    training: Training = Training(),  # noqa: B008 - frozen
+    students: int = 1,
+    temperatures: tuple[float, ...] = (1.0, 4.0),
+    sample: int = 512,
+) -> dict[str, Any]:
+    """Say what a book and its students will cost, from a sample of the real work, before anything is paid for.
+
+    Args:
+        teacher: The teacher and its weights.
+        student: The student.
+        method: What the student minimises.
+        data: The samples.
+        views: The augmentation.
+        training: How each student is to be trained.
+        students: How many students, seeds and settings are planned.
+        temperatures: Temperatures at which the loss of the codecs is measured.
+        sample: Records that are measured.
+    """
+    with busy("measuring a sample"):
+        return predict_cost(
+            data=data,
+            teacher=teacher,
+            student=student,
+            views=views,
+            training=training,
+            students=students,
+            method=method,
+            temperatures=temperatures,
+            sample=sample,
+        ).to_json()
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print what it costs with and without a book, and the codecs."""
+    out = console()
+    several = result["students"]
+    values = [
+        ("making the book, once", _time(result["making_seconds"]), "-"),
+        ("one student", _time(result["student_seconds"]), _time(result["online_seconds"])),
+        (f"{several} students, all in all", _time(result["book_total"]), _time(result["online_total"])),
+    ]
+    out.print(rows("Predicted time", ("", "from a book", "teacher online"), values))
+    if result["break_even"] is None:
+        out.print("A book never becomes cheaper than this teacher online: it costs nothing beside the student's step.")
+    else:
+        out.print(
+            f"The book is cheaper from {max(1, -(-result['break_even'] // 1)):.0f} students on ({result['break_even']:.2f})."
+        )
+    codecs = [
+        (
+            name,
+            f"{entry['bytes_per_record']:,}",
+            bytes_text(entry["bytes"]),
+            ", ".join(f"{lost['mean']:.1e} at T = {at}" for at, lost in entry["temperatures"].items()),
+            f"{entry['top1_agreement']:.4f}",
+        )
+        for name, entry in result["codecs"].items()
+    ]
+    title = f"Codecs for {result['records']:,} records, loss measured on {result['sampled']['records']}"
+    out.print(rows(title, ("codec", "bytes/record", "book", "mean T^2 KL", "agreement"), codecs))
+
+
+def _time(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+VERB = Verb(
+    "plan",
+    plan,
+    show,
+    "  bookkd plan --data cifar10 --data.root data --teacher resnet56 --teacher.weights resnet56.safetensors \\\n"
+    "    --student resnet8 --views crop-flip --views.n_views 8 --training.epochs 30 --students 12",
+    short={
+        "--data": "--data.name",
+        "--download": "--data.download",
+        "--student": "--student.name",
+        "--teacher": "--teacher.name",
+        "--views": "--views.transform",
+    },
+    choices={"method": Choice("vanilla-kd", method_class, build_method, lambda found: found.presets)},
+)

@@ -1,0 +1,230 @@
+"""What a book and its students will cost, from a sample of the real work, before anything is paid for."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import DataLoader
+
+from bookkd.book import Book, Codec, Dense, Int8, TopK, measure_codec
+from bookkd.core.check import at_least
+from bookkd.core.errors import ConfigError, expected
+from bookkd.core.fields import INPUT, LOGITS, PROBE_HASH, PROBE_PROJECTIONS
+from bookkd.knowledge import LiveKnowledge, StoredKnowledge, Teacher
+from bookkd.learning import Learner, Run, Step, Training, find_device, make_groups, to_device
+from bookkd.making import find_batch_size, make
+from bookkd.methods import Method, VanillaKD
+from bookkd.pipelines.options import DataOptions, NetworkOptions, ViewOptions
+from bookkd.tasks import Classification
+from bookkd.views import CachedViews, Pick, Replay, Views, collate
+from bookkd.zoo import SubsetDataset
+
+__all__ = ["Prediction", "predict_cost"]
+
+SAMPLE = 512
+STEPS = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What making and learning will take.
+
+    Args:
+        records: Records of the book.
+        making_seconds: The teacher's passes over all views, written down.
+        teacher_forwards: Samples passed through the teacher, once.
+        student_seconds: One student from the book, all epochs.
+        online_seconds: One student with the teacher asked at every step.
+        students: How many students are planned.
+        book_total: Making once and all students from the book.
+        online_total: All students online.
+        break_even: Students from which on the book is cheaper; None where it never is.
+        codecs: By name: bytes a record and of the book, and what the codec loses, measured on the sample.
+        sampled: Records and steps that were measured.
+    """
+
+    records: int
+    making_seconds: float
+    teacher_forwards: int
+    student_seconds: float
+    online_seconds: float
+    students: int
+    book_total: float
+    online_total: float
+    break_even: float | None
+    codecs: dict[str, dict[str, Any]]
+    sampled: dict[str, int]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return dict(vars(self))
+
+
+def predict_cost(
+    *,
+    data: DataOptions,
+    teacher: NetworkOptions,
+    student: NetworkOptions,
+    views: ViewOptions,
+    training: Training,
+    students: int = 1,
+    method: Method | None = None,
+    temperatures: tuple[float, ...] = (1.0, 4.0),
+    sample: int = SAMPLE,
+    cpu: bool = False,
+) -> Prediction:
+    """Make a small book of real records, take a few real steps, and work out the rest.
+
+    Args:
+        data: The samples.
+        teacher: The teacher.
+        student: The student.
+        views: The augmentation.
+        training: How the student is to be trained.
+        students: How many students are planned, at least 1.
+        method: What the student minimises; vanilla distillation where None.
+        temperatures: Where the loss of the codecs is measured.
+        sample: Records that are measured.
+        cpu: Count seconds of the processor in place of the clock's: the same on a machine that nothing else uses, and steadier
+            on one that is busy.
+
+    Raises:
+        ConfigError: if an option is out of range.
+    """
+    at_least(students, 1, "students", where="plan")
+    at_least(sample, 16, "sample", where="plan")
+    dataset = data.open()
+    task, device = Classification(dataset.class_names), find_device(training.accelerator)
+    speaker = teacher.teacher(task.n_classes, device)
+    built = views.build()
+    if built.mix is not None:
+        do = "Plan with the same views without mixing; mixing costs another draw of each view."
+        raise ConfigError(expected("mix", "none for a plan", views.mix, where="views", do=do))
+    part = SubsetDataset(dataset, np.linspace(0, len(dataset) - 1, min(sample, len(dataset))).astype(np.int64))
+    records = len(dataset) * built.n_views
+    with tempfile.TemporaryDirectory(prefix="bookkd-plan-") as folder:
+        book, making = _sampled_book(Path(folder) / "book", speaker, part, built, task, cpu)
+        logits = np.asarray(book.read(np.arange(len(part)), 0, [LOGITS])[LOGITS], dtype=np.float64)
+        rehearsal = _Rehearsal(part, replace(built, n_views=1), task, student, method or VanillaKD(), training, cpu)
+        from_book = rehearsal.seconds_of_step(StoredKnowledge(book))
+        online = rehearsal.seconds_of_step(LiveKnowledge(speaker, task))
+        drawing = rehearsal.seconds_of_drawing()
+    per_epoch = -(-len(dataset) // (training.batch_size * training.accumulate))
+    drawn = built.n_views if training.cache_views else training.epochs
+    views_seconds = drawing * len(dataset) * min(drawn, training.epochs)
+    student_seconds = from_book * per_epoch * training.epochs + views_seconds
+    online_seconds = online * per_epoch * training.epochs + views_seconds
+    making_seconds = making * records
+    saved = online_seconds - student_seconds
+    return Prediction(
+        records=records,
+        making_seconds=making_seconds,
+        teacher_forwards=records,
+        student_seconds=student_seconds,
+        online_seconds=online_seconds,
+        students=students,
+        book_total=making_seconds + students * student_seconds,
+        online_total=students * online_seconds,
+        break_even=making_seconds / saved if saved > 0 else None,
+        codecs=_codecs(logits, temperatures, records),
+        sampled={"records": len(part), "steps": STEPS},
+    )
+
+
+def _sampled_book(
+    path: Path, teacher: Teacher, part: SubsetDataset, views: Views, task: Classification, cpu: bool
+) -> tuple[Book, float]:
+    """Make a book of one view of the sample and return the seconds a record, warm, without what is paid once a book."""
+    one = replace(views, n_views=1)
+    batch = find_batch_size(teacher, Replay(part, one)[Pick(0, 0)][INPUT])
+    make(path.with_name("warm-up"), teacher, part, one, task=task, batch_size=batch)
+    book = make(path, teacher, part, one, task=task, batch_size=batch, codec=Dense("float32"))
+    return book, float(book.cost["cpu_seconds" if cpu else "seconds"]) / len(part)
+
+
+class _Rehearsal:
+    """A few real steps of a student, on views that are drawn beforehand."""
+
+    def __init__(
+        self,
+        part: SubsetDataset,
+        views: Views,
+        task: Classification,
+        student: NetworkOptions,
+        method: Method,
+        training: Training,
+        cpu: bool,
+    ) -> None:
+        self.clock = time.process_time if cpu else time.perf_counter
+        self.replay = Replay(part, views, probe_share=0.0)
+        self.cached = CachedViews(self.replay, max_bytes=2**31)
+        size = min(training.batch_size, len(part))
+        self.training = replace(
+            training, batch_size=size, accumulate=1, epochs=10**6, schedule="constant", milestones=()
+        )
+        self.scale = training.batch_size * training.accumulate / size
+        self.task, self.student, self.method = task, student, method
+
+    def seconds_of_step(self, knowledge: StoredKnowledge | LiveKnowledge) -> float:
+        """Return the seconds of one optimizer step of the planned batch."""
+        objective = self.method.objective(self.task)
+        network, preprocess = self.student.cohort(self.task.n_classes, self.method.cohort, seed=0)
+        learner = Learner(network, self.task, preprocess=preprocess, connectors=objective.connectors)
+        device = find_device(self.training.accelerator)
+        learner.to(device)
+        if device.type == "cpu":
+            learner.to(memory_format=torch.channels_last)
+        groups = make_groups(
+            self.cached, self.training, samples=len(self.cached), n_views=1, whole=objective.relational
+        )
+        run = Run(
+            learner, Step(objective, self.task, knowledge), self.training, groups.sampler, steps_per_epoch=len(groups)
+        )
+        taken: list[float] = []
+        while len(taken) < STEPS + 2:
+            run.begin_epoch()
+            started = self.clock()
+            for group in groups:
+                run.optimizer_step([to_device(batch, device) for batch in group])
+                taken.append(self.clock() - started)
+                started = self.clock()
+            run.end_epoch()
+        # The first two warm up; gathering a batch is part of a step.
+        return statistics.median(taken[2:]) * self.scale
+
+    def seconds_of_drawing(self) -> float:
+        """Return the seconds of drawing one view."""
+        count = min(256, len(self.replay))
+        picks = [Pick(int(row), 0) for row in self.replay.rows[:count]]
+        started = self.clock()
+        for _ in DataLoader(self.replay, batch_sampler=[picks], collate_fn=collate, generator=torch.Generator()):
+            pass
+        return (self.clock() - started) / count
+
+
+def _codecs(
+    logits: npt.NDArray[np.float64], temperatures: tuple[float, ...], records: int
+) -> dict[str, dict[str, Any]]:
+    n_classes = logits.shape[1]
+    k = min(max(4, n_classes // 10), n_classes - 1)
+    candidates: dict[str, Codec] = {
+        "dense float32": Dense("float32"),
+        "dense float16": Dense(),
+        "int8": Int8(),
+        f"top_k {k}": TopK(k=k, temperatures=temperatures),
+    }
+    probes = {PROBE_HASH: 8, PROBE_PROJECTIONS: 8}
+    found = {}
+    for name, codec in candidates.items():
+        size = codec.bytes_per_record((n_classes,)) + sum(probes.values())
+        lost = measure_codec(codec, logits, temperatures)
+        found[name] = {"bytes_per_record": size, "bytes": size * records, **lost}
+    return found
