@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from tests.report.records import SECOND, TEACHER, as_found, example, record
+from tests.report.records import BOOK, SECOND, SECOND_BOOK, TEACHER, as_found, example, record
 
 from bookkd.report import numbers_of
 from bookkd.report.arms import arms_of, baselines_of
+from bookkd.report.books import books_of, making_shares
 from bookkd.report.charts import charts_of
 
 SIBLING = {**TEACHER, "digest": "9c41" * 8, "accuracy": 0.89}
@@ -115,3 +116,32 @@ def test_wide_intervals_leave_the_bars_of_the_chart_visible():
 def test_epochs_are_marked_once_each():
     (layer, *_) = chart([record(epochs=3)], "curves").spec["layer"]
     assert layer["encoding"]["x"]["axis"]["values"] == [1, 2, 3]
+
+
+MERGED = {
+    **BOOK,
+    "label": "both",
+    "content_digest": "ab0c" * 8,
+    "cost": {
+        "seconds": 61.44 + 30.72 + 0.84,
+        "teacher_forwards": 2 * 81_920,
+        "books": [BOOK["content_digest"], SECOND_BOOK["content_digest"]],
+    },
+}
+
+
+def test_the_making_of_a_merged_book_and_its_parts_is_counted_once():
+    alone = record("alone", method="dkd", books=[BOOK], teachers=[TEACHER])
+    both = record("both", method="dkd", books=[MERGED], teachers=[TEACHER, SECOND])
+    runs = as_found([alone, both])
+    ledger = numbers_of(runs).ledger
+    assert ledger.making_seconds == pytest.approx(61.44 + 30.72 + 0.84)
+    assert ledger.making_forwards == 2 * 81_920
+    assert [(book.label, book.parts) for book in ledger.books] == [
+        ("resnet56", ()),
+        ("both", (BOOK["content_digest"],)),
+    ]
+    assert {cost.arm: cost.making_seconds for cost in ledger.arms} == pytest.approx({"alone": 61.44, "both": 93.0})
+    shares = making_shares(runs, books_of(runs))
+    assert list(shares.values()) == pytest.approx([30.72, 30.72 + 30.72 + 0.84])
+    assert numbers_of(as_found([both])).ledger.making_seconds == pytest.approx(93.0)

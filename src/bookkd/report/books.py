@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bookkd.core.jsonio import digest
-from bookkd.report.runs import FoundRun, mapped, number
+from bookkd.report.runs import FoundRun, listed, mapped, number
 
-__all__ = ["BookCost", "books_of", "digests_of", "making_shares"]
+__all__ = ["BookCost", "books_of", "digests_of", "making_shares", "read_through"]
 
 
 @dataclass(frozen=True)
@@ -23,9 +24,12 @@ class BookCost:
         views: Views of each.
         records: Number of records.
         bytes: Size on disk.
-        seconds: Of making it.
-        teacher_forwards: Records that the teacher was asked about.
+        seconds: Of making it, the books that it was merged or baked from included.
+        teacher_forwards: Records that the teacher was asked about, the same.
         students: Number of runs that ended and learned from it.
+        parts: Content digests of those books, as far as runs of the report learned from them too.
+        own_seconds: Of making it, without these parts.
+        own_forwards: The same of the records.
     """
 
     label: str
@@ -37,6 +41,9 @@ class BookCost:
     seconds: float | None
     teacher_forwards: float | None
     students: int
+    parts: tuple[str, ...]
+    own_seconds: float | None
+    own_forwards: float | None
 
     @property
     def seconds_per_record(self) -> float | None:
@@ -60,18 +67,21 @@ def books_of(runs: Sequence[FoundRun]) -> dict[str, BookCost]:
         for entry in run.record.books:
             told.setdefault(_key(mapped(run, entry, "books")), (run, entry))
     readers = [set(digests_of(run)) for run in runs if run.record.status == "done"]
-    return {key: _book(*told[key], sum(key in read for read in readers)) for key in told}
+    whole = {key: _book(*told[key], sum(key in read for read in readers), told.keys()) for key in told}
+    return {key: _without_parts(book, whole) for key, book in whole.items()}
 
 
-def _book(run: FoundRun, entry: Mapping[str, Any], students: int) -> BookCost:
+def _book(run: FoundRun, entry: Mapping[str, Any], students: int, known: Collection[str]) -> BookCost:
     cost = mapped(run, entry.get("cost"), "books.cost")
     samples, views = number(run, entry, "samples"), number(run, entry, "views")
     records = number(run, entry, "records")
     if records is None and samples is not None and views is not None:
         records = samples * views
+    content = str(entry.get("content_digest") or "")
+    parts = dict.fromkeys(str(part) for part in listed(run, cost.get("books"), "books.cost.books"))
     return BookCost(
         label=str(entry.get("label") or "book"),
-        content_digest=str(entry.get("content_digest") or ""),
+        content_digest=content,
         samples=samples,
         views=views,
         records=records,
@@ -79,17 +89,49 @@ def _book(run: FoundRun, entry: Mapping[str, Any], students: int) -> BookCost:
         seconds=number(run, cost, "seconds"),
         teacher_forwards=number(run, cost, "teacher_forwards"),
         students=students,
+        parts=tuple(part for part in parts if part in known and part != content),
+        own_seconds=None,
+        own_forwards=None,
     )
+
+
+def _without_parts(book: BookCost, whole: Mapping[str, BookCost]) -> BookCost:
+    parts = [whole[part] for part in book.parts]
+    seconds = _less(book.seconds, [part.seconds for part in parts])
+    return replace(
+        book,
+        own_seconds=seconds,
+        own_forwards=_less(book.teacher_forwards, [part.teacher_forwards for part in parts]),
+    )
+
+
+def _less(total: float | None, parts: Sequence[float | None]) -> float | None:
+    known = [part for part in parts if part is not None]
+    return None if total is None or len(known) < len(parts) else max(0.0, total - sum(known))
+
+
+def read_through(keys: Iterable[str], books: Mapping[str, BookCost]) -> tuple[str, ...]:
+    """Return the books of these digests and all that they were made of, each once."""
+    found: dict[str, None] = {}
+    left = list(keys)
+    while left:
+        key = left.pop(0)
+        if key not in found:
+            found[key] = None
+            left += books[key].parts
+    return tuple(found)
 
 
 def making_shares(runs: Sequence[FoundRun], books: Mapping[str, BookCost]) -> dict[str, float | None]:
     """Return by folder the equal share of each run in the making of its books; None where a book does not say its seconds.
 
-    The shares of all runs that ended add up to the seconds of making, once, the books that they learned from.
+    A book that another was made of is shared by the readers of both. The shares of all runs that ended add up to the seconds
+    of making, once, the books that they learned from.
     """
+    read = {run.folder: read_through(digests_of(run), books) for run in runs}
+    readers = Counter(key for keys in read.values() for key in keys)
     shares: dict[str, float | None] = {}
-    for run in runs:
-        parts = [books[key] for key in digests_of(run)]
-        known = [book.seconds / book.students for book in parts if book.seconds is not None and book.students]
-        shares[run.folder] = sum(known) if len(known) == len(parts) else None
+    for folder, keys in read.items():
+        known = [seconds / readers[key] for key in keys if (seconds := books[key].own_seconds) is not None]
+        shares[folder] = sum(known) if len(known) == len(keys) else None
     return shares

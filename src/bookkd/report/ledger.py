@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bookkd.report.arms import Arm, Spread, spread_of
-from bookkd.report.books import BookCost, digests_of
+from bookkd.report.books import BookCost, digests_of, read_through
 from bookkd.report.runs import FoundRun, number
 
 __all__ = ["ArmCost", "Ledger", "ledger_of"]
@@ -47,7 +47,7 @@ class Ledger:
     Args:
         books: Each book once.
         arms: In the order of the arms.
-        making_seconds: Of all books, once; None where a book does not say.
+        making_seconds: Of all books, once, also of those that others were merged or baked from; None where a book does not say.
         making_forwards: Records that teachers were asked about for it.
         book_bytes: Of all books.
         learning_seconds: Of all runs that ended.
@@ -79,7 +79,7 @@ def ledger_of(arms: Sequence[Arm], books: Mapping[str, BookCost]) -> Ledger:
     """
     costs = tuple(_arm_cost(arm, arms, books) for arm in arms if arm.done)
     from_books = [cost for cost in costs if cost.source == "book"]
-    making = _total([book.seconds for book in books.values()])
+    making = _total([book.own_seconds for book in books.values()])
     learned = _total([_times(cost.seconds, cost.students) for cost in from_books])
     online = _total(
         [None if cost.online_seconds is None else cost.online_seconds * cost.students for cost in from_books]
@@ -90,7 +90,7 @@ def ledger_of(arms: Sequence[Arm], books: Mapping[str, BookCost]) -> Ledger:
         books=tuple(books.values()),
         arms=costs,
         making_seconds=making,
-        making_forwards=_total([book.teacher_forwards for book in books.values()]),
+        making_forwards=_total([book.own_forwards for book in books.values()]),
         book_bytes=_total([book.bytes for book in books.values()]),
         learning_seconds=_total([_times(cost.seconds, cost.students) for cost in costs]),
         learning_forwards=_total([cost.teacher_forwards for cost in costs]),
@@ -107,7 +107,7 @@ def _arm_cost(arm: Arm, arms: Sequence[Arm], books: Mapping[str, BookCost]) -> A
     making = online = None
     online_from = ""
     if source == "book":
-        making = _total([books[key].seconds for key in dict.fromkeys(digests_of(arm.first))])
+        making = _total([books[key].own_seconds for key in read_through(digests_of(arm.first), books)])
         online, online_from = _online(arm, arms, books)
     saved = None if online is None or seconds is None else online - seconds.mean
     return ArmCost(

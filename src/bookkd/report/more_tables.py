@@ -85,7 +85,9 @@ def books_table(numbers: Numbers) -> Table:
         )
         for book in numbers.ledger.books
     )
-    return Table("Books, each made once", (*words("book", "content digest"), *map(Head, titles)), rows)
+    made_of = any(book.parts for book in numbers.ledger.books)
+    note = "The making of a book holds that of the books it was made of; the sum counts each once." if made_of else ""
+    return Table("Books, each made once", (*words("book", "content digest"), *map(Head, titles)), rows, note)
 
 
 def ledger_table(numbers: Numbers) -> Table:
