@@ -176,10 +176,15 @@ def test_what_is_no_space_is_refused_in_one_line(tmp_path, text, message):
 
 def test_another_search_in_the_folder_is_refused(tmp_path):
     search(tmp_path, peak()[0], trials=1)
-    with pytest.raises(ConfigError, match="got other spaces"):
+    with pytest.raises(ConfigError, match=r"got other spaces\.high \(20\.0, now 10\.0\)"):
         search(tmp_path, peak()[0], "method.temperature=1:10", trials=1)
-    with pytest.raises(ConfigError, match="other arm"):
+    with pytest.raises(ConfigError, match=r"other training\.epochs \(30, now 3\)"):
         search(tmp_path, peak()[0], given=arm(epochs=3), trials=1)
+    # How fast a run goes is no other search.
+    assert search(tmp_path, peak()[0], given=arm(workers=2), trials=1).trials
+    search(tmp_path / "about", peak()[0], about={"data": {"limit": 3}}, trials=1)
+    with pytest.raises(ConfigError, match=r"other data\.limit \(3, now 4\)"):
+        search(tmp_path / "about", peak()[0], about={"data": {"limit": 4}}, trials=1)
     with pytest.raises(ConfigError, match="`trials` to be a whole number of at least 1"):
         search(tmp_path, peak()[0], trials=0)
 

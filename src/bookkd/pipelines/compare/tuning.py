@@ -16,6 +16,7 @@ from bookkd.core.jsonio import parse, pretty, read
 from bookkd.core.names import require
 from bookkd.learning.folder import plain
 from bookkd.pipelines.compare.arms import Arm
+from bookkd.pipelines.compare.folders import _differences
 from bookkd.pipelines.compare.spaces import Space, distribution, with_values
 
 __all__ = ["Trial", "Tuned", "tune"]
@@ -66,6 +67,7 @@ def tune(
     *,
     trials: int,
     seed: int,
+    about: Mapping[str, Any] | None = None,
     say: Say = print,
 ) -> Tuned:
     """Search for the values of `spaces` that score highest, by optuna's tree of Parzen estimators.
@@ -82,6 +84,7 @@ def tune(
         folder: Of the search.
         trials: Number of tries.
         seed: Of the search.
+        about: All that scores depend on but the values that are searched, as JSON values; the arm where None.
         say: Called with a line for every try.
 
     Raises:
@@ -93,7 +96,14 @@ def tune(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     ranges = {space.option: distribution(optuna, arm, space) for space in spaces}
     path = Path(folder)
-    _claim(path, {"arm": plain(arm), "spaces": [asdict(space) for space in spaces], "seed": seed})
+    _claim(
+        path,
+        {
+            **(plain(arm) if about is None else about),
+            "spaces": [asdict(space) for space in spaces],
+            "search_seed": seed,
+        },
+    )
     known = _read(path)
     for number in range(len(known), trials):
         values = _ask(optuna, arm, ranges, known, seed + number)
@@ -181,10 +191,11 @@ def _claim(folder: Path, search: dict[str, Any]) -> None:
         found = read(path, str(path))
     except (BookKDError, OSError):
         found = {}
-    if found != mine:
-        differing = sorted(key for key in {*found, *mine} if found.get(key) != mine.get(key))
-        do = "Choose another --out, or the same arm and spaces as before."
-        raise ConfigError(expected("tune", f"the search that {folder} holds", f"other {', '.join(differing)}", do=do))
+    differing = _differences(found, mine)
+    if differing:
+        do = "Choose another --out, or the same sweep and spaces as before."
+        got = f"other {', '.join(differing[:4])}"
+        raise ConfigError(expected("tune", f"the search that {folder} holds", got, do=do))
 
 
 def _read(folder: Path) -> list[Trial]:
