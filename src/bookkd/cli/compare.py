@@ -121,7 +121,9 @@ def show(result: dict[str, Any]) -> None:
     if ledger["books"]:
         passes, seconds = ledger["making_teacher_forwards"], ledger["making_seconds"]
         made = (
-            f"{passes:,} teacher passes in {seconds:.1f} s" if passes is not None and seconds is not None else "unknown"
+            f"{passes:,.0f} teacher passes in {seconds:.1f} s"
+            if passes is not None and seconds is not None
+            else "unknown"
         )
         out.print(
             f"Books made once: {made}. {ledger['students']} students learned in {ledger['learning_seconds']:.1f} s "

@@ -144,7 +144,7 @@ def _named(shared: Shared, run: Run) -> dict[str, Any]:
         },
         "class_names": tuple(samples.task.class_names),
         "environment": environment,
-        "configuration": run.configuration,
+        "configuration": run.noted,
     }
 
 

@@ -37,20 +37,40 @@ class Run:
         seed: Its seed.
         folder: Where it lies.
         configuration: All that its result depends on, as JSON values.
+        baseline: Name of the arm that it is held against; its own name for nothing.
     """
 
     arm: Arm
     seed: int
     folder: Path
     configuration: Mapping[str, Any]
+    baseline: str
+
+    @property
+    def noted(self) -> dict[str, Any]:
+        """What the record says of the configuration: also what the arm is held against, so that a report says the same."""
+        return {**self.configuration, "sweep": {"baseline": self.baseline}}
 
 
-def runs_of(shared: Shared, arms: Sequence[Arm], out: Path) -> list[Run]:
-    """Return the runs of a sweep: all arms of one seed before those of the next, so that what is done so far is paired."""
+def runs_of(shared: Shared, arms: Sequence[Arm], against: Mapping[int, int], out: Path) -> list[Run]:
+    """Return the runs of a sweep: all arms of one seed before those of the next, so that what is done so far is paired.
+
+    Args:
+        shared: Opens books.
+        arms: The arms.
+        against: Place of an arm -> place of its baseline.
+        out: Folder of the sweep.
+    """
     return [
-        Run(arm, seed, out / "runs" / arm.slug / f"seed-{seed}", configuration(shared, arm, seed))
+        Run(
+            arm,
+            seed,
+            out / "runs" / arm.slug / f"seed-{seed}",
+            configuration(shared, arm, seed),
+            arms[against.get(place, place)].name,
+        )
         for seed in shared.sweep.seeds
-        for arm in arms
+        for place, arm in enumerate(arms)
     ]
 
 

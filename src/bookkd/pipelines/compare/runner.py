@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def run_sweep(
             [arm.name for arm in arms], "tuned arms", where="compare", do="Leave out one that the search made equal."
         )
         write_atomic(root / "sweep.json", pretty(plain(sweep)))
-        records = _records(shared, arms, root, jobs, say)
+        records = _records(shared, arms, against, root, jobs, say)
         result = {"out": str(root), **summarise(sweep, arms, against, records, shared.samples.task.primary_metric)}
         result["tuned"] = [{**found.to_json(), "before": before[place].name} for place, found in tuned.items()]
         write_atomic(root / "summary.json", pretty(result))
@@ -100,15 +101,17 @@ def _tuned(
     return found
 
 
-def _records(shared: Shared, arms: Sequence[Arm], root: Path, jobs: int, say: Say) -> dict[str, dict[int, RunRecord]]:
+def _records(
+    shared: Shared, arms: Sequence[Arm], against: Mapping[int, int], root: Path, jobs: int, say: Say
+) -> dict[str, dict[int, RunRecord]]:
     """Return arm -> seed -> record of every run, after doing those that are not done."""
-    runs = runs_of(shared, arms, root)
+    runs = runs_of(shared, arms, against, root)
     refuse_others(runs)
     pending = [run for run in runs if state_of(run) != "done"]
     found: dict[str, dict[int, RunRecord]] = {arm.name: {} for arm in arms}
     for run in runs:
         if run not in pending:
-            found[run.arm.name][run.seed] = RunRecord.load(run.folder)
+            found[run.arm.name][run.seed] = _noted(run)
     done = len(runs) - len(pending)
     if done:
         say(f"{done} of {len(runs)} runs are done already")
@@ -121,6 +124,15 @@ def _records(shared: Shared, arms: Sequence[Arm], root: Path, jobs: int, say: Sa
         found[run.arm.name][run.seed] = record
         say(f"[{done}/{len(runs)}] {run.arm.name}, seed {run.seed}: {_ended(shared, run, record)}")
     return found
+
+
+def _noted(run: Run) -> RunRecord:
+    """Return the record of a finished run; what it is held against may be another arm now."""
+    record = RunRecord.load(run.folder)
+    if record.configuration.get("sweep") != run.noted["sweep"]:
+        record = replace(record, configuration=run.noted)
+        record.save(run.folder)
+    return record
 
 
 def _ended(shared: Shared, run: Run, record: RunRecord) -> str:

@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from bookkd.core.jsonio import digest
 from bookkd.evaluation import difference_of
 from bookkd.pipelines.compare.arms import Arm, student_label
 from bookkd.pipelines.compare.sweep import Sweep
 from bookkd.pipelines.compare.tables import ablation, orthogonality
-from bookkd.report import RunRecord
+from bookkd.report import FoundRun, RunRecord
+from bookkd.report.books import books_of
 
 __all__ = ["Records", "figures", "summarise"]
 
@@ -104,23 +104,26 @@ def _spread(values: Mapping[int, float]) -> dict[str, Any] | None:
 
 def _ledger(records: Records) -> dict[str, Any]:
     """Return what making cost, each book once whatever the number of students, and what learning cost."""
-    done = [record for by_seed in records.values() for record in by_seed.values() if record.status == "done"]
-    books = {str(book["content_digest"]): book for record in done for book in record.books}
-    costs = [book["cost"] for book in books.values()]
-    teachers = {str(teacher.get("digest") or digest(dict(teacher))) for record in done for teacher in record.teachers}
+    runs = [
+        FoundRun(f"{arm}/{seed}", record)
+        for arm, by_seed in records.items()
+        for seed, record in by_seed.items()
+        if record.status == "done"
+    ]
+    books = list(books_of(runs).values())
     return {
-        "books": [
-            {key: value for key, value in book.items() if key != "cost"} | dict(book["cost"]) for book in books.values()
-        ],
-        "teachers": len(teachers),
-        "making_seconds": _total(cost.get("seconds") for cost in costs),
-        "making_teacher_forwards": _total(cost.get("teacher_forwards") for cost in costs),
-        "students": len(done),
-        "learning_seconds": sum(float(record.learning["seconds"]) for record in done),
-        "learning_teacher_forwards": sum(int(record.learning["teacher_forwards"]) for record in done),
+        "books": [{key: value for key, value in asdict(book).items() if key not in _WITHOUT} for book in books],
+        "making_seconds": _total([book.own_seconds for book in books]),
+        "making_teacher_forwards": _total([book.own_forwards for book in books]),
+        "students": len(runs),
+        "learning_seconds": sum(float(run.record.learning["seconds"]) for run in runs),
+        "learning_teacher_forwards": sum(int(run.record.learning["teacher_forwards"]) for run in runs),
     }
 
 
-def _total(values: Any) -> float | None:
-    found = list(values)
-    return None if any(value is None for value in found) else sum(found)
+_WITHOUT = ("parts", "own_seconds", "own_forwards")
+
+
+def _total(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return None if len(known) < len(values) else sum(known)
