@@ -18,7 +18,7 @@ from bookkd.pipelines.compare.shared import Shared
 from bookkd.pipelines.compare.sweep import Source
 from bookkd.report import RECORD_NAME, RunRecord
 
-__all__ = ["Run", "begin", "configuration", "refuse_others", "runs_of", "state_of"]
+__all__ = ["Run", "begin", "configuration", "differences", "refuse_others", "runs_of", "state_of"]
 
 RUN_NAME = "run.json"
 """What the run is; written before it starts."""
@@ -122,7 +122,7 @@ def _network(options: dict[str, Any]) -> dict[str, Any]:
 def state_of(run: Run) -> State:
     """Return how far a run has come; "other" if its folder holds a finished run of another configuration."""
     known = _known(run.folder)
-    same = known is not None and not _differences(known, run.configuration)
+    same = known is not None and not differences(known, run.configuration)
     if (run.folder / RECORD_NAME).exists():
         try:
             status = RunRecord.load(run.folder).status
@@ -150,7 +150,7 @@ def refuse_others(runs: Sequence[Run]) -> None:
     """
     for run in runs:
         if state_of(run) == "other":
-            found = _differences(_known(run.folder) or {}, run.configuration)
+            found = differences(_known(run.folder) or {}, run.configuration)
             raise ConfigError(
                 f"Expected {run.folder} to hold a run of the same configuration, got other {', '.join(found[:6])}. "
                 "Choose another --out, or delete that folder to run it again."
@@ -160,21 +160,22 @@ def refuse_others(runs: Sequence[Run]) -> None:
 def begin(run: Run) -> bool:
     """Note what the run is, and forget that it failed before; return whether what lies in its folder is of another one."""
     known = _known(run.folder)
-    other = bool(known is None or _differences(known, run.configuration)) and (run.folder / "config.json").exists()
+    other = bool(known is None or differences(known, run.configuration)) and (run.folder / "config.json").exists()
     (run.folder / RECORD_NAME).unlink(missing_ok=True)
     write_atomic(run.folder / RUN_NAME, pretty(dict(run.configuration)))
     return other
 
 
-def _differences(old: Any, new: Any, where: str = "") -> list[str]:
+def differences(old: Any, new: Any, where: str = "") -> list[str]:
+    """Return what two configurations say differently, in words, but for what has no effect on the result."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         return [
             line
             for key in sorted({*old, *new})
-            for line in _differences(old.get(key), new.get(key), f"{where}.{key}".strip("."))
+            for line in differences(old.get(key), new.get(key), f"{where}.{key}".strip("."))
         ]
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        return [line for a, b in zip(old, new, strict=True) for line in _differences(a, b, where)]
+        return [line for a, b in zip(old, new, strict=True) for line in differences(a, b, where)]
     root, _, key = where.rpartition(".")
     without = (root == "training" and key in _WITHOUT_EFFECT) or key in ("path", "weights")
     return [] if old == new or without else [f"{where} ({old!r}, now {new!r})"]

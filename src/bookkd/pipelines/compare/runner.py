@@ -16,7 +16,7 @@ from bookkd.learning.folder import plain
 from bookkd.pipelines.compare.arms import Arm, baselines, expand
 from bookkd.pipelines.compare.costs import costs_of
 from bookkd.pipelines.compare.execute import score_arm
-from bookkd.pipelines.compare.folders import Run, refuse_others, runs_of, state_of
+from bookkd.pipelines.compare.folders import Run, configuration, refuse_others, runs_of, state_of
 from bookkd.pipelines.compare.pool import run_all
 from bookkd.pipelines.compare.shared import Shared
 from bookkd.pipelines.compare.spaces import Space, check_spaces, fitting
@@ -96,8 +96,8 @@ def _tuned(
         def score(trial: Arm, folder: Path) -> float:
             return score_arm(shared, trial, seed, folder)
 
-        folder = root / ".tuning" / arm.slug
-        found[place] = tune(arm, mine, score, folder, trials=trials, seed=seed, say=say)
+        folder, about = root / ".tuning" / arm.slug, configuration(shared, arm, seed)
+        found[place] = tune(arm, mine, score, folder, trials=trials, seed=seed, say=say, about=about)
     return found
 
 

@@ -16,7 +16,7 @@ from bookkd.core.jsonio import parse, pretty, read
 from bookkd.core.names import require
 from bookkd.learning.folder import plain
 from bookkd.pipelines.compare.arms import Arm
-from bookkd.pipelines.compare.folders import _differences
+from bookkd.pipelines.compare.folders import differences
 from bookkd.pipelines.compare.spaces import Space, distribution, with_values
 
 __all__ = ["Trial", "Tuned", "tune"]
@@ -191,7 +191,7 @@ def _claim(folder: Path, search: dict[str, Any]) -> None:
         found = read(path, str(path))
     except (BookKDError, OSError):
         found = {}
-    differing = _differences(found, mine)
+    differing = differences(found, mine)
     if differing:
         do = "Choose another --out, or the same sweep and spaces as before."
         got = f"other {', '.join(differing[:4])}"
