@@ -280,6 +280,14 @@ def test_tuning_takes_the_best_values_and_never_the_test_split(made, tmp_path, m
     assert again == ["4 of 4 runs are done already"]
 
 
+def test_a_search_is_not_gone_on_with_on_other_samples(made, tmp_path):
+    pytest.importorskip("optuna")
+    words = {"methods": "supervised", "seeds": 1, "spaces": "training.lr=0.01:0.2:log", "trials": 1}
+    compare(made, tmp_path, **words)
+    with pytest.raises(ConfigError, match=r"other validation_fraction \(0\.1, now 0\.2\)"):
+        compare(made, tmp_path, validation_fraction=0.2, **words)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
