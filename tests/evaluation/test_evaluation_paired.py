@@ -49,6 +49,12 @@ def test_only_common_seeds_count():
     assert difference_of({0: 1.0}, {1: 1.0}, "other") is None
 
 
+def test_equal_differences_decide_nothing():
+    found = difference_of({0: 0.75, 1: 0.5}, {0: 0.5, 1: 0.25}, "other")
+    assert (found.sd, found.verdict) == (0, "the same in every seed: no statement about noise")
+    assert difference_of({0: 0.5, 1: 0.5}, {0: 0.5, 1: 0.5}, "other").verdict == "inside the noise between seeds"
+
+
 class TestInteraction:
     def test_the_table_of_the_card(self):
         found = interaction_of(BASE, KD, A, BOTH, tolerance=0.3)

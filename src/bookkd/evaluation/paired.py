@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from bookkd.core.check import at_least, between
@@ -16,8 +17,10 @@ __all__ = ["Difference", "Interaction", "difference_of", "interaction_of", "inte
 MORE = "more than the noise between seeds"
 INSIDE = "inside the noise between seeds"
 UNKNOWN = "one seed: no statement about noise"
+EQUAL = "the same in every seed: no statement about noise"
 
 
+@lru_cache(maxsize=4096)
 def t_quantile(level: float, dof: int) -> float:
     """Return t with P(|T| <= t) = level, for Student's t with `dof` degrees of freedom.
 
@@ -106,7 +109,11 @@ def difference_of(mine: Mapping[int, float], theirs: Mapping[int, float], agains
     if len(gaps) == 1:
         return Difference(against, mean, None, None, None, 1, UNKNOWN)
     low, high = interval_of_mean(gaps)
-    return Difference(against, mean, statistics.stdev(gaps), low, high, len(gaps), INSIDE if low <= 0 <= high else MORE)
+    # Seeds that agree to the last digit, as accuracies on few samples do, say nothing of how far others would differ.
+    apart = EQUAL if low == high != 0 else MORE
+    return Difference(
+        against, mean, statistics.stdev(gaps), low, high, len(gaps), INSIDE if low <= 0 <= high else apart
+    )
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bookkd.learning.beginning import begin_run
 from bookkd.learning.cohort import Cohort
 from bookkd.learning.data import Groups, make_groups, visible_labels
 from bookkd.learning.learn import Learned, learn
@@ -22,6 +23,7 @@ __all__ = [
     "Step",
     "Training",
     "Validation",
+    "begin_run",
     "find_device",
     "fit",
     "learn",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,6 @@ from bookkd.core.jsonio import canonical
 from bookkd.core.protocols import Knowledge
 from bookkd.knowledge import (
     NOTES,
-    SideBySide,
     books_of,
     check_alignment,
     check_needs,
@@ -28,6 +27,7 @@ from bookkd.knowledge import (
     teachers_of,
     with_pool_of,
 )
+from bookkd.learning.beginning import begin_run
 from bookkd.learning.cohort import Cohort
 from bookkd.learning.configuration import (
     check_cached,
@@ -45,7 +45,7 @@ from bookkd.learning.run import Run
 from bookkd.learning.step import Step
 from bookkd.learning.training import Training, find_device, trainable
 from bookkd.learning.validation import Validation
-from bookkd.methods import Handler, Method, Supervised
+from bookkd.methods import Method, Supervised
 from bookkd.tasks import Task
 from bookkd.views import CachedViews, Replay, Views
 from bookkd.zoo import load_weights, save_weights
@@ -276,18 +276,11 @@ class _Job:
     def _run(self, placed: Learner, groups: Groups) -> Run:
         if self.training.compile:
             placed.student.compile()
-        given = self.step.knowledge
         if self.training.devices > 1:
             # Each process asks its own teacher, beside its student.
-            for live in teachers_of(given):
+            for live in teachers_of(self.step.knowledge):
                 live.teacher.to(next(placed.parameters()).device)
-        step, handlers = self.step, self.method.handlers()
-        own = self.method.own_knowledge(placed, placed.task, given, self.training.seed)
-        if own:
-            sources = own if given is None else (given, *own)
-            step = Step(step.objective, step.task, SideBySide(sources))
-            handlers += tuple(cast(Handler, source) for source in own if hasattr(source, "on"))
-        return Run(placed, step, self.training, groups.sampler, steps_per_epoch=len(groups), handlers=handlers)
+        return begin_run(placed, self.step, self.method, self.training, groups)
 
 
 def _replay(replay: Replay, training: Training) -> Replay | CachedViews:

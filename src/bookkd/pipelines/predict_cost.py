@@ -19,7 +19,7 @@ from bookkd.core.check import at_least
 from bookkd.core.errors import ConfigError, expected
 from bookkd.core.fields import INPUT, LOGITS, PROBE_HASH, PROBE_PROJECTIONS
 from bookkd.knowledge import LiveKnowledge, StoredKnowledge, Teacher
-from bookkd.learning import Learner, Run, Step, Training, find_device, make_groups, to_device
+from bookkd.learning import Learner, Step, Training, begin_run, find_device, make_groups, to_device
 from bookkd.making import find_batch_size, make
 from bookkd.methods import Method, VanillaKD
 from bookkd.pipelines.options import DataOptions, NetworkOptions, ViewOptions
@@ -185,9 +185,7 @@ class _Rehearsal:
         groups = make_groups(
             self.cached, self.training, samples=len(self.cached), n_views=1, whole=objective.relational
         )
-        run = Run(
-            learner, Step(objective, self.task, knowledge), self.training, groups.sampler, steps_per_epoch=len(groups)
-        )
+        run = begin_run(learner, Step(objective, self.task, knowledge), self.method, self.training, groups)
         taken: list[float] = []
         while len(taken) < STEPS + 2:
             run.begin_epoch()

@@ -7,51 +7,26 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
 from bookkd.book import Book
 from bookkd.core.fields import INPUT
-from bookkd.core.protocols import Knowledge
-from bookkd.core.rng import generator
 from bookkd.core.schedules import Clock
 from bookkd.knowledge import LiveKnowledge, StoredKnowledge, Teacher
-from bookkd.learning import Learner, Run, Step, Training, learn, make_groups, to_device
+from bookkd.learning import Learner, Step, Training, learn
 from bookkd.making import make
-from bookkd.methods import Method, Supervised, VanillaKD
+from bookkd.methods import Supervised, VanillaKD
+from bookkd.pipelines.bench.arm import BATCH, Arm, random_images
 from bookkd.pipelines.bench.measure import Goal, paired
 from bookkd.pipelines.options import NetworkOptions, ViewOptions
 from bookkd.tasks import Classification
 from bookkd.views import CachedViews, Pick, Replay, Views, collate
 from bookkd.zoo import ArrayDataset, open_dataset
 
-__all__ = ["bench_learn"]
+__all__ = ["bench_learn", "untrained_teacher"]
 
-BATCH = 128
 _CLOCK = Clock()
-
-
-class _Arm:
-    """One student in training, an epoch at a time."""
-
-    def __init__(
-        self, replay: Replay | CachedViews, method: Method, knowledge: Knowledge | None, task: Classification
-    ) -> None:
-        training = Training(epochs=10**6, batch_size=BATCH, accelerator="cpu", schedule="constant", lr=0.01)
-        network, preprocess = NetworkOptions("resnet8").build(task.n_classes, role="student")
-        learner = Learner(network, task, preprocess=preprocess)
-        learner.to(memory_format=torch.channels_last)
-        self.groups = make_groups(replay, training, samples=len(replay), n_views=replay.views.n_views)
-        step = Step(method.objective(task), task, knowledge)
-        self.run = Run(learner, step, training, self.groups.sampler, steps_per_epoch=len(self.groups))
-
-    def epoch(self) -> None:
-        """Train one epoch, as the plain loop does."""
-        device = torch.device("cpu")
-        for group in self.groups:
-            self.run.optimizer_step([to_device(batch, device) for batch in group])
-        self.run.end_epoch()
 
 
 def bench_learn(*, pairs: int, quick: bool) -> list[Goal]:
@@ -65,18 +40,11 @@ def bench_learn(*, pairs: int, quick: bool) -> list[Goal]:
         The goals of learning and making; speed does not depend on what the images show.
     """
     n_samples = 512 if quick else 2560
-    draws = generator(0, "bench images")
-    images = draws.integers(0, 256, size=(n_samples, 3, 32, 32), dtype=np.uint8)
-    dataset = ArrayDataset(
-        images=torch.from_numpy(images),
-        labels=draws.integers(0, 10, size=n_samples),
-        class_names=tuple("0123456789"),
-        name="random",
-    )
+    dataset = random_images(n_samples)
     task = Classification(dataset.class_names)
     views = ViewOptions("crop-flip", 4, args={"size": 32, "padding": 4}).build()
     with tempfile.TemporaryDirectory(prefix="bookkd-bench-") as folder:
-        teacher = _teacher("resnet20", task, dataset.images)
+        teacher = untrained_teacher("resnet20", task, dataset.images)
         book = make(Path(folder) / "book", teacher, dataset, views, task=task, batch_size=BATCH)
         return [
             *_epochs(book, teacher, dataset, views, task, pairs),
@@ -86,7 +54,7 @@ def bench_learn(*, pairs: int, quick: bool) -> list[Goal]:
         ]
 
 
-def _teacher(name: str, task: Classification, images: torch.Tensor) -> Teacher:
+def untrained_teacher(name: str, task: Classification, images: torch.Tensor) -> Teacher:
     """Return a network with initial weights whose batch statistics are those of the images, so that it says finite things."""
     network, preprocess = NetworkOptions(name).build(task.n_classes, role="teacher", seed=1)
     for module in network.modules():
@@ -109,9 +77,9 @@ def _epochs(
         ),
         ("views replayed, 2 % of probes checked", lambda share: Replay(dataset, views, probe_share=share), 1.05),
     ):
-        labels = _Arm(make_replay(0.0), Supervised(), None, task)
-        stored = _Arm(make_replay(Training().probe_share), VanillaKD(), StoredKnowledge(book), task)
-        online = _Arm(make_replay(0.0), VanillaKD(), LiveKnowledge(teacher, task), task)
+        labels = Arm(make_replay(0.0), Supervised(), None, task)
+        stored = Arm(make_replay(Training().probe_share), VanillaKD(), StoredKnowledge(book), task)
+        online = Arm(make_replay(0.0), VanillaKD(), LiveKnowledge(teacher, task), task)
         goals.append(
             Goal.of(f"epoch from the book / labels only ({words})", paired(stored.epoch, labels.epoch, pairs), goal)
         )
@@ -127,7 +95,7 @@ def _epochs(
 
 def _read_share(book: Book, dataset: ArrayDataset, views: Views, task: Classification, pairs: int) -> Goal:
     share = Training().probe_share
-    arm = _Arm(CachedViews(Replay(dataset, views, probe_share=share), max_bytes=2**30), Supervised(), None, task)
+    arm = Arm(CachedViews(Replay(dataset, views, probe_share=share), max_bytes=2**30), Supervised(), None, task)
     batches = [batch for group in arm.groups for batch in group][:8]
     knowledge = StoredKnowledge(book)
 
@@ -167,7 +135,7 @@ def _same_loss(folder: Path) -> Goal:
 
 
 def _making(folder: Path, dataset: ArrayDataset, views: Views, task: Classification, pairs: int, quick: bool) -> Goal:
-    teacher = _teacher("resnet20" if quick else "resnet56", task, dataset.images)
+    teacher = untrained_teacher("resnet20" if quick else "resnet56", task, dataset.images)
     replay = Replay(dataset, views, probe_share=0.0)
     picks = [
         [Pick(sample, view) for sample in range(start, min(start + BATCH, len(dataset)))]

@@ -1,0 +1,67 @@
+"""One student in training, an epoch at a time: what the benchmarks of learning time."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from bookkd.core.protocols import Knowledge
+from bookkd.core.rng import generator
+from bookkd.learning import Learner, Step, Training, begin_run, make_groups, to_device
+from bookkd.methods import Method
+from bookkd.pipelines.options import NetworkOptions
+from bookkd.tasks import Classification
+from bookkd.views import CachedViews, Replay
+from bookkd.zoo import ArrayDataset
+
+__all__ = ["BATCH", "Arm", "random_images"]
+
+BATCH = 128
+
+
+def random_images(n_samples: int) -> ArrayDataset:
+    """Return 32x32 images of ten classes; speed does not depend on what they show."""
+    draws = generator(0, "bench images")
+    images = draws.integers(0, 256, size=(n_samples, 3, 32, 32), dtype=np.uint8)
+    return ArrayDataset(
+        images=torch.from_numpy(images),
+        labels=draws.integers(0, 10, size=n_samples),
+        class_names=tuple("0123456789"),
+        name="random",
+    )
+
+
+class Arm:
+    """A ResNet-8 that learns by a method.
+
+    Args:
+        replay: The views.
+        method: What it minimises.
+        knowledge: What it learns from; None for labels alone.
+        task: The task.
+    """
+
+    def __init__(
+        self, replay: Replay | CachedViews, method: Method, knowledge: Knowledge | None, task: Classification
+    ) -> None:
+        training = Training(epochs=10**6, batch_size=BATCH, accelerator="cpu", schedule="constant", lr=0.01)
+        network, preprocess = NetworkOptions("resnet8").cohort(task.n_classes, method.cohort, seed=0)
+        objective = method.objective(task)
+        learner = Learner(network, task, preprocess=preprocess, connectors=objective.connectors)
+        learner.to(memory_format=torch.channels_last)
+        self.groups = make_groups(
+            replay,
+            training,
+            samples=len(replay),
+            n_views=replay.views.n_views,
+            views_per_sample=method.needs(task).views_per_sample,
+            whole=objective.relational,
+        )
+        self.run = begin_run(learner, Step(objective, task, knowledge), method, training, self.groups)
+
+    def epoch(self) -> None:
+        """Train one epoch, as the plain loop does."""
+        device = torch.device("cpu")
+        for group in self.groups:
+            self.run.optimizer_step([to_device(batch, device) for batch in group])
+        self.run.end_epoch()

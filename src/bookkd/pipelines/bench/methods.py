@@ -1,0 +1,59 @@
+"""`bookkd bench methods`: an epoch of every method from the book, over an epoch of labels alone."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from bookkd.knowledge import StoredKnowledge
+from bookkd.making import make
+from bookkd.methods import METHODS, Supervised, method_class
+from bookkd.pipelines.bench.arm import BATCH, Arm, random_images
+from bookkd.pipelines.bench.learn import untrained_teacher
+from bookkd.pipelines.bench.measure import Goal, paired
+from bookkd.pipelines.options import ViewOptions
+from bookkd.tasks import Classification
+from bookkd.views import CachedViews, Replay
+
+__all__ = ["bench_methods"]
+
+ONE_PASS, TWO_PASSES = 1.10, 2.10
+_SECOND_PASS = {
+    "beta-smoothing": "an averaged student is passed too",
+    "dml": "two students",
+    "mlkd": "two views of each sample",
+}
+
+
+def bench_methods(*, pairs: int, quick: bool) -> list[Goal]:
+    """Measure every method with its defaults: ResNet-8, random 32x32 images, views in memory.
+
+    Args:
+        pairs: Interleaved pairs of each ratio.
+        quick: A smaller set.
+
+    Returns:
+        One goal a method.
+    """
+    # Whole batches, since methods that relate rows leave an incomplete one out and would seem faster.
+    dataset = random_images((2 if quick else 16) * BATCH)
+    task, views = (
+        Classification(dataset.class_names),
+        ViewOptions("crop-flip", 4, args={"size": 32, "padding": 4}).build(),
+    )
+    cached = CachedViews(Replay(dataset, views, probe_share=0.02), max_bytes=2**30)
+    with tempfile.TemporaryDirectory(prefix="bookkd-bench-") as folder:
+        teacher = untrained_teacher("resnet20", task, dataset.images)
+        knowledge = StoredKnowledge(make(Path(folder) / "book", teacher, dataset, views, task=task, batch_size=BATCH))
+        labels = Arm(cached, Supervised(), None, task)
+        return [_goal(name, cached, knowledge, labels, task, pairs) for name in METHODS if name != "supervised"]
+
+
+def _goal(
+    name: str, cached: CachedViews, knowledge: StoredKnowledge, labels: Arm, task: Classification, pairs: int
+) -> Goal:
+    method = method_class(name)()
+    arm = Arm(cached, method, knowledge if method.needs(task).fields else None, task)
+    why = _SECOND_PASS.get(name)
+    words = f"epoch of {name} / labels only" + (f" ({why})" if why else "")
+    return Goal.of(words, paired(arm.epoch, labels.epoch, pairs), TWO_PASSES if why else ONE_PASS)
