@@ -68,7 +68,7 @@ def test_the_ablation_leaves_each_part_out():
     ]
     # All see the same views, labels alone too.
     assert {arm.seen_as.books[0] for arm in arms} == {"a"}
-    assert sweep.preset == "ablation"
+    assert sweep.tables == "ablation"
 
 
 def test_one_book_has_no_ensemble_to_leave_out():

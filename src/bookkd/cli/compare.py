@@ -10,7 +10,7 @@ from bookkd.cli._show import console, rows
 from bookkd.cli._verb import Verb, note
 from bookkd.core.errors import ConfigError, expected
 from bookkd.evaluation.paired import INSIDE, MORE, UNKNOWN
-from bookkd.pipelines.compare import read_document, run_sweep, spaces_of, sweep_of, with_preset
+from bookkd.pipelines.compare import read_document, run_sweep, spaces_of, sweep_of
 
 Part = str | dict[str, Any] | None
 """A name, or keys with values; `--part.key value` sets one of them."""
@@ -76,12 +76,10 @@ def compare(
     document = {} if sweep is None else read_document(sweep)
     for key, value in given.items():
         document[key] = _over(document.get(key), value, key)
-    chosen = preset or document.pop("preset", "")
-    document.pop("preset", None)
+    if preset:
+        document["preset"] = preset
     words = tune or document.pop("tune", "")
     document.pop("tune", None)
-    if chosen:
-        document = with_preset(chosen, document)
     text = words if isinstance(words, str) else " ".join(words)
     result = run_sweep(sweep_of(document), out, jobs=jobs, say=note, spaces=spaces_of(text), trials=trials)
     return result, int(bool(result["failed"]))

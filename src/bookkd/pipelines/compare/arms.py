@@ -11,7 +11,7 @@ from bookkd.core.errors import ConfigError, expected
 from bookkd.core.jsonio import digest
 from bookkd.core.names import choose
 from bookkd.learning import Training
-from bookkd.pipelines.compare.document import method_choice
+from bookkd.pipelines.compare.parts import method_choice
 from bookkd.pipelines.compare.sweep import MethodChoice, Override, Source, Sweep
 from bookkd.pipelines.options import NetworkOptions, ViewOptions
 from bookkd.tasks import Task
@@ -152,7 +152,7 @@ def baselines(sweep: Sweep, arms: tuple[Arm, ...]) -> dict[int, int]:
         same = [n for n, other in enumerate(arms) if student_label(other.student) == student_label(arm.student)]
         alone = [n for n in same if arms[n].method.name == "supervised"]
         best = [n for n in alone if arms[n].override == arm.override]
-        base = {"ablation": same[0], "orthogonality": 0}.get(sweep.preset, next(iter([*best, *alone, 0])))
+        base = {"ablation": same[0], "orthogonality": 0}.get(sweep.tables, next(iter([*best, *alone, 0])))
         if base != place:
             found[place] = base
     return found

@@ -10,7 +10,7 @@ from bookkd.book import Book
 from bookkd.core.errors import ConfigError, expected
 from bookkd.core.names import choose
 from bookkd.methods import Method
-from bookkd.pipelines.compare.document import method_choice, sources_of
+from bookkd.pipelines.compare.parts import method_choice, sources_of
 from bookkd.pipelines.compare.sweep import MethodChoice, Override, Source
 from bookkd.pipelines.compare.values import listed
 from bookkd.views import differences
@@ -44,7 +44,7 @@ def with_preset(name: str, document: Mapping[str, Any]) -> dict[str, Any]:
     if listed(document.get("overrides")):
         raise ConfigError(expected("overrides", "absent where a preset is given", "some", where=f"preset {name}"))
     build = {"ablation": _ablation, "orthogonality": _orthogonality}[name]
-    return {**document, **build(document), "preset": name}
+    return {**document, **build(document), "tables": name}
 
 
 def _books(document: Mapping[str, Any], preset: str) -> list[Source]:

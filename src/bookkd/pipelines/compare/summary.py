@@ -38,7 +38,7 @@ def summarise(
     rows = [_row(arms, place, against.get(place), records, metric) for place in range(len(arms))]
     found: dict[str, Any] = {
         "metric": metric,
-        "preset": sweep.preset,
+        "preset": sweep.tables,
         "seeds": list(sweep.seeds),
         "arms": rows,
         "ledger": _ledger(records),
@@ -50,9 +50,9 @@ def summarise(
         ],
     }
     quality = [figures(records[arm.name], lambda record: record.metric(metric)) for arm in arms]
-    if sweep.preset == "ablation":
+    if sweep.tables == "ablation":
         found["ablation"] = ablation(arms, quality)
-    if sweep.preset == "orthogonality":
+    if sweep.tables == "orthogonality":
         found["orthogonality"] = orthogonality(arms, quality)
     return found
 

@@ -140,7 +140,7 @@ class Sweep:
             ones for all runs; a tenth where neither is given, 0 for none.
         replicates: Bootstrap replicates of each run's intervals.
         latency: Measure the time of a pass of each student.
-        preset: Which tables the summary gets: "ablation", "orthogonality", or none.
+        tables: Which tables the summary gets beside its own, as `with_preset` sets it: "ablation", "orthogonality" or none.
     """
 
     students: tuple[NetworkOptions, ...]
@@ -159,7 +159,7 @@ class Sweep:
     validation_fraction: float | None = None
     replicates: int = 1000
     latency: bool = True
-    preset: str = ""
+    tables: str = ""
 
     def __post_init__(self) -> None:
         for what in ("students", "methods", "seeds"):
@@ -189,8 +189,9 @@ class Sweep:
                 "The test split is for the report alone: hold some training samples out with --validation_fraction 0.1."
             )
             raise ConfigError(expected("validation", "another split than test", self.validation, where="sweep", do=do))
-        if self.data.split == self.test:
-            raise ConfigError(expected("test", "another split than the data's", self.test, where="sweep"))
+        for what in ("test", "validation"):
+            if self.data.split == getattr(self, what):
+                raise ConfigError(expected(what, "another split than the data's", self.data.split, where="sweep"))
         if self.validation_fraction is not None:
             between(self.validation_fraction, 0, 0.5, "validation_fraction", where="sweep")
             if self.validation:

@@ -25,7 +25,8 @@ def ablation(arms: Sequence[Arm], quality: Quality) -> list[dict[str, Any]]:
     rows = []
     for place, arm in enumerate(arms):
         student = student_label(arm.student)
-        full = next(n for n, other in enumerate(arms) if _is_full(other) and student_label(other.student) == student)
+        found = [n for n, other in enumerate(arms) if _is_full(other) and student_label(other.student) == student]
+        full = next(iter(found), place)
         if place == full:
             continue
         gain = difference_of(quality[full], quality[place], arm.name)
