@@ -18,6 +18,7 @@ def evaluate(
     accelerator: Literal["auto", "cpu", "cuda", "gpu", "mps"] = "auto",
     replicates: int = 1000,
     latency: bool = True,
+    task: str = "",
 ) -> dict[str, Any]:
     """Measure a network: quality with bootstrap intervals, agreement with a teacher, size and speed.
 
@@ -29,6 +30,7 @@ def evaluate(
         accelerator: Where to run.
         replicates: Bootstrap replicates; 0 gives no intervals.
         latency: Measure the time of a pass at batch 1 and 64.
+        task: What the labels are: classification, multi-label or regression; taken from the book, else classification.
     """
     with busy("measuring"):
         return evaluate_student(
@@ -39,6 +41,7 @@ def evaluate(
             accelerator=accelerator,
             replicates=replicates,
             latency=latency,
+            task=task,
         )
 
 
@@ -52,11 +55,13 @@ def show(result: dict[str, Any]) -> None:
     out.print(
         rows(f"{result['samples']:,} samples of split {result['split']}", ("measure", "value", "low", "high"), values)
     )
-    recalls = [
-        f"{name} {'none seen' if recall is None else format(recall['value'], '.3f')}"
-        for name, recall in zip(result["class_names"], result["per_class_recall"], strict=True)
-    ]
-    out.print(f"Recall by class: {', '.join(recalls)}")
+    each = {"recall": result["per_class_recall"]} if "per_class_recall" in result else result["per_class"]
+    for measure, found in each.items():
+        shown = [
+            f"{name} {'none seen' if one is None else format(one['value'], '.3f')}"
+            for name, one in zip(result["class_names"], found, strict=True)
+        ]
+        out.print(f"{measure.replace('_', ' ').capitalize()} by class: {', '.join(shown)}")
     if "cost" in result:
         cost = result["cost"]
         out.print(

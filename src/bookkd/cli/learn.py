@@ -24,6 +24,7 @@ def learn(
     training: Training = Training(),  # noqa: B008 - frozen
     label_fraction: float = 1.0,
     validate_on: str = "test",
+    task: str = "",
     loggers: tuple[str, ...] | str = ("csv", "tensorboard"),
     overwrite: bool = False,
 ) -> dict[str, Any]:
@@ -41,6 +42,7 @@ def learn(
         training: Epochs, optimizer, devices and so on.
         label_fraction: Share of the labels that the student may see.
         validate_on: Split measured after each epoch; empty for none. Early stopping and the plateau schedule look at it.
+        task: What the labels are: classification, multi-label or regression; taken from the book, else classification.
         loggers: csv, tensorboard (one, or a list), or package.module:Class of any Lightning logger.
         overwrite: Start again where the folder holds another run.
     """
@@ -55,6 +57,7 @@ def learn(
         training=training,
         label_fraction=label_fraction,
         validate_on=validate_on,
+        task=task,
         loggers=loggers,
         overwrite=overwrite,
         progress=sys.stderr.isatty(),

@@ -12,6 +12,7 @@ from bookkd.core.errors import ConfigError, expected
 from bookkd.core.names import choose
 from bookkd.pipelines.make_book import make_book
 from bookkd.pipelines.options import DataOptions, NetworkOptions, ViewOptions
+from bookkd.zoo import FILELESS
 
 
 def make(
@@ -27,6 +28,7 @@ def make(
     accelerator: Literal["auto", "cpu", "cuda", "gpu", "mps"] = "auto",
     temperatures: tuple[float, ...] = (1.0, 4.0),
     held_out: str = "",
+    task: str = "classification",
 ) -> dict[str, Any]:
     """Write down what one teacher or several say about every view of a data set; an interrupted book is gone on with.
 
@@ -43,6 +45,7 @@ def make(
         accelerator: Where the teacher runs.
         temperatures: Temperatures at which the loss of the codec is measured while writing.
         held_out: Split on which the teacher's accuracy is measured first and noted in the book, such as "test".
+        task: What the labels are: classification (one class a sample), multi-label or regression.
     """
     if teacher.name and teachers:
         raise ConfigError(
@@ -61,6 +64,7 @@ def make(
             accelerator=accelerator,
             temperatures=temperatures,
             held_out=held_out,
+            task=task,
             progress=progress,
         )
 
@@ -74,7 +78,7 @@ def choose_codec(name: str) -> type[Any]:
 def show(result: dict[str, Any]) -> None:
     """Print what was made and what to do with it."""
     # A book names no files: whoever learns from it says where they are.
-    more = "" if result["data"] == "digits" else f" --data {result['data']} --data.root FOLDER"
+    more = "" if result["data"] in FILELESS else f" --data {result['data']} --data.root FOLDER"
     console().print(
         f"Book {result['path']}: {result['records']:,} records ({result['samples']:,} samples x {result['views']} views), "
         f"{bytes_text(result['bytes'])}, {result['bytes_per_record']:.0f} bytes a record, "

@@ -10,6 +10,7 @@ from typing import Any
 
 from bookkd.book import Book, BookWriter, Dense
 from bookkd.core.errors import ConfigError, expected
+from bookkd.core.fields import LOGITS
 from bookkd.knowledge import Teacher, keys_of
 from bookkd.making.local import Progress, make, plan_book
 from bookkd.making.merging import merge, merged_plan
@@ -48,11 +49,16 @@ def make_several(
 
     Raises:
         BookMismatchError: if the folder or a part holds a book of another teacher, data set, recipe or codec.
-        ConfigError: if there are fewer than two teachers.
+        ConfigError: if there are fewer than two teachers, or the task has no logits.
     """
     path = Path(path)
     if len(teachers) < 2:
         raise ConfigError(expected("teachers", "at least two", len(teachers), where="making a book of several"))
+    if LOGITS not in task.field_infos:
+        # Said before any teacher runs: `merge` takes logits alone.
+        do = "Make a book of one teacher."
+        where = f"task {task.name}, whose networks give no logits to combine"
+        raise ConfigError(expected("teachers", "one", len(teachers), where=where, do=do))
     if (path / "edition-000001.json").exists():
         return _finished(path, teachers, dataset, views, task, options)
     parts = path.with_name(f"{path.name}.parts")

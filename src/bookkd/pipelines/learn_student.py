@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy.typing as npt
 from bookkd.book import Book
 from bookkd.core.check import between, positive
 from bookkd.core.errors import ConfigError, DataError, UnknownNameError, expected
-from bookkd.core.fields import IGNORE_LABEL
+from bookkd.core.fields import IGNORE_LABEL, VARIANCE
 from bookkd.core.files import write_atomic
 from bookkd.core.jsonio import pretty
 from bookkd.core.names import import_reference, is_reference, require
@@ -26,8 +27,8 @@ from bookkd.learning import Training, find_device, learn, visible_labels
 from bookkd.learning.folder import plain
 from bookkd.methods import Method
 from bookkd.pipelines.options import DataOptions, NetworkOptions, ViewOptions
-from bookkd.tasks import Classification
-from bookkd.zoo import DATASETS, TRANSFORMS, ImageDataset, SubsetDataset, weights_digest
+from bookkd.pipelines.task import build_task, says_variance, task_name, with_variance
+from bookkd.zoo import FILELESS, TRANSFORMS, ImageDataset, SubsetDataset, weights_digest
 
 __all__ = ["data_of_book", "learn_student", "make_loggers", "open_books", "views_of_book"]
 
@@ -77,6 +78,7 @@ def learn_student(
     training: Training | None = None,
     label_fraction: float = 1.0,
     validate_on: str = "test",
+    task: str = "",
     loggers: tuple[str, ...] | str = ("csv", "tensorboard"),
     overwrite: bool = False,
     progress: bool = False,
@@ -93,21 +95,28 @@ def learn_student(
     data = data if data is not None and data.name else data_of_book(stored, data or DataOptions())
     views = views if views is not None and views.transform else _views_of(stored)
     dataset, rows = _part_of_book(data, stored)
-    task = Classification(dataset.class_names)
-    labels = np.asarray(dataset.labels)
-    task.check_labels(labels, data.name)
-    knowledge = known
+    plain_task = build_task(task_name(task, stored), dataset.class_names)
+    labels, width, drawn = np.asarray(dataset.labels), len(dataset.class_names), views.build()
+    plain_task.check_labels(labels, data.name)
+    speaker = None
     if stored is None and teacher is not None and teacher.name:
-        knowledge = LiveKnowledge(teacher.teacher(task.n_classes, find_device(training.accelerator)), task)
-    network, preprocess = student.cohort(task.n_classes, method.cohort, seed=training.seed)
+        speaker = teacher.teacher(width, find_device(training.accelerator))
+    network, preprocess = student.cohort(width, method.cohort, seed=training.seed)
+    seen = partial(says_variance, plain_task, dataset=dataset, views=drawn)
+    theirs = None if speaker is None else seen(speaker)
+    if stored is not None:
+        theirs = VARIANCE in stored.fields
+    own = seen(network, preprocess=preprocess)
+    chosen = with_variance(plain_task, teacher=theirs, student=own)
+    knowledge = known if speaker is None else LiveKnowledge(speaker, chosen)
     _quiet_lightning()
     folder = Path(out)
     started = time.perf_counter()
     learned = learn(
         network,
         dataset,
-        views.build(),
-        task=task,
+        drawn,
+        task=chosen,
         knowledge=knowledge,
         method=method,
         preprocess=preprocess,
@@ -122,7 +131,7 @@ def learn_student(
         overwrite=overwrite,
         start=weights_digest(network),
     )
-    options = {"student": plain(student), "data": plain(data), "views": plain(views), "book": book}
+    options = {"student": plain(student), "data": plain(data), "views": plain(views), "book": book, "task": chosen.name}
     write_atomic(folder / "options.json", pretty(options))
     return {
         "out": str(folder),
@@ -135,7 +144,7 @@ def learn_student(
         "seconds_per_epoch": learned.seconds_per_epoch,
         "teacher_forwards": learned.teacher_forwards,
         "student_parameters": sum(parameter.numel() for parameter in learned.student.parameters()),
-        "notes": _notes(training, validate_on),
+        "notes": _notes(training, validate_on, unused=own and theirs is False),
     }
 
 
@@ -176,14 +185,13 @@ def _part_of_book(
     return dataset, dataset.indices
 
 
-def _seen(
-    labels: npt.NDArray[np.int64], fraction: float, seed: int, rows: npt.NDArray[np.int64] | None
-) -> npt.NDArray[np.int64]:
+def _seen(labels: npt.NDArray[Any], fraction: float, seed: int, rows: npt.NDArray[np.int64] | None) -> npt.NDArray[Any]:
     """Return the labels that the student may see, by row of the book."""
     seen = visible_labels(labels, fraction, seed)
     if rows is None:
         return seen
-    by_row = np.full(int(rows.max()) + 1, IGNORE_LABEL, dtype=np.int64)
+    hidden = np.nan if seen.dtype.kind == "f" else IGNORE_LABEL
+    by_row = np.full((int(rows.max()) + 1, *seen.shape[1:]), hidden, dtype=seen.dtype)
     by_row[rows] = seen
     return by_row
 
@@ -199,12 +207,15 @@ def _validation(data: DataOptions, split: str) -> ImageDataset | None:
         ) from error
 
 
-def _notes(training: Training, validate_on: str) -> list[str]:
+def _notes(training: Training, validate_on: str, *, unused: bool) -> list[str]:
+    notes = []
     if validate_on == "test" and (training.patience is not None or training.schedule == "plateau"):
-        return [
+        notes.append(
             "training was steered by the test split, so its accuracy flatters; steer by another: --validate_on SPLIT."
-        ]
-    return []
+        )
+    if unused:
+        notes.append("the teacher gives no variance, so that the student's is not learnt.")
+    return notes
 
 
 def _quiet_lightning() -> None:
@@ -233,9 +244,9 @@ def data_of_book(stored: StoredKnowledge | None, given: DataOptions) -> DataOpti
     if stored is None:
         return replace(given, name="digits")
     name = stored.book.plan.data.get("name")
-    if name != "digits" or name not in DATASETS:
+    if name not in FILELESS:
         raise ConfigError(
             f"Expected `data`, since book {stored.book.path} was made from {name!r}, whose files a book does not name. "
             "Pass --data NAME --data.root FOLDER."
         )
-    return replace(given, name="digits")
+    return replace(given, name=str(name))

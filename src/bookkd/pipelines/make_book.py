@@ -10,20 +10,19 @@ from typing import Any
 import numpy as np
 
 from bookkd.book import Book, Codec
-from bookkd.core.fields import LOGITS
-from bookkd.evaluation import evaluate
 from bookkd.knowledge import Teacher
-from bookkd.learning import find_device
+from bookkd.learning import find_device, measure
 from bookkd.making import make, make_several
 from bookkd.making.local import Progress
 from bookkd.pipelines.options import DataOptions, NetworkOptions, ViewOptions
-from bookkd.tasks import Classification, Task, predict
+from bookkd.pipelines.task import build_task, says_variance, with_variance
+from bookkd.tasks import Task, predict
 
 __all__ = ["make_book", "measure_teacher"]
 
 
 def measure_teacher(teacher: Teacher, data: DataOptions, task: Task, split: str) -> float:
-    """Measure a teacher on another split, note it on the teacher and return it.
+    """Measure a teacher on another split by the task's first metric, note it on the teacher and return it.
 
     Args:
         teacher: Ready to speak.
@@ -32,9 +31,10 @@ def measure_teacher(teacher: Teacher, data: DataOptions, task: Task, split: str)
         split: Held-out split.
     """
     said = predict(teacher, data.other(split).open(), task, device=teacher.device)
-    result = evaluate(said.fields[LOGITS], said.labels, class_names=task.class_names, replicates=0)
-    teacher.accuracy, teacher.split = result.metrics[task.primary_metric].value, split
-    return teacher.accuracy
+    value = measure(task, said, replicates=0).metrics[task.primary_metric].value
+    # A book notes numbers from 0 to 1; explained variance may be below.
+    teacher.accuracy, teacher.split = max(0.0, value), split
+    return value
 
 
 def make_book(
@@ -50,6 +50,7 @@ def make_book(
     accelerator: str = "auto",
     temperatures: tuple[float, ...] = (1.0, 4.0),
     held_out: str = "",
+    task: str = "classification",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Make a book from named parts, by one teacher or several; gone on with where it was begun.
@@ -58,14 +59,14 @@ def make_book(
         What `bookkd make --json` prints.
     """
     dataset = data.open()
-    task = Classification(dataset.class_names)
-    task.check_labels(np.asarray(dataset.labels), data.name)
+    plain = build_task(task, dataset.class_names)
+    plain.check_labels(np.asarray(dataset.labels), data.name)
     device = find_device(accelerator)
 
     def load(options: NetworkOptions) -> Teacher:
-        speaker = options.teacher(task.n_classes, device)
+        speaker = options.teacher(len(dataset.class_names), device)
         if held_out:
-            measure_teacher(speaker, data, task, held_out)
+            measure_teacher(speaker, data, plain, held_out)
         return speaker
 
     notes = []
@@ -73,7 +74,6 @@ def make_book(
         notes.append(f"transform none draws the same view each time: 1 view is stored, not {views.n_views}.")
         views = replace(views, n_views=1)
     options: dict[str, Any] = {
-        "task": task,
         "codec": codec,
         "batch_size": batch_size,
         "unit_rows": unit_rows,
@@ -82,10 +82,14 @@ def make_book(
         "progress": progress,
     }
     teachers = [teacher] if isinstance(teacher, NetworkOptions) else list(teacher)
+    drawn = views.build()
     if len(teachers) == 1:
-        book = make(out, load(teachers[0]), dataset, views.build(), **options)
+        speaker = load(teachers[0])
+        known = with_variance(plain, teacher=says_variance(plain, speaker, dataset, views=drawn), student=False)
+        book = make(out, speaker, dataset, drawn, task=known, **options)
     else:
-        book = make_several(out, [partial(load, each) for each in teachers], dataset, views.build(), **options)
+        loaders = [partial(load, each) for each in teachers]
+        book = make_several(out, loaders, dataset, drawn, task=plain, **options)
     return {**describe(book), "data": data.name, "notes": notes}
 
 

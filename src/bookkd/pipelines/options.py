@@ -25,7 +25,8 @@ class DataOptions:
     """Where samples come from.
 
     Args:
-        name: digits, folder, cifar10, cifar100, mnist, fashion-mnist, or package.module:callable.
+        name: digits, digits-pairs (several labels), digits-angle (numbers), folder, cifar10, cifar100, mnist, fashion-mnist, or
+            package.module:callable.
         root: Folder (or zip, for "folder") that holds the files.
         split: Part of the data set.
         limit: Take so many samples, the same ones each time, with every class in its share.

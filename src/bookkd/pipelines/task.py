@@ -1,0 +1,102 @@
+"""Which task a name stands for, and whether networks of numbers give a variance: found out, so that nobody has to say it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bookkd.core.errors import ConfigError, expected
+from bookkd.core.fields import INPUT, MEAN, VARIANCE
+from bookkd.knowledge import StoredKnowledge, Teacher
+from bookkd.learning import Cohort
+from bookkd.tasks import TASKS, Regression, Task, task_class
+from bookkd.views import Pick, Replay, Views
+
+__all__ = ["build_task", "says_variance", "task_name", "with_variance"]
+
+
+def task_name(given: str, stored: StoredKnowledge | None) -> str:
+    """Return the name of the task that is given, or that of a book, or classification.
+
+    Raises:
+        ConfigError: for a book of a task that is none of ours, which only Python can name.
+    """
+    if given or stored is None:
+        return given or "classification"
+    found = stored.book.plan.task
+    if found not in TASKS:
+        do = "Learn from it in Python, with the task that it was made with."
+        raise ConfigError(expected("task", f"one of {', '.join(TASKS)}", found, where=str(stored.book.path), do=do))
+    return found
+
+
+def build_task(name: str, class_names: Sequence[str]) -> Task:
+    """Return the task of a name, over these classes or outputs; numbers without variance.
+
+    >>> build_task("multi-label", ("cat", "dog")).class_names
+    ('cat', 'dog')
+    """
+    made: Any = task_class(name)
+    task: Task = made(tuple(class_names))
+    return task
+
+
+def with_variance(task: Task, *, teacher: bool | None, student: bool) -> Task:
+    """Return the task as its networks are: numbers with or without a variance, any other as it is.
+
+    Args:
+        task: From `build_task`.
+        teacher: Whether the teacher gives a variance; None where there is no teacher.
+        student: Whether the student gives one.
+    """
+    if not isinstance(task, Regression):
+        return task
+    if teacher is None:
+        return replace(task, variance="both" if student else "nobody")
+    return replace(task, variance=("both" if student else "teacher") if teacher else "nobody")
+
+
+def says_variance(
+    task: Task,
+    network: nn.Module | Teacher,
+    dataset: Any,
+    *,
+    views: Views | None = None,
+    preprocess: Callable[[Tensor], Tensor] | None = None,
+) -> bool:
+    """Find out whether a network of numbers gives a variance, by showing it one view; other tasks have none.
+
+    Args:
+        task: Any task.
+        network: Evaluated for the one pass, and put back into the mode it was in.
+        dataset: Gives the sample.
+        views: How the network will see it; as it is where None.
+        preprocess: The network's own; a teacher has its own already.
+    """
+    if not isinstance(task, Regression):
+        return False
+    view: Tensor = Replay(dataset, views or Views(None, 1), probe_share=0.0)[Pick(0, 0)][INPUT].unsqueeze(0)
+    with torch.no_grad():
+        if isinstance(network, Teacher):
+            return _has_variance(network(view))
+        one = network.peers[0] if isinstance(network, Cohort) else network
+        was_training = one.training
+        try:
+            return _has_variance(one.eval()(view if preprocess is None else preprocess(view)))
+        finally:
+            one.train(was_training)
+
+
+def _has_variance(output: Any) -> bool:
+    if isinstance(output, Tensor):
+        return False
+    if isinstance(output, Mapping):
+        return VARIANCE in output
+    # Before tuples, since a named tuple is both.
+    if hasattr(output, MEAN):
+        return getattr(output, VARIANCE, None) is not None
+    return isinstance(output, tuple | list) and len(output) > 1
