@@ -9,7 +9,7 @@ from typing import Any
 from bookkd.cli._show import console, rows
 from bookkd.cli._verb import Verb, note
 from bookkd.core.errors import ConfigError, expected
-from bookkd.evaluation.paired import INSIDE, MORE, UNKNOWN
+from bookkd.evaluation.paired import EQUAL, INSIDE, MORE, UNKNOWN
 from bookkd.pipelines.compare import read_document, run_sweep, spaces_of, sweep_of
 
 Part = str | dict[str, Any] | None
@@ -137,7 +137,7 @@ def show(result: dict[str, Any]) -> None:
     out.print(f"Next: bookkd report {result['out']}", soft_wrap=True)
 
 
-_SHORT = {INSIDE: "noise", MORE: "more than noise", UNKNOWN: "one seed"}
+_SHORT = {INSIDE: "noise", MORE: "more than noise", UNKNOWN: "one seed", EQUAL: "equal"}
 
 
 def _line(row: Mapping[str, Any], metric: str) -> tuple[str, ...]:

@@ -20,7 +20,6 @@ UNKNOWN = "one seed: no statement about noise"
 EQUAL = "the same in every seed: no statement about noise"
 
 
-@lru_cache(maxsize=4096)
 def t_quantile(level: float, dof: int) -> float:
     """Return t with P(|T| <= t) = level, for Student's t with `dof` degrees of freedom.
 
@@ -36,6 +35,11 @@ def t_quantile(level: float, dof: int) -> float:
     """
     at_least(dof, 1, "dof")
     between(level, 0, 1 - 1e-12, "level")
+    return _quantile(level, dof)
+
+
+@lru_cache(maxsize=4096)
+def _quantile(level: float, dof: int) -> float:
     low, high = 0.0, math.pi / 2
     for _ in range(200):
         middle = (low + high) / 2
