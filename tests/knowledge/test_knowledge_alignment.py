@@ -241,7 +241,9 @@ def test_rows_that_fit_nothing(stored):
 
 
 def test_labels_of_another_length_are_refused(stored):
-    with pytest.raises(ConfigError, match=r"`labels` to be numbers, one or one vector a row of the book \(at least 60\)"):
+    with pytest.raises(
+        ConfigError, match=r"`labels` to be numbers, one or one vector a row of the book \(at least 60\)"
+    ):
         run(None, knowledge=stored, labels=np.zeros(10, dtype=np.int64))
 
 
