@@ -92,6 +92,15 @@ class TestBeta:
         assert sorted(found[[0, 2]].exp().amax(-1).tolist())[-1] <= 1
         assert bool(torch.isfinite(alone).all())
 
+    def test_micro_batches_of_one_step_draw_for_themselves(self):
+        said = [
+            self.knowledge()
+            .targets({**self.batch([0, 1, 2]), "sample": torch.tensor([first, 8, 9])})["own/beta"]
+            .logits
+            for first in (3, 4)
+        ]
+        assert not torch.equal(*said)
+
     def test_mixed_views_are_refused(self):
         with pytest.raises(ConfigError, match="`views` to be not mixed, for Beta smoothing"):
             self.knowledge().targets({**self.batch([0]), "partner_label": torch.tensor([1])})

@@ -14,7 +14,7 @@ from bookkd.core.errors import BookMismatchError, ConfigError, DataError, Fideli
 from bookkd.knowledge import Ensemble, LiveKnowledge, StoredKnowledge, Teacher, lineage_of_weights
 from bookkd.losses import soft_target_kl
 from bookkd.making import bake, make, make_several, merge
-from bookkd.methods import BookKD, VanillaKD
+from bookkd.methods import BookKD, Supervised, VanillaKD
 from bookkd.objectives import Extract, Flatten
 from bookkd.views import Replay, collate
 from bookkd.zoo import create_network, load_weights
@@ -237,6 +237,23 @@ class TestBake:
         found = bake(tmp_path / "same", three[:1], transforms=(), temperature=4.0)
         torch.testing.assert_close(log_b(StoredKnowledge(found)), log_b(StoredKnowledge(three[0])), rtol=0, atol=2e-3)
 
+    def test_other_labels_make_another_book(self, three, tmp_path):
+        self.baked(tmp_path / "baked", three)
+        others = (np.asarray(TRAIN.labels) + 3) % 10
+        with pytest.raises(BookMismatchError, match=r"baked\.labels"):
+            self.baked(tmp_path / "baked", three, labels=others)
+
+    def test_a_baked_book_and_a_codec_of_another_temperature_are_refused_before_anything_is_written(
+        self, three, tmp_path
+    ):
+        once = self.baked(tmp_path / "once", three)
+        with pytest.raises(ConfigError, match="`books` to be of what teachers said, got a baked one"):
+            self.baked(tmp_path / "twice", [once])
+        with pytest.raises(FidelityError, match="to be one that the codec top_k promises"):
+            self.baked(tmp_path / "sparse", three, codec=TopK(k=3, temperatures=(1.0,)))
+        assert not (tmp_path / "twice").exists()
+        assert not (tmp_path / "sparse").exists()
+
     def test_what_cannot_be_baked_is_refused(self, three, tmp_path):
         with pytest.raises(DataError, match=r"`labels` to be one for each of 60 samples, got 3"):
             self.baked(tmp_path / "x", three, labels=np.zeros(3, dtype=np.int64))
@@ -276,6 +293,11 @@ def test_lineage_goes_back_to_the_first_teacher(three, tmp_path):
         == second.content_digest
     )
     assert len(TEST) == 40
+
+
+def test_a_book_that_gives_views_alone_taught_nothing(three, tmp_path):
+    run(tmp_path / "plain", knowledge=StoredKnowledge(three[0]), method=Supervised(), training=training(epochs=1))
+    assert lineage_of_weights(tmp_path / "plain" / "student.safetensors")["parents"] == []
 
 
 def test_weights_without_a_lineage_or_with_a_damaged_one_have_none(tmp_path):

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from tests.learning.digits import TASK, Fired, assert_equal, book, run, student, training
 from tests.methods.test_methods_contract import STUDENT, TEACHER, THREE, total
 
-from bookkd.core.errors import FidelityError
+from bookkd.core.errors import ConfigError, FidelityError
 from bookkd.core.schedules import Clock
 from bookkd.knowledge import StoredKnowledge, check_needs
 from bookkd.learning import Learner
@@ -136,6 +136,13 @@ def test_the_scalar_is_in_the_checkpoint_and_a_killed_run_ends_the_same(stored, 
         again = run(tmp_path / "killed", network=student(), **options)
     assert_equal(again.student, whole.student)
     assert again.history[-1]["train/entropy_scale"] == whole.history[-1]["train/entropy_scale"]
+
+
+def test_a_corrected_record_cannot_be_surer_than_a_tie():
+    with pytest.raises(ConfigError, match=r"`entropy_high` to be at least log 2 = 0\.6931 with correct, got 0\.5"):
+        BookKD(correct=True, entropy_high=0.5)
+    with pytest.raises(ConfigError, match="`entropy` to be 0 <= low <= high with high above 0"):
+        BookKD(entropy_high=0.0)
 
 
 def test_the_scalar_stays_in_its_range():

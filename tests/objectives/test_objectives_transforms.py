@@ -171,6 +171,24 @@ class TestEntropyBand:
             probabilities(EntropyBand(1.2, math.inf))
 
 
+class TestEntropyBandWhereNoPowerHelps:
+    def test_ties_stay_and_masked_classes_bound_it(self):
+        tied = torch.tensor([[2.0, 2.0, -1.0]], dtype=torch.float64)
+        p = probabilities(EntropyBand(0.0, 0.5), tied)
+        close(p, [[0.5, 0.5, 0.0]], tolerance=1e-3)
+        masked = torch.tensor([[1.0, 2.0, -torch.inf]], dtype=torch.float64)
+        close(probabilities(EntropyBand(1.0, math.inf), masked), [[0.5, 0.5, 0.0]], tolerance=1e-3)
+
+    def test_a_target_that_says_nothing_still_says_nothing(self):
+        silent = transformed(
+            bind(soft_target_kl, teacher="logits", temperature=1.0, t_squared=False, class_reduction="sum"),
+            Extract(4.0),
+            EntropyBand(0.1, 0.5),
+        )
+        uniform = DenseTarget(torch.zeros(1, 3, dtype=torch.float64))
+        assert silent.value({"logits": Z}, {"logits": uniform}, {}, Clock()).item() == 0
+
+
 class TestStandardise:
     """Card modern-logit-losses, logit standardisation."""
 

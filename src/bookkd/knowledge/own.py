@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bookkd.core.check import between
 from bookkd.core.errors import ConfigError, expected
-from bookkd.core.fields import IGNORE_LABEL, INPUT, LABEL, OWN, PARTNER_LABEL, RATIO, WEIGHT, FieldInfo
+from bookkd.core.fields import IGNORE_LABEL, INPUT, LABEL, OWN, PARTNER_LABEL, RATIO, SAMPLE, WEIGHT, FieldInfo
 from bookkd.core.names import choose
 from bookkd.core.rng import generator
 from bookkd.losses import DenseTarget, beta_targets
@@ -107,7 +107,7 @@ class BetaSmoothing:
         field: Its field of logits.
         shape: Of that field.
         concentration: a, above 0; the mean of b is a / (a + 1).
-        seed: Of the draws, which are a function of seed and step.
+        seed: Of the draws, which are a function of seed, step and the first sample of the batch.
     """
 
     def __init__(self, speaker: Any, field: str, shape: tuple[int, ...], *, concentration: float, seed: int) -> None:
@@ -125,8 +125,8 @@ class BetaSmoothing:
 
     @property
     def teacher_forwards(self) -> int:
-        """Those of the speaker."""
-        return int(self.speaker.teacher_forwards)
+        """0: a live speaker counts its passes itself."""
+        return 0
 
     def targets(self, batch: Mapping[str, Any], fields: Sequence[str] | None = None) -> dict[str, Any]:
         """Return the smoothed labels as log-probabilities."""
@@ -136,7 +136,9 @@ class BetaSmoothing:
         labels: Tensor = batch[LABEL]
         said = self.speaker.targets(batch, [self.field])[self.field].log_probabilities(1.0)
         counted = (labels != IGNORE_LABEL) & (batch[WEIGHT] > 0)
-        draws = generator(self.seed, "beta smoothing", self.step).beta(self.concentration, 1.0, size=len(labels))
+        # The first sample tells the micro-batches and ranks of one step apart.
+        first = int(batch[SAMPLE][0]) if len(batch.get(SAMPLE, ())) else 0
+        draws = generator(self.seed, "beta smoothing", self.step, first).beta(self.concentration, 1.0, size=len(labels))
         target = torch.full_like(said, -torch.inf)
         rows = counted.nonzero().squeeze(-1)
         smoothed = beta_targets(said[rows], labels[rows], torch.from_numpy(draws[: len(rows)]).to(said))

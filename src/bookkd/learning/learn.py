@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from bookkd.book import lineage_of
+from bookkd.book import TeacherInfo, lineage_of
 from bookkd.core.errors import ConfigError, expected
 from bookkd.core.jsonio import canonical
 from bookkd.core.protocols import Knowledge
@@ -182,8 +182,14 @@ def learn(
         if folder is None or not is_main_process():
             path = None if folder is None else folder.path
             return _learned(learner, history, run.chosen_epoch, run.teacher_forwards, path)
-        lineage = lineage_of({"name": method.name, **plain(method)}, teachers_behind(knowledge))
+        lineage = lineage_of({"name": method.name, **plain(method)}, _taught_by(knowledge, method, task))
         return _kept(learner, folder, run, {"method": method.name, "lineage": lineage})
+
+
+def _taught_by(knowledge: Knowledge | None, method: Method, task: Task) -> tuple[TeacherInfo, ...]:
+    """Return the teachers whose word a method takes; a book that gives views alone taught nothing."""
+    needs = method.needs(task)
+    return teachers_behind(knowledge) if needs.fields or needs.live_teacher else ()
 
 
 def _kept(learner: Learner, folder: RunFolder, run: Run, notes: dict[str, Any]) -> Learned:

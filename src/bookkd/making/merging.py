@@ -16,6 +16,7 @@ from bookkd.book import Book, BookWriter, Codec, Dense, FieldPlan, Plan, Unit
 from bookkd.core.check import positive
 from bookkd.core.errors import ConfigError, DataError, expected
 from bookkd.core.fields import LABEL, LOGITS, PROBE_HASH, PROBE_PROJECTIONS, SAMPLE, VIEW
+from bookkd.core.jsonio import digest
 from bookkd.core.protocols import Knowledge
 from bookkd.knowledge import Ensemble, StoredKnowledge, check_same, member_fields
 from bookkd.losses import FullTarget
@@ -145,6 +146,10 @@ def bake(
     if not books:
         raise ConfigError(expected("books", "at least one", 0, where="bake"))
     first = books[0]
+    for book in books:
+        _logits_of(book.plan)  # refuses a baked one
+    if codec is not None:
+        codec.check_temperature(temperature)
     if first.plan.task != "classification":
         do = "Learn from the books themselves: they are combined at read time."
         raise ConfigError(expected("books", "of classification, to bake", first.plan.task, where="bake", do=do))
@@ -152,7 +157,7 @@ def bake(
         raise DataError(expected("labels", f"one for each of {first.n_samples} samples", len(labels), where="bake"))
     # Also around one book: it refuses sparse ones.
     knowledge = Ensemble([StoredKnowledge(book) for book in books])
-    plan = _baked_plan(books, knowledge, transforms, temperature, codec or Dense())
+    plan = _baked_plan(books, knowledge, transforms, temperature, codec or Dense(), labels)
     probes = {name: (first, name) for name in _PROBES if name in first.fields}
     started = time.perf_counter()
     with BookWriter(path, plan, keys=first.keys) as writer:
@@ -169,13 +174,22 @@ def bake(
 
 
 def _baked_plan(
-    books: Sequence[Book], knowledge: Knowledge, transforms: Sequence[FieldTransform], temperature: float, codec: Codec
+    books: Sequence[Book],
+    knowledge: Knowledge,
+    transforms: Sequence[FieldTransform],
+    temperature: float,
+    codec: Codec,
+    labels: npt.NDArray[np.int64] | None,
 ) -> Plan:
     first = books[0]
     how = [{"name": type(change).__name__, **vars(change)} for change in transforms]
     # An infinite bound is no JSON number.
     how = [{key: None if value == float("inf") else value for key, value in entry.items()} for entry in how]
-    baked = {"temperature": float(temperature), "transforms": how, "books": [book.content_digest for book in books]}
+    baked: dict[str, Any] = {"temperature": float(temperature), "transforms": how}
+    baked["books"] = [book.content_digest for book in books]
+    if labels is not None:
+        # Other labels correct other records: they make another book.
+        baked["labels"] = digest(np.asarray(labels).tolist())
     fields = {LOGITS: FieldPlan(knowledge.fields[LOGITS].shape, codec, baked)}
     fields |= {name: first.plan.fields[name] for name in _PROBES if name in first.fields}
     return replace(

@@ -52,6 +52,7 @@ def make_several(
         ConfigError: if there are fewer than two teachers, or the task has no logits.
     """
     path = Path(path)
+    parts = path.with_name(f"{path.name}.parts")
     if len(teachers) < 2:
         raise ConfigError(expected("teachers", "at least two", len(teachers), where="making a book of several"))
     if LOGITS not in task.field_infos:
@@ -60,8 +61,9 @@ def make_several(
         where = f"task {task.name}, whose networks give no logits to combine"
         raise ConfigError(expected("teachers", "one", len(teachers), where=where, do=do))
     if (path / "edition-000001.json").exists():
-        return _finished(path, teachers, dataset, views, task, options)
-    parts = path.with_name(f"{path.name}.parts")
+        book = _finished(path, teachers, dataset, views, task, options)
+        shutil.rmtree(parts, ignore_errors=True)  # left behind where the merging was done and its end was not
+        return book
     total = len(teachers) * len(dataset) * views.n_views
     books = []
     for place, load in enumerate(teachers):

@@ -24,11 +24,13 @@ to the bit; none of the paper's results are claimed for it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from bookkd.core.check import between, positive
+from bookkd.core.check import between, finite, positive
+from bookkd.core.errors import ConfigError, expected
 from bookkd.core.fields import LOGITS
 from bookkd.core.schedules import Schedule
 from bookkd.losses import soft_target_kl, student_entropy, teacher_entropy
@@ -112,7 +114,7 @@ class BookKD(BaseMethod):
         between(self.label_smoothing, 0, 1, "label_smoothing", where=where)
         positive(self.scale_lr, "scale_lr", where=where)
         positive(between(self.scale_low, 0, 1, "scale_low", where=where), "scale_low", where=where)
-        between(self.scale_high, 1, float("inf"), "scale_high", where=where)
+        between(self.scale_high, 1, 1e6, "scale_high", where=where)
         # Each part checks its own values.
         object.__setattr__(self, "weights", Combine(self.ensemble, self.weights).weights)
         self._regularisation()
@@ -124,14 +126,19 @@ class BookKD(BaseMethod):
         return () if changes == (Combine(),) else changes
 
     def _regularisation(self) -> tuple[FieldTransform, ...]:
-        between(self.flatten, 0, 1, "flatten", where=f"method {self.name}")
+        between(self.flatten, 0, 0.999, "flatten", where=f"method {self.name}")
+        if self.correct and self.entropy_high is not None and self.entropy_high < math.log(2):
+            do = "A corrected record has two classes that tie for first, whose entropy is log 2 at least."
+            wish = f"at least log 2 = {math.log(2):.4g} with correct"
+            raise ConfigError(expected("entropy_high", wish, self.entropy_high, where=f"method {self.name}", do=do))
         found: list[FieldTransform] = []
         if self.correct:
             found.append(Correct())
         if self.flatten:
             found.append(Flatten(self.flatten))
         if self.entropy_low is not None or self.entropy_high is not None:
-            found.append(EntropyBand(self.entropy_low or 0.0, self.entropy_high or float("inf")))
+            high = math.inf if self.entropy_high is None else finite(self.entropy_high, "entropy_high", where=self.name)
+            found.append(EntropyBand(0.0 if self.entropy_low is None else self.entropy_low, high))
         return tuple(found)
 
     def objective(self, task: Task) -> Objective:

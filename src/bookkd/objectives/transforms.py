@@ -204,6 +204,8 @@ class Flatten(FieldTransform):
 class EntropyBand(FieldTransform):
     """Bring the entropy of each record into a band: b <- b^s / sum b^s with the s nearest to 1 that does it.
 
+    As far as a power can: classes that tie for first stay equal, so that n of them leave an entropy of log n at least.
+
     Args:
         low: Least entropy in nats, 0 or more.
         high: Most entropy in nats, at least `low`; infinity for no bound.
@@ -233,9 +235,14 @@ class EntropyBand(FieldTransform):
         def banded(inner: FullTarget, temperature: float, extra: Tensor | None) -> Tensor:
             log_b = inner.log_probabilities(temperature)
             entropy = _entropy(log_b)
-            wanted = entropy.clamp(low, high)
-            moved = _to_entropy(log_b, wanted)
-            return torch.where((wanted != entropy).unsqueeze(-1), moved, log_b)
+            # No power of b leaves fewer classes than tie for first, or more than are possible at all.
+            ties = (log_b >= log_b.amax(-1, keepdim=True) - 1e-6).sum(-1)
+            least, most = ties.to(log_b.dtype).log(), (log_b > -math.inf).sum(-1).clamp_min(1).to(log_b.dtype).log()
+            wanted = torch.minimum(torch.maximum(entropy.clamp(low, high), least), most)
+            silent = log_b.amax(-1) == -math.inf
+            moves = ~silent & ((wanted - entropy).abs() > 1e-6)
+            moved = _to_entropy(log_b.masked_fill(silent.unsqueeze(-1), 0), wanted)
+            return torch.where(moves.unsqueeze(-1), moved, log_b)
 
         return TransformedTarget(target, banded)
 

@@ -159,7 +159,8 @@ class Chain:
 def _costs(made: dict[str, Any], learned: dict[str, Any]) -> dict[str, Any]:
     cost = made.get("cost", {})
     return {
-        "seconds": learned.get("seconds", 0.0),
+        # Of the epochs and not of the clock: a network that is there already costs what it cost.
+        "seconds": learned.get("epochs", 0) * learned.get("seconds_per_epoch", 0.0),
         "epochs": learned.get("epochs", 0),
         "book": None if not made else {key: made[key] for key in ("path", "bytes", "records", "content_digest")},
         "book_seconds": cost.get("seconds", 0.0),

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bookkd.book import Book, Codec
-from bookkd.core.errors import ConfigError, expected
+from bookkd.core.errors import BookMismatchError, ConfigError, expected
 from bookkd.core.fields import LOGITS
 from bookkd.knowledge import StoredKnowledge
 from bookkd.making import bake as bake_books
@@ -21,6 +21,7 @@ from bookkd.pipelines.learn_student import data_of_book
 from bookkd.pipelines.make_book import describe
 from bookkd.pipelines.options import DataOptions
 from bookkd.tasks import Classification
+from bookkd.zoo import fingerprint
 
 __all__ = ["merge_books"]
 
@@ -73,6 +74,12 @@ def _target(objective: Objective, method: str) -> tuple[tuple[FieldTransform, ..
 def _labels(book: Book, data: DataOptions) -> npt.NDArray[np.int64]:
     stored = StoredKnowledge(book)
     dataset = (data if data.name else data_of_book(stored, data)).open()
+    mine = fingerprint(dataset)
+    found = [key for key, value in book.plan.data.items() if key != "name" and mine.get(key) != value]
+    if found:
+        do = "Name the data, split and limit that the book was made with."
+        wish = "the data set of the books, whose labels correct their records"
+        raise BookMismatchError(expected("data", wish, f"other {', '.join(found)}", where=str(book.path), do=do))
     return np.asarray(dataset.labels, dtype=np.int64)
 
 
