@@ -1,0 +1,109 @@
+"""Real images: every method of one seam on CIFAR-10, BookKD and its ablation, and 100 classes of Tiny-ImageNet.
+
+Only commands that a user has: books are made, students compared, and the report is built, each by `bookkd`. An interrupted
+run goes on where it was.
+
+    python benchmarks/real.py cifar10 --data DATA --out runs/real --jobs 2
+    python benchmarks/real.py tinyimagenet100 --data DATA --out runs/real --jobs 2
+    python benchmarks/real.py tables --out runs/real
+
+DATA (or the environment variable BOOKKD_DATA) holds `cifar10.zip` (train/<class>/*.jpg, test/<class>/*.jpg),
+`tinyimagenet100-32.zip` (train/<class>/*.jpg, val/<class>/*.jpg) and a folder `teachers` with their ResNets. `tables` writes
+the page `docs/results.md` from the summaries.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+VIEWS = ["--views", "crop-flip", "--views.n_views", "8", "--views.args", '{"size": 32, "padding": 4}']
+TRAINING = ["--training.epochs", "12", "--training.lr", "0.1", "--training.accelerator", "cpu"]
+IMAGES = "10000"
+FOUR = ("chain/resnet56/book", "books/r20", "books/r32", "books/r44")
+
+
+class Study:
+    """One data set: its options, its folder, and commands run in it.
+
+    Args:
+        name: Of the data set; also of its folder in `out`.
+        archive: File with the images.
+        arguments: Of the command line.
+    """
+
+    def __init__(self, name: str, archive: str, arguments: argparse.Namespace) -> None:
+        self.name, self.jobs = name, str(arguments.jobs)
+        self.images = Path(arguments.data).resolve()
+        self.out = Path(arguments.out).resolve() / name
+        self.out.mkdir(parents=True, exist_ok=True)
+        root = str(self.images / archive)
+        self.data = ["--data", "folder", "--data.root", root, "--data.limit", IMAGES, "--data.args", '{"cache": true}']
+
+    def bookkd(self, *arguments: str) -> None:
+        """Run one command, in the folder of the study."""
+        print("bookkd", *arguments, flush=True)
+        subprocess.run([sys.executable, "-m", "bookkd.cli", *arguments], cwd=self.out, check=True)
+
+    def teacher(self, network: str, weights: Path | str) -> list[str]:
+        """Return the options of a teacher."""
+        return ["--teacher", network, "--teacher.weights", str(weights)]
+
+    def make(self, out: str, teacher: list[str], *, held_out: str = "test") -> None:
+        """Make a book; one that is whole is left as it is."""
+        self.bookkd("make", *self.data, *teacher, *VIEWS, "--held_out", held_out, "--batch_size", "256", "--out", out)
+
+    def compare(self, out: str, *arguments: str) -> None:
+        """Run a sweep."""
+        self.bookkd("compare", *arguments, *self.data, "--out", out, "--jobs", self.jobs)
+
+    def report(self, title: str, *runs: str) -> None:
+        """Build the page of all runs, and the same numbers as JSON."""
+        for form in ("html", "json"):
+            self.bookkd("report", *runs, "-o", f"report.{form}", "--title", title)
+
+
+def cifar10(arguments: argparse.Namespace) -> None:
+    """Four teachers, an assistant, the student's own book; then the methods, and BookKD with its parts left out."""
+    study = Study("cifar10", "cifar10.zip", arguments)
+    weights = study.images / "teachers"
+    for depth in ("20", "32", "44"):
+        study.make(f"books/r{depth}", study.teacher(f"resnet{depth}", weights / f"cifar10_resnet{depth}_jpeg.safetensors"))
+    first = ["--teacher.weights", str(weights / "cifar10_resnet56_jpeg.safetensors")]
+    study.bookkd("chain", "--path", "56,20,8", *first, "--method", "takd", *study.data, *VIEWS, *TRAINING, "--out", "chain")
+    labels_only = ["--method", "supervised", "--training.seed", "100", "--validate_on", "", "--loggers", ""]
+    study.bookkd("learn", "--student", "resnet8", *labels_only, *study.data, *VIEWS, *TRAINING, "--out", "own")
+    study.make("books/own", study.teacher("resnet8", "own/student.safetensors"))
+    study.compare("methods", str(HERE / "cifar10-methods.yaml"))
+    ablation = ["--preset", "ablation", "--books", ",".join(FOUR), "--students", "resnet8", "--seeds", "3"]
+    study.compare("ablation", *ablation, *TRAINING)
+    study.report("CIFAR-10, ResNet-8: methods, and BookKD in parts", "methods", "ablation")
+
+
+def tinyimagenet100(arguments: argparse.Namespace) -> None:
+    """One teacher of 45.7 %, 100 classes."""
+    study = Study("tinyimagenet100", "tinyimagenet100-32.zip", arguments)
+    weights = study.images / "teachers" / "tinyimagenet100_resnet14x2.safetensors"
+    teacher = [*study.teacher("resnet14", weights), "--teacher.args", '{"width": 32}']
+    study.make("books/r14x2", teacher, held_out="val")
+    study.compare("methods", str(HERE / "tinyimagenet100.yaml"))
+    study.report("100 classes of Tiny-ImageNet, ResNet-8", "methods")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("cifar10", "tinyimagenet100", "tables"))
+    parser.add_argument("--data", default=os.environ.get("BOOKKD_DATA", ""), help="folder of the images and teachers")
+    parser.add_argument("--out", default="runs/real")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at once")
+    arguments = parser.parse_args()
+    {"cifar10": cifar10, "tinyimagenet100": tinyimagenet100}[arguments.what](arguments)
+
+
+if __name__ == "__main__":
+    main()
