@@ -15,7 +15,6 @@ the page `docs/results.md` from the summaries.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -73,9 +72,13 @@ def cifar10(arguments: argparse.Namespace) -> None:
     study = Study("cifar10", "cifar10.zip", arguments)
     weights = study.images / "teachers"
     for depth in ("20", "32", "44"):
-        study.make(f"books/r{depth}", study.teacher(f"resnet{depth}", weights / f"cifar10_resnet{depth}_jpeg.safetensors"))
+        study.make(
+            f"books/r{depth}", study.teacher(f"resnet{depth}", weights / f"cifar10_resnet{depth}_jpeg.safetensors")
+        )
     first = ["--teacher.weights", str(weights / "cifar10_resnet56_jpeg.safetensors")]
-    study.bookkd("chain", "--path", "56,20,8", *first, "--method", "takd", *study.data, *VIEWS, *TRAINING, "--out", "chain")
+    study.bookkd(
+        "chain", "--path", "56,20,8", *first, "--method", "takd", *study.data, *VIEWS, *TRAINING, "--out", "chain"
+    )
     labels_only = ["--method", "supervised", "--training.seed", "100", "--validate_on", "", "--loggers", ""]
     study.bookkd("learn", "--student", "resnet8", *labels_only, *study.data, *VIEWS, *TRAINING, "--out", "own")
     study.make("books/own", study.teacher("resnet8", "own/student.safetensors"))

@@ -88,6 +88,14 @@ def test_flags_alone_and_the_preset(made, tmp_path, last_json, capsys):
     assert "What each part gives" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("words", [["--data", "digits-pairs"], ["--data=digits-pairs"]])
+def test_a_name_beside_keys_of_the_same_part(tmp_path, refused, words):
+    """Both arrive: the data set is that of the name, and the split that of the key."""
+    given = [*words, "--data.split", "nowhere", "--students", "digits-small", "--methods", "supervised"]
+    said = refused(main(["compare", *given, "--out", str(tmp_path / "runs")]))
+    assert "digits-pairs" in said and "nowhere" in said
+
+
 def test_a_run_that_fails_is_exit_code_1(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("BOOKKD_TEST_BREAK", "raise")
     words = ["compare", "--methods", "supervised", "--seeds", "1", *SMALL, "--students", f"digits-small,{FAILS}"]

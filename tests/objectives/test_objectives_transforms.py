@@ -11,7 +11,19 @@ from hypothesis import strategies as st
 
 from bookkd.core.errors import ConfigError, FidelityError, UnknownNameError
 from bookkd.core.schedules import Clock
-from bookkd.losses import CombinedTarget, DenseTarget, SparseTarget, soft_target_kl
+from bookkd.losses import (
+    CombinedTarget,
+    DenseTarget,
+    SparseTarget,
+    correlation_inter,
+    correlation_intra,
+    generalised_jsd,
+    reverse_kl,
+    skew_kl,
+    skew_reverse_kl,
+    soft_target_kl,
+    softened_mse,
+)
 from bookkd.objectives import (
     Combine,
     Correct,
@@ -84,8 +96,60 @@ class TestExtract:
         value = kl(Extract(4.0), student=leaf, teacher=torch.full((1, 3), 2.0, dtype=torch.float64))
         assert value.item() == 0
         assert torch.equal(torch.autograd.grad(value.sum(), leaf)[0], torch.zeros_like(Z))
-        many = kl(Extract(4.0), student=torch.zeros(1, 1000), teacher=torch.full((1, 1000), 0.3))
+        many = kl(Extract(4.0), student=torch.randn(1, 1000), teacher=torch.full((1, 1000), 0.3))
         assert float(many) == 0
+
+    @pytest.mark.parametrize("loss", [soft_target_kl, softened_mse, correlation_inter, skew_kl])
+    def test_no_loss_is_taken_by_a_silent_row(self, loss):
+        """What a silent row says reaches neither value nor gradient; the rows beside it count as they are."""
+        hyper = {
+            soft_target_kl: {"class_reduction": "sum"},
+            skew_kl: {"alpha": 0.1},
+        }.get(loss, {})
+        term = transformed(bind(loss, teacher="logits", temperature=2.0, t_squared=False, **hyper), Extract(4.0))
+        leaf = torch.cat([Z, Z]).requires_grad_()
+        target = DenseTarget(torch.cat([torch.zeros_like(V), V]))
+        both = term.value({"logits": leaf}, {"logits": target}, {}, Clock())
+        assert both[0].item() == 0
+        assert both[1].item() == pytest.approx(
+            term.value({"logits": Z}, {"logits": DenseTarget(V)}, {}, Clock()).item()
+        )
+        gradient = torch.autograd.grad(both.sum(), leaf)[0]
+        assert torch.equal(gradient[0], torch.zeros(3, dtype=torch.float64))
+        assert float(gradient[1].abs().sum()) > 0
+
+    def test_a_relation_takes_a_silent_row_as_uniform(self):
+        hyper = {"temperature": 1.0, "t_squared": False}
+        term = transformed(bind(correlation_intra, teacher="logits", **hyper), Extract(4.0))
+        target = DenseTarget(torch.cat([torch.zeros_like(V), V]))
+        student = torch.cat([Z, -Z])
+        found = term.value({"logits": student}, {"logits": target}, {}, Clock())
+        r = torch.tensor([[1 / 3, 1 / 3, 1 / 3], [0.3493656, 0.6506344, 0.0]], dtype=torch.float64)
+        assert float(found) == pytest.approx(float(correlation_intra(student, r.log(), **hyper)), abs=1e-6)
+
+    def test_rows_go_along(self):
+        target = Extract(4.0).teacher(DenseTarget(torch.cat([torch.zeros_like(V), V])), {})
+        assert target.silent().tolist() == [True, False]
+        assert target.rows(torch.tensor([1])).silent().tolist() == [False]
+        assert target.to("cpu").silent().tolist() == [True, False]
+
+    def test_classes_ruled_out_do_not_count(self):
+        """Two classes of three: p = (a, 1 - a), the uniform share is 2 min p."""
+        masked = torch.tensor([[2.0, 3.5, -torch.inf]], dtype=torch.float64)
+        close(probabilities(Extract(1.0), masked), [[0.0, 1.0, 0.0]])
+        p = 1 / (1 + math.exp(1.5))
+        close(probabilities(Extract(1.0, share=0.5), masked), [[p / 2 / (1 - p), 1 - p / 2 / (1 - p), 0.0]])
+
+    @pytest.mark.parametrize(
+        ("loss", "hyper"),
+        [(reverse_kl, {}), (generalised_jsd, {"beta": 1.0}), (skew_reverse_kl, {"alpha": 0.0})],
+    )
+    def test_losses_that_zeros_make_infinite_are_refused(self, loss, hyper):
+        term = bind(loss, teacher="logits", temperature=1.0, t_squared=False, **hyper)
+        with pytest.raises(ConfigError, match="leave every class some probability, got Extract.* is infinite there"):
+            transformed(term, Extract(4.0))
+        value = transformed(term, Extract(4.0, share=0.5)).value({"logits": Z}, {"logits": DenseTarget(V)}, {}, Clock())
+        assert math.isfinite(value.item())
 
     def test_the_second_smallest_probability(self):
         v = torch.tensor([[3.0, 2.0, 1.0, -9.0]], dtype=torch.float64)
@@ -142,6 +206,11 @@ class TestCorrect:
 class TestFlatten:
     def test_closed_form(self):
         close(probabilities(Flatten(0.25), temperature=4.0), (0.75 * (V / 4).softmax(-1) + 0.25 / 3).tolist(), 1e-12)
+
+    def test_classes_ruled_out_get_nothing(self):
+        masked = torch.tensor([[2.0, 3.5, -torch.inf]], dtype=torch.float64)
+        p = 1 / (1 + math.exp(1.5))
+        close(probabilities(Flatten(0.25), masked), [[0.75 * p + 0.125, 0.75 * (1 - p) + 0.125, 0.0]], 1e-12)
 
     def test_out_of_range(self):
         for share in (0.0, -0.1, 1.1):

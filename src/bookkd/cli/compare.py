@@ -180,6 +180,9 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     return name, row["at"], *gains, _interval(found), kept, found["verdict"]
 
 
+_NAMED = {"--data": "--data.name", "--views": "--views.transform"}
+
+
 @dataclass(frozen=True)
 class _Compare(Verb):
     """A verb whose YAML file is nested deeper than options are: it is read as a whole."""
@@ -191,6 +194,11 @@ class _Compare(Verb):
             if option == "--config":
                 file = value if equals else next(iter(words[place + 1 : place + 2]), "")
                 words[place : place + (1 if equals else 2)] = [f"--sweep={file}"]
+            # A name beside other keys of the same part is one of them: --data cifar10 --data.root data.
+            if option in _NAMED and not (value if equals else next(iter(words[place + 1 : place + 2]), "")).startswith(
+                "{"
+            ):
+                words[place] = f"{_NAMED[option]}{equals}{value}"
         return super()._expand(words)
 
 

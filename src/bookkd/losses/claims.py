@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from torch import Tensor
 
@@ -29,6 +29,8 @@ class Claims:
         sparse: Whether it honours a `SparseTarget`.
         zero_at_teacher: Whether value and gradient are 0 where the student says what the teacher says.
         why_not: The reason, where `zero_at_teacher` is False.
+        full_support: Whether it is infinite where the teacher rules out a class that the student does not; a function of the
+            hyper-parameters where these decide it.
 
     >>> Claims(zero_at_teacher=False)
     Traceback (most recent call last):
@@ -41,11 +43,16 @@ class Claims:
     sparse: bool = False
     zero_at_teacher: bool = True
     why_not: str = ""
+    full_support: bool | Callable[[Mapping[str, Any]], bool] = False
 
     def __post_init__(self) -> None:
         choose(self.scope, ("position", "batch"), "scope", where="claims of a loss")
         if not self.zero_at_teacher and not self.why_not:
             raise ConfigError(expected("why_not", "the reason why the loss is not zero at the teacher", self.why_not))
+
+    def wants_full_support(self, hyper: Mapping[str, Any]) -> bool:
+        """Say whether the teacher must give every class some probability, under these hyper-parameters."""
+        return self.full_support(hyper) if callable(self.full_support) else self.full_support
 
 
 UNDECLARED = Claims(zero_at_teacher=False, why_not="the loss declares nothing")
@@ -58,6 +65,7 @@ def claims(
     sparse: bool = False,
     zero_at_teacher: bool = True,
     why_not: str = "",
+    full_support: bool | Callable[[Mapping[str, Any]], bool] = False,
 ) -> Callable[[_AnyLoss], _AnyLoss]:
     """Attach `Claims` to a loss.
 
@@ -67,6 +75,7 @@ def claims(
         sparse: See `Claims`.
         zero_at_teacher: See `Claims`.
         why_not: See `Claims`.
+        full_support: See `Claims`.
 
     >>> @claims(scope="batch")
     ... def relational(student, teacher):
@@ -74,7 +83,7 @@ def claims(
     >>> claims_of(relational).scope
     'batch'
     """
-    declared = Claims(scope, t_squared, sparse, zero_at_teacher, why_not)
+    declared = Claims(scope, t_squared, sparse, zero_at_teacher, why_not, full_support)
 
     def attach(loss: _AnyLoss) -> _AnyLoss:
         loss.claims = declared  # type: ignore[attr-defined]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -97,9 +98,17 @@ class CombinedTarget(FullTarget):
             # log softmax(t) is t up to a constant of the position, which the softmax below takes away again.
             mean = torch.stack([w * m.log_probabilities(1.0) for m, w in counted]).sum(0)
             return (mean / temperature).log_softmax(-1)
-        parts = torch.stack([m.log_probabilities(temperature) for m, _ in counted])
-        shares = parts.new_tensor([w for _, w in counted]).log().reshape(-1, *[1] * (parts.ndim - 1))
-        return (parts + shares).logsumexp(0)
+        return torch.stack([m.log_probabilities(temperature) + math.log(w) for m, w in counted]).logsumexp(0)
+
+    def silent(self) -> Tensor | None:
+        """Return where no member has anything to say."""
+        found: Tensor | None = None
+        for member in self.members:
+            quiet = member.silent()
+            if quiet is None:
+                return None
+            found = quiet if found is None else found & quiet
+        return found
 
     def to(self, device: torch.device | str) -> CombinedTarget:
         """Return the target on `device`; the copies do not wait for the device."""
@@ -140,6 +149,10 @@ class _Wrapped(FullTarget):
         """The dtype of the target inside."""
         return self.inner.dtype
 
+    def silent(self) -> Tensor | None:
+        """Return where the target inside has nothing to say."""
+        return self.inner.silent()
+
 
 @dataclass(frozen=True, eq=False)
 class TransformedTarget(_Wrapped):
@@ -150,6 +163,7 @@ class TransformedTarget(_Wrapped):
         change: From `inner` and the temperature that the loss asks for to log-probabilities, shape [..., classes]; row by
             row, so that rows of the result are results of the rows.
         extra: What `change` needs of each position, such as its label; indexed along with the target.
+        quiet: Where the change leaves nothing to say, bool of shape `positions`.
 
     >>> from bookkd.losses import DenseTarget
     >>> target = TransformedTarget(DenseTarget(torch.tensor([[0.0, 2.0]])), lambda inner, t, extra: inner.log_probabilities(2 * t))
@@ -160,19 +174,28 @@ class TransformedTarget(_Wrapped):
     inner: FullTarget
     change: Callable[[FullTarget, float, Tensor | None], Tensor]
     extra: Tensor | None = None
+    quiet: Tensor | None = None
 
     def log_probabilities(self, temperature: float) -> Tensor:
         """Return what `change` makes of the inner target."""
         return self.change(self.inner, temperature, self.extra).detach().to(computing_dtype(self.dtype))
 
+    def silent(self) -> Tensor | None:
+        """Return where the target inside or the change has nothing to say."""
+        inner = self.inner.silent()
+        return inner if self.quiet is None else self.quiet if inner is None else inner | self.quiet
+
     def to(self, device: torch.device | str) -> TransformedTarget:
         """Return the target on `device`; the copy does not wait for the device."""
-        extra = None if self.extra is None else self.extra.to(device, non_blocking=True)
-        return TransformedTarget(self.inner.to(device), self.change, extra)
+        return self._map(self.inner.to(device), lambda part: part.to(device, non_blocking=True))
 
     def rows(self, index: Tensor) -> TransformedTarget:
         """Return the positions of the first axis that `index` (integer or boolean) names."""
-        return TransformedTarget(self.inner.rows(index), self.change, None if self.extra is None else self.extra[index])
+        return self._map(self.inner.rows(index), lambda part: part[index])
+
+    def _map(self, inner: FullTarget, change: Callable[[Tensor], Tensor]) -> TransformedTarget:
+        extra, quiet = (None if part is None else change(part) for part in (self.extra, self.quiet))
+        return TransformedTarget(inner, self.change, extra, quiet)
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from bookkd.losses.targets import Target
 __all__ = ["generalised_jsd", "reverse_kl", "skew_kl", "skew_reverse_kl"]
 
 
-@claims(t_squared=True, sparse=True)
+@claims(t_squared=True, sparse=True, full_support=True)
 def reverse_kl(student: Tensor, teacher: Target | Tensor, *, temperature: float, t_squared: bool) -> Tensor:
     r"""Kullback-Leibler divergence of the teacher from the student: the student must not say what the teacher would not.
 
@@ -45,7 +45,7 @@ def reverse_kl(student: Tensor, teacher: Target | Tensor, *, temperature: float,
     return scaled(kl(log_q, log_p), temperature, t_squared)
 
 
-@claims(t_squared=True, sparse=True)
+@claims(t_squared=True, sparse=True, full_support=lambda hyper: hyper.get("beta") == 1)
 def generalised_jsd(
     student: Tensor, teacher: Target | Tensor, *, beta: float, temperature: float, t_squared: bool
 ) -> Tensor:
@@ -119,7 +119,7 @@ def skew_kl(student: Tensor, teacher: Target | Tensor, *, alpha: float, temperat
     return scaled(_skew(log_p, log_q, alpha, "skew_kl"), temperature, t_squared)
 
 
-@claims(t_squared=True, sparse=True)
+@claims(t_squared=True, sparse=True, full_support=lambda hyper: hyper.get("alpha") == 0)
 def skew_reverse_kl(
     student: Tensor, teacher: Target | Tensor, *, alpha: float, temperature: float, t_squared: bool
 ) -> Tensor:

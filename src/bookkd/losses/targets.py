@@ -53,8 +53,16 @@ class FullTarget(ABC):
     def log_probabilities(self, temperature: float) -> Tensor:
         """Return the log-probabilities at `temperature`, shape [..., classes], in float32 or wider, without gradient.
 
-        A position of nothing but -inf says nothing: losses that weigh by the teacher's probabilities are 0 there.
+        The logarithm of a probability of 0 is -inf.
         """
+
+    def silent(self) -> Tensor | None:
+        """Return where the teacher has nothing to say, bool of shape `positions`; None where it speaks everywhere.
+
+        `log_probabilities` are a distribution there too, so that every loss stays finite; terms of one value a position
+        count nothing there.
+        """
+        return None
 
     @abstractmethod
     def to(self, device: torch.device | str) -> FullTarget:

@@ -15,7 +15,7 @@ from bookkd.core.errors import ConfigError, DataError, UnknownNameError, expecte
 from bookkd.core.fields import IGNORE_LABEL, LABEL, LOGITS, PARTNER_LABEL, check_field_name
 from bookkd.core.names import choose, nearest
 from bookkd.core.schedules import Clock, Schedule, resolve
-from bookkd.losses import Claims, Loss, Target, as_target, claims_of
+from bookkd.losses import Claims, FullTarget, Loss, Target, as_target, claims_of
 
 __all__ = ["Hyper", "Mask", "Term", "bind", "labelled", "masked", "scheduled", "weighted"]
 
@@ -108,6 +108,13 @@ class Term:
             raise ConfigError(
                 expected(_TEACHER, "a field", None, where=f"term {self.name} with transforms or own=True")
             )
+        zeros = [type(each).__name__ for each in self.transforms if getattr(each, "leaves_zeros", False)]
+        if zeros and self.claims.wants_full_support(self.hyper):
+            got, where = f"{zeros[0]}, which leaves classes without any", f"term {self.name}"
+            do = f"{_loss_name(self.loss)} is infinite there: take a smaller share, or another loss."
+            raise ConfigError(
+                expected("transforms", "ones that leave every class some probability", got, where=where, do=do)
+            )
 
     @property
     def claims(self) -> Claims:
@@ -146,6 +153,8 @@ class Term:
     ) -> Tensor:
         """Return the unweighted values of the loss: one per position, or one scalar where the scope is "batch".
 
+        0 at positions where the target is silent; losses of scope "batch" take such rows as the target gives them.
+
         Args:
             student_fields: Fields of the student, by name.
             targets: Targets of the teacher, by field name.
@@ -171,7 +180,10 @@ class Term:
                 raise DataError(expected("batch", f"one with `{key}`", f"the keys {found}", where=f"term {self.name}"))
             inputs.append(given)
         hyper = {name: resolve(given, clock) if callable(given) else given for name, given in self.hyper.items()}
-        return self.loss(*inputs, **hyper)
+        silent = inputs[1].silent() if self.teacher is not None and isinstance(inputs[1], FullTarget) else None
+        if silent is None or self.claims.scope == "batch":
+            return self.loss(*inputs, **hyper)
+        return self.loss(*inputs, **hyper).masked_fill(silent, 0)
 
     def _look_up(self, name: str, fields: Mapping[str, Any], side: str) -> Any:
         if name in fields:

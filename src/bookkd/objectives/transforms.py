@@ -1,6 +1,7 @@
 """Field transforms: what is done to logits on the way into a loss, on the teacher's side, the student's, or both.
 
-They compose with every loss on logits: `transformed(term, Standardise())`. The teacher's side is worked out when the loss
+They compose with the losses on logits: `transformed(term, Standardise())`; what leaves a class without probability does not
+with a loss that is infinite there (refused). The teacher's side is worked out when the loss
 asks, at the temperature that it asks for, so that a book keeps logits at temperature 1 and every choice stays free.
 """
 
@@ -43,6 +44,11 @@ class FieldTransform:
     Subclasses are frozen dataclasses of plain values that override one side or both.
     """
 
+    @property
+    def leaves_zeros(self) -> bool:
+        """Whether a class that the teacher thought possible may be left without any probability."""
+        return False
+
     def student(self, logits: Tensor) -> Tensor:
         """Return the student's logits as the loss is to see them, shape [..., classes], with gradient."""
         return logits
@@ -74,7 +80,7 @@ def transformed(term: Term, *transforms: FieldTransform) -> Term:
     """Return `term` with `transforms` applied, in this order, behind those that it has.
 
     Raises:
-        ConfigError: if the term asks no teacher.
+        ConfigError: if the term asks no teacher, or its loss would be infinite under a transform.
 
     >>> from bookkd.losses import soft_target_kl
     >>> from bookkd.objectives import bind
@@ -180,7 +186,7 @@ def _corrected(inner: FullTarget, temperature: float, labels: Tensor | None) -> 
 
 @dataclass(frozen=True)
 class Flatten(FieldTransform):
-    """Mix in the uniform distribution: b <- (1 - r) b + r / K.
+    """Mix in the uniform distribution: b <- (1 - r) b + r / K, over the K classes that are possible (not -inf).
 
     Args:
         share: r, above 0 to 1.
@@ -195,7 +201,8 @@ class Flatten(FieldTransform):
         share = self.share
 
         def flattened(inner: FullTarget, temperature: float, extra: Tensor | None) -> Tensor:
-            return ((1 - share) * inner.log_probabilities(temperature).exp() + share / inner.n_classes).log()
+            log_b = inner.log_probabilities(temperature)
+            return ((1 - share) * log_b.exp() + share * _uniform(log_b)).log()
 
         return TransformedTarget(target, flattened)
 
@@ -237,12 +244,10 @@ class EntropyBand(FieldTransform):
             entropy = _entropy(log_b)
             # No power of b leaves fewer classes than tie for first, or more than are possible at all.
             ties = (log_b >= log_b.amax(-1, keepdim=True) - 1e-6).sum(-1)
-            least, most = ties.to(log_b.dtype).log(), (log_b > -math.inf).sum(-1).clamp_min(1).to(log_b.dtype).log()
+            least, most = ties.to(log_b.dtype).log(), (log_b > -math.inf).sum(-1).to(log_b.dtype).log()
             wanted = torch.minimum(torch.maximum(entropy.clamp(low, high), least), most)
-            silent = log_b.amax(-1) == -math.inf
-            moves = ~silent & ((wanted - entropy).abs() > 1e-6)
-            moved = _to_entropy(log_b.masked_fill(silent.unsqueeze(-1), 0), wanted)
-            return torch.where(moves.unsqueeze(-1), moved, log_b)
+            moves = (wanted - entropy).abs() > 1e-6
+            return torch.where(moves.unsqueeze(-1), _to_entropy(log_b, wanted), log_b)
 
         return TransformedTarget(target, banded)
 
@@ -267,7 +272,10 @@ class Extract(FieldTransform):
 
     p = softmax(v / tau_t) splits as (1 - u) r + u / K with u = K min p, the largest uniform share that can be taken out;
     g = (p - rho m) / (1 - rho K m), m = min p, and g = r where rho = 1. With `rank` above 1, m is the rank-th smallest
-    probability and what falls below 0 is cut off. Where nothing is left (a uniform teacher) the target says nothing.
+    probability and what falls below 0 is cut off. Only the K classes that are possible (not -inf) count.
+
+    Where nothing is left (a uniform teacher) g is uniform, its limit as rho grows to 1, and the target is silent: a term of
+    one value a position counts nothing there.
 
     The teacher's temperature is `temperature`, whatever the loss asks for: that of the loss is the student's alone.
 
@@ -292,25 +300,37 @@ class Extract(FieldTransform):
         between(self.share, 0, 1, "share", where="extraction")
         at_least(self.rank, 1, "rank", where="extraction")
 
+    @property
+    def leaves_zeros(self) -> bool:
+        return self.share == 1 or (self.share > 0 and self.rank > 1)
+
     def teacher(self, target: FullTarget, batch: Batch) -> FullTarget:
         if self.rank > target.n_classes - 1:
             wish = f"below the {target.n_classes} classes"
             raise ConfigError(expected("rank", wish, self.rank, where="extraction"))
-        own, share, rank = self.temperature, self.share, self.rank
+        if self.share == 0:
+            return Temper(self.temperature).teacher(target, batch)
+        # The loss's temperature plays no part, so that all is known now.
+        log_p = target.log_probabilities(self.temperature)
+        p, possible = log_p.exp(), log_p > -math.inf
+        least = p.masked_fill(~possible, math.inf)
+        floor = least.amin(-1, keepdim=True) if self.rank == 1 else least.kthvalue(self.rank, -1, keepdim=True).values
+        rest = (p - self.share * floor).clamp_min(0)
+        total = rest.sum(-1, keepdim=True)
+        # Below the rounding of the probabilities there is no likeness left, only noise.
+        empty = total <= 4 * target.n_classes * torch.finfo(p.dtype).eps
+        log_g = torch.where(empty, _uniform(log_p), rest / total.masked_fill(empty, 1)).log()
+        return TransformedTarget(target, _given, log_g, empty.squeeze(-1))
 
-        def extracted(inner: FullTarget, temperature: float, extra: Tensor | None) -> Tensor:
-            log_p = inner.log_probabilities(own)
-            if share == 0:
-                return log_p
-            p = log_p.exp()
-            floor = p.amin(-1, keepdim=True) if rank == 1 else p.kthvalue(rank, dim=-1, keepdim=True).values
-            rest = (p - share * floor).clamp_min(0)
-            total = rest.sum(-1, keepdim=True)
-            # Below the rounding of the probabilities there is no likeness left, only noise.
-            empty = total <= 4 * inner.n_classes * torch.finfo(p.dtype).eps
-            return (rest / total.masked_fill(empty, 1)).masked_fill(empty, 0).log()
 
-        return TransformedTarget(target, extracted)
+def _uniform(log_p: Tensor) -> Tensor:
+    """Return equal probabilities for the classes that are possible, 0 for the others."""
+    possible = (log_p > -math.inf).to(log_p.dtype)
+    return possible / possible.sum(-1, keepdim=True)
+
+
+def _given(inner: FullTarget, temperature: float, log_b: Tensor | None) -> Tensor:
+    return inner.log_probabilities(temperature) if log_b is None else log_b
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,6 @@ class LossCase:
             away from it.
         why: The reason, where `at_teacher` is not "zero" or `slack` is more than rounding.
         slack: What counts as 0 at the teacher, for value and gradient, where the formula itself has a small constant.
-        infinite_where_ruled_out: Whether the value is infinite where the teacher alone rules a class out.
         shift_invariant: Whether a constant added to all logits of a position changes nothing.
         wild: From usual inputs of the student or teacher to extreme ones that the loss must still take; +-10,000 by default.
         ruled_out: Whether -inf means something on the student's last axis: False where it holds no logits of classes.
@@ -97,7 +96,6 @@ class LossCase:
     at_teacher: Literal["zero", "stationary", "moves"] = "zero"
     why: str = ""
     slack: float = ROUNDING
-    infinite_where_ruled_out: bool = False
     shift_invariant: bool = True
     wild: Callable[[Tensor], Tensor] = _ten_thousand
     ruled_out: bool = True
@@ -298,14 +296,15 @@ def check_extremes(case: LossCase) -> None:
 
 
 def check_ruled_out(case: LossCase) -> None:
-    """A class of logit -inf in the teacher, or in both, gives finite values and gradients."""
+    """A class of logit -inf in the teacher, or in both, gives finite values and gradients; infinity where that is claimed."""
     if case.from_logits is None or not case.ruled_out:
         return
     student = case.inputs()[0]
     teacher = student.flip(0).clone()
     teacher[:, 0] = -math.inf
     args = case.from_logits(teacher)
-    if case.infinite_where_ruled_out:
+    kept = any(isinstance(arg, SparseTarget) for arg in args)  # a class ruled out is in the tail
+    if claims_of(case.loss).wants_full_support(case.hyper) and not kept:
         _require(bool((case(student, *args) == math.inf).all()), f"{case.name}: expected infinity")
     else:
         _finite(case, student, args, "a class ruled out by the teacher")
