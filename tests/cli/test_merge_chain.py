@@ -127,6 +127,12 @@ def test_chain(tmp_path, capsys, last_json):
     assert [entry["network"] for entry in last_json()["networks"]] == ["digits-large", "digits-small"]
     assert main(argv) == 0
     assert "digits-large > digits-small" in capsys.readouterr().out
+    candidates = ["--candidates", "bookkd.zoo.digits_net:digits_large", "--validation", "test"]
+    assert main([*argv, *candidates]) == 0
+    out = capsys.readouterr().out
+    assert "accuracy on test" in out
+    assert "Assistant: bookkd.zoo.digits_net:digits_large, the nearest to the mean" in out
+    assert "Note: the assistant was chosen by its accuracy on split test" in out
 
 
 def test_contradictions_are_one_line(several, tmp_path, capsys):

@@ -11,7 +11,7 @@ import pytest
 
 from bookkd.core import files
 from bookkd.core.errors import BookKDError, StorageError
-from bookkd.core.files import create, make_folder, storage_errors, write_atomic
+from bookkd.core.files import create, file_digest, make_folder, storage_errors, write_atomic
 
 
 def names(folder: Path) -> list[str]:
@@ -140,3 +140,14 @@ def test_errors_of_the_package_pass_unchanged():
     with pytest.raises(BookKDError) as caught, storage_errors(Path("file")):
         raise own
     assert caught.value is own
+
+
+def test_the_digest_of_a_file_is_of_all_its_bytes(tmp_path: Path):
+    path = tmp_path / "file"
+    path.touch()
+    assert file_digest(path) == "99aa06d3014798d86001c324468d497f"  # published for XXH3-128 of nothing, seed 0
+    found = set()
+    for last in (b"a", b"b", b""):
+        path.write_bytes(bytes(2**22) + last)  # beyond the first piece
+        found.add(file_digest(path))
+    assert len(found) == 3

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from bookkd.cli.plan import show
 from bookkd.core.errors import ConfigError
 from bookkd.knowledge import LiveKnowledge, StoredKnowledge
 from bookkd.learning import Training, learn
@@ -83,12 +84,40 @@ def test_totals_and_the_break_even(one_thread, weights):
     found = predicted(weights, students=7, sample=64)
     assert found.book_total == pytest.approx(found.making_seconds + 7 * found.student_seconds)
     assert found.online_total == pytest.approx(7 * found.online_seconds)
-    saved = found.online_seconds - found.student_seconds
-    assert found.break_even is None or found.break_even * saved == pytest.approx(found.making_seconds)
+    # After so many students the book has taken no longer, and after one fewer it had.
+    after = found.paid_after_students
+    assert after is not None
+    lead = [found.making_seconds + n * (found.student_seconds - found.online_seconds) for n in (after, after - 1)]
+    assert lead[0] <= 0 < lead[1]
+    assert (found.measured_records, found.measured_steps) == (64, 12)
     names = ["dense float32", "dense float16", "int8", "top_k 4"]
     assert list(found.codecs) == names
     for name in names[1:]:
         assert 0 < found.codecs[name]["temperatures"]["4"]["mean"] < 1e-2
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {},
+            "The book has paid for itself after 3 students: making it takes 25.0 s, and each student from it takes 10.0 s less",
+        ),
+        ({"students": 2}, "The 2 planned are not enough: with a book they take 5.0 s more."),
+        (
+            {"paid_after_students": 1, "making_seconds": 4.0},
+            "paid for itself after the first student: making it takes 4.0 s",
+        ),
+        ({"paid_after_students": None}, "The book never pays for itself in time"),
+    ],
+)
+def test_the_program_says_when_the_book_has_paid_for_itself(changes, said, capsys):
+    result = {"students": 4, "making_seconds": 25.0, "student_seconds": 5.0, "online_seconds": 15.0, "records": 1000}
+    result |= {"paid_after_students": 3, "codecs": {}, "measured_records": 64, "measured_steps": 12, **changes}
+    result["book_total"] = result["making_seconds"] + result["students"] * result["student_seconds"]
+    result["online_total"] = result["students"] * result["online_seconds"]
+    show(result)
+    assert said in capsys.readouterr().out
 
 
 def test_out_of_range(weights):

@@ -11,8 +11,7 @@ from bookkd.cli._verb import Choice, Verb, note
 from bookkd.cli.make import choose_codec
 from bookkd.learning import Training
 from bookkd.methods import Method, build_method, method_class
-from bookkd.pipelines.chain import Chain
-from bookkd.pipelines.chains import chain_of
+from bookkd.pipelines.chain import Chain, chain_of
 from bookkd.pipelines.options import DataOptions, NetworkOptions, ViewOptions
 
 
@@ -29,6 +28,8 @@ def chain(
     candidates: str = "",
     generations: int = 1,
     test: str = "test",
+    validation: str = "",
+    validation_fraction: float | None = None,
 ) -> dict[str, Any]:
     """Train a chain of networks, each from the book of the one before; an interrupted chain is gone on with.
 
@@ -43,9 +44,12 @@ def chain(
         training: How each network is trained.
         all_paths: Train every path from the first to the last network and compare them in one table.
         candidates: Choose one assistant out of these, with commas between: the one whose accuracy on labels alone is nearest
-            to the mean of the teacher's and the student's.
+            to the mean of the teacher's and the student's, on samples that no network learns from.
         generations: How often the last network of the path follows on itself: 3 gives two more generations.
         test: Split on which every network is measured.
+        validation: Split on which an assistant is chosen.
+        validation_fraction: In its place, share of the training samples that no network learns from; 0.1 by default, where an
+            assistant is chosen.
     """
     shared = Chain(
         out=Path(out),
@@ -58,12 +62,22 @@ def chain(
         test=test,
         say=note,
     )
-    return chain_of(shared, path, every=all_paths, candidates=candidates, generations=generations)
+    return chain_of(
+        shared,
+        path,
+        every=all_paths,
+        candidates=candidates,
+        generations=generations,
+        validation=validation,
+        validation_fraction=validation_fraction,
+    )
 
 
 def show(result: dict[str, Any]) -> None:
-    """Print the networks, and the paths where there are several."""
+    """Print how an assistant was chosen, the networks, and the paths where there are several."""
     out = console()
+    if "chosen" in result:
+        _show_choice(result)
     networks = [
         (
             " > ".join(entry["path"]),
@@ -98,6 +112,21 @@ def show(result: dict[str, Any]) -> None:
         out.print(rows("Paths", ("path", "accuracy", "trainings", "seconds in all"), paths))
     for line in result["notes"]:
         out.print(f"Note: {line}", soft_wrap=True)
+
+
+def _show_choice(result: dict[str, Any]) -> None:
+    out, on = console(), result["chosen_on"]
+    alone = [
+        (name, f"{entry['parameters']:,}", f"{entry['accuracy']:.4f}", f"{entry['seconds']:.1f}")
+        for name, entry in result["alone"].items()
+    ]
+    columns = ("network", "parameters", f"accuracy on {on}", "seconds")
+    out.print(rows("Candidates and student on labels alone", columns, alone))
+    out.print(
+        f"Assistant: {result['chosen']}, the nearest to the mean of student and teacher "
+        f"({result['teacher_accuracy']:.4f} there).",
+        soft_wrap=True,
+    )
 
 
 VERB = Verb(

@@ -60,12 +60,7 @@ def show(result: dict[str, Any]) -> None:
         (f"{several} students, all in all", _time(result["book_total"]), _time(result["online_total"])),
     ]
     out.print(rows("Predicted time", ("", "from a book", "teacher online"), values))
-    if result["break_even"] is None:
-        out.print("A book never becomes cheaper than this teacher online: it costs nothing beside the student's step.")
-    else:
-        out.print(
-            f"The book is cheaper from {max(1, -(-result['break_even'] // 1)):.0f} students on ({result['break_even']:.2f})."
-        )
+    out.print(_paid(result), soft_wrap=True)
     codecs = [
         (
             name,
@@ -76,8 +71,25 @@ def show(result: dict[str, Any]) -> None:
         )
         for name, entry in result["codecs"].items()
     ]
-    title = f"Codecs for {result['records']:,} records, loss measured on {result['sampled']['records']}"
+    title = f"Codecs for {result['records']:,} records, loss measured on {result['measured_records']}"
     out.print(rows(title, ("codec", "bytes/record", "book", "mean T^2 KL", "agreement"), codecs))
+
+
+def _paid(result: dict[str, Any]) -> str:
+    """Return after how many students the book has paid for itself, in words."""
+    after, several = result["paid_after_students"], result["students"]
+    if after is None:
+        return "The book never pays for itself in time: this teacher costs nothing beside the student's step."
+    saved = _time(result["online_seconds"] - result["student_seconds"])
+    told = "the first student" if after == 1 else f"{after:,} students"
+    text = (
+        f"The book has paid for itself after {told}: making it takes {_time(result['making_seconds'])}, and each student from "
+        f"it takes {saved} less than with the teacher online."
+    )
+    if after <= several:
+        return text
+    more = _time(result["book_total"] - result["online_total"])
+    return f"{text} The {several} planned are not enough: with a book they take {more} more."
 
 
 def _time(seconds: float) -> str:

@@ -7,9 +7,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import xxhash
+
 from bookkd.core.errors import BookKDError, StorageError
 
-__all__ = ["TEMPORARY", "create", "make_folder", "storage_errors", "write_atomic"]
+__all__ = ["TEMPORARY", "create", "file_digest", "make_folder", "storage_errors", "write_atomic"]
 
 TEMPORARY = ".tmp"
 """Suffix of a file that is being written; such a file belongs to nobody after its writer died."""
@@ -28,6 +30,19 @@ def storage_errors(path: Path) -> Iterator[None]:
             f"Expected {path} to be writable, got: {reason}. What was committed before is whole: "
             f"make room or repair the disk, then run again to resume."
         ) from error
+
+
+def file_digest(path: Path) -> str:
+    """Return the XXH3-128 of a file's bytes, as 32 hex digits, without holding the file in memory.
+
+    Raises:
+        OSError: if the file cannot be read.
+    """
+    hasher = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while piece := file.read(2**22):
+            hasher.update(piece)
+    return hasher.hexdigest()
 
 
 def make_folder(path: Path) -> None:

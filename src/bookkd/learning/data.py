@@ -108,11 +108,8 @@ def make_groups(
     n_samples = samples if isinstance(samples, int) else int(samples.max()) + 1
     if labels is not None:
         labels = label_rows(labels, n_samples)
-    count = n_samples if part is None else len(part)
-    if whole and count * views_per_sample < training.batch_size * world_size:
-        wish = f"at most {count * views_per_sample // world_size} for {count} samples"
-        do = "The method relates the rows of a batch, so that every batch must be whole: lower --training.batch_size."
-        raise ConfigError(expected("batch_size", wish, training.batch_size, where="training", do=do))
+    if whole:
+        _check_whole_batches(training, n_samples if part is None else len(part), views_per_sample, world_size)
     sampler = ViewSampler(
         n_samples,
         n_views,
@@ -136,6 +133,15 @@ def make_groups(
         pin_memory=training.accelerator != "cpu" and torch.cuda.is_available(),
     )
     return Groups(loader, sampler, training.accumulate, labels)
+
+
+def _check_whole_batches(training: Training, samples: int, views_per_sample: int, world_size: int) -> None:
+    """Refuse an epoch without a single whole batch."""
+    rows = samples * views_per_sample
+    if rows < training.batch_size * world_size:
+        wish = f"at most {rows // world_size} for {samples} samples"
+        do = "The method relates the rows of a batch, so that every batch must be whole: lower --training.batch_size."
+        raise ConfigError(expected("batch_size", wish, training.batch_size, where="training", do=do))
 
 
 def visible_labels(labels: npt.NDArray[Any], fraction: float, seed: int) -> npt.NDArray[Any]:

@@ -148,9 +148,7 @@ def learn(
     objective = method.objective(task)
     rows = find_rows(dataset, knowledge, rows, keys)
     check_needs(method.needs(task), knowledge, method.name)
-    for book in books_of(knowledge):
-        views = with_pool_of(book, views)
-        check_alignment(book, dataset, views, class_names=task.class_names, rows=rows, task=task.name)
+    views = _aligned(views, knowledge, dataset, task, rows)
     check_cached(cached, dataset, views, rows)
     check_labels(objective, dataset, labels, rows)
     trainable(student)
@@ -175,15 +173,15 @@ def learn(
             validation=checked,
             checkpoints=None if folder is None else folder.checkpoints,
         )
-        history: list[dict[str, Any]] = []
-        log = history.append if folder is None else folder.log
-        run = job.fit(door, log, loggers=loggers, callbacks=callbacks, progress=progress)
-        learner.cpu()
-        if folder is None or not is_main_process():
-            path = None if folder is None else folder.path
-            return _learned(learner, history, run.chosen_epoch, run.teacher_forwards, path)
-        lineage = lineage_of({"name": method.name, **plain(method)}, _taught_by(knowledge, method, task))
-        return _kept(learner, folder, run, {"method": method.name, "lineage": lineage})
+        return job.learned(folder, door, loggers=loggers, callbacks=callbacks, progress=progress)
+
+
+def _aligned(views: Views, knowledge: Knowledge | None, dataset: Any, task: Task, rows: Sequence[int] | None) -> Views:
+    """Return the views with the partners that the books froze, after proof that the books are about them."""
+    for book in books_of(knowledge):
+        views = with_pool_of(book, views)
+        check_alignment(book, dataset, views, class_names=task.class_names, rows=rows, task=task.name)
+    return views
 
 
 def _taught_by(knowledge: Knowledge | None, method: Method, task: Task) -> tuple[TeacherInfo, ...]:
@@ -237,6 +235,19 @@ class _Job:
     labels: npt.NDArray[Any] | None
     validation: Validation | None
     checkpoints: Path | None
+
+    def learned(self, folder: RunFolder | None, door: str, **lightning: Any) -> Learned:
+        """Train, and write weights and result where there is a folder."""
+        history: list[dict[str, Any]] = []
+        run = self.fit(door, history.append if folder is None else folder.log, **lightning)
+        self.learner.cpu()
+        if folder is None or not is_main_process():
+            path = None if folder is None else folder.path
+            return _learned(self.learner, history, run.chosen_epoch, run.teacher_forwards, path)
+        method = self.method
+        taught_by = _taught_by(self.step.knowledge, method, self.learner.task)
+        lineage = lineage_of({"name": method.name, **plain(method)}, taught_by)
+        return _kept(self.learner, folder, run, {"method": method.name, "lineage": lineage})
 
     def fit(self, door: str, log: Callable[[dict[str, Any]], None], **lightning: Any) -> Run:
         # Dropout is seeded at every step: the caller's generators are put back afterwards.

@@ -142,19 +142,8 @@ def bake(
         DataError: if there are not as many labels as samples.
         TeacherOutputError: if a transform leaves a class without any probability, which no record can hold.
     """
-    positive(temperature, "temperature", where="bake")
-    if not books:
-        raise ConfigError(expected("books", "at least one", 0, where="bake"))
+    _check_bake(books, temperature, codec, labels)
     first = books[0]
-    for book in books:
-        _logits_of(book.plan)  # refuses a baked one
-    if codec is not None:
-        codec.check_temperature(temperature)
-    if first.plan.task != "classification":
-        do = "Learn from the books themselves: they are combined at read time."
-        raise ConfigError(expected("books", "of classification, to bake", first.plan.task, where="bake", do=do))
-    if labels is not None and len(labels) != first.n_samples:
-        raise DataError(expected("labels", f"one for each of {first.n_samples} samples", len(labels), where="bake"))
     # Also around one book: it refuses sparse ones.
     knowledge = Ensemble([StoredKnowledge(book) for book in books])
     plan = _baked_plan(books, knowledge, transforms, temperature, codec or Dense(), labels)
@@ -171,6 +160,25 @@ def bake(
                     arrays[name] = np.asarray(first.read(rows, unit.view, [name])[name])
                 writer.write_rows(unit.view, start, arrays)
         return writer.finish(_cost(books, started))
+
+
+def _check_bake(
+    books: Sequence[Book], temperature: float, codec: Codec | None, labels: npt.NDArray[np.int64] | None
+) -> None:
+    """Refuse what cannot be baked; arguments as `bake`."""
+    positive(temperature, "temperature", where="bake")
+    if not books:
+        raise ConfigError(expected("books", "at least one", 0, where="bake"))
+    for book in books:
+        _logits_of(book.plan)  # refuses a baked one
+    if codec is not None:
+        codec.check_temperature(temperature)
+    first = books[0]
+    if first.plan.task != "classification":
+        do = "Learn from the books themselves: they are combined at read time."
+        raise ConfigError(expected("books", "of classification, to bake", first.plan.task, where="bake", do=do))
+    if labels is not None and len(labels) != first.n_samples:
+        raise DataError(expected("labels", f"one for each of {first.n_samples} samples", len(labels), where="bake"))
 
 
 def _baked_plan(

@@ -7,7 +7,6 @@ import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +21,14 @@ from bookkd.core.files import write_atomic
 from bookkd.core.jsonio import pretty
 from bookkd.core.names import import_reference, is_reference, require
 from bookkd.core.protocols import Knowledge
-from bookkd.knowledge import Ensemble, LiveKnowledge, StoredKnowledge, books_of
-from bookkd.learning import Training, find_device, learn, visible_labels
+from bookkd.knowledge import Ensemble, LiveKnowledge, StoredKnowledge, Teacher, books_of
+from bookkd.learning import Learned, Training, find_device, learn, visible_labels
 from bookkd.learning.folder import plain
 from bookkd.methods import Method
 from bookkd.pipelines.options import DataOptions, NetworkOptions, ViewOptions
 from bookkd.pipelines.task import build_task, says_variance, task_name, with_variance
+from bookkd.tasks import Task
+from bookkd.views import Views
 from bookkd.zoo import FILELESS, TRANSFORMS, ImageDataset, SubsetDataset, weights_digest
 
 __all__ = ["data_of_book", "learn_student", "make_loggers", "open_books", "views_of_book"]
@@ -74,6 +75,7 @@ def learn_student(
     book: str | Sequence[str] | None = None,
     teacher: NetworkOptions | None = None,
     data: DataOptions | None = None,
+    part: npt.NDArray[np.int64] | None = None,
     views: ViewOptions | None = None,
     training: Training | None = None,
     label_fraction: float = 1.0,
@@ -85,6 +87,9 @@ def learn_student(
 ) -> dict[str, Any]:
     """Train a student from a book, several books, a live teacher or labels alone, through the Lightning door.
 
+    Args are those of `bookkd learn`, and `part`: places of the samples to learn from, among those of `data`, where the book is
+    about all of them; None for all.
+
     Returns:
         What `bookkd learn --json` prints.
     """
@@ -94,21 +99,17 @@ def learn_student(
     stored = books_of(known)[0] if known is not None else None
     data = data if data is not None and data.name else data_of_book(stored, data or DataOptions())
     views = views if views is not None and views.transform else _views_of(stored)
-    dataset, rows = _part_of_book(data, stored)
-    plain_task = build_task(task_name(task, stored), dataset.class_names)
+    dataset, rows = _samples(data, stored, part)
+    named = build_task(task_name(task, stored), dataset.class_names)
     labels, width, drawn = np.asarray(dataset.labels), len(dataset.class_names), views.build()
-    plain_task.check_labels(labels, data.name)
+    named.check_labels(labels, data.name)
     speaker = None
     if stored is None and teacher is not None and teacher.name:
         speaker = teacher.teacher(width, find_device(training.accelerator))
     network, preprocess = student.cohort(width, method.cohort, seed=training.seed)
-    seen = partial(says_variance, plain_task, dataset=dataset, views=drawn)
-    theirs = None if speaker is None else seen(speaker)
-    if stored is not None:
-        theirs = VARIANCE in stored.fields
-    own = seen(network, preprocess=preprocess)
-    chosen = with_variance(plain_task, teacher=theirs, student=own)
-    knowledge = known if speaker is None else LiveKnowledge(speaker, chosen)
+    theirs = _teacher_says_variance(named, stored, speaker, dataset, drawn)
+    own = says_variance(named, network, dataset, views=drawn, preprocess=preprocess)
+    chosen = with_variance(named, teacher=theirs, student=own)
     _quiet_lightning()
     folder = Path(out)
     started = time.perf_counter()
@@ -117,7 +118,7 @@ def learn_student(
         dataset,
         drawn,
         task=chosen,
-        knowledge=knowledge,
+        knowledge=known if speaker is None else LiveKnowledge(speaker, chosen),
         method=method,
         preprocess=preprocess,
         training=training,
@@ -133,6 +134,12 @@ def learn_student(
     )
     options = {"student": plain(student), "data": plain(data), "views": plain(views), "book": book, "task": chosen.name}
     write_atomic(folder / "options.json", pretty(options))
+    notes = _notes(training, validate_on, unused=own and theirs is False)
+    return _described(learned, folder, method) | {"seconds": round(time.perf_counter() - started, 3), "notes": notes}
+
+
+def _described(learned: Learned, folder: Path, method: Method) -> dict[str, Any]:
+    """Return what was learnt, in a few plain values."""
     return {
         "out": str(folder),
         "weights": str(folder / "student.safetensors"),
@@ -140,12 +147,19 @@ def learn_student(
         "epochs": len(learned.history),
         "epoch": learned.epoch,
         "metrics": learned.metrics,
-        "seconds": round(time.perf_counter() - started, 3),
         "seconds_per_epoch": learned.seconds_per_epoch,
         "teacher_forwards": learned.teacher_forwards,
         "student_parameters": sum(parameter.numel() for parameter in learned.student.parameters()),
-        "notes": _notes(training, validate_on, unused=own and theirs is False),
     }
+
+
+def _teacher_says_variance(
+    task: Task, stored: StoredKnowledge | None, speaker: Teacher | None, dataset: ImageDataset, views: Views
+) -> bool | None:
+    """Return whether the book or the live teacher gives a variance; None where nobody teaches."""
+    if stored is not None:
+        return VARIANCE in stored.fields
+    return None if speaker is None else says_variance(task, speaker, dataset, views=views)
 
 
 def open_books(books: str | Sequence[str]) -> Knowledge:
@@ -172,17 +186,25 @@ def _refuse_contradictions(
     positive(between(label_fraction, 0, 1, "label_fraction"), "label_fraction")
 
 
-def _part_of_book(
-    data: DataOptions, stored: StoredKnowledge | None
+def _samples(
+    data: DataOptions, stored: StoredKnowledge | None, part: npt.NDArray[np.int64] | None
 ) -> tuple[ImageDataset, npt.NDArray[np.int64] | None]:
-    """Return the samples, and their rows in the book where `data.limit` takes a part of what the book is about."""
+    """Return the samples, and their rows in the book where they are a part of what the book is about."""
     dataset = data.open()
-    if stored is None or data.limit is None or len(dataset) >= stored.book.n_samples:
-        return dataset, None
+    rows = None if stored is None or data.limit is None else _rows_of_limit(data, dataset, stored)
+    if part is None:
+        return dataset, rows
+    return SubsetDataset(dataset, part), part if rows is None else rows[part]
+
+
+def _rows_of_limit(data: DataOptions, dataset: ImageDataset, stored: StoredKnowledge) -> npt.NDArray[np.int64] | None:
+    """Return the rows of samples that `data.limit` takes of what the book is about."""
+    if len(dataset) >= stored.book.n_samples:
+        return None
     whole = replace(data, limit=None).open()
     if len(whole) != stored.book.n_samples or not isinstance(dataset, SubsetDataset):
-        return dataset, None  # the book is about yet another part; the check of alignment says so
-    return dataset, dataset.indices
+        return None  # the book is about yet another part; the check of alignment says so
+    return dataset.indices
 
 
 def _seen(labels: npt.NDArray[Any], fraction: float, seed: int, rows: npt.NDArray[np.int64] | None) -> npt.NDArray[Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -50,10 +49,14 @@ def make_book(
     accelerator: str = "auto",
     temperatures: tuple[float, ...] = (1.0, 4.0),
     held_out: str = "",
+    accuracy: float | None = None,
     task: str = "classification",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Make a book from named parts, by one teacher or several; gone on with where it was begun.
+
+    Args are those of `bookkd make`, and `accuracy`: what a teacher is known to reach on `held_out`, which then is not measured
+    again.
 
     Returns:
         What `bookkd make --json` prints.
@@ -65,14 +68,16 @@ def make_book(
 
     def load(options: NetworkOptions) -> Teacher:
         speaker = options.teacher(len(dataset.class_names), device)
-        if held_out:
+        if held_out and accuracy is not None:
+            speaker.accuracy, speaker.split = accuracy, held_out
+        elif held_out:
             measure_teacher(speaker, data, plain, held_out)
         return speaker
 
     notes = []
-    if views.transform == "none" and views.mix == "none" and views.n_views > 1:
-        notes.append(f"transform none draws the same view each time: 1 view is stored, not {views.n_views}.")
-        views = replace(views, n_views=1)
+    given, views = views, views.without_repeats()
+    if views != given:
+        notes.append(f"transform none draws the same view each time: 1 view is stored, not {given.n_views}.")
     options: dict[str, Any] = {
         "codec": codec,
         "batch_size": batch_size,

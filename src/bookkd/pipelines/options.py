@@ -72,6 +72,11 @@ class NetworkOptions:
     std: tuple[float, ...] | None = None
     size: int | None = None
 
+    @property
+    def users_code(self) -> bool:
+        """Whether its name is a reference to code of the user's own, which may change under one name."""
+        return is_reference(self.name) and not self.name.startswith(("timm:", "torchvision:"))
+
     def cohort(self, n_classes: int, size: int, *, seed: int) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
         """Return the student and its preprocessing, or a cohort of `size` that differ in their initial values."""
         if size == 1:
@@ -94,8 +99,7 @@ class NetworkOptions:
     def refuse_untrained(self, role: str) -> None:
         """Refuse a network of ours, timm's or torchvision's with initial values; a user's own code may load its weights."""
         pretrained = bool(self.args.get("pretrained") or self.args.get("weights"))
-        own = is_reference(self.name) and not self.name.startswith(("timm:", "torchvision:"))
-        if self.name and self.weights is None and not pretrained and not own:
+        if self.name and self.weights is None and not pretrained and not self.users_code:
             do = f"Pass --{role}.weights FILE.safetensors."
             raise ConfigError(expected(f"{role}.weights", "a safetensors file", None, where=self.name, do=do))
 
@@ -131,6 +135,14 @@ class ViewOptions:
     args: dict[str, Any] = field(default_factory=dict)
     mix: Literal["none", "mixup", "cutmix"] = "none"
     mix_alpha: float = 1.0
+
+    def without_repeats(self) -> ViewOptions:
+        """Return views that differ: a single one where nothing is drawn.
+
+        >>> ViewOptions("none", 16).without_repeats().n_views, ViewOptions("digits", 16).without_repeats().n_views
+        (1, 16)
+        """
+        return replace(self, n_views=1) if self.transform == "none" and self.mix == "none" else self
 
     def build(self) -> Views:
         """Return the views."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import tempfile
 import time
@@ -46,9 +47,11 @@ class Prediction:
         students: How many students are planned.
         book_total: Making once and all students from the book.
         online_total: All students online.
-        break_even: Students from which on the book is cheaper; None where it never is.
+        paid_after_students: Students after which the book has paid for itself: making it and learning from it took no more time
+            than so many students with the teacher online; None where it never does.
         codecs: By name: bytes a record and of the book, and what the codec loses, measured on the sample.
-        sampled: Records and steps that were measured.
+        measured_records: Records that the teacher was timed on, and the codecs measured.
+        measured_steps: Steps of the student that were timed from the book, and as many with the teacher online.
     """
 
     records: int
@@ -59,9 +62,10 @@ class Prediction:
     students: int
     book_total: float
     online_total: float
-    break_even: float | None
+    paid_after_students: int | None
     codecs: dict[str, dict[str, Any]]
-    sampled: dict[str, int]
+    measured_records: int
+    measured_steps: int
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -101,29 +105,23 @@ def predict_cost(
     """
     at_least(students, 1, "students", where="plan")
     at_least(sample, 16, "sample", where="plan")
-    dataset = data.open()
-    task, device = Classification(dataset.class_names), find_device(training.accelerator)
-    speaker = teacher.teacher(task.n_classes, device)
     built = views.build()
     if built.mix is not None:
         do = "Plan with the same views without mixing; mixing costs another draw of each view."
         raise ConfigError(expected("mix", "none for a plan", views.mix, where="views", do=do))
+    dataset = data.open()
+    task = Classification(dataset.class_names)
+    speaker = teacher.teacher(task.n_classes, find_device(training.accelerator))
     part = SubsetDataset(dataset, np.linspace(0, len(dataset) - 1, min(sample, len(dataset))).astype(np.int64))
     records = len(dataset) * built.n_views
-    with tempfile.TemporaryDirectory(prefix="bookkd-plan-") as folder:
-        book, making = _sampled_book(Path(folder) / "book", speaker, part, built, task, cpu)
-        logits = np.asarray(book.read(np.arange(len(part)), 0, [LOGITS])[LOGITS], dtype=np.float64)
-        rehearsal = _Rehearsal(part, replace(built, n_views=1), task, student, method or VanillaKD(), training, cpu)
-        from_book = rehearsal.seconds_of_step(StoredKnowledge(book))
-        online = rehearsal.seconds_of_step(LiveKnowledge(speaker, task))
-        drawing = rehearsal.seconds_of_drawing()
-    per_epoch = -(-len(dataset) // (training.batch_size * training.accumulate))
+    rehearsal = _Rehearsal(part, replace(built, n_views=1), task, student, method or VanillaKD(), training, cpu)
+    timed = _timed(rehearsal, speaker, built)
+    steps = training.epochs * -(-len(dataset) // (training.batch_size * training.accumulate))
     drawn = built.n_views if training.cache_views else training.epochs
-    views_seconds = drawing * len(dataset) * min(drawn, training.epochs)
-    student_seconds = from_book * per_epoch * training.epochs + views_seconds
-    online_seconds = online * per_epoch * training.epochs + views_seconds
-    making_seconds = making * records
-    saved = online_seconds - student_seconds
+    views_seconds = timed.drawing * len(dataset) * min(drawn, training.epochs)
+    student_seconds = timed.step_from_book * steps + views_seconds
+    online_seconds = timed.step_online * steps + views_seconds
+    making_seconds = timed.record * records
     return Prediction(
         records=records,
         making_seconds=making_seconds,
@@ -133,10 +131,49 @@ def predict_cost(
         students=students,
         book_total=making_seconds + students * student_seconds,
         online_total=students * online_seconds,
-        break_even=making_seconds / saved if saved > 0 else None,
-        codecs=_codecs(logits, temperatures, records),
-        sampled={"records": len(part), "steps": STEPS},
+        paid_after_students=_paid_after(making_seconds, online_seconds - student_seconds),
+        codecs=_codecs(timed.logits, temperatures, records),
+        measured_records=len(part),
+        measured_steps=STEPS,
     )
+
+
+def _paid_after(making_seconds: float, saved_seconds: float) -> int | None:
+    """Return after how many students a book has paid for itself; None where they save nothing.
+
+    Args:
+        making_seconds: What making it takes, once.
+        saved_seconds: What one student from it takes less than one with the teacher online.
+
+    >>> _paid_after(10.0, 4.0), _paid_after(1.0, 4.0), _paid_after(8.0, 4.0), _paid_after(10.0, -1.0)
+    (3, 1, 2, None)
+    """
+    return max(1, math.ceil(making_seconds / saved_seconds)) if saved_seconds > 0 else None
+
+
+@dataclass(frozen=True, eq=False)
+class _Timed:
+    """Seconds of the parts of the work, and what the teacher said of the sample [records, classes]."""
+
+    record: float
+    step_from_book: float
+    step_online: float
+    drawing: float
+    logits: npt.NDArray[np.float64]
+
+
+def _timed(rehearsal: _Rehearsal, teacher: Teacher, views: Views) -> _Timed:
+    """Make a book of the sample, and take steps of the student from it and with the teacher online."""
+    part, task = rehearsal.part, rehearsal.task
+    with tempfile.TemporaryDirectory(prefix="bookkd-plan-") as folder:
+        book, record = _sampled_book(Path(folder) / "book", teacher, part, views, task, rehearsal.cpu)
+        return _Timed(
+            record=record,
+            step_from_book=rehearsal.seconds_of_step(StoredKnowledge(book)),
+            step_online=rehearsal.seconds_of_step(LiveKnowledge(teacher, task)),
+            drawing=rehearsal.seconds_of_drawing(),
+            logits=np.asarray(book.read(np.arange(len(part)), 0, [LOGITS])[LOGITS], dtype=np.float64),
+        )
 
 
 def _sampled_book(
@@ -163,7 +200,9 @@ class _Rehearsal:
         training: Training,
         cpu: bool,
     ) -> None:
+        self.cpu = cpu
         self.clock = time.process_time if cpu else time.perf_counter
+        self.part = part
         self.replay = Replay(part, views, probe_share=0.0)
         self.cached = CachedViews(self.replay, max_bytes=2**31)
         size = min(training.batch_size, len(part))

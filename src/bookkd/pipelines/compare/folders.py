@@ -7,10 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import xxhash
-
 from bookkd.core.errors import BookFormatError, ConfigError, DataError
-from bookkd.core.files import write_atomic
+from bookkd.core.files import file_digest, write_atomic
 from bookkd.core.jsonio import parse, pretty, read
 from bookkd.learning.folder import plain
 from bookkd.pipelines.compare.arms import Arm
@@ -107,16 +105,13 @@ def _network(options: dict[str, Any]) -> dict[str, Any]:
     """Return a network's options with the digest of its file of weights."""
     if options["weights"] is None:
         return options
-    hasher = xxhash.xxh3_128()
     try:
-        with Path(options["weights"]).open("rb") as file:
-            while piece := file.read(2**22):
-                hasher.update(piece)
+        found = file_digest(Path(options["weights"]))
     except OSError as error:
         raise ConfigError(
             f"Expected weights of {options['name']} to be a readable file, got {options['weights']}: {error.strerror}."
         ) from error
-    return {**options, "digest": hasher.hexdigest()}
+    return {**options, "digest": found}
 
 
 def state_of(run: Run) -> State:

@@ -16,10 +16,10 @@ from bookkd.learning import find_device
 from bookkd.learning.folder import plain
 from bookkd.losses.targets import FullTarget
 from bookkd.pipelines.compare.arms import Arm
-from bookkd.pipelines.compare.samples import Rows, Samples, open_samples
 from bookkd.pipelines.compare.sweep import Source, Sweep
 from bookkd.pipelines.learn_student import views_of_book
 from bookkd.pipelines.options import NetworkOptions, ViewOptions
+from bookkd.pipelines.samples import Rows, Samples, open_samples
 from bookkd.tasks import predict
 from bookkd.views import CachedViews, Replay, Views
 
@@ -47,7 +47,10 @@ class Shared:
     @cached_property
     def samples(self) -> Samples:
         """The data sets."""
-        return open_samples(self.sweep)
+        sweep = self.sweep
+        return open_samples(
+            sweep.data, test=sweep.test, validation=sweep.validation, held_out=sweep.held_out, where="sweep"
+        )
 
     @property
     def device(self) -> torch.device:
@@ -95,10 +98,8 @@ class Shared:
             views = with_pool_of(book, views)
             classes = self.samples.task.class_names
             check_alignment(book, self.samples.whole, views, class_names=classes, rows=None if same else rows.tolist())
-        if views.mix is not None and not self.samples.complete:
-            do = "Pass --validation SPLIT, or --validation_fraction 0."
-            wish = "a split of its own where views are mixed, since any training sample may be a partner"
-            raise ConfigError(expected("validation", wish, self.samples.validation_name, where="sweep", do=do))
+        do = "Pass --validation SPLIT, or --validation_fraction 0."
+        self.samples.check_partners(views, where="sweep", do=do)
         return views, rows
 
     def cached(self, views: Views, rows: Rows | None, epochs: int) -> CachedViews | None:

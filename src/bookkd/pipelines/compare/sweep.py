@@ -12,11 +12,9 @@ from bookkd.core.names import choose
 from bookkd.learning import Training
 from bookkd.methods import Method, build_method, method_class
 from bookkd.pipelines.options import DataOptions, NetworkOptions, ViewOptions
+from bookkd.pipelines.samples import HELD_OUT
 
 __all__ = ["MethodChoice", "Override", "Source", "Sweep"]
-
-HELD_OUT = 0.1
-"""Share of the training samples that is held out where nothing else is said."""
 
 
 @dataclass(frozen=True)

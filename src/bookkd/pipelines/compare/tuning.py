@@ -110,16 +110,21 @@ def tune(
         trial = _try(arm, values, score, path / f"trial-{number:03d}", known)
         known.append(trial)
         write_atomic(path / "trials.jsonl", b"".join(json.dumps(plain(each)).encode() + b"\n" for each in known))
-        shown = ", ".join(
-            f"{option} {value:.4g}" if isinstance(value, float) else f"{option} {value}"
-            for option, value in values.items()
-        )
-        ended = f"failed: {trial.error}" if trial.score is None else f"{trial.score:.4f} on validation"
-        say(f"tuning {arm.name} [{number + 1}/{trials}] {shown}: {ended}")
+        say(f"tuning {arm.name} [{number + 1}/{trials}] {_told(trial)}")
     good = [trial for trial in known[:trials] if trial.score is not None]
     best = max(good, key=lambda trial: trial.score or 0.0, default=None)
     chosen = arm if best is None else _named(with_values(arm, best.values), best.values)
     return Tuned(chosen, best, tuple(known[:trials]))
+
+
+def _told(trial: Trial) -> str:
+    """Return the values of a try and how it ended, in words."""
+    shown = ", ".join(
+        f"{option} {value:.4g}" if isinstance(value, float) else f"{option} {value}"
+        for option, value in trial.values.items()
+    )
+    ended = f"failed: {trial.error}" if trial.score is None else f"{trial.score:.4f} on validation"
+    return f"{shown}: {ended}"
 
 
 def _named(arm: Arm, values: Mapping[str, Any]) -> Arm:

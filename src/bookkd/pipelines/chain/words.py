@@ -6,26 +6,42 @@ from typing import Any
 
 from bookkd.core.check import at_least
 from bookkd.core.errors import ConfigError, expected
-from bookkd.pipelines.chain import Chain, all_paths, nearest_to_mean, run_chain
+from bookkd.pipelines.chain.choice import run_with_assistant
+from bookkd.pipelines.chain.links import Chain, all_paths
+from bookkd.pipelines.chain.run import run_chain
 
 __all__ = ["chain_of", "networks_of"]
 
 
-def networks_of(path: str) -> tuple[str, ...]:
+def networks_of(path: str, what: str = "path") -> tuple[str, ...]:
     """Return the networks of a path in words; a number is the CIFAR ResNet of that depth.
+
+    Args:
+        path: Networks with commas between.
+        what: The option, for errors.
+
+    Raises:
+        ConfigError: if there is nothing between two commas.
 
     >>> networks_of("56, 20,digits-small")
     ('resnet56', 'resnet20', 'digits-small')
     """
     words = [word.strip() for word in path.split(",")]
     if not all(words):
-        do = "Write the networks with commas between, teacher first: --path 56,20,8."
-        raise ConfigError(expected("path", "networks with commas between", path, where="chain", do=do))
+        do = f"Write the networks with commas between, such as --{what} 56,20,8."
+        raise ConfigError(expected(what, "networks with commas between", path, where="chain", do=do))
     return tuple(f"resnet{word}" if word.isdigit() else word for word in words)
 
 
 def chain_of(
-    chain: Chain, path: str, *, every: bool = False, candidates: str = "", generations: int = 1
+    chain: Chain,
+    path: str,
+    *,
+    every: bool = False,
+    candidates: str = "",
+    generations: int = 1,
+    validation: str = "",
+    validation_fraction: float | None = None,
 ) -> dict[str, Any]:
     """Run the chains that a path in words stands for.
 
@@ -35,9 +51,11 @@ def chain_of(
         every: Run every path from the first to the last network.
         candidates: Networks of which one becomes the assistant between the first and the last of `path`.
         generations: How often the last network stands in a row, at least 1.
+        validation: Split on which candidates are compared, see `run_with_assistant`.
+        validation_fraction: In its place, share of the training samples.
 
     Returns:
-        What `run_chain` gives; with candidates also `chosen` and their `alone` accuracies.
+        What `run_chain` gives; with candidates what `run_with_assistant` gives.
 
     Raises:
         ConfigError: if options contradict each other.
@@ -51,26 +69,23 @@ def chain_of(
     if (every or candidates) and len(networks) < 2:
         raise ConfigError(expected("path", "a teacher and a student at least", path, where="chain"))
     if candidates:
-        return _chosen(chain, networks, networks_of(candidates))
+        return _with_assistant(chain, networks, candidates, validation, validation_fraction)
+    for what, value in (("validation", validation or None), ("validation_fraction", validation_fraction)):
+        if value is not None:
+            do = "Only an assistant is chosen on them."
+            raise ConfigError(expected(what, "absent without candidates", value, where="chain", do=do))
     if every:
         return run_chain(chain, all_paths(networks))
     return run_chain(chain, [(*networks, *networks[-1:] * (generations - 1))])
 
 
-def _chosen(chain: Chain, networks: tuple[str, ...], candidates: tuple[str, ...]) -> dict[str, Any]:
-    """Train candidates and student on labels alone, take the assistant that the rule names, and run its path."""
+def _with_assistant(
+    chain: Chain, networks: tuple[str, ...], candidates: str, validation: str, fraction: float | None
+) -> dict[str, Any]:
     if len(networks) != 2:
         do = "The candidates stand between the two."
         raise ConfigError(
             expected("path", "a teacher and a student, with candidates", list(networks), where="chain", do=do)
         )
-    teacher, student = networks
-    alone = {name: chain.alone(name)["accuracy"] for name in (*candidates, student)}
-    least = chain.grow((teacher,))["accuracy"]
-    chosen = nearest_to_mean(least, alone[student], {name: alone[name] for name in candidates})
-    chain.say(
-        f"assistant: {chosen}, {alone[chosen]:.4f} on labels alone; teacher {least:.4f}, student {alone[student]:.4f}"
-    )
-    result = run_chain(chain, [(teacher, student), (teacher, chosen, student)])
-    said = f"the assistant was chosen by its accuracy on split {chain.test}, so that what is measured there flatters; choose by another: --test SPLIT."
-    return {**result, "chosen": chosen, "alone": alone, "notes": [*result["notes"], said]}
+    chosen_on: dict[str, Any] = {"validation": validation, "validation_fraction": fraction}
+    return run_with_assistant(chain, *networks, networks_of(candidates, "candidates"), **chosen_on)

@@ -1,4 +1,4 @@
-"""Which samples students learn from, which are held out, and which are reported on; the same for all runs of a sweep."""
+"""Which samples students learn from, which are held out, and which are reported on; the same for all that is compared."""
 
 from __future__ import annotations
 
@@ -11,19 +11,23 @@ from bookkd.core.errors import ConfigError, DataError, UnknownNameError, expecte
 from bookkd.core.fields import IGNORE_LABEL
 from bookkd.knowledge import StoredKnowledge, keys_of
 from bookkd.learning import visible_labels
-from bookkd.pipelines.compare.sweep import Sweep
+from bookkd.pipelines.options import DataOptions
 from bookkd.tasks import Classification
+from bookkd.views import Views
 from bookkd.zoo import ImageDataset, SubsetDataset
 from bookkd.zoo.order import stratified_order
 
-__all__ = ["Samples", "hold_out", "open_samples"]
+__all__ = ["HELD_OUT", "Rows", "Samples", "hold_out", "open_samples"]
 
 Rows = npt.NDArray[np.int64]
+
+HELD_OUT = 0.1
+"""Share of the training samples that is held out where nothing else is said."""
 
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """The data sets of a sweep.
+    """The data sets of a comparison.
 
     Args:
         whole: All training samples.
@@ -69,6 +73,16 @@ class Samples:
         by_row[rows[self.kept]] = visible_labels(np.asarray(self.train.labels), fraction, seed)
         return by_row
 
+    def check_partners(self, views: Views, *, where: str, do: str) -> None:
+        """Refuse mixed views where samples are held out, since any training sample may be a partner.
+
+        Raises:
+            ConfigError: naming what is held out.
+        """
+        if views.mix is not None and not self.complete:
+            wish = "a split of its own where views are mixed, since any training sample may be a partner"
+            raise ConfigError(expected("validation", wish, self.validation_name, where=where, do=do))
+
 
 def hold_out(labels: Rows, fraction: float) -> Rows:
     """Return the places of a share of the samples, with every class in its share; the same ones at every call.
@@ -89,33 +103,41 @@ def hold_out(labels: Rows, fraction: float) -> Rows:
     return found
 
 
-def open_samples(sweep: Sweep) -> Samples:
-    """Open the data sets of a sweep.
+def open_samples(data: DataOptions, *, test: str, validation: str = "", held_out: float = 0.0, where: str) -> Samples:
+    """Open the data sets of a comparison.
+
+    Args:
+        data: The training samples.
+        test: Split that is reported.
+        validation: Split that is chosen and fitted on; empty for none.
+        held_out: In its place, share of the training samples, 0 for none.
+        where: What is compared, for errors.
 
     Raises:
-        DataError: if files, labels or splits are not what the sweep needs, or nothing is left to learn from.
+        ConfigError: if there is no such split.
+        DataError: if files or labels are not what is needed, or nothing is left to learn from.
     """
-    whole = sweep.data.open()
+    whole = data.open()
     task = Classification(whole.class_names)
     labels = np.asarray(whole.labels)
-    task.check_labels(labels, sweep.data.name)
-    test = _split(sweep, sweep.test, "test")
-    if sweep.validation:
-        other = _split(sweep, sweep.validation, "validation")
-        return Samples(whole, np.arange(len(whole)), other, sweep.validation, test, task)
-    if not sweep.held_out:
-        return Samples(whole, np.arange(len(whole)), None, "", test, task)
-    held = hold_out(labels, sweep.held_out)
+    task.check_labels(labels, data.name)
+    reported = _split(data, test, "test")
+    if validation:
+        other = _split(data, validation, "validation")
+        return Samples(whole, np.arange(len(whole)), other, validation, reported, task)
+    if not held_out:
+        return Samples(whole, np.arange(len(whole)), None, "", reported, task)
+    held = hold_out(labels, held_out)
     kept = np.setdiff1d(np.arange(len(whole)), held)
     if not len(kept):
-        raise DataError(expected("data", "more samples than are held out", len(whole), where="sweep"))
-    name = f"{len(held)} held-out samples of {sweep.data.split}"
-    return Samples(whole, kept, SubsetDataset(whole, held), name, test, task)
+        raise DataError(expected("data", "more samples than are held out", len(whole), where=where))
+    name = f"{len(held)} held-out samples of {data.split}"
+    return Samples(whole, kept, SubsetDataset(whole, held), name, reported, task)
 
 
-def _split(sweep: Sweep, name: str, what: str) -> ImageDataset:
+def _split(data: DataOptions, name: str, what: str) -> ImageDataset:
     try:
-        found = sweep.data.other(name).open()
+        found = data.other(name).open()
     except (DataError, UnknownNameError) as error:
         raise ConfigError(f"{error} This is the split of `{what}`: pass --{what} SPLIT.") from error
     return found

@@ -1,0 +1,72 @@
+"""Training all networks of some paths, and what came of it as one result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bookkd.core.errors import ConfigError, expected
+from bookkd.core.files import write_atomic
+from bookkd.core.jsonio import pretty
+from bookkd.pipelines.chain.growth import Growth
+from bookkd.pipelines.chain.links import Chain, Route, prefixes
+
+__all__ = ["grow_paths", "run_chain"]
+
+
+def run_chain(chain: Chain, paths: Sequence[Route]) -> dict[str, Any]:
+    """Train all networks of `paths`; what is done already is not done again.
+
+    Args:
+        chain: What the links share.
+        paths: Names of networks, teacher first, each path at least one long; all from one first network.
+
+    Returns:
+        `networks`: a record for each network, parents first; `paths`: one for each path, with the accuracy at its end and what
+        it costs in all; `notes`; `method`; `train_samples`: how many each network learned from. Also written to `chain.json`.
+
+    Raises:
+        ConfigError: if paths begin with different networks, are empty or repeated, or two would share a folder.
+        UnknownNameError: if a network or split is not known.
+    """
+    return grow_paths(Growth(chain), paths)
+
+
+def grow_paths(growth: Growth, paths: Sequence[Route], more: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Do what `run_chain` does with what was opened and grown before.
+
+    Args:
+        growth: What was opened and grown before.
+        paths: As for `run_chain`.
+        more: What else the result says; its `notes` are added to those of the paths.
+    """
+    if not paths or any(not path for path in paths) or len({path[0] for path in paths}) != 1:
+        got = [list(path) for path in paths]
+        raise ConfigError(expected("path", "networks from one teacher on", got, where="chain"))
+    if len(set(paths)) < len(paths):
+        raise ConfigError(expected("path", "without repeats", [list(path) for path in paths], where="chain"))
+    notes = growth.check(paths)
+    known = {path: growth.grow(path) for path in prefixes(paths)}
+    others = dict(more or {})
+    result = {
+        "networks": list(known.values()),
+        "paths": [_whole(path, known) for path in paths],
+        "method": growth.chain.method.name,
+        "train_samples": len(growth.samples.kept),
+        **others,
+        "notes": [*notes, *others.get("notes", ())],
+    }
+    write_atomic(growth.chain.out / "chain.json", pretty(result))
+    return result
+
+
+def _whole(path: Route, known: dict[Route, dict[str, Any]]) -> dict[str, Any]:
+    links = [known[path[:end]] for end in range(1, len(path) + 1)]
+    last = links[-1]
+    return {
+        "path": list(path),
+        **{name: last[name] for name in ("accuracy", "nll", "ece", "parameters", "weights")},
+        "seconds": sum(link["seconds"] + link["book_seconds"] for link in links),
+        "trainings": sum(link["epochs"] > 0 for link in links),
+        "teacher_forwards": sum(link["teacher_forwards"] for link in links),
+    }
