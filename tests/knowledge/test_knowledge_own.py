@@ -51,6 +51,15 @@ class TestAverage:
         assert averages["train"].network.training
         assert not averages["eval"].network.training
 
+    def test_an_average_that_would_never_move_is_refused(self):
+        with pytest.raises(ConfigError, match=r"`momentum` to be from 0 to below 1, got 1 \(average of the student\)"):
+            SelfKnowledge(Says(), FIELDS, momentum=1, mode="train")
+
+    def test_with_momentum_0_the_average_is_the_student(self):
+        average = SelfKnowledge(Says(1.0), FIELDS, momentum=0.0, mode="train")
+        average.update(Says(0.25), 1)
+        assert average.network.logits.tolist() == [0.25] * 3
+
     def test_state_goes_round(self):
         average = SelfKnowledge(Says(1.0), FIELDS, momentum=0.9, mode="train")
         average.update(Says(0.0), 1)

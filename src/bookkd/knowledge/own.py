@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from bookkd.core.check import between
+from bookkd.core.check import below, between
 from bookkd.core.errors import ConfigError, expected
 from bookkd.core.fields import IGNORE_LABEL, INPUT, LABEL, OWN, PARTNER_LABEL, RATIO, SAMPLE, WEIGHT, FieldInfo
 from bookkd.core.names import choose
@@ -31,9 +31,12 @@ class SelfKnowledge:
     Args:
         learner: What is averaged: a module from batch to fields; copied.
         fields: What it says, by name; given out as `own/NAME`.
-        momentum: Largest m, 0 to below 1.
+        momentum: Largest m, 0 to below 1, with which the average would never move.
         mode: "train" keeps the copy in training mode, with the batch's own statistics in BatchNorm, and averages parameters
             alone, as the released code of Beta smoothing does; "eval" copies the buffers too and evaluates.
+
+    Raises:
+        ConfigError: if the momentum or the mode is another.
     """
 
     def __init__(
@@ -44,7 +47,7 @@ class SelfKnowledge:
         momentum: float,
         mode: Literal["train", "eval"],
     ) -> None:
-        self.momentum = between(momentum, 0, 1, "momentum", where="average of the student")
+        self.momentum = below(momentum, 0, 1, "momentum", where="average of the student")
         self.mode = choose(mode, ("train", "eval"), "mode", where="average of the student")
         self.network = copy.deepcopy(learner).requires_grad_(False).train(mode == "train")
         self._fields = {OWN + name: info for name, info in fields.items()}
