@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from bookkd.book import _container, _fidelity, _files, _layout, _manifest
 from bookkd.book._comparison import difference
-from bookkd.book._opening import edition_numbers
+from bookkd.book._opening import is_finished
 from bookkd.book._unit import UnitBuffer
 from bookkd.book.plan import Plan, Unit
 from bookkd.book.reader import Book
@@ -78,7 +78,7 @@ class BookWriter:
         self._buffers: dict[Unit, UnitBuffer] = {}
         self._done: dict[Unit, _Committed] = {}
         self._lock: Lock | None = None
-        self._finished = self._is_finished()
+        self._finished = is_finished(self.path)
         if self._finished:
             self.plan = self._compared(plan)
             return
@@ -209,9 +209,6 @@ class BookWriter:
             self.close()
         return Book(self.path)
 
-    def _is_finished(self) -> bool:
-        return self.path.is_dir() and bool(edition_numbers(self.path))
-
     def _compared(self, plan: Plan) -> Plan:
         found, _ = _files.read_json(self.path, _layout.PLAN_NAME)
         stored = Plan.from_json(found, str(self.path / _layout.PLAN_NAME))
@@ -227,7 +224,7 @@ class BookWriter:
 
     def _start(self, plan: Plan, packed: bytes | None) -> None:
         _files.remove_leftovers(self.path)
-        self._finished = self._is_finished()
+        self._finished = is_finished(self.path)
         if (self.path / _layout.PLAN_NAME).exists():
             self.plan = self._compared(plan)
             if packed is not None and not (self.path / _layout.KEYS_NAME).exists():
