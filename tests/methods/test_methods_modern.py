@@ -207,7 +207,9 @@ def test_dist_leaves_out_the_last_batch(stored):
 def test_relations_want_two_samples_in_a_batch(stored, method, least):
     views_per_sample = method.needs(TASK).views_per_sample
     too_few = training(epochs=1, batch_size=least - views_per_sample)
-    match = rf"`batch_size` to be a whole number of at least {least}, got {too_few.batch_size} \(training\)\. The method"
+    match = (
+        rf"`batch_size` to be a whole number of at least {least}, got {too_few.batch_size} \(training\)\. The method"
+    )
     with pytest.raises(ConfigError, match=match):
         run(None, method=method, knowledge_of=stored, training=too_few)
     learned = run(None, method=method, knowledge_of=stored, training=training(epochs=1, batch_size=least))
@@ -216,7 +218,10 @@ def test_relations_want_two_samples_in_a_batch(stored, method, least):
 
 @pytest.mark.parametrize("method", [DKD(), DIST(gamma=0.0)])
 def test_methods_without_relations_learn_from_one_sample_at_a_time(stored, method):
-    assert run(None, method=method, knowledge_of=stored, training=training(epochs=1, batch_size=1)).history[0]["step"] == 60
+    assert (
+        run(None, method=method, knowledge_of=stored, training=training(epochs=1, batch_size=1)).history[0]["step"]
+        == 60
+    )
 
 
 @pytest.mark.parametrize("method", [DKD(), DIST(), MLKD()])

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.methods.test_methods_contract import LABELS, STUDENT, TEACHER, total
 from torch.nn import KLDivLoss
 from torch.nn.functional import cross_entropy
-from tests.methods.test_methods_contract import LABELS, STUDENT, TEACHER, total
 
 from bookkd.methods import TfKDReg, TfKDSelf, build_method
 
