@@ -121,14 +121,10 @@ class BookWriter:
                 view and teacher. Nothing of the unit is committed.
             StorageError: full or failing disk; the book stays resumable.
         """
-        unit = Unit(*map(operator.index, unit))
-        self._check_open(unit)
-        if unit in self._done:
-            raise ConfigError(expected("unit", "a pending one", f"{unit}, which is committed", where=str(self.path)))
-        buffer = UnitBuffer(self.plan, unit)
-        buffer.add(unit.start, arrays)
+        buffer = self._begin(unit)
+        buffer.add(buffer.unit.start, arrays)
         self._commit(buffer)
-        self._buffers.pop(unit, None)
+        self._buffers.pop(buffer.unit, None)
 
     def write_rows(self, view: int, start: int, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         """Add consecutive rows of a view; every unit that they complete is committed.
@@ -170,11 +166,7 @@ class BookWriter:
             ConfigError: if a part is missing or of another dtype or shape.
             StorageError: full or failing disk; the book stays resumable.
         """
-        unit = Unit(*map(operator.index, unit))
-        self._check_open(unit)
-        if unit in self._done:
-            raise ConfigError(expected("unit", "a pending one", f"{unit}, which is committed", where=str(self.path)))
-        buffer = UnitBuffer(self.plan, unit)
+        buffer = self._begin(unit)
         buffer.copy(parts)
         self._commit(buffer)
 
@@ -285,6 +277,14 @@ class BookWriter:
                     unit,
                 )
             )
+
+    def _begin(self, unit: Unit) -> UnitBuffer:
+        """Return an empty buffer of a unit that is pending."""
+        unit = Unit(*map(operator.index, unit))
+        self._check_open(unit)
+        if unit in self._done:
+            raise ConfigError(expected("unit", "a pending one", f"{unit}, which is committed", where=str(self.path)))
+        return UnitBuffer(self.plan, unit)
 
     def _row_count(self, start: int, arrays: Mapping[str, npt.NDArray[Any]]) -> int:
         if set(arrays) != set(self.plan.fields):
