@@ -28,11 +28,6 @@ FULL = Clock(epoch=20)
 HIDDEN = np.full(len(TRAIN), -1)
 
 
-@pytest.fixture(scope="module")
-def stored(tmp_path_factory):
-    return book(tmp_path_factory.mktemp("modern") / "book").path
-
-
 def near(value):
     return pytest.approx(value, abs=5e-6)
 

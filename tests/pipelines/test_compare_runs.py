@@ -85,7 +85,9 @@ def test_calibration_is_fitted_on_held_out_samples_alone(done):
 
 
 def test_the_weights_are_those_of_the_record(done):
-    for folder in Path(done[0]).rglob("seed-*"):
+    folders = list(Path(done[0]).rglob("seed-*"))
+    assert len(folders) == 2 * len(ARMS)
+    for folder in folders:
         network = create_network("digits-small", n_classes=10)
         load_weights(network, folder / "student.safetensors")
         assert weights_digest(network) == RunRecord.load(folder).weights
