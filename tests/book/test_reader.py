@@ -32,6 +32,7 @@ from bookkd.book import (
     _container,
     _layout,
     _manifest,
+    is_finished,
     verify,
 )
 from bookkd.core import jsonio
@@ -181,6 +182,31 @@ def test_pickle_refuses_another_book_at_the_path(copy):
     make(copy)
     with pytest.raises(BookMismatchError, match="to be the book that was pickled"):
         pickle.loads(data)
+
+
+def mapped(folder):
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        pytest.skip("the system does not list its mappings")
+    return [line for line in maps.read_text().splitlines() if str(folder) in line]
+
+
+def test_a_closed_book_holds_no_file_and_reads_again(whole):
+    book = Book(whole)
+    before = book.read([0, 1], [0, 1])["probe/hash"]
+    assert mapped(whole)
+    book.close()
+    assert not mapped(whole)
+    np.testing.assert_array_equal(book.read([0, 1], [0, 1])["probe/hash"], before)
+
+
+def test_a_folder_is_a_finished_book_from_its_edition_on(tmp_path):
+    assert not is_finished(tmp_path / "none")
+    assert not is_finished(tmp_path)
+    make(tmp_path / "book")
+    assert is_finished(str(tmp_path / "book"))
+    (tmp_path / "book" / _layout.edition_name(1)).unlink()
+    assert not is_finished(tmp_path / "book")
 
 
 def test_threads_may_unmap_under_each_other(whole):

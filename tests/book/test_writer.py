@@ -627,6 +627,21 @@ def test_where_the_system_has_no_record_locks_the_text_is_the_guard(tmp_path, mo
         BookWriter(tmp_path / "b", plan()).close()
 
 
+def test_a_system_that_deletes_no_open_file_keeps_no_lock_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "fcntl", None)
+    held = lock.Lock(tmp_path / ".lock")
+    descriptor, unlink = held._descriptor, Path.unlink
+
+    def as_windows(path, **options):
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(descriptor)
+        unlink(path, **options)
+
+    monkeypatch.setattr(Path, "unlink", as_windows)
+    held.release()
+    assert not (tmp_path / ".lock").exists()
+
+
 def test_a_file_system_without_links(tmp_path, monkeypatch):
     def refuse(source, target):
         raise PermissionError(errno.EPERM, "no links here")

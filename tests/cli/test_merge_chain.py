@@ -9,6 +9,9 @@ import pytest
 from bookkd.cli import main
 
 DATA = ["--data", "digits", "--data.limit", "96"]
+VIEWS = ["--views", "digits", "--views.n_views"]
+QUICK = ["--training.epochs", "1", "--training.accelerator", "cpu"]
+LEARN = ["--student", "digits-small", *DATA, *QUICK, "--validate_on", "", "--loggers", "csv"]
 
 
 @pytest.fixture(scope="module")
@@ -16,24 +19,10 @@ def several(weights, tmp_path_factory):
     root = tmp_path_factory.mktemp("several")
     listed = json.dumps([{"name": "digits-large", "weights": str(weights)}] * 2)
     out = str(root / "both")
-    options = ["--views", "digits", "--views.n_views", "2", "--accelerator", "cpu", "--batch_size", "32"]
+    options = [*VIEWS, "2", "--accelerator", "cpu", "--batch_size", "32"]
     assert main(["make", *DATA, "--teachers", listed, *options, "--out", out]) == 0
-    assert (
-        main(
-            [
-                "make",
-                *DATA,
-                "--teacher",
-                "digits-large",
-                "--teacher.weights",
-                str(weights),
-                *options,
-                "--out",
-                str(root / "one"),
-            ]
-        )
-        == 0
-    )
+    teacher = ["--teacher", "digits-large", "--teacher.weights", str(weights)]
+    assert main(["make", *DATA, *teacher, *options, "--out", str(root / "one")]) == 0
     return root
 
 
@@ -49,79 +38,30 @@ def test_merge_and_bake(several, tmp_path, capsys, last_json):
     books = f"{several / 'both'},{several / 'one'}"
     assert main(["merge", books, "--out", str(tmp_path / "all"), "--json"]) == 0
     assert last_json()["teachers"] == ["digits-large"] * 3
-    bake = [
-        "--bake",
-        "--method",
-        "bookkd",
-        "--method.preset",
-        "regularised",
-        "--codec",
-        "int8",
-        "--data",
-        "digits",
-        "--data.limit",
-        "96",
-    ]
+    bake = ["--bake", "--method", "bookkd", "--method.preset", "regularised", "--codec", "int8", *DATA]
     assert main(["merge", books, *bake, "--out", str(tmp_path / "baked"), "--json"]) == 0
     found = last_json()
     assert found["bytes_per_record"] < 50
     assert "serves temperature 4 alone" in found["notes"][0]
     assert main(["inspect", str(tmp_path / "baked")]) == 0
     assert "baked at temperature 4" in capsys.readouterr().out
-    learn = [
-        "--student",
-        "digits-small",
-        *DATA,
-        "--training.epochs",
-        "1",
-        "--training.accelerator",
-        "cpu",
-        "--validate_on",
-        "",
-    ]
-    run = [
-        "learn",
-        str(tmp_path / "baked"),
-        *learn,
-        "--loggers",
-        "csv",
-        "--method.temperature",
-        "3",
-        "--out",
-        str(tmp_path / "run"),
-    ]
+    run = ["learn", str(tmp_path / "baked"), *LEARN, "--method.temperature", "3", "--out", str(tmp_path / "run")]
     assert main(run) == 2
     assert "to honour temperature 3" in capsys.readouterr().err
 
 
 def test_learning_from_several_books_and_as_a_cohort(several, tmp_path, last_json):
-    learn = [
-        "--student",
-        "digits-small",
-        *DATA,
-        "--training.epochs",
-        "1",
-        "--training.accelerator",
-        "cpu",
-        "--validate_on",
-        "",
-    ]
     books = f"{several / 'both'},{several / 'one'}"
-    shared = [*learn, "--loggers", "csv", "--json"]
-    assert (
-        main(
-            ["learn", books, *shared, "--method", "bookkd", "--method.ensemble", "logit", "--out", str(tmp_path / "a")]
-        )
-        == 0
-    )
+    combined = ["--method", "bookkd", "--method.ensemble", "logit"]
+    assert main(["learn", books, *LEARN, "--json", *combined, "--out", str(tmp_path / "a")]) == 0
     assert last_json()["teacher_forwards"] == 0
-    assert main(["learn", *shared, "--method", "dml", "--out", str(tmp_path / "b")]) == 0
+    assert main(["learn", *LEARN, "--json", "--method", "dml", "--out", str(tmp_path / "b")]) == 0
     assert last_json()["method"] == "dml"
     assert (tmp_path / "b" / "student-1.safetensors").exists()
 
 
 def test_chain(tmp_path, capsys, last_json):
-    small = ["--views", "digits", "--views.n_views", "1", "--training.epochs", "1", "--training.accelerator", "cpu"]
+    small = [*VIEWS, "1", *QUICK]
     argv = ["chain", "--path", "digits-large,digits-small", *DATA, *small, "--out", str(tmp_path / "chain")]
     assert main([*argv, "--json"]) == 0
     assert [entry["network"] for entry in last_json()["networks"]] == ["digits-large", "digits-small"]

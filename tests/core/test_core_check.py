@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bookkd.core.check import at_least, between, finite, positive, unique
+from bookkd.core.check import at_least, below, between, finite, positive, unique
 from bookkd.core.errors import ConfigError, expected
 
 
@@ -23,6 +23,8 @@ from bookkd.core.errors import ConfigError, expected
         lambda: finite(np.float64(0.5), "x"),
         lambda: between(0, 0, 1, "x"),
         lambda: between(1.0, 0, 1, "x"),
+        lambda: below(0, 0, 1, "x"),
+        lambda: below(math.nextafter(1, 0), 0, 1, "x"),
         lambda: at_least(1, 1, "x"),
         lambda: at_least(2**70, 1, "x"),
     ],
@@ -49,6 +51,10 @@ def test_what_is_accepted_comes_back(call):
         (lambda: between(1.1, 0, 1, "x"), "Expected `x` to be between 0 and 1, got 1.1."),
         (lambda: between(math.nan, 0, 1, "x"), "Expected `x` to be between 0 and 1, got nan."),
         (lambda: between(False, 0, 1, "x"), "Expected `x` to be between 0 and 1, got False."),
+        (lambda: below(1, 0, 1, "x"), "Expected `x` to be from 0 to below 1, got 1."),
+        (lambda: below(-0.1, 0, 1, "x"), "Expected `x` to be from 0 to below 1, got -0.1."),
+        (lambda: below(math.nan, 0, 1, "x"), "Expected `x` to be from 0 to below 1, got nan."),
+        (lambda: below(False, 0, 1, "x"), "Expected `x` to be from 0 to below 1, got False."),
         (lambda: at_least(0, 1, "x"), "Expected `x` to be a whole number of at least 1, got 0."),
         (lambda: at_least(1.0, 1, "x"), "Expected `x` to be a whole number of at least 1, got 1.0."),
         (lambda: at_least(True, 1, "x"), "Expected `x` to be a whole number of at least 1, got True."),

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -34,6 +35,25 @@ def test_blocks_are_used_again_without_a_page_fault():
     kept, returned = _faults("keep"), _faults("leave")
     assert kept < 100
     assert kept < returned / 5
+
+
+@pytest.mark.parametrize(
+    ("most", "threshold", "trimmed"),
+    [(2**31, 2**30, 2**30), (32 * 2**20, 32 * 2**20, 2**30), (512 * 2**10, None, None)],
+    ids=["no limit", "limit of 64 bit", "limit of 32 bit"],
+)
+def test_a_library_that_limits_the_threshold_gets_what_it_takes_or_is_left_alone(monkeypatch, most, threshold, trimmed):
+    settings = {}
+
+    def mallopt(parameter, value):
+        if parameter == -3 and value > most:  # M_MMAP_THRESHOLD
+            return 0
+        settings[parameter] = value
+        return 1
+
+    monkeypatch.setattr("ctypes.CDLL", lambda name: SimpleNamespace(mallopt=mallopt))
+    assert keep_freed_memory() is (threshold is not None)
+    assert (settings.get(-3), settings.get(-1)) == (threshold, trimmed)
 
 
 def test_another_c_library_is_left_alone(monkeypatch):

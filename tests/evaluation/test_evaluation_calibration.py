@@ -42,7 +42,7 @@ def test_bins_are_those_of_scikit_learn():
     np.testing.assert_allclose([entry["accuracy"] for entry in filled], accuracy)
     np.testing.assert_allclose([entry["confidence"] for entry in filled], confidence)
     assert sum(entry["count"] for entry in found) == 400
-    assert all(entry["accuracy"] is None for entry in found if not entry["count"])
+    assert {entry["accuracy"] for entry in found if not entry["count"]} == {None}
 
 
 def test_scaling_is_fitted_elsewhere_and_measured_here():

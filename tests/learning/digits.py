@@ -12,6 +12,7 @@ from torch import nn
 from bookkd.book import Dense
 from bookkd.knowledge import StoredKnowledge, Teacher
 from bookkd.learning import Training, learn
+from bookkd.learning.run import Run
 from bookkd.making import make
 from bookkd.methods import VanillaKD
 from bookkd.tasks import Classification
@@ -97,6 +98,26 @@ def run(path: Path, *, method=None, network=None, knowledge_of: Path | None = No
         out=path,
         **options,
     )
+
+
+class StopError(Exception):
+    """Ends a run from inside."""
+
+
+def stopped_after(monkeypatch, steps: int) -> None:
+    """Make runs end inside the step after `steps`, as a crash would."""
+    real = Run.optimizer_step
+
+    def failing(self, *args, **kwargs):
+        if self.steps == steps:
+            raise StopError
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(Run, "optimizer_step", failing)
+
+
+def without_seconds(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in record.items() if key != "seconds"} for record in history]
 
 
 def weights(module: nn.Module) -> dict[str, torch.Tensor]:

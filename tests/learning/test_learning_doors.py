@@ -10,21 +10,22 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.learning.digits import TASK, TEST, Fired, assert_equal, book, run, student, teacher, training, weights
+from tests.learning.digits import (
+    TASK,
+    TEST,
+    Fired,
+    assert_equal,
+    run,
+    student,
+    teacher,
+    training,
+    weights,
+    without_seconds,
+)
 
 from bookkd.core.errors import ConfigError, DataError, DeviceError, UnknownNameError
 from bookkd.knowledge import LiveKnowledge
 from bookkd.methods import VanillaKD
-
-
-@pytest.fixture(scope="module")
-def stored(tmp_path_factory):
-    return book(tmp_path_factory.mktemp("book") / "book").path
-
-
-def without_seconds(history):
-    return [{key: value for key, value in record.items() if key != "seconds"} for record in history]
-
 
 HARD = {"accumulate": 2, "clip_norm": 0.5, "schedule": "cosine", "warmup_epochs": 0.5, "checkpoint_steps": 3}
 

@@ -12,7 +12,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.learning.digits import TASK, TEST, assert_equal, book, run, student, teacher, training, weights
+from tests.learning.digits import (
+    TASK,
+    TEST,
+    StopError,
+    assert_equal,
+    run,
+    stopped_after,
+    student,
+    teacher,
+    training,
+    weights,
+    without_seconds,
+)
 
 from bookkd.core.errors import CheckpointError, ConfigError
 from bookkd.knowledge import LiveKnowledge
@@ -21,33 +33,6 @@ from bookkd.learning.checkpoint import load_checkpoint
 ROOT = Path(__file__).parents[2]
 # 60 samples in batches of 8 are 8 batches, 4 steps of 2 batches; checkpoints stand after step 3, 4 (the end), 6 and 8.
 OPTIONS = {"accumulate": 2, "clip_norm": 1.0, "warmup_epochs": 0.5, "checkpoint_steps": 3}
-
-
-@pytest.fixture(scope="module")
-def stored(tmp_path_factory):
-    return book(tmp_path_factory.mktemp("book") / "book").path
-
-
-class StopError(Exception):
-    """Ends a run from inside."""
-
-
-def stopped_after(monkeypatch, steps):
-    """Make the run end inside the step after `steps`, as a crash would."""
-    from bookkd.learning.run import Run
-
-    real = Run.optimizer_step
-
-    def failing(self, *args, **kwargs):
-        if self.steps == steps:
-            raise StopError
-        return real(self, *args, **kwargs)
-
-    monkeypatch.setattr(Run, "optimizer_step", failing)
-
-
-def comparable(history):
-    return [{key: value for key, value in record.items() if key != "seconds"} for record in history]
 
 
 @pytest.mark.parametrize("door", ["plain", "lightning"])
@@ -64,7 +49,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(tmp_path, stored, monke
     torch.manual_seed(99)
     gone_on = run(tmp_path / "cut", network=student(seed=8 if steps >= 3 else 1), **options)
     assert_equal(gone_on.student, whole.student)
-    assert comparable(gone_on.history) == comparable(whole.history)
+    assert without_seconds(gone_on.history) == without_seconds(whole.history)
     assert all(0 < record["seconds"] < 60 for record in gone_on.history)
     lines = (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
@@ -87,7 +72,7 @@ def test_schedules_optimizers_and_batch_statistics_survive(tmp_path, stored, mon
             run(tmp_path / "cut", network=student("digits-small"), **options)
     gone_on = run(tmp_path / "cut", network=student("digits-small", seed=8), **options)
     assert_equal(gone_on.student, whole.student)
-    assert comparable(gone_on.history) == comparable(whole.history)
+    assert without_seconds(gone_on.history) == without_seconds(whole.history)
 
 
 @pytest.mark.parametrize("door", ["plain", "lightning"])
@@ -123,7 +108,7 @@ def test_killed_between_record_and_checkpoint(tmp_path, stored, monkeypatch):
         with pytest.raises(StopError):
             run(tmp_path / "cut", **options)
     gone_on = run(tmp_path / "cut", **options)
-    assert comparable(gone_on.history) == comparable(whole.history)
+    assert without_seconds(gone_on.history) == without_seconds(whole.history)
     assert_equal(gone_on.student, whole.student)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -170,6 +171,8 @@ class TestSeveral:
         assert alive == [0, 1, 2]
         assert seen[-1] == (360, 360)
         assert not (tmp_path / "all.parts").exists()
+        maps = Path("/proc/self/maps")
+        assert not maps.exists() or str(tmp_path / "all.parts") not in maps.read_text()
         again = make_several(tmp_path / "all", loaders, TRAIN, views(), **options)
         assert again.content_digest == merged.content_digest
         with pytest.raises(BookMismatchError, match=r"teachers\[1\]\.digest"):

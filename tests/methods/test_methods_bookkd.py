@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.learning.digits import TASK, Fired, assert_equal, book, run, student, training
+from tests.learning.digits import TASK, StopError, assert_equal, book, run, stopped_after, student, training
 from tests.methods.test_methods_contract import STUDENT, TEACHER, THREE, total
 
 from bookkd.core.errors import ConfigError, FidelityError
@@ -20,11 +20,6 @@ from bookkd.objectives import Scale
 
 ALONE = BookKD(kd_weight=1.0, ce_weight=0.0, label_smoothing=0.0)
 SECOND = torch.tensor([[1.0, 2.5, 0.0]], dtype=torch.float64)
-
-
-@pytest.fixture(scope="module")
-def stored(tmp_path_factory):
-    return book(tmp_path_factory.mktemp("bookkd") / "book").path
 
 
 def of_scale(scale, student=STUDENT):
@@ -119,21 +114,14 @@ def test_doors_move_the_scalar_alike(stored):
 def test_the_scalar_is_in_the_checkpoint_and_a_killed_run_ends_the_same(stored, tmp_path, monkeypatch):
     whole = run(tmp_path / "whole", knowledge_of=stored, method=BookKD(), network=student())
 
-    class Killed(Fired):
-        def on(self, event, given):
-            if event == "step_end" and given.steps == 11:
-                raise KeyboardInterrupt
-
     options = {"knowledge_of": stored, "method": BookKD(), "training": training(checkpoint_steps=1)}
     with monkeypatch.context() as patch:
-        patch.setattr(BookKD, "handlers", lambda self: (Killed([]),))
-        with pytest.raises(KeyboardInterrupt):
+        stopped_after(patch, 11)
+        with pytest.raises(StopError):
             run(tmp_path / "killed", network=student(), **options)
     saved = load_checkpoint(tmp_path / "killed" / "checkpoints" / "last.ckpt")
     assert float(saved["learner"]["parts.entropy_scale.scale"]) != 1.0
-    with monkeypatch.context() as patch:
-        patch.setattr(BookKD, "handlers", lambda self: (Fired([]),))
-        again = run(tmp_path / "killed", network=student(), **options)
+    again = run(tmp_path / "killed", network=student(), **options)
     assert_equal(again.student, whole.student)
     assert again.history[-1]["train/entropy_scale"] == whole.history[-1]["train/entropy_scale"]
 

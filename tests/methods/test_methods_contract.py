@@ -8,7 +8,7 @@ import re
 
 import pytest
 import torch
-from tests.learning.digits import TASK, book, run, student, training, weights
+from tests.learning.digits import TASK, run, student, training, weights
 from tests.losses.cases import V3, Z3
 from tests.methods.cases import DEFAULTS, NEEDS, REFUSED, RELATIONAL, TOTALS, VIEWS
 
@@ -140,11 +140,6 @@ class TestEveryMethod:
             UnknownNameError, match=rf"Unknown preset '{preset}x' \(method {name}\)\. Nearest: {preset}"
         ):
             build_method(name, f"{preset}x")
-
-
-@pytest.fixture(scope="module")
-def stored(tmp_path_factory):
-    return book(tmp_path_factory.mktemp("methods") / "book").path
 
 
 @pytest.mark.parametrize(("name", "option", "value", "match"), REFUSED)

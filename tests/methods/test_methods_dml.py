@@ -7,7 +7,19 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.learning.digits import TASK, TEST, TRAIN, assert_equal, run, student, to_float, training, views
+from tests.learning.digits import (
+    TASK,
+    TEST,
+    TRAIN,
+    StopError,
+    assert_equal,
+    run,
+    stopped_after,
+    student,
+    to_float,
+    training,
+    views,
+)
 
 from bookkd.core.errors import ConfigError
 from bookkd.core.fields import INPUT, LABEL, WEIGHT
@@ -165,25 +177,12 @@ def test_the_order_of_the_peers_plays_no_part(door):
     assert_equal(one.peers[0], other.student, tolerance=1e-6)
 
 
-class StopError(Exception):
-    """Ends a run from inside."""
-
-
 @pytest.mark.parametrize("door", ["plain", "lightning"])
 def test_a_cohort_goes_on_from_its_folder(tmp_path, monkeypatch, door):
-    from bookkd.learning.run import Run
-
     options = {"method": DML(), "training": training(**OPTIONS, checkpoint_steps=3), "door": door, "validation": TEST}
     whole = run(None, network=cohort(1, 2), **options)
-    real = Run.optimizer_step
-
-    def stopping(self, *args, **kwargs):
-        if self.steps == 8:
-            raise StopError
-        return real(self, *args, **kwargs)
-
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "optimizer_step", stopping)
+        stopped_after(patch, 8)
         with pytest.raises(StopError):
             run(tmp_path / "cut", network=cohort(1, 2), **options)
     # Other networks, once to go on from step 6 and once to read what is finished: all comes from the folder.

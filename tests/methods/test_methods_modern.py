@@ -17,7 +17,7 @@ from bookkd.core.errors import ConfigError, FidelityError
 from bookkd.core.fields import LABEL, PARTNER_LABEL, WEIGHT
 from bookkd.core.protocols import Needs
 from bookkd.core.schedules import Clock, Linear
-from bookkd.learning import learn
+from bookkd.learning import check_batches, learn
 from bookkd.losses import DenseTarget
 from bookkd.methods import DIST, DKD, MLKD, VanillaKD, build_method
 from bookkd.objectives import Extract, Objective, Standardise, transformed
@@ -26,11 +26,6 @@ from bookkd.tasks import MultiLabel
 CE = 0.464369
 FULL = Clock(epoch=20)
 HIDDEN = np.full(len(TRAIN), -1)
-
-
-@pytest.fixture(scope="module")
-def stored(tmp_path_factory):
-    return book(tmp_path_factory.mktemp("modern") / "book").path
 
 
 def near(value):
@@ -188,19 +183,40 @@ def test_mlkd_wants_two_views_and_an_even_batch(stored, tmp_path):
 
 @pytest.mark.parametrize("method", [DIST(), MLKD()])
 def test_relations_want_whole_batches(stored, method):
-    with pytest.raises(ConfigError, match=r"`parts` to be 1, got 2 \(term \w+ relates the rows of a batch\)"):
+    with pytest.raises(ConfigError, match=r"`accumulate` to be 1, got 2 \(training\)\. The method relates the rows"):
         run(None, method=method, knowledge_of=stored, training=training(accumulate=2))
+    with pytest.raises(ConfigError, match=r"`devices` to be 1, got 2 \(training\)\. The method relates the rows"):
+        check_batches(training(devices=2), samples=60, views_per_sample=1, whole=True)
     with pytest.raises(ConfigError, match=r"`batch_size` to be at most (60|120) for 60 samples, got 122"):
         run(None, method=method, knowledge_of=stored, training=training(batch_size=122))
 
 
-def test_dist_leaves_out_the_last_batch_and_refuses_batches_of_one(stored):
+def test_dist_leaves_out_the_last_batch(stored):
     learned = run(None, method=DIST(), knowledge_of=stored, training=training(epochs=1, batch_size=8))
     assert learned.history[0]["step"] == 60 // 8
-    with pytest.raises(
-        ConfigError, match=r"of at least two rows, got shape \[1, 10\] \(correlation_intra\)\. One row has"
-    ):
-        run(None, method=DIST(), knowledge_of=stored, training=training(batch_size=1))
+
+
+@pytest.mark.parametrize(
+    ("method", "least"), [(DIST(), 2), (DIST(beta=0.0), 2), (MLKD(), 4), (MLKD(kd_weight=0.0, class_weight=0.0), 4)]
+)
+def test_relations_want_two_samples_in_a_batch(stored, method, least):
+    views_per_sample = method.needs(TASK).views_per_sample
+    too_few = training(epochs=1, batch_size=least - views_per_sample)
+    match = (
+        rf"`batch_size` to be a whole number of at least {least}, got {too_few.batch_size} \(training\)\. The method"
+    )
+    with pytest.raises(ConfigError, match=match):
+        run(None, method=method, knowledge_of=stored, training=too_few)
+    learned = run(None, method=method, knowledge_of=stored, training=training(epochs=1, batch_size=least))
+    assert learned.history[0]["step"] == 60 * views_per_sample // least
+
+
+@pytest.mark.parametrize("method", [DKD(), DIST(gamma=0.0)])
+def test_methods_without_relations_learn_from_one_sample_at_a_time(stored, method):
+    assert (
+        run(None, method=method, knowledge_of=stored, training=training(epochs=1, batch_size=1)).history[0]["step"]
+        == 60
+    )
 
 
 @pytest.mark.parametrize("method", [DKD(), DIST(), MLKD()])

@@ -85,7 +85,9 @@ def test_calibration_is_fitted_on_held_out_samples_alone(done):
 
 
 def test_the_weights_are_those_of_the_record(done):
-    for folder in Path(done[0]).rglob("seed-*"):
+    folders = list(Path(done[0]).rglob("seed-*"))
+    assert len(folders) == 2 * len(ARMS)
+    for folder in folders:
         network = create_network("digits-small", n_classes=10)
         load_weights(network, folder / "student.safetensors")
         assert weights_digest(network) == RunRecord.load(folder).weights
@@ -154,6 +156,24 @@ def test_another_configuration_in_the_folder_is_refused(made, tmp_path):
     quicker = {**QUICK, "workers": 1, "probe_share": 0.5}
     result = compare(made, tmp_path, seeds=2, methods="supervised,vanilla-kd", training=quicker)
     assert [len(row["seeds"]) for row in result["arms"]] == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("methods", "changes", "said"),
+    [
+        ("supervised,dist", {"batch_size": 1}, r"`batch_size` to be a whole number of at least 2, got 1"),
+        ("supervised,mlkd", {"batch_size": 2}, r"`batch_size` to be a whole number of at least 4, got 2"),
+        ("supervised,mlkd", {"batch_size": 15}, r"`batch_size` to be a multiple of views_per_sample = 2, got 15"),
+        ("supervised,dist", {"batch_size": 128}, r"`batch_size` to be at most 108 for 108 samples, got 128"),
+        ("supervised,dist", {"accumulate": 2}, r"`accumulate` to be 1, got 2"),
+    ],
+)
+def test_batches_that_a_method_cannot_learn_from_are_refused_before_any_run(made, tmp_path, methods, changes, said):
+    lines = []
+    with pytest.raises(ConfigError, match=rf"{said} \(training of (dist|mlkd) / digits-small / one\)"):
+        compare(made, tmp_path / "out", say=lines, methods=methods, training={**QUICK, **changes})
+    assert not (tmp_path / "out").exists()
+    assert lines == []
 
 
 def test_a_folder_serves_one_sweep_at_a_time(made, tmp_path):

@@ -206,5 +206,7 @@ def test_a_preset_runs_to_its_table(made, tmp_path, preset):
 def test_the_ablation_is_held_against_its_full_method():
     sweep, arms = arms_of("ablation", students="digits-small,resnet8", books={"a": "a", "b": "b"})
     against = baselines(sweep, arms)
-    assert {arms[base].override for place, base in against.items()} <= {"full", "supervised"}
+    full = {place for place, arm in enumerate(arms) if arm.override == "full"}
+    assert set(range(len(arms))) - set(against) <= full
+    assert {arms[base].override for base in against.values()} == {"full"}
     assert all(arms[base].student == arms[place].student for place, base in against.items())

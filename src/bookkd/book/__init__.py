@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bookkd.book._fidelity import measure_codec
+from bookkd.book._opening import is_finished
 from bookkd.book.codecs import (
     CODECS,
     Codec,
@@ -37,6 +38,7 @@ __all__ = [
     "Unit",
     "codec_from_config",
     "codec_to_config",
+    "is_finished",
     "lineage_of",
     "lineage_tree",
     "measure_codec",

@@ -13,13 +13,29 @@ from bookkd.book.plan import Plan
 from bookkd.core import jsonio
 from bookkd.core.errors import BookCorruptError, BookFormatError, BookMissingError, BookUnfinishedError
 
-__all__ = ["edition_numbers", "find_edition", "read_keys", "read_plan"]
+__all__ = ["edition_numbers", "find_edition", "is_finished", "read_keys", "read_plan"]
 
 
 def edition_numbers(root: Path) -> list[int]:
     """Return the numbers of the editions in `root`, ascending."""
     found = (_layout.EDITION_NAME.fullmatch(name) for name in _files.entries(root))
     return sorted(int(match[1]) for match in found if match)
+
+
+def is_finished(path: str | Path) -> bool:
+    """Say whether a folder holds a finished book, one with an edition; False also where there is no folder.
+
+    Args:
+        path: The folder.
+
+    Raises:
+        StorageError: if the folder cannot be read.
+
+    >>> is_finished("no/such/book")
+    False
+    """
+    root = Path(path)
+    return root.is_dir() and bool(edition_numbers(root))
 
 
 def find_edition(root: Path, edition: int | None) -> int:

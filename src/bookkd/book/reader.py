@@ -79,6 +79,13 @@ class Book:
     def __repr__(self) -> str:
         return f"Book({str(self.path)!r}, edition={self.edition}, n_samples={self.n_samples}, n_views={self.n_views})"
 
+    def close(self) -> None:
+        """Let go of every mapped shard; reading maps them again. Windows deletes no file that is mapped."""
+        for number in list(self._open):
+            shard = self._open.pop(number, None)
+            if shard is not None:  # another thread may have let it go
+                shard.unmap()
+
     @property
     def edition(self) -> int:
         """Number of the edition."""

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from bookkd.book import _container, _fidelity, _files, _layout, _manifest
 from bookkd.book._comparison import difference
-from bookkd.book._opening import edition_numbers
+from bookkd.book._opening import is_finished
 from bookkd.book._unit import UnitBuffer
 from bookkd.book.plan import Plan, Unit
 from bookkd.book.reader import Book
@@ -78,7 +78,7 @@ class BookWriter:
         self._buffers: dict[Unit, UnitBuffer] = {}
         self._done: dict[Unit, _Committed] = {}
         self._lock: Lock | None = None
-        self._finished = self._is_finished()
+        self._finished = is_finished(self.path)
         if self._finished:
             self.plan = self._compared(plan)
             return
@@ -121,14 +121,10 @@ class BookWriter:
                 view and teacher. Nothing of the unit is committed.
             StorageError: full or failing disk; the book stays resumable.
         """
-        unit = Unit(*map(operator.index, unit))
-        self._check_open(unit)
-        if unit in self._done:
-            raise ConfigError(expected("unit", "a pending one", f"{unit}, which is committed", where=str(self.path)))
-        buffer = UnitBuffer(self.plan, unit)
-        buffer.add(unit.start, arrays)
+        buffer = self._begin(unit)
+        buffer.add(buffer.unit.start, arrays)
         self._commit(buffer)
-        self._buffers.pop(unit, None)
+        self._buffers.pop(buffer.unit, None)
 
     def write_rows(self, view: int, start: int, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         """Add consecutive rows of a view; every unit that they complete is committed.
@@ -170,11 +166,7 @@ class BookWriter:
             ConfigError: if a part is missing or of another dtype or shape.
             StorageError: full or failing disk; the book stays resumable.
         """
-        unit = Unit(*map(operator.index, unit))
-        self._check_open(unit)
-        if unit in self._done:
-            raise ConfigError(expected("unit", "a pending one", f"{unit}, which is committed", where=str(self.path)))
-        buffer = UnitBuffer(self.plan, unit)
+        buffer = self._begin(unit)
         buffer.copy(parts)
         self._commit(buffer)
 
@@ -209,9 +201,6 @@ class BookWriter:
             self.close()
         return Book(self.path)
 
-    def _is_finished(self) -> bool:
-        return self.path.is_dir() and bool(edition_numbers(self.path))
-
     def _compared(self, plan: Plan) -> Plan:
         found, _ = _files.read_json(self.path, _layout.PLAN_NAME)
         stored = Plan.from_json(found, str(self.path / _layout.PLAN_NAME))
@@ -227,7 +216,7 @@ class BookWriter:
 
     def _start(self, plan: Plan, packed: bytes | None) -> None:
         _files.remove_leftovers(self.path)
-        self._finished = self._is_finished()
+        self._finished = is_finished(self.path)
         if (self.path / _layout.PLAN_NAME).exists():
             self.plan = self._compared(plan)
             if packed is not None and not (self.path / _layout.KEYS_NAME).exists():
@@ -288,6 +277,14 @@ class BookWriter:
                     unit,
                 )
             )
+
+    def _begin(self, unit: Unit) -> UnitBuffer:
+        """Return an empty buffer of a unit that is pending."""
+        unit = Unit(*map(operator.index, unit))
+        self._check_open(unit)
+        if unit in self._done:
+            raise ConfigError(expected("unit", "a pending one", f"{unit}, which is committed", where=str(self.path)))
+        return UnitBuffer(self.plan, unit)
 
     def _row_count(self, start: int, arrays: Mapping[str, npt.NDArray[Any]]) -> int:
         if set(arrays) != set(self.plan.fields):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from bookkd.core.errors import ConfigError, expected
 
-__all__ = ["at_least", "between", "finite", "positive", "unique"]
+__all__ = ["at_least", "below", "between", "finite", "positive", "unique"]
 
 
 def finite(value: float, what: str, *, where: str = "", do: str = "") -> float:
@@ -42,6 +42,19 @@ def between(value: float, low: float, high: float, what: str, *, where: str = ""
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
         raise ConfigError(expected(what, f"between {low} and {high}", value, where=where, do=do))
+    return value
+
+
+def below(value: float, low: float, high: float, what: str, *, where: str = "", do: str = "") -> float:
+    """Return `value` if it is a number from `low` to below `high`.
+
+    >>> below(1, 0, 1, "momentum")
+    Traceback (most recent call last):
+    ...
+    bookkd.core.errors.ConfigError: Expected `momentum` to be from 0 to below 1, got 1.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value < high:
+        raise ConfigError(expected(what, f"from {low} to below {high}", value, where=where, do=do))
     return value
 
 

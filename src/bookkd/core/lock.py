@@ -61,9 +61,12 @@ class Lock:
         me = (os.getpid(), self.path)
         if me not in _held or self._descriptor < 0:
             return
+        if fcntl is None:  # Windows deletes no open file
+            os.close(self._descriptor)
         with contextlib.suppress(OSError):
             self.path.unlink()
-        os.close(self._descriptor)
+        if fcntl is not None:  # unlinked while it is locked, so that nobody takes a file that is about to go
+            os.close(self._descriptor)
         self._descriptor = -1
         _held.discard(me)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from bookkd.core.check import at_least
 from bookkd.core.errors import DataError, expected
+from bookkd.evaluation.measures import bin_of
 
 __all__ = ["calibration", "confusion", "fit_temperature", "reliability"]
 
@@ -72,7 +72,7 @@ def reliability(logits: Tensor, labels: Tensor, *, bins: int = 15) -> list[dict[
     at_least(bins, 1, "bins", where="reliability")
     p = logits.detach().double().cpu().softmax(-1).numpy()
     top, right = p.max(axis=1), p.argmax(axis=1) == labels.cpu().numpy()
-    place = np.clip(np.ceil(top * bins).astype(int) - 1, 0, bins - 1)
+    place = bin_of(top, bins)
     found: list[dict[str, float | int | None]] = []
     for bin_ in range(bins):
         inside = place == bin_

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from bookkd.core.errors import ConfigError, DataError, TeacherOutputError, expected
 from bookkd.evaluation.intervals import Floats, Interval, interval_where_known, resample, unbiased_interval
 
-__all__ = ["Measures", "Statistic", "check_matrix", "check_names", "mean_where_known", "measured"]
+__all__ = ["Measures", "Statistic", "bin_of", "check_matrix", "check_names", "mean_where_known", "measured"]
 
 
 Statistic = Callable[[Floats], tuple[Mapping[str, Floats], Mapping[str, Floats]]]
@@ -110,13 +111,27 @@ def mean_where_known(values: Floats) -> Floats:
     return mean
 
 
+def bin_of(confidence: Floats, bins: int) -> npt.NDArray[np.int64]:
+    """Return the bin of each confidence among equal bins (l, u] of 0 to 1, so that full confidence falls into the last one.
+
+    >>> bin_of(np.array([0.0, 0.25, 0.26, 1.0]), 4).tolist()
+    [0, 0, 1, 3]
+    """
+    return np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+
+
 def check_matrix(
-    given: Tensor, name: str, shape: Sequence[int] | None, error: type[DataError | TeacherOutputError]
+    given: Tensor,
+    name: str,
+    shape: Sequence[int] | None,
+    error: type[DataError | TeacherOutputError],
+    *,
+    columns: str = "m",
 ) -> None:
     """Refuse what is no finite floating matrix [n, m], or one of another shape than `shape`."""
     fits = given.ndim == 2 and 0 not in given.shape if shape is None else tuple(given.shape) == tuple(shape)
     if not fits or not given.is_floating_point():
-        wish = "floating point [n, m] with n at least 1" if shape is None else f"floating point {tuple(shape)}"
+        wish = f"floating point [n, {columns}] with n at least 1" if shape is None else f"floating point {tuple(shape)}"
         raise error(expected(name, wish, f"{given.dtype} {tuple(given.shape)}", where="evaluation"))
     bad = (~torch.isfinite(given)).any(dim=1).nonzero().flatten().tolist()
     if bad:

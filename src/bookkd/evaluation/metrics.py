@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from bookkd.core.check import at_least
-from bookkd.core.errors import ConfigError, DataError, TeacherOutputError, expected
+from bookkd.core.errors import DataError, TeacherOutputError, expected
 from bookkd.core.fields import IGNORE_LABEL
 from bookkd.evaluation.intervals import (
     Floats,
@@ -27,6 +27,7 @@ from bookkd.evaluation.intervals import (
     resample,
     unbiased_interval,
 )
+from bookkd.evaluation.measures import bin_of, check_matrix, check_names
 
 __all__ = ["Evaluation", "evaluate"]
 
@@ -218,17 +219,13 @@ def _per_sample(logits: Tensor, truth: npt.NDArray[np.int64], teacher: Tensor | 
 def _gaps(logits: Tensor, truth: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64], bins: int) -> Floats:
     """Return confidence less correctness of each sample in the column of its bin, [n, bins]."""
     confidence = torch.softmax(logits, dim=1).max(dim=1).values.numpy()
-    # Bins are (l, u], so that full confidence falls into the last one.
-    column = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
     gaps = np.zeros((len(truth), bins))
-    gaps[np.arange(len(truth)), column] = confidence - (predicted == truth)
+    gaps[np.arange(len(truth)), bin_of(confidence, bins)] = confidence - (predicted == truth)
     return gaps
 
 
 def _check(logits: Tensor, labels: Tensor, teacher_logits: Tensor | None, class_names: Sequence[str]) -> None:
-    if logits.ndim != 2 or not logits.is_floating_point() or 0 in logits.shape:
-        got = f"{logits.dtype} {tuple(logits.shape)}"
-        raise DataError(expected("logits", "floating point [n, classes] with n at least 1", got, where="evaluation"))
+    check_matrix(logits, "logits", None, DataError, columns="classes")
     n, n_classes = logits.shape
     if labels.shape != (n,) or labels.is_floating_point() or labels.dtype == torch.bool:
         got = f"{labels.dtype} {tuple(labels.shape)}"
@@ -239,23 +236,6 @@ def _check(logits: Tensor, labels: Tensor, teacher_logits: Tensor | None, class_
         label = int(labels[outside[0]])
         do = "Evaluate on samples whose class is known." if label == IGNORE_LABEL else "Check the data set's classes."
         raise DataError(expected("label", f"between 0 and {n_classes - 1}", label, where=where, do=do))
-    _finite(logits, "logits", DataError)
     if teacher_logits is not None:
-        if teacher_logits.shape != logits.shape or not teacher_logits.is_floating_point():
-            got = f"{teacher_logits.dtype} {tuple(teacher_logits.shape)}"
-            raise TeacherOutputError(
-                expected("teacher_logits", f"floating point {tuple(logits.shape)}", got, where="evaluation")
-            )
-        _finite(teacher_logits, "teacher_logits", TeacherOutputError)
-    if class_names and len(class_names) != n_classes:
-        raise ConfigError(expected("class_names", f"{n_classes} names or none", len(class_names), where="evaluation"))
-
-
-def _finite(logits: Tensor, name: str, error: type[DataError | TeacherOutputError]) -> None:
-    bad = (~torch.isfinite(logits)).any(dim=1).nonzero().flatten().tolist()
-    if bad:
-        row = logits[bad[0]]
-        value = float(row[~torch.isfinite(row)][0])
-        raise error(
-            expected(name, "finite", value, where=f"evaluation, sample {bad[0]}; {len(bad)} of {len(logits)} rows")
-        )
+        check_matrix(teacher_logits, "teacher_logits", logits.shape, TeacherOutputError)
+    check_names(class_names, n_classes, "class_names")

@@ -13,7 +13,7 @@ from bookkd.core.check import at_least
 from bookkd.core.errors import DataError, TeacherOutputError, expected
 from bookkd.core.fields import IGNORE_LABEL
 from bookkd.evaluation.intervals import Floats
-from bookkd.evaluation.measures import Measures, check_matrix, check_names, mean_where_known, measured
+from bookkd.evaluation.measures import Measures, bin_of, check_matrix, check_names, mean_where_known, measured
 
 __all__ = ["evaluate_multi_label"]
 
@@ -168,9 +168,7 @@ def _outcomes(
 
 def _gaps(p: Floats, present: npt.NDArray[np.bool_], known: npt.NDArray[np.bool_], bins: int) -> Floats:
     """Return the sum of p - y of each sample's known pairs in the column of their bin, [n, bins]."""
-    # Bins are (l, u], so that full confidence falls into the last one.
-    column = np.clip(np.ceil(p * bins).astype(np.int64) - 1, 0, bins - 1)
-    cells = np.arange(len(p))[:, None] * bins + column
+    cells = np.arange(len(p))[:, None] * bins + bin_of(p, bins)
     gaps = np.bincount(cells[known], weights=(p - present)[known], minlength=len(p) * bins)
     return gaps.astype(np.float64).reshape(len(p), bins)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bookkd.knowledge.alignment import check_alignment, keys_of, with_pool_of
+from bookkd.knowledge.base import Teacherless
 from bookkd.knowledge.ensemble import Ensemble, SideBySide, books_of, check_same, teachers_of
 from bookkd.knowledge.lineage import NOTES, lineage_of_weights, teachers_behind
 from bookkd.knowledge.live import LiveKnowledge
@@ -20,6 +21,7 @@ __all__ = [
     "SideBySide",
     "StoredKnowledge",
     "Teacher",
+    "Teacherless",
     "VirtualKnowledge",
     "books_of",
     "check_alignment",

@@ -12,17 +12,18 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from bookkd.core.check import between
+from bookkd.core.check import below, between
 from bookkd.core.errors import ConfigError, expected
 from bookkd.core.fields import IGNORE_LABEL, INPUT, LABEL, OWN, PARTNER_LABEL, RATIO, SAMPLE, WEIGHT, FieldInfo
 from bookkd.core.names import choose
 from bookkd.core.rng import generator
+from bookkd.knowledge.base import Teacherless
 from bookkd.losses import DenseTarget, beta_targets
 
 __all__ = ["BetaSmoothing", "SelfKnowledge", "VirtualKnowledge"]
 
 
-class SelfKnowledge:
+class SelfKnowledge(Teacherless):
     """An exponential moving average of the student, asked about the same batch; also the event handler that moves it.
 
     theta_average <- m theta_average + (1 - m) theta after every optimizer step, m = min(1 - 1 / (step + 1), momentum), so
@@ -31,9 +32,12 @@ class SelfKnowledge:
     Args:
         learner: What is averaged: a module from batch to fields; copied.
         fields: What it says, by name; given out as `own/NAME`.
-        momentum: Largest m, 0 to below 1.
+        momentum: Largest m, 0 to below 1, with which the average would never move.
         mode: "train" keeps the copy in training mode, with the batch's own statistics in BatchNorm, and averages parameters
             alone, as the released code of Beta smoothing does; "eval" copies the buffers too and evaluates.
+
+    Raises:
+        ConfigError: if the momentum or the mode is another.
     """
 
     def __init__(
@@ -44,20 +48,10 @@ class SelfKnowledge:
         momentum: float,
         mode: Literal["train", "eval"],
     ) -> None:
-        self.momentum = between(momentum, 0, 1, "momentum", where="average of the student")
+        super().__init__({OWN + name: info for name, info in fields.items()})
+        self.momentum = below(momentum, 0, 1, "momentum", where="average of the student")
         self.mode = choose(mode, ("train", "eval"), "mode", where="average of the student")
         self.network = copy.deepcopy(learner).requires_grad_(False).train(mode == "train")
-        self._fields = {OWN + name: info for name, info in fields.items()}
-
-    @property
-    def fields(self) -> Mapping[str, FieldInfo]:
-        """The student's fields, under `own/`."""
-        return self._fields
-
-    @property
-    def teacher_forwards(self) -> int:
-        """0: it is the student that is passed a second time."""
-        return 0
 
     def targets(self, batch: Mapping[str, Any], fields: Sequence[str] | None = None) -> dict[str, Any]:
         """Return what the average says about the batch, without gradient."""
@@ -95,7 +89,7 @@ class SelfKnowledge:
         self.network.load_state_dict(state["average"])
 
 
-class BetaSmoothing:
+class BetaSmoothing(Teacherless):
     """Instance-specific smoothing of labels: the surer a confidence is within its batch, the less its label is smoothed.
 
     Gives the field `own/beta`: draws b ~ Beta(a, 1), sorted, stand on the true classes in the order of the confidences
@@ -111,22 +105,12 @@ class BetaSmoothing:
     """
 
     def __init__(self, speaker: Any, field: str, shape: tuple[int, ...], *, concentration: float, seed: int) -> None:
+        super().__init__({f"{OWN}beta": FieldInfo(shape)})
         self.speaker = speaker
         self.field = field
         self.concentration = concentration
         self.seed = seed
         self.step = 0
-        self._fields = {f"{OWN}beta": FieldInfo(shape)}
-
-    @property
-    def fields(self) -> Mapping[str, FieldInfo]:
-        """One field, `own/beta`."""
-        return self._fields
-
-    @property
-    def teacher_forwards(self) -> int:
-        """0: a live speaker counts its passes itself."""
-        return 0
 
     def targets(self, batch: Mapping[str, Any], fields: Sequence[str] | None = None) -> dict[str, Any]:
         """Return the smoothed labels as log-probabilities."""
@@ -162,7 +146,7 @@ class BetaSmoothing:
             self.speaker.load_state_dict(state)
 
 
-class VirtualKnowledge:
+class VirtualKnowledge(Teacherless):
     """A teacher made of labels: the probability `confidence` on the true class, the rest in equal parts on the others.
 
     Gives the field `own/virtual`, whose *logits* are these probabilities, as the published virtual teacher has it: softened
@@ -178,18 +162,9 @@ class VirtualKnowledge:
     """
 
     def __init__(self, n_classes: int, *, confidence: float) -> None:
+        super().__init__({f"{OWN}virtual": FieldInfo((n_classes,))})
         self.n_classes = n_classes
         self.confidence = between(confidence, 1 / n_classes, 1, "confidence", where="virtual teacher")
-
-    @property
-    def fields(self) -> Mapping[str, FieldInfo]:
-        """One field, `own/virtual`."""
-        return {f"{OWN}virtual": FieldInfo((self.n_classes,))}
-
-    @property
-    def teacher_forwards(self) -> int:
-        """0: nothing is passed."""
-        return 0
 
     def targets(self, batch: Mapping[str, Any], fields: Sequence[str] | None = None) -> dict[str, Any]:
         """Return the made-up probabilities of the batch's labels; of a mixed view, in the ratio of its two labels."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from bookkd.book import Book, Plan, SparseArray
 from bookkd.core.fields import INPUT, LOGITS, PROBE_HASH, PROBE_PROJECTIONS, PROBE_TAKEN, SAMPLE, VIEW, FieldInfo
 from bookkd.core.names import choose
+from bookkd.knowledge.base import Teacherless
 from bookkd.losses import BakedTarget, CombinedTarget, DenseTarget, SparseTarget, Target
 from bookkd.views import check_probes
 
@@ -21,12 +22,12 @@ __all__ = ["StoredKnowledge", "member_fields"]
 _PROBES = (PROBE_HASH, PROBE_PROJECTIONS)
 
 
-class StoredKnowledge:
+class StoredKnowledge(Teacherless):
     """Look up what a book says about each batch: one vectorised gather, addressed by (sample, view).
 
     Where a batch carries probes of its views, they are compared with the book's, so that a record is never used for an
     input that the teacher did not see. A book of several teachers (`members/<i>/logits`) also answers for `logits`: all of
-    its teachers as one `CombinedTarget`.
+    its teachers as one `CombinedTarget`. Its fields are the book's, without the probes.
 
     Args:
         book: An open book or its path.
@@ -34,27 +35,17 @@ class StoredKnowledge:
 
     def __init__(self, book: Book | str | Path) -> None:
         self.book = book if isinstance(book, Book) else Book(book)
-        self._fields = {
+        fields = {
             name: FieldInfo(plan.shape, plan.codec.sparse, tuple(plan.promised))
             for name, plan in self.book.fields.items()
             if name not in _PROBES
         }
         self._probed = all(name in self.book.fields for name in _PROBES)
         self._members = member_fields(self.book.plan)
-        if self._members and LOGITS not in self._fields:
-            infos = [self._fields[name] for name in self._members]
-            sparse = any(info.sparse for info in infos)
-            self._fields = {**self._fields, LOGITS: FieldInfo(infos[0].shape, sparse)}
-
-    @property
-    def fields(self) -> Mapping[str, FieldInfo]:
-        """The fields of the book, without the probes."""
-        return self._fields
-
-    @property
-    def teacher_forwards(self) -> int:
-        """Always 0: nothing is passed through a teacher."""
-        return 0
+        if self._members and LOGITS not in fields:
+            infos = [fields[name] for name in self._members]
+            fields[LOGITS] = FieldInfo(infos[0].shape, any(info.sparse for info in infos))
+        super().__init__(fields)
 
     def targets(self, batch: Mapping[str, Any], fields: Sequence[str] | None = None) -> dict[str, Any]:
         """Read the records of the whole batch.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bookkd.learning.beginning import begin_run
 from bookkd.learning.cohort import Cohort
-from bookkd.learning.data import Groups, make_groups, visible_labels
+from bookkd.learning.data import Groups, check_batches, make_groups, visible_labels
 from bookkd.learning.learn import Learned, learn
 from bookkd.learning.learner import Learner
 from bookkd.learning.loop import fit
@@ -24,6 +24,7 @@ __all__ = [
     "Training",
     "Validation",
     "begin_run",
+    "check_batches",
     "find_device",
     "fit",
     "learn",

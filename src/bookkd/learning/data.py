@@ -10,14 +10,14 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader
 
-from bookkd.core.check import between, positive
+from bookkd.core.check import at_least, between, positive
 from bookkd.core.errors import ConfigError, expected
 from bookkd.core.fields import IGNORE_LABEL, LABEL, PARTNER, PARTNER_LABEL, SAMPLE
 from bookkd.core.rng import generator
 from bookkd.learning.training import Training
 from bookkd.views import CachedViews, Replay, ViewSampler, collate, label_rows
 
-__all__ = ["Groups", "make_groups", "visible_labels"]
+__all__ = ["Groups", "check_batches", "make_groups", "visible_labels"]
 
 
 class Groups:
@@ -75,6 +75,46 @@ class Groups:
         self.sampler.load_state_dict(state)
 
 
+def check_batches(
+    training: Training, *, samples: int, views_per_sample: int, whole: bool, where: str = "training"
+) -> None:
+    """Refuse batches that a method cannot learn from; asked before anything long starts.
+
+    Args:
+        training: Batch size, accumulation, devices.
+        samples: Samples of an epoch.
+        views_per_sample: Views of one sample next to each other in a batch, as `Needs` says.
+        whole: Whether the method relates the rows of a batch (`Objective.relational`): it wants at least two samples in each,
+            and no batch in parts.
+        where: What is trained, for the error.
+
+    Raises:
+        ConfigError: if the batch size is no multiple of the views, or the method relates rows and a batch holds one sample,
+            is divided, or is larger than an epoch.
+
+    >>> check_batches(Training(batch_size=7), samples=100, views_per_sample=2, whole=False)
+    Traceback (most recent call last):
+    ...
+    bookkd.core.errors.ConfigError: Expected `batch_size` to be a multiple of views_per_sample = 2, got 7 (training).
+    """
+    size = training.batch_size
+    if size % views_per_sample:
+        wish = f"a multiple of views_per_sample = {views_per_sample}"
+        raise ConfigError(expected("batch_size", wish, size, where=where))
+    if not whole:
+        return
+    do = "The method relates the samples of a batch: raise --training.batch_size."
+    at_least(size, 2 * views_per_sample, "batch_size", where=where, do=do)
+    for part in ("accumulate", "devices"):
+        if getattr(training, part) > 1:
+            do = f"The method relates the rows of a batch, so that every batch must be whole: leave --training.{part} out."
+            raise ConfigError(expected(part, "1", getattr(training, part), where=where, do=do))
+    if samples * views_per_sample < size:
+        wish = f"at most {samples * views_per_sample} for {samples} samples"
+        do = "The method relates the rows of a batch, so that every batch must be whole: lower --training.batch_size."
+        raise ConfigError(expected("batch_size", wish, size, where=where, do=do))
+
+
 def make_groups(
     replay: Replay | CachedViews,
     training: Training,
@@ -102,14 +142,14 @@ def make_groups(
             a batch.
 
     Raises:
-        ConfigError: if there are fewer labels than rows, or fewer samples than a whole batch takes.
+        ConfigError: if there are fewer labels than rows, or the batches are none that `check_batches` lets pass.
     """
     part = None if isinstance(samples, int) else samples
     n_samples = samples if isinstance(samples, int) else int(samples.max()) + 1
     if labels is not None:
         labels = label_rows(labels, n_samples)
-    if whole:
-        _check_whole_batches(training, n_samples if part is None else len(part), views_per_sample, world_size)
+    count = n_samples if part is None else len(part)
+    check_batches(training, samples=count, views_per_sample=views_per_sample, whole=whole)
     sampler = ViewSampler(
         n_samples,
         n_views,
@@ -133,15 +173,6 @@ def make_groups(
         pin_memory=training.accelerator != "cpu" and torch.cuda.is_available(),
     )
     return Groups(loader, sampler, training.accumulate, labels)
-
-
-def _check_whole_batches(training: Training, samples: int, views_per_sample: int, world_size: int) -> None:
-    """Refuse an epoch without a single whole batch."""
-    rows = samples * views_per_sample
-    if rows < training.batch_size * world_size:
-        wish = f"at most {rows // world_size} for {samples} samples"
-        do = "The method relates the rows of a batch, so that every batch must be whole: lower --training.batch_size."
-        raise ConfigError(expected("batch_size", wish, training.batch_size, where="training", do=do))
 
 
 def visible_labels(labels: npt.NDArray[Any], fraction: float, seed: int) -> npt.NDArray[Any]:

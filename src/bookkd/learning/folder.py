@@ -103,13 +103,8 @@ class RunFolder:
     def _config(self) -> dict[str, Any] | None:
         """Return the configuration that the folder remembers; None where it remembers none."""
         path = self.path / "config.json"
-        if not path.exists():
-            return None
-        try:
-            found = read(path, str(path))
-        except BookFormatError:
-            found = {}
-        if not {"door", "method", "training"} <= found.keys():
+        found = _read(path)
+        if found is not None and not {"door", "method", "training"} <= found.keys():
             raise ConfigError(f"Expected {path} to be of a run of bookkd, got another file. Choose another --out.")
         return found
 
@@ -150,13 +145,8 @@ class RunFolder:
             CheckpointError: if it is damaged.
         """
         path = self.path / "result.json"
-        if not path.exists():
-            return None
-        try:
-            found = read(path, str(path))
-        except BookFormatError:
-            found = {}
-        if not all(isinstance(found.get(key), int) for key in ("epoch", "teacher_forwards")):
+        found = _read(path)
+        if found is not None and not all(isinstance(found.get(key), int) for key in ("epoch", "teacher_forwards")):
             advice = "Pass --overwrite to start again."
             raise CheckpointError(f"Expected {path} to be the result of a run, got damaged text. {advice}")
         return found
@@ -186,6 +176,16 @@ def is_main_process() -> bool:
     """Say whether this process writes files; with several devices Lightning starts one process for each."""
     # NODE_RANK is Lightning's name, GROUP_RANK torchrun's.
     return all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "NODE_RANK", "GROUP_RANK"))
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """Return what a file says: None where there is none, nothing where it is damaged."""
+    if not path.exists():
+        return None
+    try:
+        return read(path, str(path))
+    except BookFormatError:
+        return {}
 
 
 def _environment() -> dict[str, Any]:

@@ -151,6 +151,8 @@ def learn(
     views = _aligned(views, knowledge, dataset, task, rows)
     check_cached(cached, dataset, views, rows)
     check_labels(objective, dataset, labels, rows)
+    n_rows, n_next = len(dataset) if rows is None else len(rows), method.needs(task).views_per_sample
+    check_batches(training, samples=n_rows, views_per_sample=n_next, whole=objective.relational)
     trainable(student)
     learner = Learner(student, task, preprocess=preprocess, connectors=objective.connectors)
     folder = None

@@ -11,7 +11,7 @@ from bookkd.core.check import positive
 from bookkd.core.errors import ConfigError, FidelityError, expected
 from bookkd.losses.targets import FullTarget, SparseTarget, Target, as_target, computing_dtype
 
-__all__ = ["check_student", "dense_only", "kl", "log_pair", "mixture", "scaled", "weighted_sum"]
+__all__ = ["check_student", "dense_only", "kl", "log_pair", "mixture", "probabilities", "scaled", "weighted_sum"]
 
 
 def check_student(student: Tensor, target: Target, loss: str) -> None:
@@ -93,6 +93,18 @@ def log_pair(student: Tensor, teacher: Target | Tensor, temperature: float, loss
     others = logits.scatter(-1, target.indices, low).logsumexp(-1, keepdim=True)
     log_tail = target.log_tail(temperature).to(dtype).unsqueeze(-1)
     return torch.cat([kept, others], -1).log_softmax(-1), torch.cat([log_t, log_tail], -1)
+
+
+def probabilities(
+    student: Tensor,
+    teacher: Target | Tensor,
+    temperature: float,
+    loss: str,
+    reason: str = "the probabilities of the classes left out are unknown",
+) -> tuple[Tensor, Tensor]:
+    """Return the probabilities of student and teacher over all classes; arguments as `log_pair` and `dense_only`."""
+    log_q, log_p = log_pair(student, dense_only(teacher, loss, reason), temperature, loss)
+    return log_q.exp(), log_p.exp()
 
 
 def weighted_sum(weight: Tensor, value: Tensor) -> Tensor:

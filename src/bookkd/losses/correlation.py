@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from bookkd.core.errors import ConfigError, expected
-from bookkd.losses._pair import dense_only, log_pair, scaled
+from bookkd.losses._pair import probabilities, scaled
 from bookkd.losses.claims import claims
 from bookkd.losses.targets import Target
 
@@ -42,7 +42,7 @@ def correlation_inter(student: Tensor, teacher: Target | Tensor, *, temperature:
 
     Source: Huang et al. 2022, DIST (arXiv 2205.10536), inter-class relation, and its released code.
     """
-    q, p = _probabilities(student, teacher, temperature, "correlation_inter")
+    q, p = probabilities(student, teacher, temperature, "correlation_inter")
     return scaled(1 - _correlation(q, p, -1), temperature, t_squared)
 
 
@@ -77,14 +77,8 @@ def correlation_intra(student: Tensor, teacher: Target | Tensor, *, temperature:
         do = "One row has nothing to correlate with: use larger batches."
         got, where = f"shape {list(student.shape)}", "correlation_intra"
         raise ConfigError(expected("student", "[rows, classes] of at least two rows", got, where=where, do=do))
-    q, p = _probabilities(student, teacher, temperature, "correlation_intra")
+    q, p = probabilities(student, teacher, temperature, "correlation_intra")
     return scaled(1 - _correlation(q, p, 0).mean(), temperature, t_squared)
-
-
-def _probabilities(student: Tensor, teacher: Target | Tensor, temperature: float, loss: str) -> tuple[Tensor, Tensor]:
-    target = dense_only(teacher, loss, "the probabilities of the classes left out are unknown")
-    log_q, log_p = log_pair(student, target, temperature, loss)
-    return log_q.exp(), log_p.exp()
 
 
 def _correlation(a: Tensor, b: Tensor, axis: int) -> Tensor:

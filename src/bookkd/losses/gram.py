@@ -7,7 +7,7 @@ from torch import Tensor
 
 from bookkd.core.check import at_least
 from bookkd.core.errors import ConfigError, expected
-from bookkd.losses._pair import dense_only, log_pair
+from bookkd.losses._pair import probabilities
 from bookkd.losses.claims import claims
 from bookkd.losses.targets import Target
 
@@ -54,17 +54,17 @@ def batch_gram(student: Tensor, teacher: Target | Tensor, *, temperature: float,
     does not change if the teacher's classes are permuted alone: it says nothing of single classes.
 
     Args:
-        student: Logits, shape [rows, K].
-        teacher: Dense target of the same rows and classes.
-        temperature: T, above 0.
+        student: As in `class_gram`.
+        teacher: As in `class_gram`.
+        temperature: As in `class_gram`.
         views: As in `class_gram`.
 
     Returns:
         A scalar, at least 0.
 
     Raises:
-        FidelityError: if the target is sparse.
-        ConfigError: if shapes do not match, the rows are no multiple of `views`, or a value is out of range.
+        FidelityError: As `class_gram`.
+        ConfigError: As `class_gram`.
 
     >>> student = torch.tensor([[1.0, 2.0, 0.5], [0.2, -0.3, 1.5], [1.2, 0.1, -0.7]])
     >>> teacher = torch.tensor([[2.0, 3.5, -1.0], [0.0, 0.5, 2.5], [2.2, 0.4, 0.3]])
@@ -82,13 +82,12 @@ def _by_view(
 ) -> tuple[Tensor, Tensor]:
     """Return the probabilities of student and teacher, each [views, rows of a view, classes]."""
     at_least(views, 1, "views", where=loss)
-    target = dense_only(teacher, loss, "the probabilities of the classes left out are unknown")
-    log_q, log_p = log_pair(student, target, temperature, loss)
+    q, p = probabilities(student, teacher, temperature, loss)
     if student.ndim != 2 or len(student) == 0 or len(student) % views:
         wish = f"[rows, classes], the rows a multiple of {views} views"
         raise ConfigError(expected("student", wish, f"shape {list(student.shape)}", where=loss))
     shape = (len(student) // views, views, -1)
-    return log_q.exp().reshape(shape).transpose(0, 1), log_p.exp().reshape(shape).transpose(0, 1)
+    return q.reshape(shape).transpose(0, 1), p.reshape(shape).transpose(0, 1)
 
 
 def _distance(q: Tensor, p: Tensor) -> Tensor:

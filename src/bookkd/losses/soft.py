@@ -9,7 +9,7 @@ from torch import Tensor
 from bookkd.core.check import positive
 from bookkd.core.errors import ConfigError, FidelityError, expected
 from bookkd.core.names import choose
-from bookkd.losses._pair import dense_only, kl, log_pair, scaled, weighted_sum
+from bookkd.losses._pair import kl, log_pair, probabilities, scaled, weighted_sum
 from bookkd.losses.claims import claims
 from bookkd.losses.targets import Target, computing_dtype
 
@@ -158,6 +158,6 @@ def softened_mse(student: Tensor, teacher: Target | Tensor, *, temperature: floa
     >>> softened_mse(student, teacher, temperature=4.0, t_squared=True)
     tensor([0.1217])
     """
-    target = dense_only(teacher, "softened_mse", "the squares of the classes left out are unknown")
-    log_q, log_p = log_pair(student, target, temperature, "softened_mse")
-    return scaled((log_q.exp() - log_p.exp()).square().mean(-1), temperature, t_squared)
+    reason = "the squares of the classes left out are unknown"
+    q, p = probabilities(student, teacher, temperature, "softened_mse", reason)
+    return scaled((q - p).square().mean(-1), temperature, t_squared)

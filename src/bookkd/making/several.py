@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bookkd.book import Book, BookWriter, Dense
+from bookkd.book import Book, BookWriter, Dense, is_finished
 from bookkd.core.errors import ConfigError, expected
 from bookkd.core.fields import LOGITS
 from bookkd.knowledge import Teacher, keys_of
@@ -60,7 +60,7 @@ def make_several(
         do = "Make a book of one teacher."
         where = f"task {task.name}, whose networks give no logits to combine"
         raise ConfigError(expected("teachers", "one", len(teachers), where=where, do=do))
-    if (path / "edition-000001.json").exists():
+    if is_finished(path):
         book = _finished(path, teachers, dataset, views, task, options)
         shutil.rmtree(parts, ignore_errors=True)  # left behind where the merging was done and its end was not
         return book
@@ -75,6 +75,8 @@ def make_several(
 
         books.append(make(parts / f"{place:02d}", load(), dataset, views, task=task, progress=moved, **options))
     book = merge(path, books)
+    for part in books:
+        part.close()  # a file that is mapped cannot be deleted everywhere
     shutil.rmtree(parts)
     return book
 

@@ -29,7 +29,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import nn
 
-from bookkd.core.check import between, positive
+from bookkd.core.check import below, between, positive
 from bookkd.core.errors import ConfigError, expected
 from bookkd.core.fields import LOGITS, OWN
 from bookkd.core.names import choose
@@ -94,7 +94,7 @@ class BetaLabelSmoothing(BaseMethod):
     Args:
         concentration: a of Beta(a, 1), above 0; labels are smoothed by 1 / (a + 1) on average.
         weight: w of the smoothed term, above 0 to 1; the plain labels get the rest.
-        momentum: Largest factor of the averaged student, 0 to 1.
+        momentum: Largest factor of the averaged student, 0 to below 1.
         confidence: Who ranks: "student", the averaged copy, or "book".
         average: "train" keeps the copy in training mode, as the released code does; "eval" evaluates it.
     """
@@ -114,7 +114,7 @@ class BetaLabelSmoothing(BaseMethod):
         where = f"method {self.name}"
         positive(self.concentration, "concentration", where=where)
         positive(between(self.weight, 0, 1, "weight", where=where), "weight", where=where)
-        between(self.momentum, 0, 1, "momentum", where=where)
+        below(self.momentum, 0, 1, "momentum", where=where)
         choose(self.confidence, ("student", "book"), "confidence", where=where)
         choose(self.average, ("train", "eval"), "average", where=where)
 

@@ -15,8 +15,9 @@ strong class and batch terms are left out of the sum. With two views of one reci
 view 3/4 of the sample terms, 1/4 of the others, times the code's 0.9, and 0.1 on labels (preset `as-coded`).
 What it costs: two passes of the student and two reads of the book a sample: an epoch is as long as two of another method, so
 compare at equal steps or equal time.
-What it clashes with: books of one view, and sparse books (both refused). Every batch must be whole: an even batch size, no
-accumulation, one device, and the last incomplete batch of an epoch is left out. The class terms grow with the square of the batch.
+What it clashes with: books of one view, and sparse books (both refused). Every batch must be whole and hold two samples: an even
+batch size of at least 4, no accumulation, one device, and the last incomplete batch of an epoch is left out. The class terms grow
+with the square of the batch.
 Source: Jin, Wang, Lin, "Multi-Level Logit Distillation", CVPR 2023, and its released code. Losses and defaults of the code are
 certain; which samples the published text selects, and views of one recipe in place of weak and strong, make it reconstructed.
 """

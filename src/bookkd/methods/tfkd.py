@@ -12,8 +12,9 @@ When to use: without any larger teacher. Reversed distillation (a small teacher 
 (one whose training was stopped early) need no method of their own: learn by `tfkd-self` or `vanilla-kd` from such a book,
 which is accepted, and whose accuracy `bookkd inspect` and the report show.
 Parameters: self alpha 0.95, temperature 20; reg alpha 0.1, temperature 20, confidence 0.99, multiplier 1. The released code
-divides its divergences by the number of classes (`class_reduction="mean"`) and multiplies them by 50 or 100; the presets are
-its table for CIFAR-100, by network.
+divides its divergences by the number of classes (`class_reduction="mean"`) and multiplies some of them by 50 or 100; the
+presets are its files for CIFAR-100, by network. Those of reg for DenseNet-121 (alpha 0.1, T 40) and ResNeXt-29 (alpha 0.5, T 40)
+name no multiplier, without which its loss stops: they have no preset.
 What it costs: self, one book by the student's own architecture; reg, nothing beside plain training.
 What it clashes with: reg with few visible labels, since its teacher is made of them; in form "paper" at T = 20 its term is of
 order 1e-4 and does next to nothing, and in form "code" it is label smoothing with another weight.
@@ -69,6 +70,7 @@ class TfKDSelf(BaseMethod):
     )
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "mobilenetv2": {"alpha": 0.95, "temperature": 20.0, "multiplier": 1.0, "class_reduction": "mean"},
+        "shufflenetv2": {"alpha": 0.95, "temperature": 20.0, "multiplier": 1.0, "class_reduction": "mean"},
         "resnet18": {"alpha": 0.95, "temperature": 6.0, "multiplier": 50.0, "class_reduction": "mean"},
         "googlenet": {"alpha": 0.4, "temperature": 20.0, "multiplier": 50.0, "class_reduction": "mean"},
         "densenet121": {"alpha": 0.9, "temperature": 20.0, "multiplier": 50.0, "class_reduction": "mean"},

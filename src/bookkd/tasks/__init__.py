@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bookkd.core.names import look_up
-from bookkd.tasks.base import BaseTask, Task
+from bookkd.tasks.base import BaseTask, LogitsTask, SoftOptions, Task
 from bookkd.tasks.classification import Classification
 from bookkd.tasks.multi_label import MultiLabel
 from bookkd.tasks.predict import Predictions, plain_loader, predict
@@ -13,9 +13,11 @@ __all__ = [
     "TASKS",
     "BaseTask",
     "Classification",
+    "LogitsTask",
     "MultiLabel",
     "Predictions",
     "Regression",
+    "SoftOptions",
     "Task",
     "plain_loader",
     "predict",

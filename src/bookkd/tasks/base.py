@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Protocol, Self
+from typing import Any, ClassVar, Literal, Protocol, Self, TypedDict, Unpack
 
 from torch import Tensor
 
-from bookkd.core.fields import LOGITS, WEIGHT, FieldInfo
+from bookkd.core.fields import LABEL, LOGITS, PARTNER_LABEL, RATIO, WEIGHT, FieldInfo
 from bookkd.core.schedules import Schedule
-from bookkd.losses import Loss, soft_target_kl, softened_mse
-from bookkd.objectives import Term, bind
+from bookkd.losses import Loss, cross_entropy, soft_target_kl, softened_mse
+from bookkd.objectives import Term, bind, labelled
+from bookkd.tasks._outputs import logits_of
 
-__all__ = ["BaseTask", "Task"]
+__all__ = ["BaseTask", "LogitsTask", "SoftOptions", "Task"]
+
+
+class SoftOptions(TypedDict):
+    """What a method asks of the term that matches the teacher; a task heeds what means something to it."""
+
+    weight: float | Schedule
+    """Of the term."""
+    temperature: float | Schedule
+    """T, above 0, the same on both sides."""
+    t_squared: bool
+    """Whether to multiply by T^2."""
+    class_reduction: Literal["sum", "mean"]
+    """Over classes."""
+    soft_loss: Literal["kl", "mse"]
+    """The divergence, or the squared error of softened probabilities."""
 
 
 class Task(Protocol):
@@ -74,16 +90,8 @@ class Task(Protocol):
         """Return the term that learns from labels."""
         ...
 
-    def soft_term(
-        self,
-        *,
-        weight: float | Schedule,
-        temperature: float | Schedule,
-        t_squared: bool,
-        class_reduction: Literal["sum", "mean"],
-        soft_loss: Literal["kl", "mse"],
-    ) -> Term:
-        """Return the term that matches the teacher; the options are those of the method `vanilla-kd`."""
+    def soft_term(self, **options: Unpack[SoftOptions]) -> Term:
+        """Return the term that matches the teacher; all options are given, by name."""
         ...
 
     def check_labels(self, labels: Any, where: str) -> None:
@@ -125,18 +133,51 @@ class BaseTask:
         """Return the field itself."""
         return (name,)
 
-    def soft_term(
-        self,
-        *,
-        weight: float | Schedule,
-        temperature: float | Schedule,
-        t_squared: bool,
-        class_reduction: Literal["sum", "mean"],
-        soft_loss: Literal["kl", "mse"],
-    ) -> Term:
+    def soft_term(self, **options: Unpack[SoftOptions]) -> Term:
         """Return the divergence from the teacher's softened logits, or their squared error with `soft_loss="mse"`."""
-        hyper: dict[str, Any] = {"temperature": temperature, "t_squared": t_squared}
+        hyper: dict[str, Any] = {"temperature": options["temperature"], "t_squared": options["t_squared"]}
         loss: Loss = softened_mse
-        if soft_loss == "kl":
-            loss, hyper["class_reduction"] = soft_target_kl, class_reduction
-        return bind(loss, LOGITS, teacher=LOGITS, weight=weight, name="soft_target", **hyper)
+        if options["soft_loss"] == "kl":
+            loss, hyper["class_reduction"] = soft_target_kl, options["class_reduction"]
+        return bind(loss, LOGITS, teacher=LOGITS, weight=options["weight"], name="soft_target", **hyper)
+
+
+class LogitsTask(BaseTask):
+    """What tasks have whose networks say one logit a class: the field, and cross-entropy on labels."""
+
+    class_names: tuple[str, ...]
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+    @property
+    def field_infos(self) -> Mapping[str, FieldInfo]:
+        """One field, `logits`, of shape (n_classes,)."""
+        return {LOGITS: FieldInfo((self.n_classes,))}
+
+    def fields(self, output: Any, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Take the logits out of a network's output.
+
+        Args:
+            output: A tensor [batch, classes], an object with `.logits`, a mapping with `"logits"`, or a tuple that
+                begins with the logits, as torchvision, timm and Transformers return them.
+            batch: The batch that went in; unused here.
+
+        Raises:
+            TeacherOutputError: if the logits have another shape.
+        """
+        return {LOGITS: logits_of(output, self.n_classes)}
+
+    def label_term(self, *, weight: float | Schedule, label_smoothing: float) -> Term:
+        """Return cross-entropy on the labels that the student may see; mixed views use both labels."""
+        return bind(
+            cross_entropy,
+            LOGITS,
+            batch=(LABEL, PARTNER_LABEL, RATIO),
+            weight=weight,
+            name="cross_entropy",
+            mask=labelled,
+            label_smoothing=label_smoothing,
+        )

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from torch import Tensor
-
 from bookkd.core.errors import ConfigError, DataError, expected
-from bookkd.core.fields import IGNORE_LABEL, LABEL, LOGITS, PARTNER_LABEL, RATIO, FieldInfo
-from bookkd.core.schedules import Schedule
-from bookkd.losses import cross_entropy
-from bookkd.objectives import Term, bind, labelled
-from bookkd.tasks._outputs import logits_of
-from bookkd.tasks.base import BaseTask
+from bookkd.core.fields import IGNORE_LABEL
+from bookkd.tasks.base import LogitsTask
 
 __all__ = ["Classification"]
 
 
 @dataclass(frozen=True)
-class Classification(BaseTask):
+class Classification(LogitsTask):
     """Logits of shape [batch, classes]; the class axis is the last; one position for each sample.
 
     Args:
@@ -38,41 +31,6 @@ class Classification(BaseTask):
     def __post_init__(self) -> None:
         if len(self.class_names) < 2:
             raise ConfigError(expected("class_names", "at least two names", list(self.class_names), where=self.name))
-
-    @property
-    def n_classes(self) -> int:
-        """Number of classes."""
-        return len(self.class_names)
-
-    @property
-    def field_infos(self) -> Mapping[str, FieldInfo]:
-        """One field, `logits`, of shape (n_classes,)."""
-        return {LOGITS: FieldInfo((self.n_classes,))}
-
-    def fields(self, output: Any, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Take the logits out of a network's output.
-
-        Args:
-            output: A tensor [batch, classes], an object with `.logits`, a mapping with `"logits"`, or a tuple that
-                begins with the logits, as torchvision, timm and Transformers return them.
-            batch: The batch that went in; unused here.
-
-        Raises:
-            TeacherOutputError: if the logits have another shape.
-        """
-        return {LOGITS: logits_of(output, self.n_classes)}
-
-    def label_term(self, *, weight: float | Schedule, label_smoothing: float) -> Term:
-        """Return cross-entropy on the labels that the student may see; mixed views use both labels."""
-        return bind(
-            cross_entropy,
-            LOGITS,
-            batch=(LABEL, PARTNER_LABEL, RATIO),
-            weight=weight,
-            name="cross_entropy",
-            mask=labelled,
-            label_smoothing=label_smoothing,
-        )
 
     def check_labels(self, labels: Any, where: str) -> None:
         """Refuse a label that is no class.

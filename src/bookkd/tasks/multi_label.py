@@ -11,18 +11,17 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from bookkd.core.errors import ConfigError, DataError, FidelityError, expected
-from bookkd.core.fields import IGNORE_LABEL, LABEL, LOGITS, PARTNER_LABEL, RATIO, WEIGHT, FieldInfo
+from bookkd.core.fields import IGNORE_LABEL, LABEL, LOGITS, PARTNER_LABEL, WEIGHT
 from bookkd.core.schedules import Schedule
-from bookkd.losses import BakedTarget, CombinedTarget, DenseTarget, FullTarget, Target, cross_entropy
-from bookkd.objectives import Term, bind, labelled
-from bookkd.tasks._outputs import logits_of
-from bookkd.tasks.base import BaseTask
+from bookkd.losses import BakedTarget, CombinedTarget, DenseTarget, FullTarget, Target
+from bookkd.objectives import Term
+from bookkd.tasks.base import LogitsTask
 
 __all__ = ["MultiLabel"]
 
 
 @dataclass(frozen=True)
-class MultiLabel(BaseTask):
+class MultiLabel(LogitsTask):
     """Logits of shape [batch, classes], one sigmoid for each class; a position is one class of one sample.
 
     Losses see a logit z as the two outcomes (0, z) of its class, absent and present, since softmax(0, z) is sigmoid(z):
@@ -52,24 +51,6 @@ class MultiLabel(BaseTask):
     def __post_init__(self) -> None:
         if not self.class_names:
             raise ConfigError(expected("class_names", "at least one name", [], where=self.name))
-
-    @property
-    def n_classes(self) -> int:
-        """Number of classes."""
-        return len(self.class_names)
-
-    @property
-    def field_infos(self) -> Mapping[str, FieldInfo]:
-        """One field, `logits`, of shape (n_classes,)."""
-        return {LOGITS: FieldInfo((self.n_classes,))}
-
-    def fields(self, output: Any, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Take the logits out of a network's output, as `Classification.fields` does.
-
-        Raises:
-            TeacherOutputError: if the logits have another shape than [batch, classes].
-        """
-        return {LOGITS: logits_of(output, self.n_classes)}
 
     def weights(self, batch: Mapping[str, Any]) -> Tensor:
         """Return the weight of each sample for each of its classes, float [batch, classes]."""
@@ -124,15 +105,8 @@ class MultiLabel(BaseTask):
 
         The target of a class is (1 - e) y + e / 2; mixed views use both labels.
         """
-        return bind(
-            cross_entropy,
-            LOGITS,
-            batch=(LABEL, PARTNER_LABEL, RATIO),
-            weight=weight,
-            name="binary_cross_entropy",
-            mask=labelled,
-            label_smoothing=label_smoothing,
-        )
+        term = super().label_term(weight=weight, label_smoothing=label_smoothing)
+        return replace(term, name="binary_cross_entropy")
 
     def check_labels(self, labels: Any, where: str) -> None:
         """Refuse labels that are not vectors of 0, 1 and -1.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Unpack
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from bookkd.losses import DenseTarget, as_normal, gaussian_kl, gaussian_nll, mea
 from bookkd.losses.targets import computing_dtype
 from bookkd.objectives import Term, bind, labelled
 from bookkd.tasks._outputs import normal_of
-from bookkd.tasks.base import BaseTask
+from bookkd.tasks.base import BaseTask, SoftOptions
 
 __all__ = ["Regression"]
 
@@ -153,25 +153,17 @@ class Regression(BaseTask):
         loss = gaussian_nll if self.variance == "both" else squared_error
         return bind(loss, NORMAL, batch=(LABEL, PARTNER_LABEL, RATIO), weight=weight, name=loss.__name__, mask=labelled)
 
-    def soft_term(
-        self,
-        *,
-        weight: float | Schedule,
-        temperature: float | Schedule,
-        t_squared: bool,
-        class_reduction: Literal["sum", "mean"],
-        soft_loss: Literal["kl", "mse"],
-    ) -> Term:
+    def soft_term(self, **options: Unpack[SoftOptions]) -> Term:
         """Return what the table above names; the options concern classes and change nothing here.
 
         Raises:
             ConfigError: for options that ask for another soft loss on classes.
         """
-        if soft_loss != "kl":
+        if options["soft_loss"] != "kl":
             do = "Leave it out: who gives a variance decides."
-            raise ConfigError(expected("soft_loss", "kl", soft_loss, where=f"task {self.name}", do=do))
+            raise ConfigError(expected("soft_loss", "kl", options["soft_loss"], where=f"task {self.name}", do=do))
         loss = mean_matching if self.variance == "nobody" else gaussian_kl
-        return bind(loss, NORMAL, teacher=NORMAL, weight=weight, name="soft_target")
+        return bind(loss, NORMAL, teacher=NORMAL, weight=options["weight"], name="soft_target")
 
     def check_labels(self, labels: Any, where: str) -> None:
         """Refuse labels of another form, and infinite ones.

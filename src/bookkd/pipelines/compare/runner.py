@@ -12,6 +12,7 @@ from bookkd.core.errors import ConfigError, expected
 from bookkd.core.files import make_folder, write_atomic
 from bookkd.core.jsonio import pretty
 from bookkd.core.lock import Lock
+from bookkd.learning import check_batches
 from bookkd.learning.folder import plain
 from bookkd.pipelines.compare.arms import Arm, baselines, expand
 from bookkd.pipelines.compare.costs import costs_of
@@ -47,7 +48,8 @@ def run_sweep(
         What `bookkd compare --json` prints, also in `summary.json`.
 
     Raises:
-        ConfigError: if the sweep contradicts itself, or the folder holds finished runs of another configuration.
+        ConfigError: if the sweep contradicts itself, a method cannot learn from its batches, or the folder holds finished
+            runs of another configuration.
         BookLockedError: if another process compares in the folder.
     """
     at_least(jobs, 1, "jobs", where="compare")
@@ -57,6 +59,8 @@ def run_sweep(
     against = baselines(sweep, arms)
     _check_held_out(sweep, spaces)
     check_spaces(arms, spaces)
+    for arm in arms:
+        _check_batches(arm, shared)
     make_folder(root)
     lock = Lock(root / ".lock")
     try:
@@ -80,6 +84,17 @@ def _check_held_out(sweep: Sweep, spaces: Sequence[Space]) -> None:
     if spaces and not sweep.validation and not sweep.held_out:
         do = "Nothing is chosen on the test split: pass --validation_fraction 0.1."
         raise ConfigError(expected("validation_fraction", "above 0 where options are tuned", 0, where="compare", do=do))
+
+
+def _check_batches(arm: Arm, shared: Shared) -> None:
+    method, task = arm.method.build(), shared.samples.task
+    check_batches(
+        arm.training,
+        samples=len(shared.samples.kept),
+        views_per_sample=method.needs(task).views_per_sample,
+        whole=method.objective(task).relational,
+        where=f"training of {arm.name}",
+    )
 
 
 def _tuned(
