@@ -88,7 +88,7 @@ def test_the_table_of_the_ablation_is_full_less_each_part():
     students = [{"name": "resnet8", "args": {"width": width}} for width in (8, 16)]
     _, arms = arms_of("ablation", students=students, books={"a": "a", "b": "b"})
     values = {arm.name: [0.5 + 0.01 * place, 0.5 + 0.02 * place, 0.6] for place, arm in enumerate(arms)}
-    rows = ablation(arms, quality(arms, values))
+    rows = ablation(arms, quality(arms, values), "accuracy")
     assert len(rows) == 2 * 6
     for student in ("resnet8 width=8", "resnet8 width=16"):
         mine = [arm for arm in arms if student in arm.name.split(" / ")]
@@ -97,6 +97,12 @@ def test_the_table_of_the_ablation_is_full_less_each_part():
             assert row["full_less_without"]["mean"] == pytest.approx(wanted.mean)
             assert row["full_less_without"]["verdict"] == wanted.verdict
             assert row["without"] in arm.override
+    # The full method is lower by more than the noise: worse as an accuracy, better as an error.
+    lower = {
+        arm.name: [0.1 + 0.5 * bool(place) + 0.01 * seed * place for seed in range(3)] for place, arm in enumerate(arms)
+    }
+    first = [ablation(arms, quality(arms, lower), metric)[0]["full_less_without"] for metric in ("accuracy", "nll")]
+    assert [each["better"] for each in first] == [False, True]
 
 
 def test_orthogonality_has_the_four_cells_of_each_partner(made):
@@ -109,7 +115,7 @@ def test_orthogonality_has_the_four_cells_of_each_partner(made):
         assert arm.seen_as.label == arm.override
         assert (arm.source is None) == (arm.method.name == "supervised")
     values = {name: [0.70 + 0.01 * place**1.5, 0.71 + 0.01 * place] for place, name in enumerate(names)}
-    found = orthogonality(arms, quality(arms, values))
+    found = orthogonality(arms, quality(arms, values), "accuracy")
     assert [(each["partner"], each["at"], each["from"], each["to"]) for each in found] == [
         ("augmentation", "digits-small", "digits", "crop"),
         ("augmentation", "resnet8", "digits", "crop"),
@@ -139,7 +145,7 @@ def test_the_cards_worked_table():
     _, arms = arms_of("orthogonality", books={"a": "a"}, students="digits-small,resnet8")
     cells = [(70.0, 70.4, 69.8), (71.9, 72.1, 71.6), (71.0, 71.2, 70.9), (72.7, 72.9, 72.4)]
     values = dict(zip([arm.name for arm in arms], [[value / 100 for value in cell] for cell in cells], strict=True))
-    (found,) = orthogonality(arms, quality(arms, values))
+    (found,) = orthogonality(arms, quality(arms, values), "accuracy")
     interaction = found["interaction"]
     wanted = {"distillation": 0.018, "partner": 0.00966667, "joint": 0.026, "interaction": -0.00166667}
     assert {key: interaction[key] for key in wanted} == pytest.approx(wanted, abs=1e-8)
@@ -151,10 +157,10 @@ def test_the_cards_worked_table():
 def test_a_cell_without_runs_has_no_interaction():
     _, arms = arms_of("orthogonality", books={"a": "a"}, students="digits-small,resnet8")
     figures = [{0: 0.7}, {0: 0.8}, {1: 0.7}, {}]
-    (found,) = orthogonality(arms, figures)
+    (found,) = orthogonality(arms, figures, "accuracy")
     assert found["interaction"] is None
     full = [{0: 1.0}, {0: 1.0}, {0: 0.9}, {0: 0.9}]
-    (found,) = orthogonality(arms, full)
+    (found,) = orthogonality(arms, full, "accuracy")
     assert found["interaction_log_odds"] is None
 
 

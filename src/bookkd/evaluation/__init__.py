@@ -2,6 +2,7 @@
 
 from bookkd.evaluation.calibration import calibration, confusion, fit_temperature, reliability
 from bookkd.evaluation.costs import Cost, Latency, cost
+from bookkd.evaluation.directions import lower_is_better
 from bookkd.evaluation.distillation_score import crossing_alpha, distillation_score
 from bookkd.evaluation.diversity import Diversity, diversity, vasicek_entropy
 from bookkd.evaluation.intervals import Interval, bootstrap
@@ -41,6 +42,7 @@ __all__ = [
     "fit_temperature",
     "interaction_of",
     "interval_of_mean",
+    "lower_is_better",
     "reliability",
     "t_quantile",
     "vasicek_entropy",

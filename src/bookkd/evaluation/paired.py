@@ -82,6 +82,7 @@ class Difference:
         high: Upper end.
         n: Number of seeds that both have.
         verdict: Whether it is more than the noise, in words.
+        better: Whether the arm is better, False for worse, where it is more than the noise; None where that is not known.
     """
 
     against: str
@@ -91,19 +92,23 @@ class Difference:
     high: float | None
     n: int
     verdict: str
+    better: bool | None = None
 
 
-def difference_of(mine: Mapping[int, float], theirs: Mapping[int, float], against: str) -> Difference | None:
+def difference_of(
+    mine: Mapping[int, float], theirs: Mapping[int, float], against: str, *, lower_is_better: bool = False
+) -> Difference | None:
     """Return the difference of two arms, paired by seed; None where they share no seed.
 
     Args:
         mine: Seed -> figure of the arm.
         theirs: Seed -> figure of the other.
         against: Name of the other.
+        lower_is_better: Whether the figure is an error; see `evaluation.lower_is_better`.
 
     >>> found = difference_of({0: 0.72, 1: 0.75, 2: 0.73}, {0: 0.70, 1: 0.72, 2: 0.71}, "labels only")
-    >>> round(found.mean, 4), found.verdict
-    (0.0233, 'more than the noise between seeds')
+    >>> round(found.mean, 4), found.verdict, found.better
+    (0.0233, 'more than the noise between seeds', True)
     """
     shared = sorted(mine.keys() & theirs.keys())
     if not shared:
@@ -115,9 +120,9 @@ def difference_of(mine: Mapping[int, float], theirs: Mapping[int, float], agains
     low, high = interval_of_mean(gaps)
     # Seeds that agree to the last digit, as accuracies on few samples do, say nothing of how far others would differ.
     apart = EQUAL if low == high != 0 else MORE
-    return Difference(
-        against, mean, statistics.stdev(gaps), low, high, len(gaps), INSIDE if low <= 0 <= high else apart
-    )
+    verdict = INSIDE if low <= 0 <= high else apart
+    better = (mean < 0) == lower_is_better if verdict == MORE else None
+    return Difference(against, mean, statistics.stdev(gaps), low, high, len(gaps), verdict, better)
 
 
 @dataclass(frozen=True)

@@ -41,12 +41,12 @@ def check_options(training: Training, validation: Validation | None, door: str, 
         raise ConfigError(expected("validation", wish, None, where="training", do="Pass a data set to validate on."))
 
 
-def check_task(method: Method, task: Task) -> None:
-    """Refuse a method that means nothing for the task."""
+def check_task(method: Method, task: Task, where: str = "learn") -> None:
+    """Refuse a method that means nothing for the task; `where` is who asks."""
     if task.name not in method.tasks:
         do = "Use method vanilla-kd, which serves every task."
         wish = f"one that method {method.name} serves ({', '.join(method.tasks)})"
-        raise ConfigError(expected("task", wish, task.name, where="learn", do=do))
+        raise ConfigError(expected("task", wish, task.name, where=where, do=do))
 
 
 def find_rows(

@@ -92,6 +92,9 @@ def configuration(shared: Shared, arm: Arm, seed: int) -> dict[str, Any]:
         "validation": sweep.validation,
         "validation_fraction": sweep.held_out,
     }
+    if shared.samples.task.name != "classification":
+        # Left out there, so that folders of before compare had other tasks are gone on with.
+        found["task"] = shared.samples.task.name
     # Through JSON and back, so that tuples and lists compare equal.
     return parse(pretty(found), "configuration")
 

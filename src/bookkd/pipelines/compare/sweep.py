@@ -12,6 +12,7 @@ from bookkd.core.names import choose
 from bookkd.learning import Training
 from bookkd.methods import Method, build_method, method_class
 from bookkd.pipelines.options import DataOptions, NetworkOptions, ViewOptions
+from bookkd.tasks import TASKS
 
 __all__ = ["MethodChoice", "Override", "Source", "Sweep"]
 
@@ -140,6 +141,7 @@ class Sweep:
             ones for all runs; a tenth where neither is given, 0 for none.
         replicates: Bootstrap replicates of each run's intervals.
         latency: Measure the time of a pass of each student.
+        task: What the labels are, a name in `TASKS`; where empty that of the books, or classification where there is none.
         tables: Which tables the summary gets beside its own, as `with_preset` sets it: "ablation", "orthogonality" or none.
     """
 
@@ -159,6 +161,7 @@ class Sweep:
     validation_fraction: float | None = None
     replicates: int = 1000
     latency: bool = True
+    task: str = ""
     tables: str = ""
 
     def __post_init__(self) -> None:
@@ -172,6 +175,8 @@ class Sweep:
             if fraction is not None:
                 positive(between(fraction, 0, 1, "label_fraction", where="sweep"), "label_fraction", where="sweep")
         at_least(self.replicates, 0, "replicates", where="sweep")
+        if self.task:
+            choose(self.task, TASKS, "task", where="sweep")
         if self.training.seed:
             raise ConfigError(
                 expected("training.seed", "absent", self.training.seed, where="sweep", do="Pass --seeds.")
@@ -209,6 +214,11 @@ class Sweep:
     def sources(self) -> tuple[Source, ...]:
         """Books, then live teachers."""
         return (*self.books, *self.teachers)
+
+    @property
+    def every_source(self) -> tuple[Source, ...]:
+        """Books and live teachers, then those that overrides name."""
+        return (*self.sources, *(each.books for each in self.overrides if each.books is not None))
 
 
 _NAME_THEM = "Give them names: {name: ..., paths: ...}."
