@@ -9,6 +9,7 @@ from typing import Any
 from bookkd.book import TeacherInfo, lineage_tree
 from bookkd.core.jsonio import digest
 from bookkd.report.arms import Arm, flat
+from bookkd.report.columns import first_of
 from bookkd.report.runs import FoundRun, number
 from bookkd.report.teachers import Teacher
 
@@ -36,7 +37,7 @@ class RunLine:
         arm: Name of its arm.
         seed: Its seed.
         status: "done" or "failed".
-        accuracy: On the split of its data.
+        quality: First metric of its task, on the split of its data.
         epochs: Epochs that it learned for.
         epoch: The epoch whose weights were measured.
         seconds: Of learning.
@@ -48,7 +49,7 @@ class RunLine:
     arm: str
     seed: int
     status: str
-    accuracy: float | None
+    quality: float | None
     epochs: float | None
     epoch: float | None
     seconds: float | None
@@ -116,7 +117,7 @@ def _line(run: FoundRun) -> RunLine:
         arm=record.arm,
         seed=record.seed,
         status=record.status,
-        accuracy=number(run, record.metrics, "accuracy", "value"),
+        quality=number(run, record.metrics, first_of(record.task).key, "value"),
         epochs=number(run, record.learning, "epochs"),
         epoch=number(run, record.learning, "epoch"),
         seconds=number(run, record.learning, "seconds"),
