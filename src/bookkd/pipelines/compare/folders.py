@@ -103,7 +103,10 @@ def _source(shared: Shared, source: Source | None) -> Any:
     if source is None:
         return None
     books = [{"path": path, "digest": shared.book(path).book.content_digest} for path in source.books]
-    return {"books": books, "teachers": [_network(plain(options)) for options in source.teachers]}
+    found: dict[str, Any] = {"books": books, "teachers": [_network(plain(options)) for options in source.teachers]}
+    if source.members:
+        found["members"] = [teacher.digest for stored in shared.stored(source) for teacher in stored.teachers]
+    return found
 
 
 def _network(options: dict[str, Any]) -> dict[str, Any]:

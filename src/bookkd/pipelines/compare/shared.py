@@ -42,7 +42,7 @@ class Shared:
         self.sweep = sweep
         self.runs = runs
         self.share = share
-        self._books: dict[str, StoredKnowledge] = {}
+        self._books: dict[tuple[str, tuple[str | int, ...]], StoredKnowledge] = {}
         self._teachers: dict[str, Teacher] = {}
         self._live_said: dict[str, Said] = {}
         self._said: dict[str, dict[str, Tensor] | None] = {}
@@ -69,6 +69,7 @@ class Shared:
         """
         task = self.samples.task
         for source in self.sweep.every_source:
+            self.stored(source)  # says which of its teachers are not there
             for path in (*source.books, *source.test_books):
                 found = self.book(path).book.plan.task
                 if found != task.name:
@@ -87,7 +88,7 @@ class Shared:
         own = says_variance(task, student, train, views=views, preprocess=preprocess)
         theirs: bool | None = None
         if source is not None:
-            stored = [VARIANCE in self.book(path).fields for path in source.books]
+            stored = [VARIANCE in book.fields for book in self.stored(source)]
             live = [says_variance(task, self.teacher(options), train, views=views) for options in source.teachers]
             theirs = all([*stored, *live])
         return with_variance(task, teacher=theirs, student=own)
@@ -97,11 +98,15 @@ class Shared:
         """Where students and teachers run."""
         return find_device(self.sweep.training.accelerator)
 
-    def book(self, path: str) -> StoredKnowledge:
-        """Return a book, open."""
-        if path not in self._books:
-            self._books[path] = StoredKnowledge(path)
-        return self._books[path]
+    def book(self, path: str, members: tuple[str | int, ...] = ()) -> StoredKnowledge:
+        """Return a book, open; of several teachers those alone that are named, all where none is."""
+        if (path, members) not in self._books:
+            self._books[path, members] = StoredKnowledge(path, members or None)
+        return self._books[path, members]
+
+    def stored(self, source: Source) -> list[StoredKnowledge]:
+        """Return the books of a source, read as it says."""
+        return [self.book(path, source.members) for path in source.books]
 
     def teacher(self, options: NetworkOptions) -> Teacher:
         """Return a live teacher, measured on the test split."""
@@ -122,7 +127,7 @@ class Shared:
         """Return whom a run of this task asks, with its own count of teacher passes; None for nobody."""
         if source is None:
             return None
-        asked: list[Knowledge] = [self.book(path) for path in source.books]
+        asked: list[Knowledge] = list(self.stored(source))
         asked += [LiveKnowledge(self.teacher(options), task) for options in source.teachers]
         return asked[0] if len(asked) == 1 else Ensemble(asked)
 
@@ -177,7 +182,8 @@ class Shared:
 
     def _ask(self, source: Source) -> list[Said]:
         if source.test_books:
-            return [self._read(path) for path in source.test_books]
+            read = [(path, self._members_on_test(source, path)) for path in source.test_books]
+            return [self._read(path, members) for path, members in read if members is not None]
         live = source if source.teachers else self._live_twin(source)
         found = []
         for options in () if live is None else live.teachers:
@@ -185,15 +191,23 @@ class Shared:
             found.append(self._live_said[digest(plain(options))])
         return found
 
+    def _members_on_test(self, source: Source, path: str) -> tuple[int, ...] | None:
+        """Return which teachers of a book of the test split are those of a source, () for all; None for none of them."""
+        if not source.members:
+            return ()
+        digests = {teacher.digest for stored in self.stored(source) for teacher in stored.teachers}
+        theirs = [teacher.digest for teacher in self.book(path).teachers]
+        return tuple(place for place, digest in enumerate(theirs) if digest in digests) or None
+
     def _live_twin(self, source: Source) -> Source | None:
-        digests = {teacher.digest for path in source.books for teacher in self.book(path).book.plan.teachers}
+        digests = {teacher.digest for stored in self.stored(source) for teacher in stored.teachers}
         for live in self.sweep.teachers:
             if {self.teacher(options).digest for options in live.teachers} == digests:
                 return live
         return None
 
-    def _read(self, path: str) -> Said:
-        test, stored, task = self.samples.test, self.book(path), self.samples.task
+    def _read(self, path: str, members: tuple[int, ...]) -> Said:
+        test, stored, task = self.samples.test, self.book(path, members), self.samples.task
         check_alignment(stored, test, unchanged_views(stored), class_names=task.class_names, task=task.name)
         return read_said(task, stored, len(test))
 

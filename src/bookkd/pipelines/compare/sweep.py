@@ -72,6 +72,7 @@ class Source:
         label: Its name in tables.
         books: Folders of books.
         teachers: Networks with weights; either these or books.
+        members: Names or places of the teachers that are read of the one book, where it holds several; empty for all.
         test_books: Books of the test split by the same teachers, without augmentation, for agreement and the teachers'
             mistakes where no teacher is in memory.
     """
@@ -80,11 +81,16 @@ class Source:
     books: tuple[str, ...] = ()
     teachers: tuple[NetworkOptions, ...] = ()
     test_books: tuple[str, ...] = ()
+    members: tuple[str | int, ...] = ()
 
     def __post_init__(self) -> None:
         if bool(self.books) == bool(self.teachers):
             got = f"{len(self.books)} books and {len(self.teachers)} teachers"
             raise ConfigError(expected("source", "of books or of teachers", got, where=f"sweep, {self.label}"))
+        if self.members and len(self.books) != 1:
+            do = "Name the teachers of each book by itself."
+            got = f"{len(self.books)} books"
+            raise ConfigError(expected("teachers", "of one book", got, where=f"sweep, {self.label}", do=do))
         for teacher in self.teachers:
             teacher.refuse_untrained("teacher")
 
