@@ -96,8 +96,8 @@ def test_sentences_of_numbers():
         "The task is regression and its first metric R²; calibration, recall and confusion of classes and the distillation metric are "
         "those of one class for each sample, and are left out.",
         "Best by R² is vanilla-kd with 0.707 ± 0.021 (3 seeds), 0.193 below resnet56 (0.900).",
-        "worse is −0.763 (95 % −0.867 to −0.660, 3 seeds) against supervised: more than the noise between seeds, worse.",
-        "vanilla-kd is +0.093 (95 % +0.079 to +0.108, 3 seeds) against supervised: more than the noise between seeds, better.",
+        "worse is −0.763 (95 % −0.867 to −0.660, 3 seeds) against supervised: worse, more than the noise between seeds.",
+        "vanilla-kd is +0.093 (95 % +0.079 to +0.108, 3 seeds) against supervised: better, more than the noise between seeds.",
         "Making 1 book took 61.4 s and 81,920 teacher passes, once, 1.75 MiB on disk.",
     )
     for values, end in ((R2["vanilla-kd"], (0.079, 0.108)), (R2["worse"], (-0.867, -0.660))):

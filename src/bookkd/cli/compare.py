@@ -9,7 +9,7 @@ from typing import Any
 from bookkd.cli._show import console, rows
 from bookkd.cli._verb import Verb, note
 from bookkd.core.errors import ConfigError, expected
-from bookkd.evaluation.paired import EQUAL, INSIDE, UNKNOWN
+from bookkd.evaluation.paired import EQUAL, INSIDE, UNKNOWN, UNPAIRED
 from bookkd.pipelines.compare import read_document, run_sweep, spaces_of, sweep_of
 from bookkd.report.columns import QUALITY
 
@@ -161,10 +161,11 @@ def _line(row: Mapping[str, Any], metric: str, beside: Sequence[str]) -> tuple[s
 
 def _told(difference: Mapping[str, Any]) -> str:
     """Return the verdict in a word or two, and which way it is where it is more than noise."""
+    apart = "" if difference["paired"] else UNPAIRED
     if difference["better"] is not None:
-        return "better" if difference["better"] else "worse"
-    verdict: str = difference["verdict"]
-    return _SHORT.get(verdict, verdict)
+        return f"{'better' if difference['better'] else 'worse'}{apart}"
+    verdict: str = difference["verdict"].removesuffix(UNPAIRED)
+    return f"{_SHORT.get(verdict, verdict)}{apart}"
 
 
 def _interval(found: Mapping[str, Any] | None) -> str:
@@ -190,7 +191,8 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
         return name, row["at"], "", "", "", "", "", "", "not known"
     gains = (f"{found[key]:+.4f}" for key in ("distillation", "partner", "joint", "interaction"))
     kept = "n/a" if found["retention"] is None else f"{found['retention']:.2f}"
-    return name, row["at"], *gains, _interval(found), kept, found["verdict"]
+    verdict = found["verdict"] + ("" if found["paired"] else UNPAIRED)
+    return name, row["at"], *gains, _interval(found), kept, verdict
 
 
 @dataclass(frozen=True)

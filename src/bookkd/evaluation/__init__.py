@@ -14,12 +14,12 @@ from bookkd.evaluation.paired import (
     Interaction,
     difference_of,
     interaction_of,
-    interval_of_mean,
-    t_quantile,
 )
 from bookkd.evaluation.regression import evaluate_regression
+from bookkd.evaluation.student_t import Contrast, contrast_of, interval_of_mean, t_quantile
 
 __all__ = [
+    "Contrast",
     "Cost",
     "Difference",
     "Diversity",
@@ -31,6 +31,7 @@ __all__ = [
     "bootstrap",
     "calibration",
     "confusion",
+    "contrast_of",
     "cost",
     "crossing_alpha",
     "difference_of",

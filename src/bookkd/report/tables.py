@@ -207,7 +207,7 @@ def differences_table(numbers: Numbers) -> Table:
     heads = [
         Head("arm", numeric=False),
         Head("against", numeric=False),
-        Head("seeds", "number of seeds that both have"),
+        Head("seeds", "number of seeds that both have; where seeds are not paired, of the arm that has fewer"),
         *(Head(f"Δ {column.title}{', points' if column.share else ''}") for column in columns),
     ]
     rows = []
@@ -220,5 +220,7 @@ def differences_table(numbers: Numbers) -> Table:
             (plain(row.arm), plain(row.baseline), cell(float(shared), lambda count: number_text(count, 0)), *cells)
         )
     lower = [column.title for column in columns if lower_is_better(column.key)]
-    note = "Paired by seed, mean [95 % interval]." + (f" Lower is better for {joined(lower)}." if lower else "")
+    apart = [row.arm for row in numbers.rows if any(not each.paired for each in row.differences.values())]
+    pairs = f" Seeds not paired, since few or none are common, with Welch's interval: {joined(apart)}." if apart else ""
+    note = f"Paired by seed, mean [95 % interval].{pairs}" + (f" Lower is better for {joined(lower)}." if lower else "")
     return Table("Differences to the baseline", tuple(heads), tuple(rows), note)

@@ -27,7 +27,7 @@ __all__ = ["difference_text", "seeds_text", "summary"]
 _MOST_ARMS = 8
 _MOST_TEACHERS = 3
 _SAME = 1e-9
-"""Differences that differ by less between seeds are the same but for rounding."""
+"""An interval that is narrower comes of differences that are the same in all seeds but for rounding."""
 
 
 def summary(numbers: Numbers) -> tuple[str, ...]:
@@ -52,10 +52,12 @@ def difference_text(difference: Difference, *, share: bool = True) -> str:
     '+3.00 points (95 % +2.40 to +3.60, 3 seeds)'
     """
     write = points_text if share else signed_text
-    text = _gap_text(difference.mean, share)
+    text, seeds = _gap_text(difference.mean, share), seeds_text(difference.n)
+    if not difference.paired:
+        seeds += " or more each"
     if difference.low is None or difference.high is None:
-        return f"{text} ({seeds_text(difference.n)})"
-    return f"{text} (95 % {write(difference.low)} to {write(difference.high)}, {seeds_text(difference.n)})"
+        return f"{text} ({seeds})"
+    return f"{text} (95 % {write(difference.low)} to {write(difference.high)}, {seeds})"
 
 
 def _gap_text(gap: float, share: bool) -> str:
@@ -170,13 +172,13 @@ def _gain(row: Row, difference: Difference, column: Column) -> str:
         return f"{row.arm} is {gap} against {difference.against} ({difference.verdict})."
     told = difference_text(difference, share=column.share)
     # Of a share, more is better without a word.
-    way = "" if column.share or difference.better is None else ", better" if difference.better else ", worse"
-    return f"{row.arm} is {told} against {difference.against}: {difference.verdict}{way}."
+    way = "" if column.share or difference.better is None else "better, " if difference.better else "worse, "
+    return f"{row.arm} is {told} against {difference.against}: {way}{difference.verdict}."
 
 
 def _classes(numbers: Numbers) -> Iterator[str]:
     # A class has few samples: where all seeds differ by the same count, the interval is a point and proves nothing.
-    known = [each for each in numbers.recalls if (each.difference.sd or 0.0) > _SAME]
+    known = [each for each in numbers.recalls if _wide(each.difference)]
     losses = [each for each in known if each.difference.high is not None and each.difference.high < 0]
     worst = min(losses, key=lambda each: each.difference.mean, default=None)
     if worst is None:
@@ -188,6 +190,10 @@ def _classes(numbers: Numbers) -> Iterator[str]:
         f", the greatest of {len(losses)} in {_counted(len(known), 'comparison')}{luck}" if len(losses) > 1 else ""
     )
     yield f"The average hides a loss: {text}{several}."
+
+
+def _wide(difference: Difference) -> bool:
+    return difference.low is not None and difference.high is not None and difference.high - difference.low > _SAME
 
 
 def _calibration(numbers: Numbers) -> Iterator[str]:

@@ -102,10 +102,9 @@ def _table(
 ) -> dict[str, Any]:
     """Return one table; cells are base, distilled, partner, both. Figures that are `shares` also have log-odds."""
     values = [quality[cell] for cell in cells]
-    shared = set.intersection(*(set(each) for each in values))
     names = dict(zip(("base", "distilled", "partner", "both"), (arms[cell].name for cell in cells), strict=True))
     head = {"partner": partner, "from": labels[0], "to": labels[1], "at": at, "cells": names}
-    if not shared:
+    if not all(values):
         return {**head, "interaction": None, "interaction_log_odds": None}
     found = interaction_of(*values, tolerance=TOLERANCE)
     if not shares:
