@@ -22,7 +22,7 @@ def t_quantile(level: float, dof: float) -> float:
         dof: At least 1; no whole number where variances are unequal.
 
     >>> round(t_quantile(0.95, 2), 4), round(t_quantile(0.95, 9), 4), round(t_quantile(0.95, 2.5), 4)
-    (4.3027, 2.2622, 3.5582)
+    (4.3027, 2.2622, 3.5747)
 
     Source: Abramowitz and Stegun, "Handbook of Mathematical Functions", 26.7.1, in the angle atan(t / sqrt(dof)), which is
     solved for by bisection.
