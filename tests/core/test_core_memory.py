@@ -1,11 +1,13 @@
-"""Freed memory stays with the process: counted in page faults, not in seconds."""
+"""Freed memory stays with the process, counted in page faults, not in seconds; the most of a while is measured."""
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-from bookkd.core.memory import keep_freed_memory
+from bookkd.core.memory import forget_peak_memory, keep_freed_memory, peak_memory
 
 _FAULTS = """
 import resource, sys
@@ -39,3 +41,36 @@ def test_blocks_are_used_again_without_a_page_fault():
 def test_another_c_library_is_left_alone(monkeypatch):
     monkeypatch.setattr("ctypes.CDLL", lambda name: object())
     assert keep_freed_memory() is False
+
+
+def test_the_peak_is_of_what_was_held_and_can_begin_anew():
+    before = peak_memory()
+    if before is None:
+        pytest.skip("the system does not say it")
+    size = 96 * 2**20
+    held = np.ones(size // 8)
+    assert peak_memory() >= before
+    del held
+    if not forget_peak_memory():
+        pytest.skip("the system cannot forget it")
+    low = peak_memory()
+    held = np.ones(size // 8)
+    assert 0.9 * size <= peak_memory() - low <= 1.5 * size
+    del held
+
+
+def test_without_proc_it_is_what_getrusage_says(monkeypatch):
+    resource = pytest.importorskip("resource")
+
+    def missing(*_, **__):
+        raise OSError
+
+    monkeypatch.setattr("pathlib.Path.read_text", missing)
+    monkeypatch.setattr("pathlib.Path.write_text", missing)
+    monkeypatch.setattr(resource, "getrusage", lambda who: SimpleNamespace(ru_maxrss=3))
+    monkeypatch.setattr("sys.platform", "linux")
+    assert (peak_memory(), forget_peak_memory()) == (3 * 1024, False)
+    monkeypatch.setattr("sys.platform", "darwin")
+    assert peak_memory() == 3
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert peak_memory() is None

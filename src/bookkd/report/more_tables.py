@@ -179,8 +179,22 @@ def failed_table(numbers: Numbers) -> Table:
     return Table("Failed runs", (*words("arm"), Head("seed"), *words("error", "folder")), rows)
 
 
+_MEMORY = (
+    (
+        "peak memory",
+        "most memory of the process while the run went, with data and views it shares with others",
+        "peak_bytes",
+    ),
+    ("peak GPU memory", "most memory that tensors held on the GPU while the run went", "gpu_peak_bytes"),
+)
+
+
 def runs_table(numbers: Numbers) -> Table:
     """Return every run."""
+    runs = numbers.provenance.runs
+    memory = [
+        (title, meaning, key) for title, meaning, key in _MEMORY if any(getattr(run, key) is not None for run in runs)
+    ]
     titles: Iterable[Head] = (
         Head("seed"),
         *words("status"),
@@ -188,6 +202,7 @@ def runs_table(numbers: Numbers) -> Table:
         Head("epochs"),
         Head("of epoch"),
         Head("learning"),
+        *(Head(title, meaning) for title, meaning, _ in memory),
     )
     rows = tuple(
         (
@@ -198,9 +213,10 @@ def runs_table(numbers: Numbers) -> Table:
             cell(run.epochs, _number(0)),
             cell(run.epoch, _number(0)),
             cell(run.seconds, seconds_text),
+            *(cell(getattr(run, key), bytes_text) for *_, key in memory),
             plain(run.weights),
             plain(run.folder),
         )
-        for run in numbers.provenance.runs
+        for run in runs
     )
     return Table("Runs", (*words("arm"), *titles, *words("digest of the weights", "folder")), rows)

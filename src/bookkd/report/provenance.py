@@ -41,6 +41,8 @@ class RunLine:
         epochs: Epochs that it learned for.
         epoch: The epoch whose weights were measured.
         seconds: Of learning.
+        peak_bytes: Most memory of the process while the run went.
+        gpu_peak_bytes: The same of the GPU; None on a CPU.
         weights: Digest of the student's weights.
         folder: Where it lies.
         error: What went wrong; empty for a run that is done.
@@ -53,6 +55,8 @@ class RunLine:
     epochs: float | None
     epoch: float | None
     seconds: float | None
+    peak_bytes: float | None
+    gpu_peak_bytes: float | None
     weights: str
     folder: str
     error: str
@@ -121,6 +125,8 @@ def _line(run: FoundRun) -> RunLine:
         epochs=number(run, record.learning, "epochs"),
         epoch=number(run, record.learning, "epoch"),
         seconds=number(run, record.learning, "seconds"),
+        peak_bytes=number(run, record.learning, "peak_bytes"),
+        gpu_peak_bytes=number(run, record.learning, "gpu_peak_bytes"),
         weights=record.weights,
         folder=run.folder,
         error=record.error,

@@ -51,7 +51,9 @@ class RunRecord:
             first metric of its task.
         books: One a book: `{"label", "content_digest", "samples", "views", "records", "bytes", "cost": {"seconds",
             "teacher_forwards", ...}}`; empty for labels alone and live teachers.
-        learning: `{"epochs", "epoch", "seconds", "seconds_per_epoch", "teacher_forwards"}`.
+        learning: `{"epochs", "epoch", "seconds", "seconds_per_epoch", "teacher_forwards", "peak_bytes", "gpu_peak_bytes"}`; the last
+            two are the most memory that the process and the GPU held while the run went (see `core.memory.peak_memory`), with
+            data, views and teachers that it shares with other runs; absent where the platform does not say them.
         environment: Versions, processor, threads.
         configuration: The resolved configuration, to copy.
         curve: One flat record an epoch: "epoch", "train/...", "val/...", "lr", "seconds".

@@ -8,11 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from bookkd.book import TeacherInfo
 from bookkd.core.errors import BookFormatError, BookKDError, BookLockedError, DataError
 from bookkd.core.fields import LOGITS
 from bookkd.core.files import write_atomic
 from bookkd.core.jsonio import read
+from bookkd.core.memory import forget_peak_memory, peak_memory
 from bookkd.core.protocols import Knowledge
 from bookkd.evaluation import calibration, confusion
 from bookkd.knowledge import books_of, teachers_behind
@@ -39,6 +42,7 @@ def execute(shared: Shared, run: Run, cost: dict[str, Any]) -> RunRecord:
         no failures of the run: they end the sweep, which can be gone on with.
     """
     try:
+        _forget_peak(shared)
         record = _done(shared, run, cost)
     except Exception as error:
         record = _failed(shared, run, error)
@@ -112,10 +116,26 @@ def _done(shared: Shared, run: Run, cost: dict[str, Any]) -> RunRecord:
             "seconds": seconds,
             "seconds_per_epoch": learned.seconds_per_epoch,
             "teacher_forwards": learned.teacher_forwards,
+            **_peak(shared),
         },
         curve=tuple(learned.history),
         weights=weights_digest(learned.student),
     )
+
+
+def _forget_peak(shared: Shared) -> None:
+    forget_peak_memory()
+    if shared.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(shared.device)
+
+
+def _peak(shared: Shared) -> dict[str, int]:
+    """Return the most memory since the run began, with what the runs of the process share, as far as it is known."""
+    peak = peak_memory()
+    found = {} if peak is None else {"peak_bytes": peak}
+    if shared.device.type == "cuda":
+        found["gpu_peak_bytes"] = torch.cuda.max_memory_allocated(shared.device)
+    return found
 
 
 def _failed(shared: Shared, run: Run, error: Exception) -> RunRecord:
