@@ -19,7 +19,7 @@ from bookkd.pipelines.compare.arms import expand
 from bookkd.pipelines.compare.samples import hold_out
 from bookkd.pipelines.compare.tables import orthogonality
 from bookkd.pipelines.options import NetworkOptions
-from bookkd.report import RunRecord, find_runs
+from bookkd.report import RunRecord, find_runs, numbers_of, render
 from bookkd.tasks import Regression
 from bookkd.views import Views
 from bookkd.zoo import load_weights, open_dataset
@@ -80,6 +80,18 @@ def test_a_sweep_is_of_the_tasks_own_metrics(done, task):
         # Against the book of the test split, where there is a teacher.
         against = "agreement" if task == "multi-label" else "teacher_rmse"
         assert (against in record.metrics) == bool(record.teachers)
+
+
+@pytest.mark.parametrize("task", TARGETS)
+def test_the_report_reads_it(done, task):
+    out, result = done[task]
+    numbers = numbers_of(find_runs([out]))
+    assert numbers.task == task
+    shown = {row.arm: row.figures[result["metric"]].mean for row in numbers.rows}
+    assert shown == {row["arm"]: pytest.approx(row[result["metric"]]["mean"]) for row in result["arms"]}
+    differences = [row.differences[result["metric"]].mean for row in numbers.rows if row.differences]
+    assert differences == [pytest.approx(result["arms"][1]["difference"]["mean"])]
+    assert f"The task is {task}" in render(numbers, "md")
 
 
 @pytest.mark.parametrize("task", TARGETS)

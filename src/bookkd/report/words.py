@@ -32,7 +32,7 @@ _SAME = 1e-9
 
 def summary(numbers: Numbers) -> tuple[str, ...]:
     """Return the sentences to decide from, the most important first."""
-    parts = (_scope, _best, _differences, _classes, _calibration, _distillation, _cost, _entropy)
+    parts = (_scope, _best, _differences, _classes, _calibration, _distillation, _cost, _entropy, _left_out)
     return tuple(sentence for part in parts for sentence in part(numbers))
 
 
@@ -78,11 +78,6 @@ def _scope(numbers: Numbers) -> Iterator[str]:
     on = f" on {joined(found)}" if found else ""
     gone = f"; {_counted(failed, 'run')} failed" if failed else ""
     yield f"{_counted(done, 'run')} in {_counted(len(numbers.rows), 'arm')}{on}{gone}."
-    if numbers.task != "classification":
-        yield (
-            f"The task is {numbers.task} and its first metric {numbers.first.title}; calibration, recall and confusion of classes "
-            "and the distillation metric are those of one class for each sample, and are left out."
-        )
 
 
 def _samples(count: object) -> str:
@@ -267,3 +262,12 @@ def _entropy(numbers: Numbers) -> Iterator[str]:
             first, last = (number_text(series.mean[place], 2) for place in (0, -1))
             yield f"The entropy scalar of {series.arm} went from {first} to {last} over {series.epochs[-1]} epochs."
             return
+
+
+def _left_out(numbers: Numbers) -> Iterator[str]:
+    """Say which parts of a report other tasks do not have."""
+    if numbers.task != "classification":
+        yield (
+            f"The task is {numbers.task}: calibration, recall and confusion of classes and the distillation metric are those of one "
+            "class for each sample, and are left out."
+        )
