@@ -9,12 +9,15 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 
 import pytest
 import yaml
 from tests.cli.conftest import DATA
 
 from bookkd.cli import main
+from bookkd.cli.compare import _told
+from bookkd.evaluation import difference_of
 from bookkd.report import find_runs
 
 QUICK = ["--training.epochs", "1", "--training.batch_size", "16", "--training.accelerator", "cpu"]
@@ -93,7 +96,8 @@ def test_a_name_beside_keys_of_the_same_part(tmp_path, refused, words):
     """Both arrive: the data set is that of the name, and the split that of the key."""
     given = [*words, "--data.split", "nowhere", "--students", "digits-small", "--methods", "supervised"]
     said = refused(main(["compare", *given, "--out", str(tmp_path / "runs")]))
-    assert "digits-pairs" in said and "nowhere" in said
+    assert "digits-pairs" in said
+    assert "nowhere" in said
 
 
 def test_a_run_that_fails_is_exit_code_1(tmp_path, monkeypatch, capsys):
@@ -127,6 +131,20 @@ def test_ctrl_c_leaves_a_sweep_that_goes_on(sweep, tmp_path, capsys):
     assert not list(out.rglob("record.json"))
     assert main(["compare", str(sweep), *slow]) == 0
     assert "[2/2]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "lower", "words"),
+    [
+        ((0.9, 0.91, 0.92), {0: 0.5, 1: 0.52, 2: 0.51}, False, "better"),
+        ((0.9, 0.91, 0.92), {0: 0.5, 1: 0.52, 2: 0.51}, True, "worse"),
+        ((0.9, 0.91, 0.92), {7: 0.5, 8: 0.52, 9: 0.51}, False, "better, seeds not paired"),
+        ((0.5, 0.9, 0.1), {7: 0.5, 8: 0.52, 9: 0.51}, False, "noise, seeds not paired"),
+        ((0.5,), {0: 0.4}, False, "one seed"),
+    ],
+)
+def test_a_verdict_in_a_word(mine, theirs, lower, words):
+    assert _told(asdict(difference_of(dict(enumerate(mine)), theirs, "x", lower_is_better=lower))) == words
 
 
 def test_tuning_on_the_command_line(sweep, tmp_path, last_json, capsys):

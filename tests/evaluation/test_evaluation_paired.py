@@ -7,7 +7,14 @@ import pytest
 from scipy import stats
 
 from bookkd.core.errors import ConfigError, DataError
-from bookkd.evaluation import crossing_alpha, difference_of, distillation_score, interaction_of, t_quantile
+from bookkd.evaluation import (
+    contrast_of,
+    crossing_alpha,
+    difference_of,
+    distillation_score,
+    interaction_of,
+    t_quantile,
+)
 
 # Card kd-orthogonality, the synthetic table.
 BASE, KD, A, BOTH = (
@@ -15,14 +22,14 @@ BASE, KD, A, BOTH = (
 )
 
 
-@pytest.mark.parametrize("dof", [1, 2, 3, 4, 5, 8, 9, 30, 101])
+@pytest.mark.parametrize("dof", [1, 1.2, 1.9, 2, 3, 4, 4.5, 5, 8, 9, 30, 101, 333.3, 5000])
 @pytest.mark.parametrize("level", [0.0, 0.5, 0.9, 0.95, 0.999])
 def test_quantiles_are_scipys(dof, level):
     assert t_quantile(level, dof) == pytest.approx(stats.t.ppf((1 + level) / 2, dof), rel=1e-9, abs=1e-9)
 
 
 def test_quantiles_out_of_range():
-    with pytest.raises(ConfigError, match="`dof` to be a whole number of at least 1, got 0"):
+    with pytest.raises(ConfigError, match="`dof` to be a number of at least 1, got 0"):
         t_quantile(0.95, 0)
     with pytest.raises(ConfigError, match="`level` to be between 0 and"):
         t_quantile(1.0, 3)
@@ -46,7 +53,7 @@ def test_only_common_seeds_count():
     assert found.verdict == "inside the noise between seeds"
     one = difference_of({3: 1.0}, {3: 0.5}, "other")
     assert (one.n, one.sd, one.low, one.verdict) == (1, None, None, "one seed: no statement about noise")
-    assert difference_of({0: 1.0}, {1: 1.0}, "other") is None
+    assert difference_of({0: 1.0}, {}, "other") is None
 
 
 def test_equal_differences_decide_nothing():
@@ -55,7 +62,65 @@ def test_equal_differences_decide_nothing():
     assert difference_of({0: 0.5, 1: 0.5}, {0: 0.5, 1: 0.5}, "other").verdict == "inside the noise between seeds"
 
 
+def apart(cell, by=10):
+    """The same figures under other seeds."""
+    return {seed + by: value for seed, value in cell.items()}
+
+
+@pytest.mark.parametrize("sizes", [(2, 2), (2, 6), (5, 3)])
+def test_an_unpaired_difference_is_that_of_welchs_test(sizes):
+    rng = np.random.default_rng(sum(sizes))
+    mine, theirs = rng.normal(0.7, 0.05, sizes[0]), rng.normal(0.5, 0.01, sizes[1])
+    found = difference_of(dict(enumerate(mine)), apart(dict(enumerate(theirs))), "other")
+    wanted = stats.ttest_ind(mine, theirs, equal_var=False)
+    interval = wanted.confidence_interval(0.95)
+    assert found.mean == pytest.approx(mine.mean() - theirs.mean())
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+    assert (found.n, found.paired, found.sd) == (min(sizes), False, None)
+    more = wanted.pvalue < 0.05
+    assert found.verdict == f"{'more than' if more else 'inside'} the noise between seeds, seeds not paired"
+    assert found.better is (True if more else None)
+
+
+def test_seeds_pair_from_two_in_common_on():
+    mine, theirs = {0: 0.7, 1: 0.8, 2: 0.9}, {0: 0.6, 1: 0.65, 2: 0.7}
+    assert difference_of(mine, theirs, "x").paired
+    assert difference_of(mine, apart(theirs, 1), "x").n == 2
+    one_shared = difference_of(mine, apart(theirs, 2), "x")
+    assert (one_shared.n, one_shared.paired) == (3, False)
+    # Of one seed each nothing is known of the noise, common or not.
+    assert difference_of({0: 0.7}, theirs, "x").verdict == "one seed: no statement about noise"
+    lone = difference_of({5: 0.7}, theirs, "x")
+    assert (lone.low, lone.verdict) == (None, "one seed: no statement about noise, seeds not paired")
+    assert lone.mean == pytest.approx(0.7 - 0.65)
+    same = difference_of({0: 0.5, 1: 0.5}, {2: 0.25, 3: 0.25}, "x")
+    assert same.verdict == "the same in every seed: no statement about noise, seeds not paired"
+
+
+def test_the_unpaired_error_of_the_card():
+    cells = [BASE, apart(KD, 10), apart(A, 20), apart(BOTH, 30)]
+    found = contrast_of(cells, (1, -1, -1, 1))
+    assert found.se == pytest.approx(0.284800, abs=5e-7)
+    assert found.mean == pytest.approx(-0.166667, abs=1e-6)
+    paired = contrast_of([BASE, KD, A, BOTH], (1, -1, -1, 1))
+    assert paired.se == pytest.approx(0.088192, abs=1e-6)
+    # "Standard errors differ by 3.2".
+    assert found.se / paired.se == pytest.approx(3.2, abs=0.05)
+    # Welch and Satterthwaite's dof, from the variances by numpy.
+    variances = [np.var(list(cell.values()), ddof=1) / 3 for cell in cells]
+    dof = sum(variances) ** 2 / sum(variance**2 / 2 for variance in variances)
+    assert (found.high - found.low) / 2 == pytest.approx(stats.t.ppf(0.975, dof) * found.se)
+
+
 class TestInteraction:
+    def test_cells_without_common_seeds_are_not_paired(self):
+        found = interaction_of(BASE, apart(KD, 10), apart(A, 20), apart(BOTH, 30), tolerance=0.3)
+        assert (found.n, found.paired) == (3, False)
+        assert found.se == pytest.approx(0.284800, abs=5e-7)
+        assert [found.distillation, found.joint] == pytest.approx([1.8, 2.6])
+        assert found.verdict == "orthogonal (weak)"
+        assert interaction_of(BASE, KD, A, BOTH, tolerance=0.3).paired
+
     def test_the_table_of_the_card(self):
         found = interaction_of(BASE, KD, A, BOTH, tolerance=0.3)
         assert found.distillation == pytest.approx(1.8)
@@ -97,8 +162,8 @@ class TestInteraction:
         assert interaction_of(BASE, BASE, A, A, tolerance=0.3).retention is None
         one = interaction_of({0: 1.0}, {0: 2.0}, {0: 3.0}, {0: 4.0}, tolerance=0.3)
         assert (one.verdict, one.se, one.low) == ("undecided", None, None)
-        with pytest.raises(DataError, match="`cells` to be of at least one common seed"):
-            interaction_of({0: 1.0}, {1: 1.0}, {0: 1.0}, {0: 1.0}, tolerance=0.3)
+        with pytest.raises(DataError, match="`cells` to be of at least one seed each"):
+            interaction_of({0: 1.0}, {}, {0: 1.0}, {0: 1.0}, tolerance=0.3)
 
 
 # Card distillation-metric: size in % of the teacher, accuracy, score at alpha 0.5 and 0.7; the teacher has 71.76 %.

@@ -11,8 +11,15 @@ import torch
 from tests.learning.digits import TASK, TEST, TRAIN, book, run, student, teacher, to_float, training, views, weights
 
 from bookkd.book import Book, Dense, Int8, TopK, lineage_tree, verify
-from bookkd.core.errors import BookMismatchError, ConfigError, DataError, FidelityError, TeacherOutputError
-from bookkd.knowledge import Ensemble, LiveKnowledge, StoredKnowledge, Teacher, lineage_of_weights
+from bookkd.core.errors import (
+    BookMismatchError,
+    ConfigError,
+    DataError,
+    FidelityError,
+    TeacherOutputError,
+    UnknownNameError,
+)
+from bookkd.knowledge import Ensemble, LiveKnowledge, StoredKnowledge, Teacher, lineage_of_weights, teachers_behind
 from bookkd.losses import soft_target_kl
 from bookkd.making import bake, make, make_several, merge
 from bookkd.methods import BookKD, Supervised, VanillaKD
@@ -141,6 +148,8 @@ def test_what_cannot_be_merged_is_refused(three, merged, tmp_path):
         BookMismatchError, match=r"same data, views and classes, got .* with other views seed \(0 and 5\)"
     ):
         merge(tmp_path / "x", [three[0], other])
+    with pytest.raises(BookMismatchError, match=r"other views seed \(0 and 5\)"):
+        Ensemble([Ensemble([StoredKnowledge(three[0])]), Ensemble([StoredKnowledge(other)])])
     sparse = book(tmp_path / "sparse", teacher=spoken(7), codec=TopK(k=3, temperatures=(4.0,)))
     with pytest.raises(FidelityError, match=r"`logits` to be of every class in an ensemble, got a sparse codec"):
         Ensemble([StoredKnowledge(three[0]), StoredKnowledge(sparse)])
@@ -236,6 +245,27 @@ class TestBake:
         learned = run(None, knowledge=StoredKnowledge(found), network=student(), training=training(epochs=1))
         assert learned.history[-1]["step"] > 0
 
+    def test_sparse_it_keeps_no_other_promise_of_its_codec(self, three, tmp_path):
+        found = self.baked(tmp_path / "baked", three, codec=TopK(k=3, temperatures=(2.0, 4.0)))
+        target = StoredKnowledge(found).targets(BATCH)["logits"]
+        assert target.temperatures == (4.0,)
+        whole = self.read_time(three).exp()
+        kept = whole.gather(-1, target.indices).sum(-1)
+        torch.testing.assert_close(1 - target.log_tail(4.0).exp(), kept, rtol=0, atol=2e-3)
+        with pytest.raises(FidelityError, match=r"one that the sparse target promises \(4\), got 2\.0"):
+            target.log_tail(2.0)
+
+    def test_in_an_ensemble_its_temperature_binds_all(self, three, tmp_path):
+        four, two = (
+            bake(tmp_path / str(temperature), three[:1], transforms=(), temperature=temperature)
+            for temperature in (4.0, 2.0)
+        )
+        whole = StoredKnowledge(three[1])
+        assert Ensemble([StoredKnowledge(four), whole]).fields["logits"].temperatures == (4.0,)
+        assert Ensemble([whole]).fields["logits"].temperatures == ()
+        with pytest.raises(FidelityError, match="`members` to be baked at one temperature, got 4 and 2"):
+            Ensemble([StoredKnowledge(four), StoredKnowledge(two)])
+
     def test_a_whole_teacher_is_the_same_at_its_temperature(self, three, tmp_path):
         found = bake(tmp_path / "same", three[:1], transforms=(), temperature=4.0)
         torch.testing.assert_close(log_b(StoredKnowledge(found)), log_b(StoredKnowledge(three[0])), rtol=0, atol=2e-3)
@@ -311,3 +341,55 @@ def test_weights_without_a_lineage_or_with_a_damaged_one_have_none(tmp_path):
         save_weights(network, tmp_path / f"{place}.safetensors", notes)
         assert lineage_of_weights(tmp_path / f"{place}.safetensors") is None
     assert lineage_of_weights(tmp_path / "nothing.safetensors") is None
+
+
+def test_one_teacher_of_several_is_read_as_if_the_book_were_its_own(three, merged):
+    for chosen in (1, "teacher-1"):
+        alone, own = StoredKnowledge(merged, [chosen]), StoredKnowledge(three[1])
+        assert [found.name for found in alone.teachers] == ["teacher-1"]
+        assert set(alone.fields) == {"members/1/logits", "logits"}
+        assert alone.fields["logits"] == own.fields["logits"]
+        assert torch.equal(log_b(alone), log_b(own))
+    with pytest.raises(UnknownNameError, match="Unknown field 'members/0/logits'"):
+        StoredKnowledge(merged, [1]).targets(BATCH, ["members/0/logits"])
+
+
+def test_some_teachers_are_an_ensemble_of_those_alone(three, merged):
+    some, apart = (
+        StoredKnowledge(merged, ["teacher-2", 0]),
+        Ensemble([StoredKnowledge(three[place]) for place in (2, 0)]),
+    )
+    assert torch.allclose(log_b(some), log_b(apart), atol=1e-6)
+    assert some.targets(BATCH, ["logits"])["logits"].accuracies == apart.targets(BATCH, ["logits"])["logits"].accuracies
+    assert [found.name for found in teachers_behind(some)] == ["teacher-2", "teacher-0"]
+    assert StoredKnowledge(merged).teachers == merged.plan.teachers
+
+
+def test_a_run_from_one_teacher_is_not_gone_on_with_from_another(merged, tmp_path):
+    run(tmp_path / "run", knowledge=StoredKnowledge(merged, [0]))
+    found = json.loads((tmp_path / "run" / "config.json").read_text())["knowledge"]
+    assert found == {"book": merged.content_digest, "teachers": [merged.plan.teachers[0].digest]}
+    for other in (StoredKnowledge(merged, [1]), StoredKnowledge(merged)):
+        with pytest.raises(ConfigError, match="knowledge"):
+            run(tmp_path / "run", knowledge=other)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        ([3], "`teachers` to be places from 0 to 2, got 3"),
+        ([], "`teachers` to be at least one"),
+        ([0, "teacher-0"], "`teachers` to be without repeats"),
+        (["teacher-9"], "Unknown teacher 'teacher-9'"),
+    ],
+)
+def test_teachers_that_cannot_be_chosen(merged, chosen, message):
+    with pytest.raises((ConfigError, UnknownNameError), match=message):
+        StoredKnowledge(merged, chosen)
+
+
+def test_a_baked_book_keeps_its_teachers_together(merged, tmp_path):
+    baked = bake(tmp_path / "baked", [merged], transforms=(), temperature=4.0)
+    assert StoredKnowledge(baked, [0, 1, 2]).teachers == baked.plan.teachers
+    with pytest.raises(ConfigError, match="to be all of the book, which keeps what they say together"):
+        StoredKnowledge(baked, [1])

@@ -146,7 +146,7 @@ class TestExtract:
     )
     def test_losses_that_zeros_make_infinite_are_refused(self, loss, hyper):
         term = bind(loss, teacher="logits", temperature=1.0, t_squared=False, **hyper)
-        with pytest.raises(ConfigError, match="leave every class some probability, got Extract.* is infinite there"):
+        with pytest.raises(ConfigError, match=r"leave every class some probability, got Extract.* is infinite there"):
             transformed(term, Extract(4.0))
         value = transformed(term, Extract(4.0, share=0.5)).value({"logits": Z}, {"logits": DenseTarget(V)}, {}, Clock())
         assert math.isfinite(value.item())

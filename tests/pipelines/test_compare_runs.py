@@ -73,6 +73,9 @@ def test_every_run_leaves_a_whole_record(done):
         assert record.environment["torch"]
         assert record.configuration["training"]["seed"] == seed
         assert record.learning["epochs"] == 2
+        # More than torch and the samples need, less than the machine has; nothing of a GPU on a CPU.
+        assert 50e6 < record.learning["peak_bytes"] < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        assert "gpu_peak_bytes" not in record.learning
 
 
 def test_calibration_is_fitted_on_held_out_samples_alone(done):

@@ -17,6 +17,7 @@ from tests.report.records import as_found, example, failed, record, sweep
 
 from bookkd.core.errors import MissingExtraError, UnknownNameError
 from bookkd.report import FORMATS, build, numbers_of, page, render
+from bookkd.report.more_tables import runs_table
 
 
 class Page(HTMLParser):
@@ -203,3 +204,17 @@ def test_without_the_extra_only_the_page_is_refused(monkeypatch, numbers):
 def test_an_unknown_format_is_named():
     with pytest.raises(UnknownNameError, match=r"Unknown format 'htm'. Nearest: html"):
         build.render(None, "htm")
+
+
+def test_the_table_of_runs_says_their_peak_memory_where_it_is_known():
+    found = numbers_of(as_found([record(seed=seed) for seed in (0, 1)]))
+    assert "memory" not in " ".join(head.title for head in runs_table(found).heads)
+    told = [
+        replace(each, learning={**each.learning, "peak_bytes": (each.seed + 1) * 2**30})
+        for each in (record(seed=seed) for seed in (0, 1))
+    ]
+    table = runs_table(numbers_of(as_found(told)))
+    place = [head.title for head in table.heads].index("peak memory")
+    assert [(row[place].text, row[place].value) for row in table.rows] == [("1.00 GiB", 2**30), ("2.00 GiB", 2**31)]
+    assert "peak GPU memory" not in [head.title for head in table.heads]
+    assert {len(row) for row in table.rows} == {len(table.heads)}

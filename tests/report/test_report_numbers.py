@@ -161,9 +161,9 @@ def test_the_teacher_is_that_of_the_same_split_where_it_was_measured():
     measured = record("a", teachers=[TEACHER], method="vanilla-kd")
     counts = np.array(measured.confusion["teacher"])
     row = rows([measured])["a"]
-    assert row.teacher_accuracy.mean == pytest.approx(np.trace(counts) / counts.sum())
+    assert row.teacher_quality.mean == pytest.approx(np.trace(counts) / counts.sum())
     told = rows([replace(measured, confusion={})])["a"]
-    assert told.teacher_accuracy.mean == TEACHER["accuracy"]
+    assert told.teacher_quality.mean == TEACHER["accuracy"]
     held_out = {**TEACHER, "split": "train"}
     assert not rows([replace(measured, confusion={}, teachers=(held_out,))])["a"].same_split
 
@@ -172,7 +172,7 @@ def test_sizes_of_several_teachers_add_up_and_their_accuracy_is_not_guessed():
     both = record("a", teachers=[TEACHER, SECOND], method="bookkd")
     row = rows([replace(both, confusion={})])["a"]
     assert row.teacher_parameters == 855_770 + 272_474
-    assert (row.teacher_accuracy, row.terms) == (None, None)
+    assert (row.teacher_quality, row.terms) == (None, None)
 
 
 def test_worst_class():
@@ -266,8 +266,8 @@ def test_the_front_is_what_nothing_beats(places):
     for point in _front(points):
         beaten = any(
             other.cost <= point.cost
-            and other.accuracy >= point.accuracy
-            and (other.cost, other.accuracy) != (point.cost, point.accuracy)
+            and other.quality >= point.quality
+            and (other.cost, other.quality) != (point.cost, point.quality)
             for other in points
         )
         assert point.front is not beaten

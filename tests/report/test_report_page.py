@@ -8,6 +8,7 @@ import time
 
 import pytest
 from tests.report.records import HOSTILE, as_found, example
+from tests.report.test_report_tasks import numbers
 
 from bookkd.report import numbers_of, render
 
@@ -139,6 +140,30 @@ def test_a_click_on_a_head_sorts(page):
         assert values[-1] == ""  # what is absent is last both ways
         assert sorted_columns == 1
         page.execute_script("arguments[0].click()", button)
+
+
+def test_a_page_of_numbers_draws_every_chart_and_sorts(browser, tmp_path):
+    from selenium.webdriver.common.by import By
+
+    path = tmp_path / "numbers.html"
+    path.write_text(render(numbers_of(as_found(numbers()))), encoding="utf-8")
+    console, _ = opened(browser, path)
+    assert console == []
+    marks = """
+        return [...document.querySelectorAll('.plot')].map(
+            (plot) => [plot.classList.contains('empty'), plot.querySelectorAll('.role-mark path, .role-mark line').length]);
+    """
+    found = browser.execute_script(marks)
+    assert len(found) == 4  # against size and latency, curves, cost
+    assert all(not empty and count > 0 for empty, count in found)
+    values, direction, _ = column(browser, "R²")
+    assert (numeric(values), direction) == (sorted(numeric(values), reverse=True), "descending")
+    for title in ("R²", "RMSE"):
+        button = browser.find_element(By.XPATH, f"//*[@id='arms']//th[normalize-space(.)='{title}']/button")
+        browser.execute_script("arguments[0].click()", button)
+        values, direction, _ = column(browser, title)
+        assert numeric(values) == sorted(numeric(values), reverse=direction == "descending")
+    assert column(browser, "R²")[1] is None
 
 
 HERE = """

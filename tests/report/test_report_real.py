@@ -57,7 +57,7 @@ def test_an_arm_is_held_against_what_its_sweep_names(told, found):
 
 
 def points(records):
-    return {point.name: point.accuracy for point in numbers_of(as_found(records)).pareto["parameters"]}
+    return {point.name: point.quality for point in numbers_of(as_found(records)).pareto["parameters"]}
 
 
 def test_teachers_of_an_ensemble_that_nobody_measured_stand_by_themselves():

@@ -10,7 +10,7 @@ import pytest
 from tests.report.records import example, failed, record, save
 
 from bookkd.core.errors import DataError
-from bookkd.report import RECORD_NAME, find_runs, numbers_of
+from bookkd.report import RECORD_NAME, RunRecord, find_runs, numbers_of
 
 
 def test_runs_are_found_in_folders_of_folders_and_counted_once(tmp_path):
@@ -47,7 +47,7 @@ def test_a_folder_without_runs_is_refused(tmp_path):
         find_runs([tmp_path])
 
 
-@pytest.mark.parametrize(("text", "said"), [('{"format": 2}', "got 2.*Update bookkd"), ("{", "damaged text")])
+@pytest.mark.parametrize(("text", "said"), [('{"format": 3}', "up to 2, got 3.*Update bookkd"), ("{", "damaged text")])
 def test_a_newer_or_damaged_record_is_one_line(tmp_path, text, said):
     record().save(tmp_path / "run-0")
     (tmp_path / "run-1").mkdir()
@@ -90,3 +90,15 @@ def test_a_record_that_knows_nothing_is_reported(tmp_path):
     numbers = numbers_of(find_runs([tmp_path, tmp_path.parent / "failed"]))
     assert [(row.arm, row.seeds, row.failed) for row in numbers.rows] == [("a", (0,), 0), ("crd / resnet8", (), 1)]
     assert all(spread is None for row in numbers.rows for spread in row.figures.values())
+
+
+def test_a_record_of_before_there_were_tasks_is_of_classification(tmp_path):
+    record().save(tmp_path)
+    told = json.loads((tmp_path / RECORD_NAME).read_text())
+    assert (told["format"], told["task"]) == (2, "classification")
+    old = {key: value for key, value in told.items() if key not in ("task", "per_class")}
+    (tmp_path / RECORD_NAME).write_text(json.dumps({**old, "format": 1}))
+    assert RunRecord.load(tmp_path) == record()
+    (tmp_path / RECORD_NAME).write_text(json.dumps({**told, "task": ["regression"]}))
+    with pytest.raises(DataError, match=r"Expected `task` to be of its kind \(str\), got 'tuple'"):
+        RunRecord.load(tmp_path)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from scipy import stats
 from tests.report.records import BOOK, TEACHER, as_found, example, failed, record, sweep
 
 from bookkd.report import cautions, numbers_of, summary
+from bookkd.report.tables import differences_table, main_table
 
 
 def metric(value):
@@ -157,3 +159,21 @@ def test_many_arms_are_summed_up():
 
 def test_nothing_done():
     assert said([failed()]) == ("0 runs in 1 arm; 1 run failed.", "No run has an accuracy.")
+
+
+def test_arms_of_other_seeds_are_not_paired_and_it_is_said():
+    mine, theirs = (0.732, 0.749, 0.741), (0.700, 0.720, 0.710)
+    records = [*arm("supervised", theirs, "supervised"), *arm("dkd", mine, "dkd")]
+    moved = [replace(each, seed=each.seed + 10) if each.arm == "dkd" else each for each in records]
+    found = stats.ttest_ind(mine, theirs, equal_var=False).confidence_interval(0.95)
+    low, high = (f"{100 * end:+.2f}" for end in (found.low, found.high))
+    assert (
+        f"dkd is +3.07 points (95 % {low} to {high}, 3 seeds or more each) against supervised: more than the noise between seeds, "
+        "seeds not paired."
+    ) in said(moved)
+    numbers = numbers_of(as_found(moved))
+    (row,) = main_table(numbers).rows[:1]
+    assert "more than the noise between seeds, seeds not paired" in [cell.text for cell in row]
+    note = differences_table(numbers).note
+    assert "Seeds not paired, since few or none are common, with Welch's interval: dkd." in note
+    assert "not paired" not in differences_table(numbers_of(as_found(records))).note

@@ -9,8 +9,9 @@ from typing import Any
 from bookkd.cli._show import console, rows
 from bookkd.cli._verb import Verb, note
 from bookkd.core.errors import ConfigError, expected
-from bookkd.evaluation.paired import EQUAL, INSIDE, MORE, UNKNOWN
+from bookkd.evaluation.paired import EQUAL, INSIDE, UNKNOWN, UNPAIRED
 from bookkd.pipelines.compare import read_document, run_sweep, spaces_of, sweep_of
+from bookkd.report.columns import QUALITY
 
 Part = str | dict[str, Any] | None
 """A name, or keys with values; `--part.key value` sets one of them."""
@@ -41,6 +42,7 @@ def compare(
     validation_fraction: float | None = None,
     replicates: int | None = None,
     latency: bool | None = None,
+    task: str | None = None,
 ) -> tuple[dict[str, Any], int]:
     """Train methods x students x books x overrides x seeds and say what differs by more than noise; a stopped sweep goes on.
 
@@ -71,6 +73,7 @@ def compare(
         validation_fraction: In its place, share of the training samples that no student learns from; 0.1 by default.
         replicates: Bootstrap replicates of each run's intervals.
         latency: Measure the time of a pass of each student.
+        task: What the labels are: classification, multi-label or regression; taken from the books, else classification.
     """
     given = {key: value for key, value in locals().items() if key not in _OF_THE_CALL and value is not None}
     document = {} if sweep is None else read_document(sweep)
@@ -102,8 +105,10 @@ def _over(known: Any, value: Any, key: str) -> Any:
 def show(result: dict[str, Any]) -> None:
     """Print the rows, the preset's table, the cost and the failures."""
     out, metric = console(), result["metric"]
-    values = [_line(row, metric) for row in result["arms"]]
-    columns = ("arm", "seeds", metric, "to baseline", "95 % interval", "that is", "NLL", "ECE", "s/epoch", "passes")
+    values = [_line(row, metric, result["beside"]) for row in result["arms"]]
+    titles = {column.key: column.title for column in QUALITY[result["task"]]}
+    beside = [titles[key] for key in result["beside"]]
+    columns = ("arm", "seeds", titles[metric], "to baseline", "95 % interval", "that is", *beside, "s/epoch", "passes")
     out.print(rows(f"Compared in {result['out']}", columns, values))
     for base in dict.fromkeys(row["baseline"] for row in result["arms"] if row["baseline"] is not None):
         held = [row["arm"] for row in result["arms"] if row["baseline"] == base]
@@ -137,10 +142,10 @@ def show(result: dict[str, Any]) -> None:
     out.print(f"Next: bookkd report {result['out']}", soft_wrap=True)
 
 
-_SHORT = {INSIDE: "noise", MORE: "more than noise", UNKNOWN: "one seed", EQUAL: "equal"}
+_SHORT = {INSIDE: "noise", UNKNOWN: "one seed", EQUAL: "equal"}
 
 
-def _line(row: Mapping[str, Any], metric: str) -> tuple[str, ...]:
+def _line(row: Mapping[str, Any], metric: str, beside: Sequence[str]) -> tuple[str, ...]:
     difference, found = row["difference"], row[metric]
     return (
         row["arm"],
@@ -148,10 +153,19 @@ def _line(row: Mapping[str, Any], metric: str) -> tuple[str, ...]:
         "" if found is None else f"{found['mean']:.4f}" + ("" if found["sd"] is None else f" ± {found['sd']:.4f}"),
         "" if difference is None else f"{difference['mean']:+.4f}",
         _interval(difference),
-        "" if difference is None else _SHORT.get(difference["verdict"], difference["verdict"]),
-        *("" if row[key] is None else f"{row[key]['mean']:.4f}" for key in ("nll", "ece", "seconds_per_epoch")),
+        "" if difference is None else _told(difference),
+        *("" if row[key] is None else f"{row[key]['mean']:.4f}" for key in (*beside, "seconds_per_epoch")),
         f"{row['teacher_forwards']:,}",
     )
+
+
+def _told(difference: Mapping[str, Any]) -> str:
+    """Return the verdict in a word or two, and which way it is where it is more than noise."""
+    apart = "" if difference["paired"] else UNPAIRED
+    if difference["better"] is not None:
+        return f"{'better' if difference['better'] else 'worse'}{apart}"
+    verdict: str = difference["verdict"].removesuffix(UNPAIRED)
+    return f"{_SHORT.get(verdict, verdict)}{apart}"
 
 
 def _interval(found: Mapping[str, Any] | None) -> str:
@@ -163,7 +177,7 @@ _GAIN = ("part", "student", "gives", "95 % interval", "that is")
 
 def _gain(row: Mapping[str, Any]) -> tuple[str, ...]:
     gain = row["full_less_without"]
-    mean, verdict = ("", "not known") if gain is None else (f"{gain['mean']:+.4f}", gain["verdict"])
+    mean, verdict = ("", "not known") if gain is None else (f"{gain['mean']:+.4f}", _told(gain))
     return row["without"], row["student"], mean, _interval(gain), verdict
 
 
@@ -177,7 +191,8 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
         return name, row["at"], "", "", "", "", "", "", "not known"
     gains = (f"{found[key]:+.4f}" for key in ("distillation", "partner", "joint", "interaction"))
     kept = "n/a" if found["retention"] is None else f"{found['retention']:.2f}"
-    return name, row["at"], *gains, _interval(found), kept, found["verdict"]
+    verdict = found["verdict"] + ("" if found["paired"] else UNPAIRED)
+    return name, row["at"], *gains, _interval(found), kept, verdict
 
 
 _NAMED = {"--data": "--data.name", "--views": "--views.transform"}

@@ -1,10 +1,13 @@
-"""Memory that was freed and will be asked for again in a moment: kept, where the C library would give it back."""
+"""Memory of the process: what was freed is kept where the C library would give it back, and the most of a while is measured."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import sys
+from pathlib import Path
 
-__all__ = ["keep_freed_memory"]
+__all__ = ["forget_peak_memory", "keep_freed_memory", "peak_memory"]
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """Numbers of the parameters in glibc's malloc.h."""
@@ -43,3 +46,41 @@ def keep_freed_memory() -> bool:
     # 128 KiB on to the system.
     kept = mallopt(_MMAP_THRESHOLD, _LARGE) or mallopt(_MMAP_THRESHOLD, _ALLOWED)
     return bool(kept and mallopt(_TRIM_THRESHOLD, _LARGE))
+
+
+def peak_memory() -> int | None:
+    """Return the most memory that the process held in RAM, in bytes: since `forget_peak_memory`, or since it started.
+
+    Returns:
+        None where the system does not say it (Windows).
+
+    >>> (peak_memory() or 2**20) >= 2**20
+    True
+
+    Source: proc_pid_status(5), VmHWM; else getrusage(2), ru_maxrss, which on Linux counts a parent's memory at the fork too.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def forget_peak_memory() -> bool:
+    """Let `peak_memory` begin anew, so that it is of what comes; elsewhere than on Linux it goes on from the start.
+
+    Returns:
+        Whether it could be done.
+
+    Source: proc_pid_clear_refs(5), 5.
+    """
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return False
+    return True

@@ -2,6 +2,7 @@
 
 from bookkd.evaluation.calibration import calibration, confusion, fit_temperature, reliability
 from bookkd.evaluation.costs import Cost, Latency, cost
+from bookkd.evaluation.directions import lower_is_better
 from bookkd.evaluation.distillation_score import crossing_alpha, distillation_score
 from bookkd.evaluation.diversity import Diversity, diversity, vasicek_entropy
 from bookkd.evaluation.intervals import Interval, bootstrap
@@ -13,12 +14,12 @@ from bookkd.evaluation.paired import (
     Interaction,
     difference_of,
     interaction_of,
-    interval_of_mean,
-    t_quantile,
 )
 from bookkd.evaluation.regression import evaluate_regression
+from bookkd.evaluation.student_t import Contrast, contrast_of, interval_of_mean, t_quantile
 
 __all__ = [
+    "Contrast",
     "Cost",
     "Difference",
     "Diversity",
@@ -30,6 +31,7 @@ __all__ = [
     "bootstrap",
     "calibration",
     "confusion",
+    "contrast_of",
     "cost",
     "crossing_alpha",
     "difference_of",
@@ -41,6 +43,7 @@ __all__ = [
     "fit_temperature",
     "interaction_of",
     "interval_of_mean",
+    "lower_is_better",
     "reliability",
     "t_quantile",
     "vasicek_entropy",

@@ -1,73 +1,22 @@
-"""Differences between arms over seeds: paired, with Student's interval, and said to be noise where they are."""
+"""Differences between arms over seeds: paired where they can be, with Student's interval, and said to be noise where they are."""
 
 from __future__ import annotations
 
-import math
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal
 
-from bookkd.core.check import at_least, between
 from bookkd.core.errors import DataError, expected
+from bookkd.evaluation.student_t import Contrast, contrast_of
 
-__all__ = ["Difference", "Interaction", "difference_of", "interaction_of", "interval_of_mean", "t_quantile"]
+__all__ = ["Difference", "Interaction", "difference_of", "interaction_of"]
 
 MORE = "more than the noise between seeds"
 INSIDE = "inside the noise between seeds"
 UNKNOWN = "one seed: no statement about noise"
 EQUAL = "the same in every seed: no statement about noise"
-
-
-def t_quantile(level: float, dof: int) -> float:
-    """Return t with P(|T| <= t) = level, for Student's t with `dof` degrees of freedom.
-
-    Args:
-        level: 0 to below 1.
-        dof: Whole number, at least 1.
-
-    >>> round(t_quantile(0.95, 2), 4), round(t_quantile(0.95, 9), 4)
-    (4.3027, 2.2622)
-
-    Source: Abramowitz and Stegun, "Handbook of Mathematical Functions", 26.7.3 and 26.7.4: finite sums in the angle
-    atan(t / sqrt(dof)), which are solved by bisection.
-    """
-    at_least(dof, 1, "dof")
-    between(level, 0, 1 - 1e-12, "level")
-    return _quantile(level, dof)
-
-
-@lru_cache(maxsize=4096)
-def _quantile(level: float, dof: int) -> float:
-    low, high = 0.0, math.pi / 2
-    for _ in range(200):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _inside(middle, dof) < level else (low, middle)
-    return math.sqrt(dof) * math.tan((low + high) / 2)
-
-
-def _inside(angle: float, dof: int) -> float:
-    """Return P(|T| <= sqrt(dof) tan(angle))."""
-    sine, cosine = math.sin(angle), math.cos(angle)
-    odd = dof % 2
-    factor = total = (cosine if dof > 1 else 0.0) if odd else 1.0
-    for k in range(2 + odd, dof - 1, 2):
-        factor *= (k - 1) / k * cosine * cosine
-        total += factor
-    return (angle + sine * total) * 2 / math.pi if odd else sine * total
-
-
-def interval_of_mean(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
-    """Return Student's interval of the mean of at least two values.
-
-    >>> low, high = interval_of_mean([-0.2, 0.0, -0.3])
-    >>> round(low, 6), round(high, 6)
-    (-0.546125, 0.212792)
-    """
-    mean = statistics.fmean(values)
-    half = t_quantile(level, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
-    return mean - half, mean + half
+UNPAIRED = ", seeds not paired"
+"""Behind a verdict where arms have no two seeds in common."""
 
 
 @dataclass(frozen=True)
@@ -76,12 +25,14 @@ class Difference:
 
     Args:
         against: Name of the other arm.
-        mean: Mean of the differences.
-        sd: Their standard deviation, with n - 1; None for one seed.
-        low: Lower end of the 95 % interval of the mean; None for one seed.
+        mean: Mean of the differences; of unpaired seeds the difference of the means.
+        sd: Their standard deviation, with n - 1; None for one seed, and where seeds are not paired.
+        low: Lower end of the 95 % interval of the mean, Student's, or Welch's where seeds are not paired; None for one seed.
         high: Upper end.
-        n: Number of seeds that both have.
-        verdict: Whether it is more than the noise, in words.
+        n: Number of seeds that both have; where seeds are not paired, of the arm that has fewer.
+        verdict: Whether it is more than the noise, in words, which end with "seeds not paired" where they are not.
+        better: Whether the arm is better, False for worse, where it is more than the noise; None where that is not known.
+        paired: Whether the arms are compared seed by seed.
     """
 
     against: str
@@ -91,50 +42,55 @@ class Difference:
     high: float | None
     n: int
     verdict: str
+    better: bool | None = None
+    paired: bool = True
 
 
-def difference_of(mine: Mapping[int, float], theirs: Mapping[int, float], against: str) -> Difference | None:
-    """Return the difference of two arms, paired by seed; None where they share no seed.
+def difference_of(
+    mine: Mapping[int, float], theirs: Mapping[int, float], against: str, *, lower_is_better: bool = False
+) -> Difference | None:
+    """Return the difference of two arms; None where one has no seed.
+
+    Arms with at least two seeds in common are paired by seed, others are not; see `contrast_of`.
 
     Args:
         mine: Seed -> figure of the arm.
         theirs: Seed -> figure of the other.
         against: Name of the other.
+        lower_is_better: Whether the figure is an error; see `evaluation.lower_is_better`.
 
     >>> found = difference_of({0: 0.72, 1: 0.75, 2: 0.73}, {0: 0.70, 1: 0.72, 2: 0.71}, "labels only")
-    >>> round(found.mean, 4), found.verdict
-    (0.0233, 'more than the noise between seeds')
+    >>> round(found.mean, 4), found.verdict, found.better
+    (0.0233, 'more than the noise between seeds', True)
     """
-    shared = sorted(mine.keys() & theirs.keys())
-    if not shared:
+    found = contrast_of([mine, theirs], (1, -1))
+    if found is None:
         return None
-    gaps = [mine[seed] - theirs[seed] for seed in shared]
-    mean = statistics.fmean(gaps)
-    if len(gaps) == 1:
-        return Difference(against, mean, None, None, None, 1, UNKNOWN)
-    low, high = interval_of_mean(gaps)
-    # Seeds that agree to the last digit, as accuracies on few samples do, say nothing of how far others would differ.
-    apart = EQUAL if low == high != 0 else MORE
-    return Difference(
-        against, mean, statistics.stdev(gaps), low, high, len(gaps), INSIDE if low <= 0 <= high else apart
-    )
+    verdict, low, high = UNKNOWN, found.low, found.high
+    if low is not None and high is not None:
+        # Seeds that agree to the last digit, as accuracies on few samples do, say nothing of how far others would differ.
+        verdict = INSIDE if low <= 0 <= high else EQUAL if low == high else MORE
+    better = (found.mean < 0) == lower_is_better if verdict == MORE else None
+    told = verdict + ("" if found.paired else UNPAIRED)
+    return Difference(against, found.mean, found.sd, low, high, found.n, told, better, found.paired)
 
 
 @dataclass(frozen=True)
 class Interaction:
-    """Whether distillation and another technique add up, from four cells over the same seeds.
+    """Whether distillation and another technique add up, from four cells, over the same seeds where they have them.
 
     Args:
         distillation: Gain of distillation alone.
         partner: Gain of the other technique alone.
         joint: Gain of both.
         interaction: Joint gain less the sum of both gains: 0 is additive, below 0 overlap, above 0 synergy.
-        se: Its standard error, paired by seed; None for one seed.
+        se: Its standard error; None for one seed.
         low: Lower end of its 95 % interval; None for one seed.
         high: Upper end.
         retention: Share of distillation's gain that is left beside the partner; None where that gain is inside the noise.
-        n: Number of seeds.
+        n: Number of seeds; where they are not paired, of the cell that has fewest.
         verdict: "additive", "orthogonal (weak)", "conflicting" or "undecided".
+        paired: Whether the cells are compared seed by seed.
     """
 
     distillation: float
@@ -147,6 +103,7 @@ class Interaction:
     retention: float | None
     n: int
     verdict: Literal["additive", "orthogonal (weak)", "conflicting", "undecided"]
+    paired: bool = True
 
 
 def interaction_of(
@@ -157,9 +114,9 @@ def interaction_of(
     *,
     tolerance: float,
 ) -> Interaction:
-    """Compare four cells, paired by seed.
+    """Compare four cells, paired by seed where they have two seeds in common; see `contrast_of`.
 
-    I = Q(both) - Q(distilled) - Q(partner) + Q(base) for each seed. "additive": the interval of I contains 0 and is narrower than
+    I = Q(both) - Q(distilled) - Q(partner) + Q(base). "additive": the interval of I contains 0 and is narrower than
     `tolerance`; "orthogonal (weak)": the joint gain exceeds the larger single gain by more than the noise; "conflicting": it
     falls short of it by more than the noise; else "undecided".
 
@@ -171,53 +128,57 @@ def interaction_of(
         tolerance: Widest interval that counts as additive, in the figure's unit (0.3 points of accuracy on the card).
 
     Raises:
-        DataError: if the four share no seed.
+        DataError: if one of the four has no seed.
 
     Source: our measurement plan for Park et al., "On the Orthogonality of Knowledge Distillation with Other Techniques",
     arXiv 2009.04120, of which only the abstract was read.
     """
-    seeds = sorted(base.keys() & distilled.keys() & partner.keys() & both.keys())
-    if not seeds:
-        raise DataError(expected("cells", "of at least one common seed", "none", where="interaction"))
-    gains = {
-        name: [cell[seed] - base[seed] for seed in seeds]
-        for name, cell in (("distilled", distilled), ("partner", partner), ("both", both))
-    }
-    means = {name: statistics.fmean(values) for name, values in gains.items()}
-    each = [ab - a - b for ab, a, b in zip(gains["both"], gains["distilled"], gains["partner"], strict=True)]
-    larger = max(("distilled", "partner"), key=means.__getitem__)
-    excess = [ab - one for ab, one in zip(gains["both"], gains[larger], strict=True)]
-    low, high = interval_of_mean(each) if len(seeds) > 1 else (None, None)
+    cells = [base, distilled, partner, both]
+    found = contrast_of(cells, (1, -1, -1, 1))
+    if found is None:
+        raise DataError(expected("cells", "of at least one seed each", "one without", where="interaction"))
+    if found.paired:
+        shared = set.intersection(*(set(cell) for cell in cells))
+        cells = [{seed: cell[seed] for seed in shared} for cell in cells]
+    gains = [_gain(cell, cells[0]) for cell in cells[1:]]
+    alone, other, joint = (gain.mean for gain in gains)
     return Interaction(
-        distillation=means["distilled"],
-        partner=means["partner"],
-        joint=means["both"],
-        interaction=statistics.fmean(each),
-        se=statistics.stdev(each) / math.sqrt(len(each)) if len(each) > 1 else None,
-        low=low,
-        high=high,
-        retention=(means["both"] - means["partner"]) / means["distilled"] if _certain(gains["distilled"]) else None,
-        n=len(seeds),
-        verdict=_verdict(low, high, excess, tolerance),
+        distillation=alone,
+        partner=other,
+        joint=joint,
+        interaction=found.mean,
+        se=found.se,
+        low=found.low,
+        high=found.high,
+        retention=(joint - other) / alone if _certain(gains[0]) else None,
+        n=found.n,
+        verdict=_verdict(found, _gain(cells[3], cells[1] if alone >= other else cells[2]), tolerance),
+        paired=found.paired,
     )
 
 
-def _certain(gains: Sequence[float]) -> bool:
+def _gain(cell: Mapping[int, float], base: Mapping[int, float]) -> Contrast:
+    found = contrast_of([cell, base], (1, -1))
+    if found is None:
+        raise DataError(expected("cells", "of at least one seed each", "one without", where="interaction"))
+    return found
+
+
+def _certain(gain: Contrast) -> bool:
     """Say whether a mean can be divided by: by Fieller's theorem the ratio has a bounded interval if this mean's lacks 0."""
-    if len(gains) == 1:
-        return gains[0] != 0
-    low, high = interval_of_mean(gains)
-    return not low <= 0 <= high
+    if gain.low is None or gain.high is None:
+        return gain.mean != 0
+    return not gain.low <= 0 <= gain.high
 
 
 def _verdict(
-    low: float | None, high: float | None, excess: Sequence[float], tolerance: float
+    found: Contrast, excess: Contrast, tolerance: float
 ) -> Literal["additive", "orthogonal (weak)", "conflicting", "undecided"]:
-    if low is None or high is None:
+    """Judge an interaction, and what both together give beyond the larger single gain."""
+    if found.low is None or found.high is None or excess.low is None or excess.high is None:
         return "undecided"
-    if low <= 0 <= high and high - low < tolerance:
+    if found.low <= 0 <= found.high and found.high - found.low < tolerance:
         return "additive"
-    least, most = interval_of_mean(excess)
-    if least > 0 or (least == most == 0 < excess[0]):
+    if excess.low > 0:
         return "orthogonal (weak)"
-    return "conflicting" if most < 0 else "undecided"
+    return "conflicting" if excess.high < 0 else "undecided"

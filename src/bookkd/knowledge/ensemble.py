@@ -40,8 +40,8 @@ class Ensemble:
         if len({info.shape for info in infos}) > 1:
             got = ", ".join(str(list(info.shape)) for info in infos)
             raise ConfigError(expected("logits", "of one shape in all members", got, where="ensemble"))
-        check_same([member for member in members if isinstance(member, StoredKnowledge)])
-        self._fields = {LOGITS: FieldInfo(infos[0].shape)}
+        check_same([book for member in members for book in books_of(member)])
+        self._fields = {LOGITS: FieldInfo(infos[0].shape, temperatures=_promised(infos))}
 
     @staticmethod
     def _info(member: Knowledge) -> FieldInfo:
@@ -151,13 +151,28 @@ def teachers_of(knowledge: Knowledge | None) -> tuple[LiveKnowledge, ...]:
     return ()
 
 
+def _promised(infos: Sequence[FieldInfo]) -> tuple[float, ...]:
+    """Return the temperatures that all members honour; empty where none of them restricts it.
+
+    Raises:
+        FidelityError: if no temperature is honoured by all.
+    """
+    bound = [info.temperatures for info in infos if info.temperatures]
+    common = tuple(t for t in bound[0] if all(t in each for each in bound)) if bound else ()
+    if bound and not common:
+        got = " and ".join(", ".join(f"{t:g}" for t in each) for each in bound)
+        do = "Bake them at one temperature, or take the books that they were baked from."
+        raise FidelityError(expected("members", "baked at one temperature", got, where="ensemble", do=do))
+    return common
+
+
 def _name(member: Knowledge) -> str:
     return str(member.book.path) if isinstance(member, StoredKnowledge) else type(member).__name__
 
 
 def _accuracy(member: Knowledge) -> float | None:
     if isinstance(member, StoredKnowledge):
-        teachers = member.book.plan.teachers
+        teachers = member.teachers
         return teachers[0].accuracy if len(teachers) == 1 else None
     return member.teacher.accuracy if isinstance(member, LiveKnowledge) else None
 
@@ -167,7 +182,7 @@ def check_same(books: Sequence[StoredKnowledge]) -> None:
     for other in books[1:]:
         mine, theirs = books[0].book, other.book
         one, two = mine.plan.identity(), theirs.plan.identity()
-        parts = ("n_samples", "data", "class_names", "masked_classes", "keys_digest")
+        parts = ("task", "n_samples", "data", "class_names", "masked_classes", "keys_digest")
         found = [_first_difference(part, one[part], two[part]) for part in parts if one[part] != two[part]]
         views, more = dict(one["views"]), dict(two["views"])
         for recipe in (views, more):

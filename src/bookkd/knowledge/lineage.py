@@ -25,7 +25,7 @@ _LIMIT = 2**20
 
 def teachers_behind(knowledge: Knowledge | None) -> tuple[TeacherInfo, ...]:
     """Return the teachers that a knowledge speaks for: those of its books, then the live ones."""
-    stored = [teacher for book in books_of(knowledge) for teacher in book.book.plan.teachers]
+    stored = [teacher for book in books_of(knowledge) for teacher in book.teachers]
     return (*stored, *(live.teacher.info for live in teachers_of(knowledge)))
 
 

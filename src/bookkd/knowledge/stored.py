@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bookkd.book import Book, Plan, SparseArray
+from bookkd.book import Book, Plan, SparseArray, TeacherInfo
+from bookkd.core.check import unique
+from bookkd.core.errors import ConfigError, expected
 from bookkd.core.fields import INPUT, LOGITS, PROBE_HASH, PROBE_PROJECTIONS, PROBE_TAKEN, SAMPLE, VIEW, FieldInfo
 from bookkd.core.names import choose
 from bookkd.knowledge.base import Teacherless
@@ -31,20 +33,31 @@ class StoredKnowledge(Teacherless):
 
     Args:
         book: An open book or its path.
+        teachers: Names or places of the teachers to read, of a book that keeps each one's logits; None for all. One alone is read
+            as if the book were its own.
+
+    Raises:
+        ConfigError: for a place or name that the book has not, or has twice; or if it keeps its teachers' word together.
     """
 
-    def __init__(self, book: Book | str | Path) -> None:
+    def __init__(self, book: Book | str | Path, teachers: Sequence[str | int] | None = None) -> None:
         self.book = book if isinstance(book, Book) else Book(book)
+        members = member_fields(self.book.plan)
+        chosen = _places(self.book, members, teachers)
+        left_out = [name for place, name in enumerate(members) if place not in chosen]
+        self.teachers: tuple[TeacherInfo, ...] = tuple(self.book.plan.teachers[place] for place in chosen)
+        """Who is read, in the order of `teachers`."""
         fields = {
             name: FieldInfo(plan.shape, plan.codec.sparse, tuple(plan.promised))
             for name, plan in self.book.fields.items()
-            if name not in _PROBES
+            if name not in (*_PROBES, *left_out)
         }
         self._probed = all(name in self.book.fields for name in _PROBES)
-        self._members = member_fields(self.book.plan)
+        self._members = [members[place] for place in chosen] if members else []
         if self._members and LOGITS not in fields:
             infos = [fields[name] for name in self._members]
-            fields[LOGITS] = FieldInfo(infos[0].shape, any(info.sparse for info in infos))
+            sparse = any(info.sparse for info in infos)
+            fields[LOGITS] = infos[0] if len(infos) == 1 else FieldInfo(infos[0].shape, sparse)
         super().__init__(fields)
 
     def targets(self, batch: Mapping[str, Any], fields: Sequence[str] | None = None) -> dict[str, Any]:
@@ -71,15 +84,17 @@ class StoredKnowledge(Teacherless):
         device = batch[INPUT].device if INPUT in batch else torch.device("cpu")
         said: dict[str, Target] = {name: self._target(name, read[name], device) for name in read}
         if combined:
-            accuracies = [teacher.accuracy for teacher in self.book.plan.teachers]
-            said[LOGITS] = CombinedTarget.of([said[name] for name in self._members], accuracies)
+            accuracies = [teacher.accuracy for teacher in self.teachers]
+            each = [said[name] for name in self._members]
+            said[LOGITS] = each[0] if len(each) == 1 else CombinedTarget.of(each, accuracies)
         return {name: said[name] for name in wanted}
 
     def _target(self, name: str, read: np.ndarray[Any, Any] | SparseArray, device: torch.device) -> Target:
         target, baked = _target(read, device), self.book.fields[name].baked
-        if baked is None or isinstance(target, SparseTarget):
+        if baked is None:
             return target
-        return BakedTarget(target, float(baked["temperature"]))
+        only = float(baked["temperature"])
+        return target.promising(only) if isinstance(target, SparseTarget) else BakedTarget(target, only)
 
     def check(self, batch: Mapping[str, Any]) -> None:
         """Compare the probes that the batch carries with the book's; a batch or book without probes passes."""
@@ -105,6 +120,31 @@ def member_fields(plan: Plan) -> list[str]:
     """Return the fields of a plan that hold each teacher's logits, in the order of its teachers; empty for one teacher."""
     names = [f"members/{place}/{LOGITS}" for place in range(len(plan.teachers))]
     return names if names and all(name in plan.fields for name in names) else []
+
+
+def _places(book: Book, members: Sequence[str], wanted: Sequence[str | int] | None) -> list[int]:
+    """Return the places of the teachers to read."""
+    names, where = [teacher.name for teacher in book.plan.teachers], str(book.path)
+    if wanted is None:
+        return list(range(len(names)))
+    found = [_place(each, names, where) for each in wanted]
+    unique([str(place) for place in found], "teachers", where=where)
+    if not found or (len(found) < len(names) and not members):
+        wish = "at least one" if not found else "all of the book, which keeps what they say together"
+        raise ConfigError(expected("teachers", wish, list(wanted), where=where, do="Leave them out to read all."))
+    return found
+
+
+def _place(wanted: str | int, names: Sequence[str], where: str) -> int:
+    if isinstance(wanted, int):
+        if not 0 <= wanted < len(names):
+            raise ConfigError(expected("teachers", f"places from 0 to {len(names) - 1}", wanted, where=where))
+        return wanted
+    choose(wanted, names, "teacher", where=where)
+    if names.count(wanted) > 1:
+        places = [place for place, name in enumerate(names) if name == wanted]
+        raise ConfigError(expected("teachers", f"places where a name is there twice, {places}", wanted, where=where))
+    return names.index(wanted)
 
 
 def _target(read: np.ndarray[Any, Any] | SparseArray, device: torch.device) -> DenseTarget | SparseTarget:

@@ -13,7 +13,7 @@ from bookkd.core.errors import ConfigError, expected
 from bookkd.core.fields import IGNORE_LABEL
 from bookkd.core.names import choose
 from bookkd.core.protocols import Knowledge
-from bookkd.knowledge import books_of, keys_of, teachers_of
+from bookkd.knowledge import StoredKnowledge, books_of, keys_of, teachers_of
 from bookkd.learning.folder import plain
 from bookkd.learning.learner import Learner
 from bookkd.learning.training import Training
@@ -41,12 +41,12 @@ def check_options(training: Training, validation: Validation | None, door: str, 
         raise ConfigError(expected("validation", wish, None, where="training", do="Pass a data set to validate on."))
 
 
-def check_task(method: Method, task: Task) -> None:
-    """Refuse a method that means nothing for the task."""
+def check_task(method: Method, task: Task, where: str = "learn") -> None:
+    """Refuse a method that means nothing for the task; `where` is who asks."""
     if task.name not in method.tasks:
         do = "Use method vanilla-kd, which serves every task."
         wish = f"one that method {method.name} serves ({', '.join(method.tasks)})"
-        raise ConfigError(expected("task", wish, task.name, where="learn", do=do))
+        raise ConfigError(expected("task", wish, task.name, where=where, do=do))
 
 
 def find_rows(
@@ -117,7 +117,7 @@ def run_config(
     start: str | None,
 ) -> dict[str, Any]:
     """Return everything that the result depends on, as JSON values; the path of a book does not count, its content does."""
-    known = [{"book": book.book.content_digest} for book in books_of(knowledge)]
+    known = [_of_book(book) for book in books_of(knowledge)]
     known += [{"teacher": live.teacher.name, "digest": live.teacher.digest} for live in teachers_of(knowledge)]
     parameters = sum(parameter.numel() for parameter in learner.student.parameters())
     return {
@@ -137,6 +137,13 @@ def run_config(
             "preprocess": plain(learner.preprocess),
         },
     }
+
+
+def _of_book(book: StoredKnowledge) -> dict[str, Any]:
+    found: dict[str, Any] = {"book": book.book.content_digest}
+    if len(book.teachers) < len(book.book.plan.teachers):
+        found["teachers"] = [teacher.digest for teacher in book.teachers]
+    return found
 
 
 def _digest(values: Any) -> str | None:

@@ -37,7 +37,7 @@ from bookkd.learning.configuration import (
     find_rows,
     run_config,
 )
-from bookkd.learning.data import Groups, make_groups
+from bookkd.learning.data import Groups, check_batches, make_groups
 from bookkd.learning.folder import RunFolder, is_main_process, plain
 from bookkd.learning.learner import Learner
 from bookkd.learning.loop import fit

@@ -215,6 +215,15 @@ class SparseTarget:
         """
         return (self.values.detach().to(computing_dtype(self.dtype)) / temperature).log_softmax(-1)
 
+    def promising(self, temperature: float) -> SparseTarget:
+        """Return the target with one of its temperatures alone.
+
+        Raises:
+            FidelityError: if it was not promised.
+        """
+        mass = self.log_tail(temperature).unsqueeze(-1)
+        return SparseTarget(self.values, self.indices, mass, (temperature,), self.n_classes)
+
     def to(self, device: torch.device | str) -> SparseTarget:
         """Return the target on `device`; the copies do not wait for the device."""
         return self._map(lambda part: part.to(device, non_blocking=True))

@@ -19,7 +19,7 @@ from bookkd.pipelines.task import build_task, says_variance, task_name, with_var
 from bookkd.tasks import predict
 from bookkd.views import Views
 
-__all__ = ["evaluate_student"]
+__all__ = ["evaluate_student", "unchanged_views"]
 
 
 def evaluate_student(
@@ -64,7 +64,7 @@ def evaluate_student(
     said = predictions_of(learner, dataset, batch_size=batch_size)
     against: dict[str, torch.Tensor] | None = None
     if stored is not None:
-        check_alignment(stored, dataset, _unchanged(stored), class_names=dataset.class_names, task=plain.name)
+        check_alignment(stored, dataset, unchanged_views(stored), class_names=dataset.class_names, task=plain.name)
         against = _read(stored, len(dataset), tuple(plain.field_infos))
     elif teacher is not None and teacher.name:
         speaker = teacher.teacher(len(dataset.class_names), device)
@@ -78,7 +78,7 @@ def evaluate_student(
     return report
 
 
-def _unchanged(stored: StoredKnowledge) -> Views:
+def unchanged_views(stored: StoredKnowledge) -> Views:
     """Return views of the samples as they are, in the words of the book where it was made with `--views none`."""
     found = views_of_book(stored.book)
     same = found is not None and (found.transform, found.mix) == ("none", "none")

@@ -31,7 +31,7 @@ from bookkd.tasks import Task
 from bookkd.views import Views
 from bookkd.zoo import FILELESS, TRANSFORMS, ImageDataset, SubsetDataset, weights_digest
 
-__all__ = ["data_of_book", "learn_student", "make_loggers", "open_books", "views_of_book"]
+__all__ = ["data_of_book", "learn_student", "make_loggers", "open_books", "seen_labels", "views_of_book"]
 
 _LOGGERS = {
     "csv": "pytorch_lightning.loggers:CSVLogger",
@@ -123,7 +123,7 @@ def learn_student(
         preprocess=preprocess,
         training=training,
         validation=_validation(data, validate_on),
-        labels=None if label_fraction == 1 else _seen(labels, label_fraction, training.seed, rows),
+        labels=None if label_fraction == 1 else seen_labels(labels, label_fraction, training.seed, rows),
         rows=None if rows is None else rows.tolist(),
         out=folder,
         door="lightning",
@@ -207,8 +207,20 @@ def _rows_of_limit(data: DataOptions, dataset: ImageDataset, stored: StoredKnowl
     return dataset.indices
 
 
-def _seen(labels: npt.NDArray[Any], fraction: float, seed: int, rows: npt.NDArray[np.int64] | None) -> npt.NDArray[Any]:
-    """Return the labels that the student may see, by row of the book."""
+def seen_labels(
+    labels: npt.NDArray[Any], fraction: float, seed: int, rows: npt.NDArray[np.int64] | None
+) -> npt.NDArray[Any]:
+    """Return the labels that the student may see, by row of the book; see `learning.visible_labels`.
+
+    Args:
+        labels: Of the samples, [samples, ...].
+        fraction: Share that it may see, above 0 to 1.
+        seed: Of the choice.
+        rows: Row of each sample, int64 [samples]; None where it is the sample's number.
+
+    >>> seen_labels(np.array([0, 1]), 1.0, 0, np.array([2, 0])).tolist()
+    [1, -1, 0]
+    """
     seen = visible_labels(labels, fraction, seed)
     if rows is None:
         return seen

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,9 +11,10 @@ import numpy.typing as npt
 from bookkd.core.errors import ConfigError, DataError, UnknownNameError, expected
 from bookkd.core.fields import IGNORE_LABEL
 from bookkd.knowledge import StoredKnowledge, keys_of
-from bookkd.learning import visible_labels
+from bookkd.pipelines.learn_student import seen_labels
 from bookkd.pipelines.options import DataOptions
-from bookkd.tasks import Classification
+from bookkd.pipelines.task import build_task
+from bookkd.tasks import Task
 from bookkd.views import Views
 from bookkd.zoo import ImageDataset, SubsetDataset
 from bookkd.zoo.order import stratified_order
@@ -35,7 +37,7 @@ class Samples:
         validation: What is chosen and fitted on; None for nothing.
         validation_name: What that is, in a few words; empty for none.
         test: What is reported on.
-        task: With the classes of the data.
+        task: With the classes or outputs of the data; numbers without variance, which networks decide.
     """
 
     whole: ImageDataset
@@ -43,7 +45,7 @@ class Samples:
     validation: ImageDataset | None
     validation_name: str
     test: ImageDataset
-    task: Classification
+    task: Task
 
     @property
     def complete(self) -> bool:
@@ -67,11 +69,9 @@ class Samples:
             return limited
         return np.arange(len(self.whole))
 
-    def labels(self, rows: Rows, fraction: float, seed: int) -> Rows:
+    def labels(self, rows: Rows, fraction: float, seed: int) -> npt.NDArray[Any]:
         """Return the labels that a student may see, by row of the book."""
-        by_row = np.full(int(rows.max()) + 1, IGNORE_LABEL, dtype=np.int64)
-        by_row[rows[self.kept]] = visible_labels(np.asarray(self.train.labels), fraction, seed)
-        return by_row
+        return seen_labels(np.asarray(self.train.labels), fraction, seed, rows[self.kept])
 
     def check_partners(self, views: Views, *, where: str, do: str) -> None:
         """Refuse mixed views where samples are held out, since any training sample may be a partner.
@@ -84,30 +84,37 @@ class Samples:
             raise ConfigError(expected("validation", wish, self.validation_name, where=where, do=do))
 
 
-def hold_out(labels: Rows, fraction: float) -> Rows:
+def hold_out(labels: npt.NDArray[Any], fraction: float) -> Rows:
     """Return the places of a share of the samples, with every class in its share; the same ones at every call.
 
-    A larger share holds a smaller one; samples whose class is not known are never in it.
+    A larger share holds a smaller one; samples of whose label nothing is known are never in it. Vectors and numbers have no
+    classes to keep in their shares, and are drawn as they come.
 
     Args:
-        labels: Classes [n].
-        fraction: Share of the samples whose class is known, above 0.
+        labels: Classes int64 [n], vectors [n, ...], or floating numbers [n].
+        fraction: Share of the samples whose label is known, above 0.
 
     >>> held = hold_out(np.repeat(np.arange(2), 10), 0.2)
     >>> len(held), [int((held < 10).sum()), int((held >= 10).sum())]
     (4, [2, 2])
     """
-    known = np.flatnonzero(labels != IGNORE_LABEL)
+    hidden = np.isnan(labels) if labels.dtype.kind == "f" else labels == IGNORE_LABEL
+    known = np.flatnonzero(~hidden.reshape(len(labels), -1).all(axis=1))
+    one_class = labels.ndim == 1 and labels.dtype.kind != "f"
+    classes = labels[known] if one_class else np.zeros(len(known), dtype=np.int64)
     count = max(1, round(fraction * len(known)))
-    found: Rows = np.sort(known[stratified_order(labels[known], "validation")[:count]])
+    found: Rows = np.sort(known[stratified_order(classes, "validation")[:count]])
     return found
 
 
-def open_samples(data: DataOptions, *, test: str, validation: str = "", held_out: float = 0.0, where: str) -> Samples:
+def open_samples(
+    data: DataOptions, task_name: str, *, test: str, validation: str = "", held_out: float = 0.0, where: str
+) -> Samples:
     """Open the data sets of a comparison.
 
     Args:
         data: The training samples.
+        task_name: Name of the task, in `TASKS`.
         test: Split that is reported.
         validation: Split that is chosen and fitted on; empty for none.
         held_out: In its place, share of the training samples, 0 for none.
@@ -118,7 +125,7 @@ def open_samples(data: DataOptions, *, test: str, validation: str = "", held_out
         DataError: if files or labels are not what is needed, or nothing is left to learn from.
     """
     whole = data.open()
-    task = Classification(whole.class_names)
+    task = build_task(task_name, whole.class_names)
     labels = np.asarray(whole.labels)
     task.check_labels(labels, data.name)
     reported = _split(data, test, "test")

@@ -29,14 +29,14 @@ def cautions(numbers: Numbers) -> tuple[str, ...]:
     crossed = {row.baseline for row in rows if row.baseline and _student(rows, row.baseline) != row.student}
     if crossed:
         found.append(f"Some arms are held against an arm with another student: {_some(sorted(crossed))}.")
-    other = [row.arm for row in rows if row.teacher_accuracy is not None and not row.same_split]
+    other = [row.arm for row in rows if row.teacher_quality is not None and not row.same_split]
     if other:
-        found.append(f"The teacher's accuracy is of another split than the student's: {_some(other)}.")
+        found.append(f"The teacher's {numbers.first.title} is of another split than the student's: {_some(other)}.")
     if len({row.teacher for row in rows if row.terms is not None}) > 1:
         found.append(
             "The distillation metric of arms with different teachers cannot be compared: a weak teacher flatters."
         )
-    compared = sum("accuracy" in row.differences for row in rows)
+    compared = sum(numbers.first.key in row.differences for row in rows)
     if compared >= _MANY:
         by_chance = max(1, round(0.05 * compared))
         found.append(

@@ -4,64 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
-from bookkd.evaluation import Difference, crossing_alpha, difference_of, distillation_score
+from bookkd.evaluation import Difference, crossing_alpha, difference_of, distillation_score, lower_is_better
 from bookkd.report.arms import Arm, Spread, spread_of
-from bookkd.report.runs import FoundRun, mapped, number
+from bookkd.report.columns import ALPHAS, QUALITY, columns_of, first_of
+from bookkd.report.runs import FoundRun, listed, mapped, number
 from bookkd.report.teachers import UsedTeacher, names_of, used_teacher
 
-__all__ = ["COLUMNS", "COMPARED", "Column", "Measures", "Row", "batch_of", "measures_of", "rows_of"]
-
-ALPHAS = (0.3, 0.5, 0.7)
-"""Weights of size at which the distillation metric is shown."""
-
-Kind = Literal["percent", "number", "count", "bytes", "milliseconds", "seconds"]
-
-
-@dataclass(frozen=True)
-class Column:
-    """One figure of the table.
-
-    Args:
-        key: Its name in files.
-        title: Its head on the page.
-        kind: How it is written.
-        meaning: What it is, in one line.
-    """
-
-    key: str
-    title: str
-    kind: Kind
-    meaning: str
-
-
-COLUMNS = (
-    Column("accuracy", "accuracy", "percent", "share of samples classified right; higher is better"),
-    Column("worst_class", "worst class", "percent", "recall of the class that is recognised least; higher is better"),
-    Column("nll", "NLL", "number", "negative log-likelihood of the true class, nats; lower is better"),
-    Column("ece", "ECE", "number", "expected calibration error before temperature scaling; lower is better"),
-    Column("agreement", "agreement", "percent", "share of samples on which student and teacher say the same class"),
-    Column("parameters", "parameters", "count", "parameters of the student"),
-    Column("bytes", "bytes", "bytes", "size of the student's parameters and buffers"),
-    Column("macs", "MACs", "count", "multiply-accumulates a sample"),
-    Column("latency_ms", "latency", "milliseconds", "median time of one pass"),
-    *(
-        Column(
-            f"ds_{alpha:.1f}",
-            f"DS α={alpha}",
-            "number",
-            f"distillation metric, weight of size {alpha}; lower is better",
-        )
-        for alpha in ALPHAS
-    ),
-    Column("seconds", "learning", "seconds", "time of learning one student"),
-    Column("cost_seconds", "with making", "seconds", "learning, and the student's equal share of making its books"),
-)
-"""All figures that every run may have, in the order of the table."""
-
-COMPARED = ("accuracy", "worst_class", "nll", "ece", "agreement")
-"""Figures of which arms are compared seed by seed."""
+__all__ = ["Measures", "Row", "batch_of", "measures_of", "rows_of"]
 
 _SCORES = {**{f"ds_{alpha:.1f}": alpha for alpha in ALPHAS}, "size_ratio": 1.0, "accuracy_loss": 0.0}
 """The metric at each weight; at 1 it is its term of size, at 0 its term of accuracy."""
@@ -90,7 +40,7 @@ class Row:
         crossing_alpha: Weight of size at which its distillation metric equals that of the arm with the same teachers that is
             best at 0.5; None for that arm, and where one of the two is better at every weight.
         latencies: Batch size -> median time of one pass in milliseconds.
-        teacher_accuracy: Of the teachers as used.
+        teacher_quality: First metric of the teachers as used.
         teacher_parameters: Of all of them together.
         same_split: Whether the teacher was measured on the same split.
     """
@@ -107,7 +57,7 @@ class Row:
     terms: tuple[float, float] | None
     crossing_alpha: float | None
     latencies: Mapping[str, Spread]
-    teacher_accuracy: Spread | None
+    teacher_quality: Spread | None
     teacher_parameters: float | None
     same_split: bool
 
@@ -119,7 +69,7 @@ def batch_of(runs: Sequence[FoundRun]) -> str:
 
 
 def measures_of(run: FoundRun, batch: str, making_share: float | None, names: Mapping[str, str]) -> Measures:
-    """Return every figure of one run, and the two terms of its distillation metric.
+    """Return every figure of one run, and with classes the two terms of its distillation metric.
 
     Args:
         run: The run.
@@ -128,28 +78,37 @@ def measures_of(run: FoundRun, batch: str, making_share: float | None, names: Ma
         names: What each teacher is called.
     """
     record = run.record
-    recalls = [number(run, mapped(run, entry, "per_class_recall"), "value") for entry in record.per_class_recall]
+    quality = [column.key for column in QUALITY[record.task] if column.key != "worst_class"]
     seconds = number(run, record.learning, "seconds")
     found = {
-        **{name: number(run, record.metrics, name, "value") for name in ("accuracy", "nll", "ece", "agreement")},
+        **{name: number(run, record.metrics, name, "value") for name in quality},
         **{name: number(run, record.student, name) for name in ("parameters", "bytes", "macs")},
-        "worst_class": min((recall for recall in recalls if recall is not None), default=None),
+        "worst_class": _worst_class(run),
         "latency_ms": _latency(run, batch),
         "seconds": seconds,
         "cost_seconds": None if seconds is None or making_share is None else seconds + making_share,
     }
-    return {**found, **_distilled(found["parameters"], found["accuracy"], used_teacher(run, names))}
+    teacher = used_teacher(run, names)
+    found["teacher_quality"] = None if teacher is None else teacher.accuracy
+    if teacher is None or record.task != "classification":
+        return found
+    return {**found, **_distilled(found["parameters"], found["accuracy"], teacher)}
 
 
-def _distilled(parameters: float | None, accuracy: float | None, teacher: UsedTeacher | None) -> Measures:
-    if teacher is None:
-        return {}
-    found = {"teacher_accuracy": teacher.accuracy}
+def _worst_class(run: FoundRun) -> float | None:
+    """Return the least recall of a class, or average precision where each class is there or not."""
+    ranked = listed(run, run.record.per_class.get("average_precision"), "per_class.average_precision")
+    each = run.record.per_class_recall or ranked
+    values = [number(run, mapped(run, entry, "per_class"), "value") for entry in each]
+    return min((value for value in values if value is not None), default=None)
+
+
+def _distilled(parameters: float | None, accuracy: float | None, teacher: UsedTeacher) -> Measures:
     # Nothing has a ratio to a teacher of no size or no accuracy.
     if not parameters or accuracy is None or not teacher.parameters or not teacher.accuracy:
-        return found
+        return {}
     size, quality = (parameters, teacher.parameters), (accuracy, teacher.accuracy)
-    return {**found, **{name: _score(size, quality, alpha) for name, alpha in _SCORES.items()}}
+    return {name: _score(size, quality, alpha) for name, alpha in _SCORES.items()}
 
 
 def _score(size: tuple[float, float], accuracy: tuple[float, float], alpha: float) -> float:
@@ -163,7 +122,7 @@ def _score(size: tuple[float, float], accuracy: tuple[float, float], alpha: floa
 
 
 def rows_of(arms: Sequence[Arm], baselines: Mapping[str, Arm], shares: Mapping[str, float | None]) -> tuple[Row, ...]:
-    """Return the table, most accurate arm first, arms without accuracy last.
+    """Return the table, the arm first that is best by the first metric of the task, arms without it last.
 
     Args:
         arms: The arms.
@@ -178,7 +137,8 @@ def rows_of(arms: Sequence[Arm], baselines: Mapping[str, Arm], shares: Mapping[s
     for row in sorted((row for row in rows if row.terms), key=_middle_score):
         best.setdefault(row.teacher, row)
     crossed = (replace(row, crossing_alpha=_crossing(row, best.get(row.teacher))) for row in rows)
-    return tuple(sorted(crossed, key=_accuracy, reverse=True))
+    key = first_of(arms[0].first.record.task).key if arms else ""
+    return tuple(sorted(crossed, key=lambda row: _goodness(row, key), reverse=True))
 
 
 def _row(arm: Arm, base: Arm | None, found: Mapping[str, Measures], names: Mapping[str, str]) -> Row:
@@ -196,12 +156,12 @@ def _row(arm: Arm, base: Arm | None, found: Mapping[str, Measures], names: Mappi
         seeds=arm.seeds,
         failed=len(arm.failed),
         baseline="" if base is None else base.name,
-        figures={column.key: figure(column.key) for column in COLUMNS},
+        figures={column.key: figure(column.key) for column in columns_of(arm.first.record.task)},
         differences={} if base is None else _differences(arm, base, found),
         terms=None if ratio is None or loss is None else (ratio.mean, loss.mean),
         crossing_alpha=None,
         latencies=_latencies(arm),
-        teacher_accuracy=figure("teacher_accuracy"),
+        teacher_quality=figure("teacher_quality"),
         teacher_parameters=None if teacher is None else teacher.parameters,
         same_split=teacher is not None and teacher.same_split,
     )
@@ -224,22 +184,24 @@ def _reader(key: str, found: Mapping[str, Measures]) -> Callable[[FoundRun], flo
 
 def _differences(arm: Arm, base: Arm, found: Mapping[str, Measures]) -> dict[str, Difference]:
     differences = {}
-    for key in COMPARED:
+    for key in (column.key for column in QUALITY[arm.first.record.task]):
         mine, theirs = (each.by_seed(_reader(key, found)) for each in (arm, base))
-        difference = difference_of(mine, theirs, base.name)
+        difference = difference_of(mine, theirs, base.name, lower_is_better=lower_is_better(key))
         if difference is not None:
             differences[key] = difference
     return differences
 
 
 def _middle_score(row: Row) -> float:
-    spread = row.figures["ds_0.5"]
+    spread = row.figures.get("ds_0.5")
     return float("inf") if spread is None else spread.mean
 
 
-def _accuracy(row: Row) -> float:
-    spread = row.figures["accuracy"]
-    return float("-inf") if spread is None else spread.mean
+def _goodness(row: Row, key: str) -> float:
+    spread = row.figures[key]
+    if spread is None:
+        return float("-inf")
+    return -spread.mean if lower_is_better(key) else spread.mean
 
 
 def _crossing(row: Row, best: Row | None) -> float | None:

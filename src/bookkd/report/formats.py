@@ -3,8 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
-__all__ = ["MINUS", "bytes_text", "count_text", "number_text", "percent_text", "points_text", "seconds_text"]
+__all__ = [
+    "MINUS",
+    "bytes_text",
+    "capital",
+    "count_text",
+    "joined",
+    "number_text",
+    "percent_text",
+    "points_text",
+    "seconds_text",
+    "signed_text",
+]
 
 MINUS = "\u2212"
 """A real minus, as wide as a plus, so that signed numbers stand under each other."""
@@ -44,6 +56,16 @@ def points_text(share: float, digits: int = 2) -> str:
     return text if text.startswith(MINUS) or not text.strip("0.,") else f"+{text}"
 
 
+def signed_text(value: float) -> str:
+    """Return a difference with three decimals, always with its sign.
+
+    >>> signed_text(0.0306), signed_text(-0.4), signed_text(0.0)
+    ('+0.031', '−0.400', '0.000')
+    """
+    text = number_text(value, 3)
+    return text if text.startswith(MINUS) or not text.strip("0.,") else f"+{text}"
+
+
 def count_text(value: float) -> str:
     """Return a count: whole up to 99,999, then with a prefix.
 
@@ -54,6 +76,25 @@ def count_text(value: float) -> str:
         return number_text(value, 0)
     size, prefix = next((each for each in _DECIMAL if value >= each[0]), (1.0, ""))
     return f"{_three(value / size)} {prefix}"
+
+
+def capital(text: str) -> str:
+    """Return a title with its first letter large, and those of an abbreviation as they are.
+
+    >>> capital("accuracy"), capital("mAP")
+    ('Accuracy', 'mAP')
+    """
+    return text if text != text.lower() else f"{text[:1].upper()}{text[1:]}"
+
+
+def joined(texts: Iterable[str]) -> str:
+    """Return texts as a list in words.
+
+    >>> joined(["a"]), joined(["a", "b", "c"])
+    ('a', 'a, b and c')
+    """
+    *first, last = texts
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def bytes_text(value: float) -> str:

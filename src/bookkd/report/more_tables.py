@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from bookkd.report.formats import bytes_text, count_text, number_text, percent_text, seconds_text
+from bookkd.report.formats import bytes_text, capital, count_text, number_text, percent_text, seconds_text
 from bookkd.report.numbers import Numbers
 from bookkd.report.series import Series
 from bookkd.report.tables import Cell, Head, Table, cell, percent_number, plain, spread_cell, words
@@ -25,11 +25,19 @@ def _number(digits: int) -> Callable[[float], str]:
     return lambda value: number_text(value, digits)
 
 
+def _titled(numbers: Numbers) -> str:
+    return f"{numbers.first.title}{', %' if numbers.first.share else ''}"
+
+
+def _writer(numbers: Numbers) -> Callable[[float], str]:
+    return percent_number if numbers.first.share else _number(3)
+
+
 def teachers_table(numbers: Numbers) -> Table:
     """Return each teacher once."""
     heads = (
         *words("teacher", "digest"),
-        Head("accuracy, %"),
+        Head(_titled(numbers)),
         *words("split"),
         Head("parameters"),
         Head("bytes"),
@@ -39,7 +47,7 @@ def teachers_table(numbers: Numbers) -> Table:
         (
             plain(teacher.name),
             plain(teacher.digest[:16]),
-            cell(teacher.accuracy, percent_number),
+            cell(teacher.accuracy, _writer(numbers)),
             plain(teacher.split),
             cell(teacher.parameters, count_text),
             cell(teacher.bytes, bytes_text),
@@ -51,21 +59,26 @@ def teachers_table(numbers: Numbers) -> Table:
 
 
 def pareto_table(numbers: Numbers) -> Table:
-    """Return the networks of the charts of accuracy against cost."""
+    """Return the networks of the charts of quality against cost."""
     rows = tuple(
         (
             plain("parameters" if axis == "parameters" else f"ms, {axis}"),
             plain(point.name),
             plain(point.kind),
             cell(point.cost, count_text if axis == "parameters" else _number(2)),
-            cell(point.accuracy, percent_number),
+            cell(point.quality, _writer(numbers)),
             plain("yes" if point.front else "no"),
         )
         for axis, points in numbers.pareto.items()
         for point in points
     )
-    heads = (*words("cost", "network", "is"), Head("value"), Head("accuracy, %"), *words("nothing better and cheaper"))
-    return Table("Accuracy against size and latency", heads, rows)
+    heads = (
+        *words("cost", "network", "is"),
+        Head("value"),
+        Head(_titled(numbers)),
+        *words("nothing better and cheaper"),
+    )
+    return Table(f"{capital(numbers.first.title)} against size and latency", heads, rows)
 
 
 def books_table(numbers: Numbers) -> Table:
@@ -166,28 +179,44 @@ def failed_table(numbers: Numbers) -> Table:
     return Table("Failed runs", (*words("arm"), Head("seed"), *words("error", "folder")), rows)
 
 
+_MEMORY = (
+    (
+        "peak memory",
+        "most memory of the process while the run went, with data and views it shares with others",
+        "peak_bytes",
+    ),
+    ("peak GPU memory", "most memory that tensors held on the GPU while the run went", "gpu_peak_bytes"),
+)
+
+
 def runs_table(numbers: Numbers) -> Table:
     """Return every run."""
+    runs = numbers.provenance.runs
+    memory = [
+        (title, meaning, key) for title, meaning, key in _MEMORY if any(getattr(run, key) is not None for run in runs)
+    ]
     titles: Iterable[Head] = (
         Head("seed"),
         *words("status"),
-        Head("accuracy"),
+        Head(numbers.first.title),
         Head("epochs"),
         Head("of epoch"),
         Head("learning"),
+        *(Head(title, meaning) for title, meaning, _ in memory),
     )
     rows = tuple(
         (
             plain(run.arm),
             cell(float(run.seed), _number(0)),
             plain(run.status),
-            cell(run.accuracy, percent_text),
+            cell(run.quality, percent_text if numbers.first.share else _number(3)),
             cell(run.epochs, _number(0)),
             cell(run.epoch, _number(0)),
             cell(run.seconds, seconds_text),
+            *(cell(getattr(run, key), bytes_text) for *_, key in memory),
             plain(run.weights),
             plain(run.folder),
         )
-        for run in numbers.provenance.runs
+        for run in runs
     )
     return Table("Runs", (*words("arm"), *titles, *words("digest of the weights", "folder")), rows)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from bookkd import __version__
+from bookkd.core.errors import DataError, expected
+from bookkd.core.names import choose
 from bookkd.report.arms import arms_of, baselines_of
 from bookkd.report.books import books_of, making_shares
 from bookkd.report.classes import (
@@ -17,12 +20,13 @@ from bookkd.report.classes import (
     confusions_of,
     recalls_of,
 )
+from bookkd.report.columns import QUALITY, Column, columns_of, first_of
 from bookkd.report.figures import Row, batch_of, rows_of
 from bookkd.report.ledger import Ledger, ledger_of
 from bookkd.report.pareto import Point, pareto_of
 from bookkd.report.provenance import Provenance, provenance_of
 from bookkd.report.runs import FoundRun
-from bookkd.report.series import CURVES, ENTROPIES, Series, series_of
+from bookkd.report.series import ENTROPIES, Series, curves_of, series_of
 from bookkd.report.teachers import Teacher, teachers_of
 
 __all__ = ["Numbers", "numbers_of"]
@@ -35,8 +39,9 @@ class Numbers:
     Args:
         title: Its title.
         version: Of the package that computed it.
+        task: Name of the task that all runs are of.
         latency_batch: Batch size of the latency in the table; empty where none was measured.
-        rows: The table, most accurate arm first.
+        rows: The table, best arm first.
         teachers: Each teacher once.
         pareto: What a network costs ("parameters", "batch N" in milliseconds) -> networks, cheapest first.
         ledger: What it cost.
@@ -50,6 +55,7 @@ class Numbers:
 
     title: str
     version: str
+    task: str
     latency_batch: str
     rows: tuple[Row, ...]
     teachers: tuple[Teacher, ...]
@@ -61,6 +67,21 @@ class Numbers:
     recalls: tuple[ClassDifference, ...]
     confusions: tuple[Confusion, ...]
     provenance: Provenance
+
+    @property
+    def first(self) -> Column:
+        """The figure by which arms are ranked."""
+        return first_of(self.task)
+
+    @property
+    def quality(self) -> tuple[Column, ...]:
+        """The figures of which arms are compared seed by seed."""
+        return QUALITY[self.task]
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """All figures of the table, in its order."""
+        return columns_of(self.task)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -77,8 +98,9 @@ def numbers_of(runs: Sequence[FoundRun], *, baseline: str | None = None, title: 
 
     Raises:
         UnknownNameError: no arm has the name of the baseline.
-        DataError: a record holds something else than numbers where numbers stand.
+        DataError: runs of different tasks, or a record holds something else than numbers where numbers stand.
     """
+    task = _one_task(runs)
     arms = arms_of(runs)
     baselines = baselines_of(arms, baseline)
     done = [run for run in runs if run.record.status == "done"]
@@ -89,15 +111,27 @@ def numbers_of(runs: Sequence[FoundRun], *, baseline: str | None = None, title: 
     return Numbers(
         title=title,
         version=__version__,
+        task=task,
         latency_batch=batch_of(done),
         rows=rows,
         teachers=teachers,
-        pareto=pareto_of(rows, teachers),
+        pareto=pareto_of(rows, teachers, first_of(task).key),
         ledger=ledger_of(ranked, books),
-        curves=series_of(ranked, CURVES),
+        curves=series_of(ranked, curves_of(task)),
         entropies=series_of(ranked, ENTROPIES),
         calibration=calibration_of(ranked),
         recalls=recalls_of(ranked, baselines),
         confusions=confusions_of(ranked),
         provenance=provenance_of(runs, ranked, teachers),
     )
+
+
+def _one_task(runs: Sequence[FoundRun]) -> str:
+    """Return the task of all runs, which must be one: figures of two have nothing that could stand side by side."""
+    tasks = Counter(run.record.task for run in runs)
+    if len(tasks) > 1:
+        got = " and ".join(f"{count} of {task}" for task, count in tasks.items())
+        raise DataError(
+            expected("runs", "of one task", got, where="report", do="Report the folders of each task apart.")
+        )
+    return choose(next(iter(tasks), "classification"), QUALITY, "task", where="record of a run")

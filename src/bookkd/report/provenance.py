@@ -9,6 +9,7 @@ from typing import Any
 from bookkd.book import TeacherInfo, lineage_tree
 from bookkd.core.jsonio import digest
 from bookkd.report.arms import Arm, flat
+from bookkd.report.columns import first_of
 from bookkd.report.runs import FoundRun, number
 from bookkd.report.teachers import Teacher
 
@@ -36,10 +37,12 @@ class RunLine:
         arm: Name of its arm.
         seed: Its seed.
         status: "done" or "failed".
-        accuracy: On the split of its data.
+        quality: First metric of its task, on the split of its data.
         epochs: Epochs that it learned for.
         epoch: The epoch whose weights were measured.
         seconds: Of learning.
+        peak_bytes: Most memory of the process while the run went.
+        gpu_peak_bytes: The same of the GPU; None on a CPU.
         weights: Digest of the student's weights.
         folder: Where it lies.
         error: What went wrong; empty for a run that is done.
@@ -48,10 +51,12 @@ class RunLine:
     arm: str
     seed: int
     status: str
-    accuracy: float | None
+    quality: float | None
     epochs: float | None
     epoch: float | None
     seconds: float | None
+    peak_bytes: float | None
+    gpu_peak_bytes: float | None
     weights: str
     folder: str
     error: str
@@ -116,10 +121,12 @@ def _line(run: FoundRun) -> RunLine:
         arm=record.arm,
         seed=record.seed,
         status=record.status,
-        accuracy=number(run, record.metrics, "accuracy", "value"),
+        quality=number(run, record.metrics, first_of(record.task).key, "value"),
         epochs=number(run, record.learning, "epochs"),
         epoch=number(run, record.learning, "epoch"),
         seconds=number(run, record.learning, "seconds"),
+        peak_bytes=number(run, record.learning, "peak_bytes"),
+        gpu_peak_bytes=number(run, record.learning, "gpu_peak_bytes"),
         weights=record.weights,
         folder=run.folder,
         error=record.error,

@@ -18,8 +18,8 @@ __all__ = ["RECORD_NAME", "RECORD_VERSION", "RunRecord"]
 
 RECORD_NAME = "record.json"
 """Name of the file in the folder of a run."""
-RECORD_VERSION = 1
-"""Version of its form; a newer one is refused."""
+RECORD_VERSION = 2
+"""Version of its form; a newer one is refused. 1 had no `task` and `per_class`: all its runs are of classification."""
 
 
 @dataclass(frozen=True)
@@ -33,21 +33,27 @@ class RunRecord:
         seed: Of the run; arms with the same seeds are paired.
         status: "done" or "failed".
         method: `{"name": NAME, **options}`.
+        task: Name of the task, whose metrics these are.
         error: What went wrong, one line; empty for a run that is done.
         student: `{"name", "parameters", "bytes", "macs", "device", "threads", "latency_ms": {batch size: {"p50": {value, low,
             high}, "p95": ...}}}`, as `evaluation.Cost.to_json` gives them, and the name.
         data: `{"name", "split", "samples", "train_samples", "label_fraction"}`.
-        metrics: Metric -> `{"value", "low", "high"}`, on the split of `data`, as `evaluation.Evaluation.to_json` gives them.
-        per_class_recall: One `{"value", "low", "high"}` or None a class.
-        class_names: In the order of the logits.
+        metrics: Metric -> `{"value", "low", "high"}`, on the split of `data`, as `to_json` of `evaluation.Evaluation` or
+            `evaluation.Measures` gives them.
+        per_class_recall: One `{"value", "low", "high"}` or None a class; of classification.
+        per_class: Metric -> one such a class or output; of other tasks.
+        class_names: In the order of the logits; for numbers the names of the outputs.
         calibration: `{"temperature", "fitted_on", "before": BINS, "after": BINS, "nll_after", "ece_after"}` with BINS a list of
             `{"low", "high", "count", "confidence", "accuracy"}`; temperature scaling is never fitted on the reported split.
         confusion: `{"student": [[count]], "teacher": [[count]]}`, rows true classes, columns predictions; the teacher's is
-            absent where no teacher was measured.
-        teachers: One a teacher: `{"name", "digest", "parameters", "bytes", "accuracy", "split", "lineage"}`.
+            absent where no teacher was measured. Calibration and confusion are of classification alone.
+        teachers: One a teacher: `{"name", "digest", "parameters", "bytes", "accuracy", "split", "lineage"}`; "accuracy" is the
+            first metric of its task.
         books: One a book: `{"label", "content_digest", "samples", "views", "records", "bytes", "cost": {"seconds",
             "teacher_forwards", ...}}`; empty for labels alone and live teachers.
-        learning: `{"epochs", "epoch", "seconds", "seconds_per_epoch", "teacher_forwards"}`.
+        learning: `{"epochs", "epoch", "seconds", "seconds_per_epoch", "teacher_forwards", "peak_bytes", "gpu_peak_bytes"}`; the last
+            two are the most memory that the process and the GPU held while the run went (see `core.memory.peak_memory`), with
+            data, views and teachers that it shares with other runs; absent where the platform does not say them.
         environment: Versions, processor, threads.
         configuration: The resolved configuration, to copy.
         curve: One flat record an epoch: "epoch", "train/...", "val/...", "lr", "seconds".
@@ -61,11 +67,13 @@ class RunRecord:
     seed: int
     status: Literal["done", "failed"]
     method: Mapping[str, Any]
+    task: str = "classification"
     error: str = ""
     student: Mapping[str, Any] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     per_class_recall: tuple[Mapping[str, float] | None, ...] = ()
+    per_class: Mapping[str, Any] = field(default_factory=dict)
     class_names: tuple[str, ...] = ()
     calibration: Mapping[str, Any] = field(default_factory=dict)
     confusion: Mapping[str, Any] = field(default_factory=dict)

@@ -9,6 +9,7 @@ from typing import Any
 
 from bookkd.report import class_tables as of_classes
 from bookkd.report import more_tables as more
+from bookkd.report.formats import capital
 from bookkd.report.numbers import Numbers
 from bookkd.report.provenance import Provenance
 from bookkd.report.tables import Table, differences_table, main_table
@@ -55,7 +56,10 @@ def sections(numbers: Numbers) -> tuple[Section, ...]:
             "arms", "Figures by arm", [main_table(numbers), differences_table(numbers), more.failed_table(numbers)]
         ),
         _section(
-            "size", "Accuracy against size and speed", [more.teachers_table(numbers)], [more.pareto_table(numbers)]
+            "size",
+            f"{capital(numbers.first.title)} against size and speed",
+            [more.teachers_table(numbers)],
+            [more.pareto_table(numbers)],
         ),
         _section("curves", "Learning curves", [], [more.series_table(numbers.curves, "Curves")]),
         _section(

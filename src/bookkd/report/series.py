@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bookkd.report.arms import Arm
+from bookkd.report.columns import QUALITY
 from bookkd.report.runs import FoundRun, number
 
-__all__ = ["CURVES", "ENTROPIES", "Series", "series_of", "thinned"]
+__all__ = ["ENTROPIES", "Series", "curves_of", "series_of", "thinned"]
 
-CURVES = ("val/accuracy", "val/nll", "val/ece", "train/loss", "lr")
-"""Entries of a curve that the report shows where they are."""
 ENTROPIES = ("train/entropy_scale", "train/book_entropy", "train/student_entropy")
 """Entries that `bookkd` adds: the trained scalar, and the entropies of book and student in nats."""
 
@@ -35,6 +34,17 @@ class Series:
     mean: tuple[float, ...]
     low: tuple[float, ...]
     high: tuple[float, ...]
+
+
+def curves_of(task: str) -> tuple[str, ...]:
+    """Return the entries of a curve that the report shows where they are: the task's own metrics first.
+
+    >>> curves_of("classification")
+    ('val/accuracy', 'val/nll', 'val/ece', 'train/loss', 'lr')
+    """
+    # While learning nothing is measured by class, and no teacher is asked about the validation samples.
+    keys = [column.key for column in QUALITY[task] if column.key not in ("worst_class", "agreement")]
+    return (*(f"val/{key}" for key in keys if not key.startswith("teacher_")), "train/loss", "lr")
 
 
 def series_of(arms: Sequence[Arm], entries: Sequence[str]) -> tuple[Series, ...]:

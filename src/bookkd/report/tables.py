@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from bookkd.evaluation import Difference
+from bookkd.evaluation import Difference, lower_is_better
 from bookkd.report.arms import Spread
-from bookkd.report.figures import COLUMNS, COMPARED, Column, Row
+from bookkd.report.columns import Column
+from bookkd.report.figures import Row
 from bookkd.report.formats import (
-    MINUS,
     bytes_text,
     count_text,
+    joined,
     number_text,
     points_text,
+    signed_text,
 )
 from bookkd.report.numbers import Numbers
 
@@ -33,8 +35,6 @@ __all__ = [
 
 ABSENT = "–"
 """What stands where a run does not have a figure."""
-
-_SHARES = frozenset(column.key for column in COLUMNS if column.kind == "percent")
 
 
 @dataclass(frozen=True)
@@ -140,35 +140,45 @@ def difference_cell(difference: Difference | None, *, share: bool = True) -> Cel
     """
     if difference is None:
         return Cell(ABSENT, None)
-    write = points_text if share else _signed
+    write = points_text if share else signed_text
     text = write(difference.mean)
     if difference.low is not None and difference.high is not None:
         text += f" [{write(difference.low)}, {write(difference.high)}]"
     return Cell(text, difference.mean)
 
 
-def _signed(value: float) -> str:
-    text = number_text(value, 3)
-    return text if text.startswith(MINUS) or not text.strip("0.,") else f"+{text}"
-
-
 def main_table(numbers: Numbers) -> Table:
     """Return the table of all arms."""
+    first, *others = shown = _shown(numbers, numbers.columns)
+    scored = any(row.terms is not None for row in numbers.rows)
     heads = [
         Head("arm", numeric=False),
         Head("student", numeric=False),
         Head("seeds", "number of runs that ended"),
-        *_heads(numbers, COLUMNS[:1]),
-        Head("Δ points", "accuracy less that of the baseline with the same seed, mean and 95 % interval"),
-        Head("verdict", "the difference against the noise between seeds", numeric=False),
-        *_heads(numbers, COLUMNS[1:]),
+        *_heads(numbers, [first]),
         Head(
-            "α of crossing",
-            "weight of size at which DS equals that of the best arm of the same teachers at 0.5; none where one is always better",
+            f"Δ {'points' if first.share else first.title}",
+            f"{first.title} less that of the baseline with the same seed, mean and 95 % interval",
         ),
+        Head("verdict", "the difference against the noise between seeds", numeric=False),
+        *_heads(numbers, others),
     ]
-    rows = tuple(tuple(_main_cells(row)) for row in numbers.rows)
-    return Table("All arms", tuple(heads), rows, "Mean ± standard deviation between seeds.", falling=3)
+    if scored:
+        heads.append(
+            Head(
+                "α of crossing",
+                "weight of size at which DS equals that of the best arm of the same teachers at 0.5; none where one is always better",
+            )
+        )
+    rows = tuple(tuple(_main_cells(row, shown, scored)) for row in numbers.rows)
+    falling = None if lower_is_better(first.key) else 3
+    return Table("All arms", tuple(heads), rows, "Mean ± standard deviation between seeds.", falling=falling)
+
+
+def _shown(numbers: Numbers, columns: Sequence[Column]) -> list[Column]:
+    """Return the first column, and the others of which an arm has the figure."""
+    first, *others = columns
+    return [first, *(column for column in others if any(row.figures[column.key] is not None for row in numbers.rows))]
 
 
 def _heads(numbers: Numbers, columns: Sequence[Column]) -> Iterable[Head]:
@@ -177,36 +187,40 @@ def _heads(numbers: Numbers, columns: Sequence[Column]) -> Iterable[Head]:
         yield Head(f"{column.title}{batch}{_UNITS.get(column.kind, '')}", column.meaning)
 
 
-def _main_cells(row: Row) -> Iterable[Cell]:
-    difference = row.differences.get("accuracy")
-    figures = [spread_cell(row.figures[column.key], column.kind) for column in COLUMNS]
+def _main_cells(row: Row, columns: Sequence[Column], scored: bool) -> Iterable[Cell]:
+    difference = row.differences.get(columns[0].key)
+    figures = [spread_cell(row.figures[column.key], column.kind) for column in columns]
     yield plain(row.arm)
     yield plain(row.student)
     yield cell(float(len(row.seeds)), lambda count: number_text(count, 0))
     yield figures[0]
-    yield difference_cell(difference)
+    yield difference_cell(difference, share=columns[0].share)
     yield plain("" if difference is None else difference.verdict)
     yield from figures[1:]
-    yield cell(row.crossing_alpha, lambda alpha: number_text(alpha, 2))
+    if scored:
+        yield cell(row.crossing_alpha, lambda alpha: number_text(alpha, 2))
 
 
 def differences_table(numbers: Numbers) -> Table:
     """Return the differences of all compared figures to the baseline of each arm."""
-    titles = {column.key: column.title for column in COLUMNS}
+    columns = _shown(numbers, numbers.quality)
     heads = [
         Head("arm", numeric=False),
         Head("against", numeric=False),
-        Head("seeds", "number of seeds that both have"),
-        *(Head(f"Δ {titles[key]}{', points' if key in _SHARES else ''}") for key in COMPARED),
+        Head("seeds", "number of seeds that both have; where seeds are not paired, of the arm that has fewer"),
+        *(Head(f"Δ {column.title}{', points' if column.share else ''}") for column in columns),
     ]
     rows = []
     for row in numbers.rows:
         if not row.differences:
             continue
         shared = max(difference.n for difference in row.differences.values())
-        cells = [difference_cell(row.differences.get(key), share=key in _SHARES) for key in COMPARED]
+        cells = [difference_cell(row.differences.get(column.key), share=column.share) for column in columns]
         rows.append(
             (plain(row.arm), plain(row.baseline), cell(float(shared), lambda count: number_text(count, 0)), *cells)
         )
-    note = "Paired by seed, mean [95 % interval]. Lower is better for NLL and ECE."
+    lower = [column.title for column in columns if lower_is_better(column.key)]
+    apart = [row.arm for row in numbers.rows if any(not each.paired for each in row.differences.values())]
+    pairs = f" Seeds not paired, since few or none are common, with Welch's interval: {joined(apart)}." if apart else ""
+    note = f"Paired by seed, mean [95 % interval].{pairs}" + (f" Lower is better for {joined(lower)}." if lower else "")
     return Table("Differences to the baseline", tuple(heads), tuple(rows), note)

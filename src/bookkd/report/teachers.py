@@ -27,7 +27,7 @@ class Teacher:
         digest: Of its weights.
         parameters: Number of parameters.
         bytes: Their size.
-        accuracy: As it was measured when it taught.
+        accuracy: First metric of its task, as it was measured when it taught.
         split: On which split; of the run's data where the record does not say.
         same_split: Whether that is the split of the run.
         latency_ms: Median time of a pass by batch size, where it was measured.
@@ -55,7 +55,8 @@ class UsedTeacher:
         name: Names, joined.
         parameters: Sum over the teachers; None if that of one is unknown.
         bytes: Sum over the teachers; None if that of one is unknown.
-        accuracy: On the split of the run, from its confusion; else that of an only teacher as recorded.
+        accuracy: On the split of the run, from its confusion; else that of an only teacher as recorded, the first metric of its
+            task.
         same_split: Whether that is the split of the run.
     """
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from bookkd.report.cautions import cautions
-from bookkd.report.figures import COLUMNS, Row
+from bookkd.report.figures import Row
 from bookkd.report.numbers import Numbers
 from bookkd.report.sections import sections
 from bookkd.report.tables import Table
@@ -29,26 +29,26 @@ def to_json(numbers: Numbers) -> str:
 def to_csv(numbers: Numbers) -> str:
     """Return the table of all arms at full precision, one line an arm; shares, not per cent."""
     file = io.StringIO()
-    lines = [_flat(row) for row in numbers.rows]
-    writer = csv.DictWriter(file, list(_flat(numbers.rows[0])), lineterminator="\n")
+    lines = [_flat(row, numbers) for row in numbers.rows]
+    writer = csv.DictWriter(file, list(_flat(numbers.rows[0], numbers)), lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)
     return file.getvalue()
 
 
-def _flat(row: Row) -> dict[str, Any]:
-    difference = row.differences.get("accuracy")
+def _flat(row: Row, numbers: Numbers) -> dict[str, Any]:
+    difference = row.differences.get(numbers.first.key)
     found: dict[str, Any] = {
         **{name: _text(getattr(row, name)) for name in ("arm", "method", "student", "teacher", "baseline")},
         "seeds": " ".join(map(str, row.seeds)),
         "failed": row.failed,
     }
-    for column in COLUMNS:
+    for column in numbers.columns:
         spread = row.figures[column.key]
         found[column.key] = None if spread is None else spread.mean
         found[f"{column.key}_sd"] = None if spread is None else spread.sd
     for name in ("mean", "sd", "low", "high", "n", "verdict"):
-        found[f"accuracy_difference_{name}"] = None if difference is None else getattr(difference, name)
+        found[f"{numbers.first.key}_difference_{name}"] = None if difference is None else getattr(difference, name)
     return {**found, "crossing_alpha": row.crossing_alpha}
 
 

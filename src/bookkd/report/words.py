@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from bookkd.evaluation import Difference
 from bookkd.report.arms import Spread
+from bookkd.report.columns import Column
 from bookkd.report.figures import Row
-from bookkd.report.formats import bytes_text, count_text, number_text, percent_text, points_text, seconds_text
+from bookkd.report.formats import (
+    bytes_text,
+    count_text,
+    joined,
+    number_text,
+    percent_text,
+    points_text,
+    seconds_text,
+    signed_text,
+)
 from bookkd.report.numbers import Numbers
 from bookkd.report.series import ENTROPIES
 
@@ -17,12 +27,12 @@ __all__ = ["difference_text", "seeds_text", "summary"]
 _MOST_ARMS = 8
 _MOST_TEACHERS = 3
 _SAME = 1e-9
-"""Differences that differ by less between seeds are the same but for rounding."""
+"""An interval that is narrower comes of differences that are the same in all seeds but for rounding."""
 
 
 def summary(numbers: Numbers) -> tuple[str, ...]:
     """Return the sentences to decide from, the most important first."""
-    parts = (_scope, _best, _differences, _classes, _calibration, _distillation, _cost, _entropy)
+    parts = (_scope, _best, _differences, _classes, _calibration, _distillation, _cost, _entropy, _left_out)
     return tuple(sentence for part in parts for sentence in part(numbers))
 
 
@@ -35,16 +45,23 @@ def seeds_text(count: int) -> str:
     return _counted(count, "seed")
 
 
-def difference_text(difference: Difference) -> str:
-    """Return a difference of shares with its interval, without the verdict.
+def difference_text(difference: Difference, *, share: bool = True) -> str:
+    """Return a difference of shares, or of other figures, with its interval, without the verdict.
 
     >>> difference_text(Difference("a", 0.03, 0.005, 0.024, 0.036, 3, ""))
     '+3.00 points (95 % +2.40 to +3.60, 3 seeds)'
     """
-    text = f"{points_text(difference.mean)} points"
+    write = points_text if share else signed_text
+    text, seeds = _gap_text(difference.mean, share), seeds_text(difference.n)
+    if not difference.paired:
+        seeds += " or more each"
     if difference.low is None or difference.high is None:
-        return f"{text} ({seeds_text(difference.n)})"
-    return f"{text} (95 % {points_text(difference.low)} to {points_text(difference.high)}, {seeds_text(difference.n)})"
+        return f"{text} ({seeds})"
+    return f"{text} (95 % {write(difference.low)} to {write(difference.high)}, {seeds})"
+
+
+def _gap_text(gap: float, share: bool) -> str:
+    return f"{points_text(gap)} points" if share else signed_text(gap)
 
 
 def _counted(count: int, word: str, several: str = "") -> str:
@@ -58,7 +75,7 @@ def _scope(numbers: Numbers) -> Iterator[str]:
         f"{each.values.get('name') or 'unnamed data'} ({each.values.get('split') or 'split unknown'}{_samples(each.values.get('samples'))})"
         for each in numbers.provenance.data
     )
-    on = f" on {_joined(found)}" if found else ""
+    on = f" on {joined(found)}" if found else ""
     gone = f"; {_counted(failed, 'run')} failed" if failed else ""
     yield f"{_counted(done, 'run')} in {_counted(len(numbers.rows), 'arm')}{on}{gone}."
 
@@ -67,30 +84,40 @@ def _samples(count: object) -> str:
     return f", {count:,} samples" if isinstance(count, int | float) else ""
 
 
-def _joined(texts: Iterable[str]) -> str:
-    *first, last = texts
-    return f"{', '.join(first)} and {last}" if first else last
-
-
 def _best(numbers: Numbers) -> Iterator[str]:
-    best = next((row for row in numbers.rows if row.figures["accuracy"] is not None), None)
+    first, classes = numbers.first, numbers.task == "classification"
+    best = next((row for row in numbers.rows if row.figures[first.key] is not None), None)
     if best is None:
-        yield "No run has an accuracy."
+        yield "No run has an accuracy." if classes else f"No run has {first.title}."
         return
-    text = f"Most accurate is {best.arm} with {_spread_text(best.figures['accuracy'])}"
-    if best.teacher_accuracy is not None:
-        gap = (best.figures["accuracy"] or best.teacher_accuracy).mean - best.teacher_accuracy.mean
+    head = "Most accurate" if classes else f"Best by {first.title}"
+    text = f"{head} is {best.arm} with {_spread_text(best.figures[first.key], first)}"
+    if best.teacher_quality is not None:
+        gap = (best.figures[first.key] or best.teacher_quality).mean - best.teacher_quality.mean
         place = "above" if gap > 0 else "below"
-        text += f", {number_text(100 * abs(gap), 2)} points {place} {best.teacher} ({percent_text(best.teacher_accuracy.mean)})"
+        text += (
+            f", {_size_text(abs(gap), first)} {place} {best.teacher} ({_value_text(best.teacher_quality.mean, first)})"
+        )
     if best.terms is not None:
         text += f" with {_ratio(best.terms[0])} of its parameters"
     yield f"{text}."
-    yield from _next_to(best, numbers.rows)
+    yield from _next_to(best, numbers.rows, first.key)
 
 
-def _spread_text(spread: Spread | None) -> str:
+def _size_text(gap: float, column: Column) -> str:
+    return f"{number_text(100 * gap, 2)} points" if column.share else number_text(gap)
+
+
+def _value_text(value: float, column: Column) -> str:
+    return percent_text(value) if column.share else number_text(value)
+
+
+def _spread_text(spread: Spread | None, column: Column) -> str:
     if spread is None:
         return "nothing"
+    if not column.share:
+        sd = "" if spread.sd is None else f" ± {number_text(spread.sd)}"
+        return f"{number_text(spread.mean)}{sd} ({seeds_text(spread.n)})"
     sd = "" if spread.sd is None else f" ± {number_text(100 * spread.sd, 2)}"
     return f"{number_text(100 * spread.mean, 2)}{sd} % ({seeds_text(spread.n)})"
 
@@ -104,47 +131,49 @@ def _ratio(ratio: float) -> str:
     return f"1/{round(1 / ratio)}" if 0 < ratio < 0.35 else number_text(ratio, 2)
 
 
-def _next_to(best: Row, rows: Sequence[Row]) -> Iterator[str]:
+def _next_to(best: Row, rows: Sequence[Row], key: str) -> Iterator[str]:
     """Say which arms are so near to the best that their seeds overlap."""
-    mine = best.figures["accuracy"]
+    mine = best.figures[key]
     near = []
     for row in rows:
-        theirs = row.figures["accuracy"]
+        theirs = row.figures[key]
         if row is best or mine is None or theirs is None or mine.sd is None or theirs.sd is None:
             continue
-        if mine.mean - theirs.mean <= math.hypot(mine.sd, theirs.sd):
+        if abs(mine.mean - theirs.mean) <= math.hypot(mine.sd, theirs.sd):
             near.append(row.arm)
     if near:
         shown = [*near[:3], _counted(len(near) - 3, "more arm")] if len(near) > 3 else near
         verb = "is" if len(near) == 1 else "are"
-        yield f"Within one standard deviation between seeds of it {verb} {_joined(shown)}."
+        yield f"Within one standard deviation between seeds of it {verb} {joined(shown)}."
 
 
 def _differences(numbers: Numbers) -> Iterator[str]:
-    told = [(row, row.differences["accuracy"]) for row in numbers.rows if "accuracy" in row.differences]
+    key = numbers.first.key
+    told = [(row, row.differences[key]) for row in numbers.rows if key in row.differences]
     told.sort(key=lambda each: -abs(each[1].mean))
     for row, difference in told[:_MOST_ARMS]:
-        yield _gain(row, difference)
+        yield _gain(row, difference, numbers.first)
     rest = [difference for _, difference in told[_MOST_ARMS:]]
     if rest:
-        better = sum(each.low is not None and each.low > 0 for each in rest)
-        worse = sum(each.high is not None and each.high < 0 for each in rest)
+        better, worse = (sum(each.better is way for each in rest) for way in (True, False))
         yield (
             f"Of {_counted(len(rest), 'more arm')}, {better} are better and {worse} worse by more than the noise between seeds."
         )
 
 
-def _gain(row: Row, difference: Difference) -> str:
+def _gain(row: Row, difference: Difference, column: Column) -> str:
     if difference.low is None:
-        return (
-            f"{row.arm} is {points_text(difference.mean)} points against {difference.against} ({difference.verdict})."
-        )
-    return f"{row.arm} is {difference_text(difference)} against {difference.against}: {difference.verdict}."
+        gap = _gap_text(difference.mean, column.share)
+        return f"{row.arm} is {gap} against {difference.against} ({difference.verdict})."
+    told = difference_text(difference, share=column.share)
+    # Of a share, more is better without a word.
+    way = "" if column.share or difference.better is None else "better, " if difference.better else "worse, "
+    return f"{row.arm} is {told} against {difference.against}: {way}{difference.verdict}."
 
 
 def _classes(numbers: Numbers) -> Iterator[str]:
     # A class has few samples: where all seeds differ by the same count, the interval is a point and proves nothing.
-    known = [each for each in numbers.recalls if (each.difference.sd or 0.0) > _SAME]
+    known = [each for each in numbers.recalls if _wide(each.difference)]
     losses = [each for each in known if each.difference.high is not None and each.difference.high < 0]
     worst = min(losses, key=lambda each: each.difference.mean, default=None)
     if worst is None:
@@ -156,6 +185,10 @@ def _classes(numbers: Numbers) -> Iterator[str]:
         f", the greatest of {len(losses)} in {_counted(len(known), 'comparison')}{luck}" if len(losses) > 1 else ""
     )
     yield f"The average hides a loss: {text}{several}."
+
+
+def _wide(difference: Difference) -> bool:
+    return difference.low is not None and difference.high is not None and difference.high - difference.low > _SAME
 
 
 def _calibration(numbers: Numbers) -> Iterator[str]:
@@ -173,7 +206,7 @@ def _calibration(numbers: Numbers) -> Iterator[str]:
 
 def _distillation(numbers: Numbers) -> Iterator[str]:
     """Say which arm has the lowest metric, for each teacher apart: against different teachers it cannot be compared."""
-    scored = [(spread.mean, row) for row in numbers.rows if (spread := row.figures["ds_0.5"]) is not None]
+    scored = [(spread.mean, row) for row in numbers.rows if (spread := row.figures.get("ds_0.5")) is not None]
     teachers = list(dict.fromkeys(row.teacher for _, row in scored))
     for teacher in teachers[:_MOST_TEACHERS]:
         taught = sorted(
@@ -229,3 +262,12 @@ def _entropy(numbers: Numbers) -> Iterator[str]:
             first, last = (number_text(series.mean[place], 2) for place in (0, -1))
             yield f"The entropy scalar of {series.arm} went from {first} to {last} over {series.epochs[-1]} epochs."
             return
+
+
+def _left_out(numbers: Numbers) -> Iterator[str]:
+    """Say which parts of a report other tasks do not have."""
+    if numbers.task != "classification":
+        yield (
+            f"The task is {numbers.task}: calibration, recall and confusion of classes and the distillation metric are those of one "
+            "class for each sample, and are left out."
+        )

@@ -40,7 +40,7 @@ class Task(Protocol):
 
     name: ClassVar[str]
     primary_metric: ClassVar[str]
-    """Metric that early stopping and tables look at; larger is better."""
+    """Metric that early stopping, tuning and tables look at; `evaluation.lower_is_better` says which way it is better."""
     sparse: ClassVar[bool]
     """Whether a teacher's field may be kept by a sparse codec."""
 

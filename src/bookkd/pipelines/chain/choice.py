@@ -13,6 +13,7 @@ from bookkd.pipelines.chain.links import Chain
 from bookkd.pipelines.chain.measured import Measurer
 from bookkd.pipelines.chain.run import grow_paths
 from bookkd.pipelines.samples import HELD_OUT, open_samples
+from bookkd.tasks import Classification
 
 __all__ = ["nearest_to_mean", "run_with_assistant"]
 
@@ -65,7 +66,9 @@ def run_with_assistant(
     _check_candidates(teacher, student, candidates)
     share = _share(chain, validation, validation_fraction)
     chain = replace(chain, held_out=share)
-    samples = open_samples(chain.data, test=chain.test, validation=validation, held_out=share, where="chain")
+    samples = open_samples(
+        chain.data, Classification.name, test=chain.test, validation=validation, held_out=share, where="chain"
+    )
     growth, alone = Growth(chain, samples), Growth(chain.alone(), samples)
     growth.check([(teacher, student), *((teacher, name, student) for name in candidates)])
     alone.check([(name,) for name in (*candidates, student)])

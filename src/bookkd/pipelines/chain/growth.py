@@ -12,6 +12,7 @@ from bookkd.pipelines.chain.measured import Measurer
 from bookkd.pipelines.learn_student import learn_student
 from bookkd.pipelines.make_book import make_book
 from bookkd.pipelines.samples import Samples, open_samples
+from bookkd.tasks import Classification
 
 __all__ = ["Growth"]
 
@@ -30,7 +31,10 @@ class Growth:
 
     def __init__(self, chain: Chain, samples: Samples | None = None) -> None:
         self.chain = replace(chain, views=chain.views.without_repeats())
-        self.samples = samples or open_samples(chain.data, test=chain.test, held_out=chain.held_out, where="chain")
+        self.samples = samples or open_samples(
+            chain.data, Classification.name, test=chain.test, held_out=chain.held_out, where="chain"
+        )
+        self.task = Classification(self.samples.task.class_names)
         do = "Pass --validation SPLIT, or views without mixing."
         self.samples.check_partners(self.chain.views.build(), where="chain", do=do)
         self.known: dict[Route, dict[str, Any]] = {}
@@ -43,8 +47,8 @@ class Growth:
         """Return what measures networks on the test split, or on the samples that are chosen on."""
         samples, accelerator = self.samples, self.chain.training.accelerator
         if on_test or samples.validation is None:
-            return Measurer(samples.test, self.chain.test, samples.task, accelerator)
-        return Measurer(samples.validation, samples.validation_name, samples.task, accelerator)
+            return Measurer(samples.test, self.chain.test, self.task, accelerator)
+        return Measurer(samples.validation, samples.validation_name, self.task, accelerator)
 
     def check(self, paths: Sequence[Route]) -> list[str]:
         """Refuse what cannot be grown, and say what is odd, before anything is trained.
@@ -127,7 +131,7 @@ class Growth:
         """Return the number of parameters of the network at the end of `path`."""
         key = (path[-1], len(path) == 1)
         if key not in self._parameters:
-            network, _ = self.chain.untrained(path).build(self.samples.task.n_classes, role="student")
+            network, _ = self.chain.untrained(path).build(self.task.n_classes, role="student")
             self._parameters[key] = sum(parameter.numel() for parameter in network.parameters())
         return self._parameters[key]
 

@@ -11,6 +11,7 @@ from bookkd.core.errors import ConfigError, expected
 from bookkd.core.jsonio import digest
 from bookkd.core.names import choose
 from bookkd.learning import Training
+from bookkd.learning.configuration import check_task
 from bookkd.pipelines.compare.parts import method_choice
 from bookkd.pipelines.compare.sweep import MethodChoice, Override, Source, Sweep
 from bookkd.pipelines.options import NetworkOptions, ViewOptions
@@ -79,7 +80,7 @@ def expand(sweep: Sweep, task: Task) -> tuple[Arm, ...]:
     An override is applied to the methods that have the options which it sets; a method that none fits stays as it is.
 
     Raises:
-        ConfigError: if two arms are the same, an override fits no method, or a method has nobody to ask.
+        ConfigError: if two arms are the same, an override fits no method, a method does not serve the task, or has nobody to ask.
         UnknownNameError: if the baseline is no arm.
     """
     for override in sweep.overrides:
@@ -119,6 +120,7 @@ def _arms(
     books = [source for source in sources if source.books]
     beside = books[0] if books else None
     shared: dict[str, Any] = {"method": method, "student": student, "views": views, "training": training}
+    check_task(method.build(), task, where="sweep")
     shared |= {"label_fraction": fraction, "override": "" if override is None else override.name}
     if not asks(method, task):
         return [Arm(source=None, seen_as=beside, **shared)]

@@ -45,7 +45,7 @@ def costs_of(shared: Shared, students: Sequence[NetworkOptions], path: Path) -> 
         same = (found.get("device"), found.get("threads")) == (str(device), threads)
         if same and set(found["latency_ms"]) >= {str(size) for size in sizes}:
             continue
-        network, preprocess = student.build(shared.samples.task.n_classes, role="student")
+        network, preprocess = student.build(shared.width, role="student")
         shape = tuple(shared.samples.test[0][0].shape)
         measured = cost(network.to(device), preprocess, shape, batch_sizes=sizes, repeats=_REPEATS, device=device)
         known[key_of(student)] = measured.to_json()

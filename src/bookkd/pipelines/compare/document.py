@@ -48,8 +48,8 @@ def sweep_of(document: Mapping[str, Any]) -> Sweep:
 
     Args:
         document: Keys as the arguments of `Sweep`. Networks, methods and data sets are names, or mappings with `name` and options;
-            books are paths, lists of paths (read together), mappings with `name`, `paths` and `test`, or all of them one
-            mapping from label to paths; a method may have `books`, the labels that it learns from; `seeds` is a list or a
+            books are paths, lists of paths (read together), mappings with `name`, `paths`, `test` and `teachers` (those to read of
+            a book of several), or all of them one mapping from label to paths; a method may have `books`, the labels that it learns from; `seeds` is a list or a
             number of seeds; lists may be text with commas. `preset` names what `with_preset` adds.
 
     Raises:

@@ -8,17 +8,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import torch
 
 from bookkd.book import TeacherInfo
 from bookkd.core.errors import BookFormatError, BookKDError, BookLockedError, DataError
 from bookkd.core.fields import LOGITS
 from bookkd.core.files import write_atomic
 from bookkd.core.jsonio import read
+from bookkd.core.memory import forget_peak_memory, peak_memory
 from bookkd.core.protocols import Knowledge
-from bookkd.evaluation import calibration, confusion, evaluate
+from bookkd.evaluation import calibration, confusion
 from bookkd.knowledge import books_of, teachers_behind
-from bookkd.learning import Learned, Learner, Validation, learn, predictions_of
+from bookkd.learning import Learned, Learner, Validation, learn, measure, predictions_of
 from bookkd.pipelines.compare.arms import Arm, student_label
 from bookkd.pipelines.compare.folders import Run, begin
 from bookkd.pipelines.compare.shared import Shared
@@ -41,6 +42,7 @@ def execute(shared: Shared, run: Run, cost: dict[str, Any]) -> RunRecord:
         no failures of the run: they end the sweep, which can be gone on with.
     """
     try:
+        _forget_peak(shared)
         record = _done(shared, run, cost)
     except Exception as error:
         record = _failed(shared, run, error)
@@ -70,16 +72,17 @@ def _learned(
     shared: Shared, arm: Arm, seed: int, folder: Path, *, other: bool
 ) -> tuple[Learned, Learner, Knowledge | None]:
     samples, training, method = shared.samples, replace(arm.training, seed=seed), arm.method.build()
-    knowledge = shared.knowledge(arm.source)
     views, rows = shared.views(arm)
     kept = None if samples.complete and bool((rows == range(len(rows))).all()) else rows[samples.kept]
-    network, preprocess = arm.student.cohort(samples.task.n_classes, method.cohort, seed=seed)
+    network, preprocess = arm.student.cohort(shared.width, method.cohort, seed=seed)
+    task = shared.task_of(arm.source, network, preprocess, views)
+    knowledge = shared.knowledge(arm.source, task)
     door = "lightning" if training.devices > 1 or training.precision != "32-true" else "plain"
     learned = learn(
         network,
         samples.train,
         views,
-        task=samples.task,
+        task=task,
         knowledge=knowledge,
         method=method,
         preprocess=preprocess,
@@ -93,7 +96,7 @@ def _learned(
         cached=shared.cached(views, kept, training.epochs),
         start=weights_digest(network),
     )
-    learner = Learner(learned.student, samples.task, preprocess=preprocess).to(shared.device)
+    learner = Learner(learned.student, task, preprocess=preprocess).to(shared.device)
     return learned, learner, knowledge
 
 
@@ -113,10 +116,26 @@ def _done(shared: Shared, run: Run, cost: dict[str, Any]) -> RunRecord:
             "seconds": seconds,
             "seconds_per_epoch": learned.seconds_per_epoch,
             "teacher_forwards": learned.teacher_forwards,
+            **_peak(shared),
         },
         curve=tuple(learned.history),
         weights=weights_digest(learned.student),
     )
+
+
+def _forget_peak(shared: Shared) -> None:
+    forget_peak_memory()
+    if shared.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(shared.device)
+
+
+def _peak(shared: Shared) -> dict[str, int]:
+    """Return the most memory since the run began, with what the runs of the process share, as far as it is known."""
+    peak = peak_memory()
+    found = {} if peak is None else {"peak_bytes": peak}
+    if shared.device.type == "cuda":
+        found["gpu_peak_bytes"] = torch.cuda.max_memory_allocated(shared.device)
+    return found
 
 
 def _failed(shared: Shared, run: Run, error: Exception) -> RunRecord:
@@ -133,6 +152,7 @@ def _named(shared: Shared, run: Run) -> dict[str, Any]:
         environment = read(run.folder / "environment.json")
     return {
         "arm": run.arm.name,
+        "task": samples.task.name,
         "seed": run.seed,
         "method": run.configuration["method"],
         "data": {
@@ -151,10 +171,11 @@ def _named(shared: Shared, run: Run) -> dict[str, Any]:
 def _measured(shared: Shared, run: Run, learner: Learner) -> dict[str, Any]:
     samples = shared.samples
     said = predictions_of(learner, samples.test)
-    logits: Tensor = said.fields[LOGITS]
     theirs = shared.said_on_test(run.arm.source)
-    names, replicates = samples.task.class_names, shared.sweep.replicates
-    found = evaluate(logits, said.labels, teacher_logits=theirs, class_names=names, replicates=replicates).to_json()
+    found = measure(learner.task, said, teacher=theirs, replicates=shared.sweep.replicates).to_json()
+    if samples.task.name != "classification":
+        return {"metrics": found["metrics"], "per_class": found["per_class"]}
+    logits = said.fields[LOGITS]
     scaled: dict[str, Any] = {}
     if samples.validation is not None:
         held = predictions_of(learner, samples.validation)
@@ -162,7 +183,7 @@ def _measured(shared: Shared, run: Run, learner: Learner) -> dict[str, Any]:
         scaled = calibration(logits, said.labels, held_out=pair, fitted_on=samples.validation_name)
     tables = {"student": confusion(logits, said.labels)}
     if theirs is not None:
-        tables["teacher"] = confusion(theirs, said.labels)
+        tables["teacher"] = confusion(theirs[LOGITS], said.labels)
     return {
         "metrics": found["metrics"],
         "per_class_recall": tuple(found["per_class_recall"]),

@@ -90,6 +90,9 @@ def configuration(shared: Shared, arm: Arm, seed: int) -> dict[str, Any]:
         "validation": sweep.validation,
         "validation_fraction": sweep.held_out,
     }
+    if shared.samples.task.name != "classification":
+        # Left out there, so that folders of before compare had other tasks are gone on with.
+        found["task"] = shared.samples.task.name
     # Through JSON and back, so that tuples and lists compare equal.
     return parse(pretty(found), "configuration")
 
@@ -98,7 +101,10 @@ def _source(shared: Shared, source: Source | None) -> Any:
     if source is None:
         return None
     books = [{"path": path, "digest": shared.book(path).book.content_digest} for path in source.books]
-    return {"books": books, "teachers": [_network(plain(options)) for options in source.teachers]}
+    found: dict[str, Any] = {"books": books, "teachers": [_network(plain(options)) for options in source.teachers]}
+    if source.members:
+        found["members"] = [teacher.digest for stored in shared.stored(source) for teacher in stored.teachers]
+    return found
 
 
 def _network(options: dict[str, Any]) -> dict[str, Any]:

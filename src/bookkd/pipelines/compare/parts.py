@@ -86,9 +86,18 @@ def _books(given: Any) -> Source:
     if isinstance(given, Source):
         return given
     values = dict(given) if isinstance(given, Mapping) else {"paths": given}
-    only(values, ("name", "paths", "test"), "books")
+    only(values, ("name", "paths", "test", "teachers"), "books")
     paths, test = (tuple(str(path) for path in listed(values.get(key))) for key in ("paths", "test"))
-    return Source(str(values.get("name") or "+".join(Path(path).name for path in paths)), paths, test_books=test)
+    members = tuple(_member(each) for each in listed(values.get("teachers")))
+    label = " ".join(["+".join(Path(path).name for path in paths), *map(str, members)])
+    return Source(str(values.get("name") or label), paths, test_books=test, members=members)
+
+
+def _member(given: Any) -> str | int:
+    """Return the name of a teacher of a book, or its place."""
+    if isinstance(given, bool) or not isinstance(given, str | int):
+        raise ConfigError(expected("teachers", "names or places in the book", given, where="books of the sweep"))
+    return int(given) if str(given).isdecimal() else given
 
 
 def _teachers(given: Any) -> Source:

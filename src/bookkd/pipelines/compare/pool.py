@@ -106,8 +106,8 @@ def _lost(run: Run, code: int | None) -> RunRecord:
     text = (
         f"Expected the process of the run to end by itself, got exit code {code}: it was killed, or ran out of memory."
     )
-    method = run.configuration["method"]
-    return RunRecord(run.arm.name, run.seed, "failed", method, error=text, configuration=run.noted)
+    method, task = run.configuration["method"], run.configuration.get("task", "classification")
+    return RunRecord(run.arm.name, run.seed, "failed", method, error=text, task=task, configuration=run.noted)
 
 
 def _work(connection: Connection, sweep: Sweep, costs: Costs, jobs: int, threads: int, runs: int) -> None:

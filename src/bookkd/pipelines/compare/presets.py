@@ -9,6 +9,7 @@ from typing import Any
 from bookkd.book import Book
 from bookkd.core.errors import ConfigError, expected
 from bookkd.core.names import choose
+from bookkd.knowledge import StoredKnowledge, member_fields
 from bookkd.methods import Method
 from bookkd.pipelines.compare.parts import method_choice, sources_of
 from bookkd.pipelines.compare.sweep import MethodChoice, Override, Source
@@ -25,8 +26,9 @@ FULL = "full"
 def with_preset(name: str, document: Mapping[str, Any]) -> dict[str, Any]:
     """Return the document of a sweep with what a preset adds to it.
 
-    "ablation": BookKD with regularisation on all books together, then each of its four parts left out, then vanilla-kd and
-    labels alone. `methods` may name one BookKD with other options.
+    "ablation": BookKD with regularisation on all books together, then each of its four parts left out, then vanilla-kd from all
+    teachers and from one, and labels alone. The one is the first book, or of a book of several teachers the one that was best on
+    held-out samples. `methods` may name one BookKD with other options.
 
     "orthogonality": distillation x augmentation x architecture, labels alone and distilled. Two `students` are two
     architectures, two `books` two augmentations by one teacher; one of these pairs at least. `methods` may name another pair
@@ -63,17 +65,36 @@ def _ablation(document: Mapping[str, Any]) -> dict[str, Any]:
     full = given[0] if given else MethodChoice("bookkd", "regularised")
     paths = tuple(dict.fromkeys(path for source in books for path in source.books))
     test = tuple(dict.fromkeys(path for source in books for path in source.test_books))
-    together = Source("+".join(source.label for source in books), paths, test_books=test)
+    members = tuple(member for source in books for member in source.members)
+    together = Source("+".join(source.label for source in books), paths, test_books=test, members=members)
+    one = _one_teacher(books[0], len(paths))
     overrides = [Override(FULL)]
-    if len(paths) > 1:
-        # Books of the test split belong to the teachers one by one only where each source brought its own.
-        alone = books[0].test_books if len(books[0].books) == 1 else ()
-        overrides.append(Override("minus ensemble", books=Source("first book", paths[:1], test_books=alone)))
+    if one is not None:
+        overrides.append(Override("minus ensemble", books=one))
     overrides += [Override(name, method=off) for name, off in _left_out(full.build()).items() if off]
     shared = {key: full.options[key] for key in ("temperature", "kd_weight", "ce_weight") if key in full.options}
     overrides.append(Override("vanilla-kd", method={"name": "vanilla-kd", **shared}))
+    if one is not None:
+        overrides.append(Override("vanilla-kd (one teacher)", method={"name": "vanilla-kd", **shared}, books=one))
     overrides.append(Override("supervised", method={"name": "supervised"}))
     return {"methods": [full], "books": [together], "overrides": overrides}
+
+
+def _one_teacher(first: Source, n_books: int) -> Source | None:
+    """Return one teacher of the ensemble; None where there is no more than one."""
+    plan = Book(first.books[0]).plan
+    # Books of the test split belong to the teachers one by one only where each source brought its own.
+    alone = first.test_books if len(first.books) == 1 else ()
+    if not member_fields(plan):
+        return Source("first book", first.books[:1], test_books=alone) if n_books > 1 else None
+    places = first.members if first.members else range(len(plan.teachers))
+    if len(places) < 2 and n_books < 2:
+        return None
+    known = StoredKnowledge(first.books[0], tuple(places)).teachers
+    measured = [-1.0 if teacher.accuracy is None else teacher.accuracy for teacher in known]
+    # Not by its name, which two may have.
+    best = plan.teachers.index(known[measured.index(max(measured))])
+    return Source("one teacher", first.books[:1], test_books=alone, members=(best,))
 
 
 def _left_out(full: Method) -> dict[str, dict[str, Any]]:

@@ -12,6 +12,7 @@ from bookkd.core.errors import ConfigError, expected
 from bookkd.core.files import make_folder, write_atomic
 from bookkd.core.jsonio import pretty
 from bookkd.core.lock import Lock
+from bookkd.evaluation import lower_is_better
 from bookkd.learning import check_batches
 from bookkd.learning.folder import plain
 from bookkd.pipelines.compare.arms import Arm, baselines, expand
@@ -48,8 +49,9 @@ def run_sweep(
         What `bookkd compare --json` prints, also in `summary.json`.
 
     Raises:
-        ConfigError: if the sweep contradicts itself, a method cannot learn from its batches, or the folder holds finished
-            runs of another configuration.
+        BookMismatchError: if a book is of another task.
+        ConfigError: if the sweep contradicts itself, a method does not serve the task or cannot learn from its batches, or the
+            folder holds finished runs of another configuration.
         BookLockedError: if another process compares in the folder.
     """
     at_least(jobs, 1, "jobs", where="compare")
@@ -57,6 +59,7 @@ def run_sweep(
     shared = Shared(sweep)
     arms = expand(sweep, shared.samples.task)
     against = baselines(sweep, arms)
+    shared.check_sources()
     _check_held_out(sweep, spaces)
     check_spaces(arms, spaces)
     for arm in arms:
@@ -72,7 +75,7 @@ def run_sweep(
         )
         write_atomic(root / "sweep.json", pretty(plain(sweep)))
         records = _records(shared, arms, against, root, jobs, say)
-        result = {"out": str(root), **summarise(sweep, arms, against, records, shared.samples.task.primary_metric)}
+        result = {"out": str(root), **summarise(sweep, arms, against, records, shared.samples.task)}
         result["tuned"] = [{**found.to_json(), "before": before[place].name} for place, found in tuned.items()]
         write_atomic(root / "summary.json", pretty(result))
     finally:
@@ -112,7 +115,9 @@ def _tuned(
             return score_arm(shared, trial, seed, folder)
 
         folder, about = root / ".tuning" / arm.slug, configuration(shared, arm, seed)
-        found[place] = tune(arm, mine, score, folder, trials=trials, seed=seed, say=say, about=about)
+        lower = lower_is_better(shared.samples.task.primary_metric)
+        options: dict[str, Any] = {"trials": trials, "seed": seed, "about": about, "lower_is_better": lower, "say": say}
+        found[place] = tune(arm, mine, score, folder, **options)
     return found
 
 

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from bookkd.core.errors import ConfigError, FidelityError, expected
-from bookkd.core.fields import LOGITS, SAMPLE, VIEW, WEIGHT
+from bookkd.core.errors import BookMismatchError, ConfigError, expected
+from bookkd.core.fields import LOGITS, VARIANCE
 from bookkd.core.jsonio import digest
 from bookkd.core.protocols import Knowledge
 from bookkd.knowledge import Ensemble, LiveKnowledge, StoredKnowledge, Teacher, check_alignment, with_pool_of
-from bookkd.learning import find_device
+from bookkd.learning import find_device, measure
 from bookkd.learning.folder import plain
-from bookkd.losses.targets import FullTarget
 from bookkd.pipelines.compare.arms import Arm
+from bookkd.pipelines.compare.said import Said, read_said, said_of, together
 from bookkd.pipelines.compare.sweep import Source, Sweep
+from bookkd.pipelines.evaluate_student import unchanged_views
 from bookkd.pipelines.learn_student import views_of_book
 from bookkd.pipelines.options import NetworkOptions, ViewOptions
 from bookkd.pipelines.samples import Rows, Samples, open_samples
-from bookkd.tasks import predict
+from bookkd.pipelines.task import says_variance, task_name, with_variance
+from bookkd.tasks import Task, predict
 from bookkd.views import CachedViews, Replay, Views
 
 __all__ = ["Shared"]
@@ -39,48 +42,96 @@ class Shared:
         self.sweep = sweep
         self.runs = runs
         self.share = share
-        self._books: dict[str, StoredKnowledge] = {}
+        self._books: dict[tuple[str, tuple[str | int, ...]], StoredKnowledge] = {}
         self._teachers: dict[str, Teacher] = {}
-        self._said: dict[str, Tensor | None] = {}
+        self._live_said: dict[str, Said] = {}
+        self._said: dict[str, dict[str, Tensor] | None] = {}
         self._views: dict[str, CachedViews] = {}
 
     @cached_property
     def samples(self) -> Samples:
         """The data sets."""
+        first = next((path for source in self.sweep.every_source for path in source.books), None)
+        name = task_name(self.sweep.task, None if first is None else self.book(first))
         sweep = self.sweep
         return open_samples(
-            sweep.data, test=sweep.test, validation=sweep.validation, held_out=sweep.held_out, where="sweep"
+            sweep.data, name, test=sweep.test, validation=sweep.validation, held_out=sweep.held_out, where="sweep"
         )
+
+    @property
+    def width(self) -> int:
+        """Number of classes or outputs."""
+        return len(self.samples.task.class_names)
+
+    def check_sources(self) -> None:
+        """Refuse what the task cannot learn from, before anything starts.
+
+        Raises:
+            BookMismatchError: for a book of another task.
+            ConfigError: for several books or teachers asked together about numbers.
+        """
+        task = self.samples.task
+        for source in self.sweep.every_source:
+            self.stored(source)  # says which of its teachers are not there
+            for path in (*source.books, *source.test_books):
+                found = self.book(path).book.plan.task
+                if found != task.name:
+                    do = f"Pass --task {found}, or a book of task {task.name}."
+                    raise BookMismatchError(expected("books", f"of task {task.name}", found, where=path, do=do))
+            if LOGITS not in task.field_infos and len(source.books or source.teachers) > 1:
+                wish = f"read one by one for task {task.name}, which has no ensembles"
+                got = f"{len(source.books or source.teachers)} together"
+                raise ConfigError(expected("books", wish, got, where=f"sweep, {source.label}"))
+
+    def task_of(
+        self, source: Source | None, student: nn.Module, preprocess: Callable[[Tensor], Tensor], views: Views
+    ) -> Task:
+        """Return the task as the networks of an arm are: numbers with or without a variance, any other as it is."""
+        task, train = self.samples.task, self.samples.train
+        own = says_variance(task, student, train, views=views, preprocess=preprocess)
+        theirs: bool | None = None
+        if source is not None:
+            stored = [VARIANCE in book.fields for book in self.stored(source)]
+            live = [says_variance(task, self.teacher(options), train, views=views) for options in source.teachers]
+            theirs = all([*stored, *live])
+        return with_variance(task, teacher=theirs, student=own)
 
     @property
     def device(self) -> torch.device:
         """Where students and teachers run."""
         return find_device(self.sweep.training.accelerator)
 
-    def book(self, path: str) -> StoredKnowledge:
-        """Return a book, open."""
-        if path not in self._books:
-            self._books[path] = StoredKnowledge(path)
-        return self._books[path]
+    def book(self, path: str, members: tuple[str | int, ...] = ()) -> StoredKnowledge:
+        """Return a book, open; of several teachers those alone that are named, all where none is."""
+        if (path, members) not in self._books:
+            self._books[path, members] = StoredKnowledge(path, members or None)
+        return self._books[path, members]
+
+    def stored(self, source: Source) -> list[StoredKnowledge]:
+        """Return the books of a source, read as it says."""
+        return [self.book(path, source.members) for path in source.books]
 
     def teacher(self, options: NetworkOptions) -> Teacher:
         """Return a live teacher, measured on the test split."""
         key = digest(plain(options))
         if key not in self._teachers:
-            found = options.teacher(self.samples.task.n_classes, self.device)
-            said = predict(found, self.samples.test, self.samples.task, device=self.device)
-            self._said[key] = said.fields[LOGITS]
-            found.accuracy = float((said.fields[LOGITS].argmax(-1) == said.labels).float().mean())
-            found.split = self.sweep.test
+            found = options.teacher(self.width, self.device)
+            plain_task, test = self.samples.task, self.samples.test
+            task = with_variance(plain_task, teacher=None, student=says_variance(plain_task, found, test))
+            said = predict(found, test, task, device=self.device)
+            self._live_said[key] = said_of(task, said.fields)
+            value = measure(task, said, replicates=0).metrics[task.primary_metric].value
+            # As a book notes it: explained variance may be below 0.
+            found.accuracy, found.split = max(0.0, value), self.sweep.test
             self._teachers[key] = found
         return self._teachers[key]
 
-    def knowledge(self, source: Source | None) -> Knowledge | None:
-        """Return whom a run asks, with its own count of teacher passes; None for nobody."""
+    def knowledge(self, source: Source | None, task: Task) -> Knowledge | None:
+        """Return whom a run of this task asks, with its own count of teacher passes; None for nobody."""
         if source is None:
             return None
-        asked: list[Knowledge] = [self.book(path) for path in source.books]
-        asked += [LiveKnowledge(self.teacher(options), self.samples.task) for options in source.teachers]
+        asked: list[Knowledge] = list(self.stored(source))
+        asked += [LiveKnowledge(self.teacher(options), task) for options in source.teachers]
         return asked[0] if len(asked) == 1 else Ensemble(asked)
 
     def views(self, arm: Arm) -> tuple[Views, Rows]:
@@ -96,8 +147,9 @@ class Shared:
         same = bool((rows == range(len(rows))).all())
         for book in books:
             views = with_pool_of(book, views)
-            classes = self.samples.task.class_names
-            check_alignment(book, self.samples.whole, views, class_names=classes, rows=None if same else rows.tolist())
+            given, task = None if same else rows.tolist(), self.samples.task
+            whole, names = self.samples.whole, task.class_names
+            check_alignment(book, whole, views, class_names=names, rows=given, task=task.name)
         do = "Pass --validation SPLIT, or --validation_fraction 0."
         self.samples.check_partners(views, where="sweep", do=do)
         return views, rows
@@ -115,53 +167,50 @@ class Shared:
                 return None
         return self._views.get(key)
 
-    def said_on_test(self, source: Source | None) -> Tensor | None:
-        """Return log-probabilities of a source's teachers on the test split; None where nobody can be asked.
+    def said_on_test(self, source: Source | None) -> dict[str, Tensor] | None:
+        """Return what a source's teachers say of the test split, together; None where nobody can be asked.
 
         A book of the training samples says nothing of them: they come from a book of the test split, or from live teachers
         of the sweep with the same weights.
         """
         if source is None:
             return None
-        if source.label not in self._said:
-            self._said[source.label] = self._ask(source)
-        return self._said[source.label]
+        key = digest(plain(source))
+        if key not in self._said:
+            said = self._ask(source)
+            self._said[key] = together(said) if said else None
+        return self._said[key]
 
-    def _ask(self, source: Source) -> Tensor | None:
+    def _ask(self, source: Source) -> list[Said]:
         if source.test_books:
-            return _mean([self._read(path) for path in source.test_books])
+            read = [(path, self._members_on_test(source, path)) for path in source.test_books]
+            return [self._read(path, members) for path, members in read if members is not None]
         live = source if source.teachers else self._live_twin(source)
-        if live is None:
-            return None
-        said = []
-        for options in live.teachers:
+        found = []
+        for options in () if live is None else live.teachers:
             self.teacher(options)
-            logits = self._said[digest(plain(options))]
-            said += [] if logits is None else [logits.double().log_softmax(-1)]
-        return _mean(said)
+            found.append(self._live_said[digest(plain(options))])
+        return found
+
+    def _members_on_test(self, source: Source, path: str) -> tuple[int, ...] | None:
+        """Return which teachers of a book of the test split are those of a source, () for all; None for none of them."""
+        if not source.members:
+            return ()
+        digests = {teacher.digest for stored in self.stored(source) for teacher in stored.teachers}
+        theirs = [teacher.digest for teacher in self.book(path).teachers]
+        return tuple(place for place, digest in enumerate(theirs) if digest in digests) or None
 
     def _live_twin(self, source: Source) -> Source | None:
-        digests = {teacher.digest for path in source.books for teacher in self.book(path).book.plan.teachers}
+        digests = {teacher.digest for stored in self.stored(source) for teacher in stored.teachers}
         for live in self.sweep.teachers:
             if {self.teacher(options).digest for options in live.teachers} == digests:
                 return live
         return None
 
-    def _read(self, path: str) -> Tensor:
-        test, stored = self.samples.test, self.book(path)
-        check_alignment(stored, test, Views(None, 1), class_names=self.samples.task.class_names)
-        rows = torch.arange(len(test))
-        batch = {SAMPLE: rows, VIEW: torch.zeros_like(rows), WEIGHT: torch.ones(len(test))}
-        target = stored.targets(batch, [LOGITS])[LOGITS]
-        if not isinstance(target, FullTarget):
-            do = "Make it with codec dense or int8."
-            raise FidelityError(expected("test", "a book of every class", "a sparse codec", where=path, do=do))
-        return target.log_probabilities(1.0).double()
-
-
-def _mean(said: list[Tensor]) -> Tensor:
-    """Return the logarithm of the mean probability."""
-    return torch.stack(said).logsumexp(0) - torch.tensor(float(len(said))).log()
+    def _read(self, path: str, members: tuple[int, ...]) -> Said:
+        test, stored, task = self.samples.test, self.book(path, members), self.samples.task
+        check_alignment(stored, test, unchanged_views(stored), class_names=task.class_names, task=task.name)
+        return read_said(task, stored, len(test))
 
 
 def _views_of(books: list[StoredKnowledge]) -> ViewOptions:

@@ -7,21 +7,24 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from bookkd.evaluation import difference_of
+from bookkd.evaluation import difference_of, lower_is_better
 from bookkd.pipelines.compare.arms import Arm, student_label
 from bookkd.pipelines.compare.sweep import Sweep
 from bookkd.pipelines.compare.tables import ablation, orthogonality
 from bookkd.report import FoundRun, RunRecord
 from bookkd.report.books import books_of
+from bookkd.tasks import Task
 
 __all__ = ["Records", "figures", "summarise"]
 
 Records = Mapping[str, Mapping[int, RunRecord]]
 """Arm -> seed -> record."""
+BESIDE = {"classification": ("nll", "ece"), "multi-label": ("micro_f1", "ece"), "regression": ("rmse", "mae")}
+"""Task -> metrics that stand beside the first one."""
 
 
 def summarise(
-    sweep: Sweep, arms: Sequence[Arm], against: Mapping[int, int], records: Records, metric: str
+    sweep: Sweep, arms: Sequence[Arm], against: Mapping[int, int], records: Records, task: Task
 ) -> dict[str, Any]:
     """Return the summary of a sweep, as JSON values.
 
@@ -30,14 +33,18 @@ def summarise(
         arms: Its arms.
         against: Place of an arm -> place of its baseline.
         records: What the runs say.
-        metric: The primary metric of the task.
+        task: Of the sweep; its primary metric is what differences are of.
 
     Returns:
-        `metric`, `arms` (a row for each), `ledger`, `failed`, and `ablation` or `orthogonality` for these presets.
+        `task`, `metric`, `lower_is_better`, `beside` (further metrics of the rows), `arms` (a row for each), `ledger`, `failed`, and `ablation` or `orthogonality` for these presets.
     """
-    rows = [_row(arms, place, against.get(place), records, metric) for place in range(len(arms))]
+    metric, beside = task.primary_metric, BESIDE.get(task.name, ())
+    rows = [_row(arms, place, against.get(place), records, (metric, *beside)) for place in range(len(arms))]
     found: dict[str, Any] = {
+        "task": task.name,
         "metric": metric,
+        "lower_is_better": lower_is_better(metric),
+        "beside": list(beside),
         "preset": sweep.tables,
         "seeds": list(sweep.seeds),
         "arms": rows,
@@ -51,9 +58,9 @@ def summarise(
     }
     quality = [figures(records[arm.name], lambda record: record.metric(metric)) for arm in arms]
     if sweep.tables == "ablation":
-        found["ablation"] = ablation(arms, quality)
+        found["ablation"] = ablation(arms, quality, metric)
     if sweep.tables == "orthogonality":
-        found["orthogonality"] = orthogonality(arms, quality)
+        found["orthogonality"] = orthogonality(arms, quality, metric)
     return found
 
 
@@ -63,14 +70,14 @@ def figures(by_seed: Mapping[int, RunRecord], of: Callable[[RunRecord], float | 
     return {seed: value for seed, value in sorted(values.items()) if value is not None}
 
 
-def _row(arms: Sequence[Arm], place: int, base: int | None, records: Records, metric: str) -> dict[str, Any]:
-    arm = arms[place]
+def _row(arms: Sequence[Arm], place: int, base: int | None, records: Records, metrics: Sequence[str]) -> dict[str, Any]:
+    arm, metric = arms[place], metrics[0]
     by_seed = records[arm.name]
     quality = figures(by_seed, lambda record: record.metric(metric))
     difference = None
     if base is not None:
         theirs = figures(records[arms[base].name], lambda record: record.metric(metric))
-        difference = difference_of(quality, theirs, arms[base].name)
+        difference = difference_of(quality, theirs, arms[base].name, lower_is_better=lower_is_better(metric))
     passes = figures(by_seed, lambda record: record.learning.get("teacher_forwards"))
     return {
         "arm": arm.name,
@@ -81,14 +88,16 @@ def _row(arms: Sequence[Arm], place: int, base: int | None, records: Records, me
         "label_fraction": arm.label_fraction,
         "seeds": list(quality),
         "failed": sum(record.status == "failed" for record in by_seed.values()),
-        metric: _spread(quality),
         "baseline": None if base is None else arms[base].name,
         "difference": None if difference is None else asdict(difference),
-        "nll": _spread(figures(by_seed, lambda record: record.metric("nll"))),
-        "ece": _spread(figures(by_seed, lambda record: record.metric("ece"))),
+        **{name: _spread(figures(by_seed, _reader(name))) for name in metrics},
         "seconds_per_epoch": _spread(figures(by_seed, lambda record: record.learning.get("seconds_per_epoch"))),
         "teacher_forwards": int(sum(passes.values())),
     }
+
+
+def _reader(metric: str) -> Callable[[RunRecord], float | None]:
+    return lambda record: record.metric(metric)
 
 
 def _spread(values: Mapping[int, float]) -> dict[str, Any] | None:

@@ -13,6 +13,7 @@ from bookkd.learning import Training
 from bookkd.methods import Method, build_method, method_class
 from bookkd.pipelines.options import DataOptions, NetworkOptions, ViewOptions
 from bookkd.pipelines.samples import HELD_OUT
+from bookkd.tasks import TASKS
 
 __all__ = ["MethodChoice", "Override", "Source", "Sweep"]
 
@@ -69,6 +70,7 @@ class Source:
         label: Its name in tables.
         books: Folders of books.
         teachers: Networks with weights; either these or books.
+        members: Names or places of the teachers that are read of the one book, where it holds several; empty for all.
         test_books: Books of the test split by the same teachers, without augmentation, for agreement and the teachers'
             mistakes where no teacher is in memory.
     """
@@ -77,11 +79,16 @@ class Source:
     books: tuple[str, ...] = ()
     teachers: tuple[NetworkOptions, ...] = ()
     test_books: tuple[str, ...] = ()
+    members: tuple[str | int, ...] = ()
 
     def __post_init__(self) -> None:
         if bool(self.books) == bool(self.teachers):
             got = f"{len(self.books)} books and {len(self.teachers)} teachers"
             raise ConfigError(expected("source", "of books or of teachers", got, where=f"sweep, {self.label}"))
+        if self.members and len(self.books) != 1:
+            do = "Name the teachers of each book by itself."
+            got = f"{len(self.books)} books"
+            raise ConfigError(expected("teachers", "of one book", got, where=f"sweep, {self.label}", do=do))
         for teacher in self.teachers:
             teacher.refuse_untrained("teacher")
 
@@ -138,6 +145,7 @@ class Sweep:
             ones for all runs; a tenth where neither is given, 0 for none.
         replicates: Bootstrap replicates of each run's intervals.
         latency: Measure the time of a pass of each student.
+        task: What the labels are, a name in `TASKS`; where empty that of the books, or classification where there is none.
         tables: Which tables the summary gets beside its own, as `with_preset` sets it: "ablation", "orthogonality" or none.
     """
 
@@ -157,6 +165,7 @@ class Sweep:
     validation_fraction: float | None = None
     replicates: int = 1000
     latency: bool = True
+    task: str = ""
     tables: str = ""
 
     def __post_init__(self) -> None:
@@ -170,6 +179,8 @@ class Sweep:
             if fraction is not None:
                 positive(between(fraction, 0, 1, "label_fraction", where="sweep"), "label_fraction", where="sweep")
         at_least(self.replicates, 0, "replicates", where="sweep")
+        if self.task:
+            choose(self.task, TASKS, "task", where="sweep")
         if self.training.seed:
             raise ConfigError(
                 expected("training.seed", "absent", self.training.seed, where="sweep", do="Pass --seeds.")
@@ -207,6 +218,11 @@ class Sweep:
     def sources(self) -> tuple[Source, ...]:
         """Books, then live teachers."""
         return (*self.books, *self.teachers)
+
+    @property
+    def every_source(self) -> tuple[Source, ...]:
+        """Books and live teachers, then those that overrides name."""
+        return (*self.sources, *(each.books for each in self.overrides if each.books is not None))
 
 
 _NAME_THEM = "Give them names: {name: ..., paths: ...}."

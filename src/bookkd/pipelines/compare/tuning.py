@@ -68,9 +68,10 @@ def tune(
     trials: int,
     seed: int,
     about: Mapping[str, Any] | None = None,
+    lower_is_better: bool = False,
     say: Say = print,
 ) -> Tuned:
-    """Search for the values of `spaces` that score highest, by optuna's tree of Parzen estimators.
+    """Search for the values of `spaces` that score best, by optuna's tree of Parzen estimators.
 
     The first try is the arm as it is, where that lies in the spaces. Tries are kept as JSON lines in `folder`, and the n-th
     depends on those before it and `seed` alone, so that a search which was killed goes on to the end it would have had. Values
@@ -79,12 +80,12 @@ def tune(
     Args:
         arm: What is tuned.
         spaces: Where to look; the arm has all of the options, see `fitting`.
-        score: Called with an arm and a folder for its files; returns what is to be high, on samples that nothing is
-            reported on.
+        score: Called with an arm and a folder for its files; returns the metric on samples that nothing is reported on.
         folder: Of the search.
         trials: Number of tries.
         seed: Of the search.
         about: All that scores depend on but the values that are searched, as JSON values; the arm where None.
+        lower_is_better: Whether the score is an error.
         say: Called with a line for every try.
 
     Raises:
@@ -106,13 +107,14 @@ def tune(
     )
     known = _read(path)
     for number in range(len(known), trials):
-        values = _ask(optuna, arm, ranges, known, seed + number)
+        values = _ask(optuna, arm, ranges, known, seed + number, "minimize" if lower_is_better else "maximize")
         trial = _try(arm, values, score, path / f"trial-{number:03d}", known)
         known.append(trial)
         write_atomic(path / "trials.jsonl", b"".join(json.dumps(plain(each)).encode() + b"\n" for each in known))
         say(f"tuning {arm.name} [{number + 1}/{trials}] {_told(trial)}")
     good = [trial for trial in known[:trials] if trial.score is not None]
-    best = max(good, key=lambda trial: trial.score or 0.0, default=None)
+    sign = -1 if lower_is_better else 1
+    best = max(good, key=lambda trial: sign * (trial.score or 0.0), default=None)
     chosen = arm if best is None else _named(with_values(arm, best.values), best.values)
     return Tuned(chosen, best, tuple(known[:trials]))
 
@@ -151,9 +153,11 @@ def _try(arm: Arm, values: dict[str, Any], score: Score, folder: Path, known: Se
         return Trial(values, None, said if isinstance(error, BookKDError) else f"{type(error).__name__}: {said}")
 
 
-def _ask(optuna: Any, arm: Arm, ranges: Mapping[str, Any], known: Sequence[Trial], seed: int) -> dict[str, Any]:
+def _ask(
+    optuna: Any, arm: Arm, ranges: Mapping[str, Any], known: Sequence[Trial], seed: int, direction: str
+) -> dict[str, Any]:
     """Return the values of the next try; a fresh sampler each time, so that nothing but what is on disk counts."""
-    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
+    study = optuna.create_study(direction=direction, sampler=optuna.samplers.TPESampler(seed=seed))
     states = optuna.trial.TrialState
     for trial in known:
         state = states.FAIL if trial.score is None else states.COMPLETE

@@ -21,7 +21,8 @@ def curve_charts(numbers: Numbers, keys: Keys) -> tuple[Chart, ...]:
     entries = list(dict.fromkeys(series.entry for series in numbers.curves))
     if not entries:
         return ()
-    first = "val/accuracy" if "val/accuracy" in entries else entries[0]
+    wanted = f"val/{numbers.first.key}"
+    first = wanted if wanted in entries else entries[0]
     arms = {series.arm: series.arm for series in numbers.curves}
     choices = (
         Choice("entry", "show", {entry: entry for entry in entries}),

@@ -1,4 +1,4 @@
-"""Accuracy against size and latency, the distillation metric against its weight, and cost against students."""
+"""Quality against size and latency, the distillation metric against its weight, and cost against students."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bookkd.evaluation import lower_is_better
 from bookkd.report.charts.base import Chart, Choice, Data, Key, Keys, altair, colour, percent, rounded, spec_of
 from bookkd.report.charts.curves import ticks
-from bookkd.report.formats import count_text, number_text, percent_text, seconds_text
+from bookkd.report.columns import Column
+from bookkd.report.formats import capital, count_text, number_text, percent_text, seconds_text
 from bookkd.report.numbers import Numbers
 from bookkd.report.pareto import BASELINE, STUDENT, TEACHER, Point
 
@@ -24,20 +26,22 @@ _UNTIMED = Key("teacher, time not measured", "ink", "dotted")
 
 
 def size_charts(numbers: Numbers, keys: Keys) -> tuple[Chart, ...]:
-    """Return accuracy against parameters and against latency, where there are any."""
-    pareto = dict(numbers.pareto)
+    """Return the first metric against parameters and against latency, where there are any."""
+    pareto, column, name = dict(numbers.pareto), numbers.first, capital(numbers.first.title)
+    higher = "Lower" if lower_is_better(column.key) else "Higher"
     size = pareto.pop("parameters", ())
     found = []
     if size:
-        text = "Higher and further left is better. Bars are one standard deviation between seeds."
+        text = f"{higher} and further left is better. Bars are one standard deviation between seeds."
         data = {"": size}
-        found.append(_pareto("accuracy-size", "Accuracy against size", text, "parameters", data, (), keys))
+        found.append(_pareto("accuracy-size", f"{name} against size", text, "parameters", data, (), keys, column))
     if pareto:
-        text = "Median time of one pass. Higher and further left is better."
-        names = {point.name for points in pareto.values() for point in points}
-        untimed = tuple(point for point in size if point.kind == TEACHER and point.name not in names)
+        text = f"Median time of one pass. {higher} and further left is better."
+        timed = {point.name for points in pareto.values() for point in points}
+        untimed = tuple(point for point in size if point.kind == TEACHER and point.name not in timed)
         data = {axis.removeprefix("batch "): points for axis, points in pareto.items()}
-        found.append(_pareto("accuracy-latency", "Accuracy against latency", text, "milliseconds", data, untimed, keys))
+        title = f"{name} against latency"
+        found.append(_pareto("accuracy-latency", title, text, "milliseconds", data, untimed, keys, column))
     return tuple(found)
 
 
@@ -49,12 +53,13 @@ def _pareto(
     data: Mapping[str, Sequence[Point]],
     untimed: Sequence[Point],
     keys: Keys,
+    column: Column,
 ) -> Chart:
     first = next(iter(data))
-    alt = {batch: _pareto_alt(title, points, unit, batch) for batch, points in data.items()}
+    alt = {batch: _pareto_alt(title, points, unit, batch, column) for batch, points in data.items()}
     columns = ("batch", "name", "group", "kind", "x", "y", "low", "high", "front", "label")
-    points = [_point_row(batch, point, unit, keys) for batch, some in data.items() for point in some]
-    lines = [[point.name, percent(point.accuracy)] for point in untimed]
+    points = [_point_row(batch, point, unit, keys, column) for batch, some in data.items() for point in some]
+    lines = [[point.name, _shown(point.quality, column)] for point in untimed]
     students = {point.name for some in data.values() for point in some if point.kind != TEACHER}
     choices = (Choice("batch", "batch size of latency", {batch: batch for batch in data}),) if len(data) > 1 else ()
     return Chart(
@@ -62,17 +67,17 @@ def _pareto(
         title,
         text,
         alt,
-        spec_of(_pareto_layers(keys, unit, first, bool(untimed))),
+        spec_of(_pareto_layers(keys, unit, first, bool(untimed), column)),
         {"points": Data(columns, points), "teachers": Data(("name", "y"), lines)},
         (*keys.legend("disc", students), *_KINDS, *((_UNTIMED,) if untimed else ())),
         choices,
     )
 
 
-def _point_row(batch: str, point: Point, unit: str, keys: Keys) -> list[Any]:
+def _point_row(batch: str, point: Point, unit: str, keys: Keys, column: Column) -> list[Any]:
     sd = point.sd or 0.0
-    label = f"{point.name} ({point.kind}): {_place(point, unit)}"
-    ends = (percent(point.accuracy - sd), percent(point.accuracy + sd))
+    label = f"{point.name} ({point.kind}): {_place(point, unit, column)}"
+    ends = (_shown(point.quality - sd, column), _shown(point.quality + sd, column))
     group = TEACHER if point.kind == TEACHER else keys.group[point.name]
     return [
         batch,
@@ -80,20 +85,26 @@ def _point_row(batch: str, point: Point, unit: str, keys: Keys) -> list[Any]:
         group,
         point.kind,
         rounded(point.cost),
-        percent(point.accuracy),
+        _shown(point.quality, column),
         *ends,
         point.front,
         label,
     ]
 
 
-def _place(point: Point, unit: str) -> str:
+def _shown(value: float, column: Column) -> float | None:
+    return percent(value) if column.share else rounded(value)
+
+
+def _place(point: Point, unit: str, column: Column) -> str:
     cost = count_text(point.cost) if unit == "parameters" else number_text(point.cost, 2)
-    return f"{percent_text(point.accuracy)} at {cost} {unit}"
+    quality = percent_text(point.quality) if column.share else number_text(point.quality)
+    return f"{quality} at {cost} {unit}"
 
 
-def _pareto_layers(keys: Keys, unit: str, batch: str, untimed: bool) -> Any:
+def _pareto_layers(keys: Keys, unit: str, batch: str, untimed: bool, column: Column) -> Any:
     alt = altair()
+    name = f"{column.title}, %" if column.share else column.title
     colours = {**keys.colours, TEACHER: "ink"}
     scale = alt.Scale(domain=list(colours), range=[colour(name) for name in colours.values()])
     shapes = alt.Scale(domain=list(_SHAPES), range=list(_SHAPES.values()))
@@ -105,13 +116,13 @@ def _pareto_layers(keys: Keys, unit: str, batch: str, untimed: bool) -> Any:
         # Milliseconds have a prefix already.
         axis=alt.Axis(format="~s" if unit == "parameters" else "~g", tickCount=5, grid=False),
     )
-    y = alt.Y("y:Q", title="accuracy, %", scale=alt.Scale(zero=False, padding=12))
+    y = alt.Y("y:Q", title=name, scale=alt.Scale(zero=False, padding=12))
     base = alt.Chart(alt.NamedData("points")).transform_filter("datum.batch === batch")
     front = base.transform_filter("datum.front").mark_line(interpolate="step-after", strokeDash=[4, 3], aria=False)
     marks = base.mark_point(filled=True, size=90, opacity=1, stroke=colour("page"), strokeWidth=1.5)
     tooltip = [
         alt.Tooltip(field, title=title)
-        for field, title in (("name:N", "network"), ("kind:N", "is"), ("y:Q", "accuracy, %"), ("x:Q", unit))
+        for field, title in (("name:N", "network"), ("kind:N", "is"), ("y:Q", name), ("x:Q", unit))
     ]
     unmeasured = alt.Chart(alt.NamedData("teachers")).mark_rule(strokeDash=[1, 3], color=colour("ink"), aria=False)
     lines = [unmeasured.encode(y="y:Q")] if untimed else []
@@ -132,9 +143,9 @@ def _pareto_layers(keys: Keys, unit: str, batch: str, untimed: bool) -> Any:
     ).add_params(chosen)
 
 
-def _pareto_alt(title: str, points: Sequence[Point], unit: str, batch: str) -> str:
+def _pareto_alt(title: str, points: Sequence[Point], unit: str, batch: str, column: Column) -> str:
     best = [point for point in points if point.front]
-    shown = ", ".join(f"{point.name} with {_place(point, unit)}" for point in best[:6])
+    shown = ", ".join(f"{point.name} with {_place(point, unit, column)}" for point in best[:6])
     at = f" at batch size {batch}" if batch else ""
     return f"{title}{at} of {len(points)} networks. Nothing is both better and cheaper than: {shown}."
 
