@@ -5,11 +5,11 @@ run goes on where it was.
 
     python benchmarks/real.py cifar10 --data DATA --out runs/real --jobs 2
     python benchmarks/real.py tinyimagenet100 --data DATA --out runs/real --jobs 2
-    python benchmarks/real.py tables --out runs/real
+    python benchmarks/results.py runs/real
 
 DATA (or the environment variable BOOKKD_DATA) holds `cifar10.zip` (train/<class>/*.jpg, test/<class>/*.jpg),
-`tinyimagenet100-32.zip` (train/<class>/*.jpg, val/<class>/*.jpg) and a folder `teachers` with their ResNets. `tables` writes
-the page `docs/results.md` from the summaries.
+`tinyimagenet100-32.zip` (train/<class>/*.jpg, val/<class>/*.jpg) and a folder `teachers` with their ResNets. `results.py`
+writes the page `docs/results.md` from the summaries.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Study:
     """
 
     def __init__(self, name: str, archive: str, arguments: argparse.Namespace) -> None:
-        self.name, self.jobs = name, str(arguments.jobs)
+        self.name, self.jobs, self.seeds = name, str(arguments.jobs), str(arguments.seeds)
         self.images = Path(arguments.data).resolve()
         self.out = Path(arguments.out).resolve() / name
         self.out.mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,7 @@ class Study:
 
     def compare(self, out: str, *arguments: str) -> None:
         """Run a sweep."""
-        self.bookkd("compare", *arguments, *self.data, "--out", out, "--jobs", self.jobs)
+        self.bookkd("compare", *arguments, *self.data, "--seeds", self.seeds, "--out", out, "--jobs", self.jobs)
 
     def report(self, title: str, *runs: str) -> None:
         """Build the page of all runs, and the same numbers as JSON."""
@@ -79,11 +79,11 @@ def cifar10(arguments: argparse.Namespace) -> None:
     study.bookkd(
         "chain", "--path", "56,20,8", *first, "--method", "takd", *study.data, *VIEWS, *TRAINING, "--out", "chain"
     )
-    labels_only = ["--method", "supervised", "--training.seed", "100", "--validate_on", "", "--loggers", ""]
+    labels_only = ["--method", "supervised", "--training.seed", "100", "--validate_on", ""]
     study.bookkd("learn", "--student", "resnet8", *labels_only, *study.data, *VIEWS, *TRAINING, "--out", "own")
     study.make("books/own", study.teacher("resnet8", "own/student.safetensors"))
     study.compare("methods", str(HERE / "cifar10-methods.yaml"))
-    ablation = ["--preset", "ablation", "--books", ",".join(FOUR), "--students", "resnet8", "--seeds", "3"]
+    ablation = ["--preset", "ablation", "--books", ",".join(FOUR), "--students", "resnet8"]
     study.compare("ablation", *ablation, *TRAINING)
     study.report("CIFAR-10, ResNet-8: methods, and BookKD in parts", "methods", "ablation")
 
@@ -100,9 +100,10 @@ def tinyimagenet100(arguments: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("cifar10", "tinyimagenet100", "tables"))
+    parser.add_argument("what", choices=("cifar10", "tinyimagenet100"))
     parser.add_argument("--data", default=os.environ.get("BOOKKD_DATA", ""), help="folder of the images and teachers")
     parser.add_argument("--out", default="runs/real")
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=1, help="runs at once")
     arguments = parser.parse_args()
     {"cifar10": cifar10, "tinyimagenet100": tinyimagenet100}[arguments.what](arguments)
