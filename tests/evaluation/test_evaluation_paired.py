@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 
 from bookkd.core.errors import ConfigError, DataError
@@ -60,6 +62,18 @@ def test_equal_differences_decide_nothing():
     found = difference_of({0: 0.75, 1: 0.5}, {0: 0.5, 1: 0.25}, "other")
     assert (found.sd, found.verdict) == (0, "the same in every seed: no statement about noise")
     assert difference_of({0: 0.5, 1: 0.5}, {0: 0.5, 1: 0.5}, "other").verdict == "inside the noise between seeds"
+
+
+@given(st.integers(1, 449), st.integers(1, 449), st.integers(-40, 40))
+def test_equal_but_for_rounding_is_equal(first, second, gain):
+    """Accuracies on 450 samples, the same gain on both seeds: no sum of floats makes a statement of it."""
+    mine = {0: (first + gain) / 450, 1: (second + gain) / 450}
+    found = difference_of(mine, {0: first / 450, 1: second / 450}, "other")
+    assert (found.sd, found.low, found.high) == (0, found.mean, found.mean)
+    assert found.verdict == (
+        "the same in every seed: no statement about noise" if gain else "inside the noise between seeds"
+    )
+    assert found.better is None
 
 
 def apart(cell, by=10):
@@ -149,6 +163,24 @@ class TestInteraction:
         assert interaction_of(BASE, A, KD, BOTH, tolerance=0.3).interaction == pytest.approx(found.interaction)
         moved = [{seed: value + 5 for seed, value in cell.items()} for cell in (BASE, KD, A, BOTH)]
         assert interaction_of(*moved, tolerance=0.3).interaction == pytest.approx(found.interaction)
+
+    def test_cells_that_agree_in_all_seeds_decide_nothing(self):
+        half = {0: 0.5, 1: 0.5}
+        found = interaction_of(half, half, half, {0: 0.52, 1: 0.52}, tolerance=0.3)
+        assert (found.verdict, found.retention) == ("undecided", None)
+        assert interaction_of(half, half, half, half, tolerance=0.3).verdict == "undecided"
+
+    def test_without_common_seeds_it_is_still_joint_less_the_sum(self):
+        """Each two cells share two seeds, all four one: the means are over all seeds of each, for the gains too."""
+        seeds = [(0, 1, 2), (1, 2, 3), (2, 3, 4), (0, 3, 4)]
+        draws = np.random.default_rng(0).normal(70, 1, (4, 3))
+        cells = [dict(zip(some, map(float, row), strict=True)) for some, row in zip(seeds, draws, strict=True)]
+        found = interaction_of(*cells, tolerance=0.3)
+        base, distilled, partner, both = draws.mean(axis=1)
+        assert not found.paired
+        assert found.joint == pytest.approx(both - base)
+        assert found.interaction == pytest.approx(both - distilled - partner + base)
+        assert found.interaction == pytest.approx(found.joint - found.distillation - found.partner)
 
     def test_a_conflict(self):
         worse = {seed: value - 3 for seed, value in KD.items()}

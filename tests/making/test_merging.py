@@ -16,7 +16,6 @@ from bookkd.core.errors import (
     ConfigError,
     DataError,
     FidelityError,
-    TeacherOutputError,
     UnknownNameError,
 )
 from bookkd.knowledge import Ensemble, LiveKnowledge, StoredKnowledge, Teacher, lineage_of_weights, teachers_behind
@@ -292,7 +291,7 @@ class TestBake:
             self.baked(tmp_path / "x", three, labels=np.zeros(3, dtype=np.int64))
         with pytest.raises(ConfigError, match=r"`batch` to be one with `label`"):
             self.baked(tmp_path / "y", three, labels=None)
-        with pytest.raises(TeacherOutputError, match=r"`logits` to be finite, got '-inf'"):
+        with pytest.raises(ConfigError, match="leave every class some probability, got Extract, which does not"):
             bake(tmp_path / "z", three, transforms=(Extract(4.0),), temperature=4.0)
         with pytest.raises(ConfigError, match="`temperature` to be a number above 0"):
             bake(tmp_path / "w", three, transforms=(Flatten(0.1),), temperature=0.0)

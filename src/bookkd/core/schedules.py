@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 from bookkd.core.check import at_least, finite
 from bookkd.core.errors import ConfigError, expected
 
-__all__ = ["Clock", "Cosine", "Linear", "Ramp", "Schedule", "Steps", "parse_schedule", "resolve"]
+__all__ = ["Clock", "Cosine", "Linear", "Ramp", "Schedule", "Steps", "may_be", "parse_schedule", "resolve"]
 
 
 @dataclass(frozen=True)
@@ -135,6 +135,19 @@ def resolve(value: float | Schedule, clock: Clock) -> float:
     (4.0, 0.25)
     """
     return float(value(clock)) if callable(value) else float(value)
+
+
+def may_be(value: float | Schedule, point: float) -> bool:
+    """Say whether a number is `point`, or a schedule may end, begin or stop there; of one that is not ours nobody knows.
+
+    >>> may_be(0.5, 1), may_be(Linear(0.5, 1.0), 1), may_be(Steps((0.1, 0.5), (3,)), 1), may_be(lambda clock: 0.0, 1)
+    (False, True, False, True)
+    """
+    if not callable(value):
+        return value == point
+    if isinstance(value, Linear | Cosine):
+        return point in (value.start, value.end)
+    return point in value.values if isinstance(value, Steps) else True
 
 
 def parse_schedule(text: str | float) -> float | Schedule:

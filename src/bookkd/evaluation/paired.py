@@ -68,8 +68,8 @@ def difference_of(
         return None
     verdict, low, high = UNKNOWN, found.low, found.high
     if low is not None and high is not None:
-        # Seeds that agree to the last digit, as accuracies on few samples do, say nothing of how far others would differ.
-        verdict = INSIDE if low <= 0 <= high else EQUAL if low == high else MORE
+        # Seeds that agree, as accuracies on few samples do, say nothing of how far others would differ.
+        verdict = INSIDE if low <= 0 <= high else MORE if found.spread else EQUAL
     better = (found.mean < 0) == lower_is_better if verdict == MORE else None
     told = verdict + ("" if found.paired else UNPAIRED)
     return Difference(against, found.mean, found.sd, low, high, found.n, told, better, found.paired)
@@ -118,7 +118,7 @@ def interaction_of(
 
     I = Q(both) - Q(distilled) - Q(partner) + Q(base). "additive": the interval of I contains 0 and is narrower than
     `tolerance`; "orthogonal (weak)": the joint gain exceeds the larger single gain by more than the noise; "conflicting": it
-    falls short of it by more than the noise; else "undecided".
+    falls short of it by more than the noise; else "undecided", as it is where all seeds agree, which tells nothing of noise.
 
     Args:
         base: Seed -> figure without either.
@@ -140,7 +140,7 @@ def interaction_of(
     if found.paired:
         shared = set.intersection(*(set(cell) for cell in cells))
         cells = [{seed: cell[seed] for seed in shared} for cell in cells]
-    gains = [_gain(cell, cells[0]) for cell in cells[1:]]
+    gains = [_gain(cell, cells[0], found.paired) for cell in cells[1:]]
     alone, other, joint = (gain.mean for gain in gains)
     return Interaction(
         distillation=alone,
@@ -152,13 +152,14 @@ def interaction_of(
         high=found.high,
         retention=(joint - other) / alone if _certain(gains[0]) else None,
         n=found.n,
-        verdict=_verdict(found, _gain(cells[3], cells[1] if alone >= other else cells[2]), tolerance),
+        verdict=_verdict(found, _gain(cells[3], cells[1] if alone >= other else cells[2], found.paired), tolerance),
         paired=found.paired,
     )
 
 
-def _gain(cell: Mapping[int, float], base: Mapping[int, float]) -> Contrast:
-    found = contrast_of([cell, base], (1, -1))
+def _gain(cell: Mapping[int, float], base: Mapping[int, float], paired: bool) -> Contrast:
+    # As the interaction is, since otherwise it would not be the joint gain less the others.
+    found = contrast_of([cell, base], (1, -1), paired=paired)
     if found is None:
         raise DataError(expected("cells", "of at least one seed each", "one without", where="interaction"))
     return found
@@ -168,7 +169,7 @@ def _certain(gain: Contrast) -> bool:
     """Say whether a mean can be divided by: by Fieller's theorem the ratio has a bounded interval if this mean's lacks 0."""
     if gain.low is None or gain.high is None:
         return gain.mean != 0
-    return not gain.low <= 0 <= gain.high
+    return gain.spread and not gain.low <= 0 <= gain.high
 
 
 def _verdict(
@@ -176,6 +177,8 @@ def _verdict(
 ) -> Literal["additive", "orthogonal (weak)", "conflicting", "undecided"]:
     """Judge an interaction, and what both together give beyond the larger single gain."""
     if found.low is None or found.high is None or excess.low is None or excess.high is None:
+        return "undecided"
+    if not found.spread:
         return "undecided"
     if found.low <= 0 <= found.high and found.high - found.low < tolerance:
         return "additive"

@@ -79,6 +79,13 @@ def interval_of_mean(values: Sequence[float], level: float = 0.95) -> tuple[floa
     return mean - half, mean + half
 
 
+_ROUNDING = 1e-9
+
+
+def _or_zero(mean: float, noise: float) -> float:
+    return 0.0 if abs(mean) <= noise else mean
+
+
 @dataclass(frozen=True)
 class Contrast:
     """A weighted sum of the means of cells, such as one arm less another.
@@ -101,8 +108,15 @@ class Contrast:
     n: int
     paired: bool
 
+    @property
+    def spread(self) -> bool:
+        """Whether there is an interval with a width: seeds that all agree say nothing of how far others would differ."""
+        return self.low is not None and self.high is not None and self.low < self.high
 
-def contrast_of(cells: Sequence[Mapping[int, float]], weights: Sequence[float]) -> Contrast | None:
+
+def contrast_of(
+    cells: Sequence[Mapping[int, float]], weights: Sequence[float], *, paired: bool | None = None
+) -> Contrast | None:
     """Return a weighted sum of the means of cells with its error and interval; None where a cell is empty.
 
     Cells with at least two seeds in common are paired: the interval is Student's, of the sums of these seeds. Others are not,
@@ -110,9 +124,15 @@ def contrast_of(cells: Sequence[Mapping[int, float]], weights: Sequence[float]) 
 
         se^2 = sum_c e_c,   e_c = weight_c^2 variance_c / n_c       dof = se^4 / sum_c (e_c^2 / (n_c - 1))
 
+    A mean or a deviation below 1e-9 of the largest figure is rounding and counts as 0.
+
     Args:
         cells: Seed -> figure, one mapping a cell.
         weights: One a cell.
+        paired: Pair the seeds that all cells have, or none at all; found out where None.
+
+    Raises:
+        ConfigError: to be paired without a seed in common.
 
     >>> found = contrast_of([{0: 3.0, 1: 5.0}, {2: 1.0, 3: 2.0}], (1, -1))
     >>> found.mean, round(found.se, 4), found.paired
@@ -126,16 +146,21 @@ def contrast_of(cells: Sequence[Mapping[int, float]], weights: Sequence[float]) 
         return None
     shared = sorted(set.intersection(*(set(cell) for cell in cells)))
     fewest = min(map(len, cells))
-    if len(shared) > 1 or (shared and fewest < 2):
+    noise = _ROUNDING * max(abs(figure) for cell in cells for figure in cell.values())
+    if paired and not shared:
+        raise ConfigError(expected("cells", "of seeds in common, to be paired", "none", where="contrast"))
+    if paired or (paired is None and (len(shared) > 1 or (shared and fewest < 2))):
         sums = [sum(weight * cell[seed] for cell, weight in zip(cells, weights, strict=True)) for seed in shared]
-        return _paired(sums)
-    mean = sum(weight * statistics.fmean(cell.values()) for cell, weight in zip(cells, weights, strict=True))
+        return _paired(sums, noise)
+    mean = _or_zero(
+        sum(weight * statistics.fmean(cell.values()) for cell, weight in zip(cells, weights, strict=True)), noise
+    )
     if fewest < 2:
         return Contrast(mean, None, None, None, None, fewest, paired=False)
     pairs = zip(cells, weights, strict=True)
     errors = [weight**2 * statistics.variance(cell.values()) / len(cell) for cell, weight in pairs]
     se = math.sqrt(sum(errors))
-    if se == 0:
+    if se <= noise:
         return Contrast(mean, None, 0.0, mean, mean, fewest, paired=False)
     # By shares of the error, since squares of small variances vanish.
     dof = 1 / sum((error / se**2) ** 2 / (len(cell) - 1) for error, cell in zip(errors, cells, strict=True))
@@ -143,9 +168,11 @@ def contrast_of(cells: Sequence[Mapping[int, float]], weights: Sequence[float]) 
     return Contrast(mean, None, se, mean - half, mean + half, fewest, paired=False)
 
 
-def _paired(sums: Sequence[float]) -> Contrast:
-    mean = statistics.fmean(sums)
+def _paired(sums: Sequence[float], noise: float) -> Contrast:
+    mean = _or_zero(statistics.fmean(sums), noise)
     if len(sums) == 1:
         return Contrast(mean, None, None, None, None, 1, paired=True)
     sd, (low, high) = statistics.stdev(sums), interval_of_mean(sums)
+    if sd <= noise:
+        return Contrast(mean, 0.0, 0.0, mean, mean, len(sums), paired=True)
     return Contrast(mean, sd, sd / math.sqrt(len(sums)), low, high, len(sums), paired=True)

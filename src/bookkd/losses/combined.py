@@ -101,13 +101,15 @@ class CombinedTarget(FullTarget):
         return torch.stack([m.log_probabilities(temperature) + math.log(w) for m, w in counted]).logsumexp(0)
 
     def silent(self) -> Tensor | None:
-        """Return where no member has anything to say."""
+        """Return where no member of weight has anything to say."""
         found: Tensor | None = None
-        for member in self.members:
-            quiet = member.silent()
-            if quiet is None:
+        for member, weight in zip(self.members, self.weights, strict=True):
+            if weight == 0:
+                continue
+            one = member.silent()
+            if one is None:
                 return None
-            found = quiet if found is None else found & quiet
+            found = one if found is None else found & one
         return found
 
     def to(self, device: torch.device | str) -> CombinedTarget:
@@ -163,7 +165,7 @@ class TransformedTarget(_Wrapped):
         change: From `inner` and the temperature that the loss asks for to log-probabilities, shape [..., classes]; row by
             row, so that rows of the result are results of the rows.
         extra: What `change` needs of each position, such as its label; indexed along with the target.
-        quiet: Where the change leaves nothing to say, bool of shape `positions`.
+        silence: Where the target then has nothing to say, bool of shape `positions`; as the target inside where None.
 
     >>> from bookkd.losses import DenseTarget
     >>> target = TransformedTarget(DenseTarget(torch.tensor([[0.0, 2.0]])), lambda inner, t, extra: inner.log_probabilities(2 * t))
@@ -174,16 +176,15 @@ class TransformedTarget(_Wrapped):
     inner: FullTarget
     change: Callable[[FullTarget, float, Tensor | None], Tensor]
     extra: Tensor | None = None
-    quiet: Tensor | None = None
+    silence: Tensor | None = None
 
     def log_probabilities(self, temperature: float) -> Tensor:
         """Return what `change` makes of the inner target."""
         return self.change(self.inner, temperature, self.extra).detach().to(computing_dtype(self.dtype))
 
     def silent(self) -> Tensor | None:
-        """Return where the target inside or the change has nothing to say."""
-        inner = self.inner.silent()
-        return inner if self.quiet is None else self.quiet if inner is None else inner | self.quiet
+        """Return where there is nothing to say after the change."""
+        return self.inner.silent() if self.silence is None else self.silence
 
     def to(self, device: torch.device | str) -> TransformedTarget:
         """Return the target on `device`; the copy does not wait for the device."""
@@ -194,8 +195,8 @@ class TransformedTarget(_Wrapped):
         return self._map(self.inner.rows(index), lambda part: part[index])
 
     def _map(self, inner: FullTarget, change: Callable[[Tensor], Tensor]) -> TransformedTarget:
-        extra, quiet = (None if part is None else change(part) for part in (self.extra, self.quiet))
-        return TransformedTarget(inner, self.change, extra, quiet)
+        extra, silence = (None if part is None else change(part) for part in (self.extra, self.silence))
+        return TransformedTarget(inner, self.change, extra, silence)
 
 
 @dataclass(frozen=True, eq=False)

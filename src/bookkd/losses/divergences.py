@@ -6,6 +6,7 @@ from torch import Tensor
 
 from bookkd.core.check import between
 from bookkd.core.errors import ConfigError, expected
+from bookkd.core.schedules import may_be
 from bookkd.losses._pair import kl, log_pair, mixture, scaled
 from bookkd.losses.claims import claims
 from bookkd.losses.targets import Target
@@ -45,7 +46,7 @@ def reverse_kl(student: Tensor, teacher: Target | Tensor, *, temperature: float,
     return scaled(kl(log_q, log_p), temperature, t_squared)
 
 
-@claims(t_squared=True, sparse=True, full_support=lambda hyper: hyper.get("beta") == 1)
+@claims(t_squared=True, sparse=True, full_support=lambda hyper: may_be(hyper.get("beta", 0), 1))
 def generalised_jsd(
     student: Tensor, teacher: Target | Tensor, *, beta: float, temperature: float, t_squared: bool
 ) -> Tensor:
@@ -119,7 +120,7 @@ def skew_kl(student: Tensor, teacher: Target | Tensor, *, alpha: float, temperat
     return scaled(_skew(log_p, log_q, alpha, "skew_kl"), temperature, t_squared)
 
 
-@claims(t_squared=True, sparse=True, full_support=lambda hyper: hyper.get("alpha") == 0)
+@claims(t_squared=True, sparse=True, full_support=lambda hyper: may_be(hyper.get("alpha", 1), 0))
 def skew_reverse_kl(
     student: Tensor, teacher: Target | Tensor, *, alpha: float, temperature: float, t_squared: bool
 ) -> Tensor:

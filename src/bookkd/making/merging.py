@@ -137,12 +137,12 @@ def bake(
 
     Raises:
         BookMismatchError: naming what differs between two of the books; if the folder holds another book.
-        ConfigError: if there is no book, or one of another task than classification, whose distribution is another.
+        ConfigError: if there is no book, or one of another task than classification, whose distribution is another; if a
+            transform leaves classes without any probability, which no record can hold.
         FidelityError: if a book keeps only some classes.
         DataError: if there are not as many labels as samples.
-        TeacherOutputError: if a transform leaves a class without any probability, which no record can hold.
     """
-    _check_bake(books, temperature, codec, labels)
+    _check_bake(books, transforms, temperature, codec, labels)
     first = books[0]
     # Also around one book: it refuses sparse ones.
     knowledge = Ensemble([StoredKnowledge(book) for book in books])
@@ -163,10 +163,19 @@ def bake(
 
 
 def _check_bake(
-    books: Sequence[Book], temperature: float, codec: Codec | None, labels: npt.NDArray[np.int64] | None
+    books: Sequence[Book],
+    transforms: Sequence[FieldTransform],
+    temperature: float,
+    codec: Codec | None,
+    labels: npt.NDArray[np.int64] | None,
 ) -> None:
     """Refuse what cannot be baked; arguments as `bake`."""
     positive(temperature, "temperature", where="bake")
+    zeros = [type(each).__name__ for each in transforms if each.leaves_zeros]
+    if zeros:
+        do = "Learn from the books themselves, or take a share below 1."
+        wish, got = "ones that leave every class some probability", f"{zeros[0]}, which does not"
+        raise ConfigError(expected("transforms", wish, got, where="bake", do=do))
     if not books:
         raise ConfigError(expected("books", "at least one", 0, where="bake"))
     for book in books:

@@ -1,7 +1,7 @@
 """Field transforms: what is done to logits on the way into a loss, on the teacher's side, the student's, or both.
 
-They compose with the losses on logits: `transformed(term, Standardise())`; what leaves a class without probability does not
-with a loss that is infinite there (refused). The teacher's side is worked out when the loss
+They compose with losses on logits: `transformed(term, Standardise())`. Where they leave a class without probability, a loss that
+is infinite there is refused. The teacher's side is worked out when the loss
 asks, at the temperature that it asks for, so that a book keeps logits at temperature 1 and every choice stays free.
 """
 
@@ -320,7 +320,8 @@ class Extract(FieldTransform):
         # Below the rounding of the probabilities there is no likeness left, only noise.
         empty = total <= 4 * target.n_classes * torch.finfo(p.dtype).eps
         log_g = torch.where(empty, _uniform(log_p), rest / total.masked_fill(empty, 1)).log()
-        return TransformedTarget(target, _given, log_g, empty.squeeze(-1))
+        before, silent = target.silent(), empty.squeeze(-1)
+        return TransformedTarget(target, _given, log_g, silent if before is None else before | silent)
 
 
 def _uniform(log_p: Tensor) -> Tensor:

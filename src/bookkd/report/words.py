@@ -26,8 +26,6 @@ __all__ = ["difference_text", "seeds_text", "summary"]
 
 _MOST_ARMS = 8
 _MOST_TEACHERS = 3
-_SAME = 1e-9
-"""An interval that is narrower comes of differences that are the same in all seeds but for rounding."""
 
 
 def summary(numbers: Numbers) -> tuple[str, ...]:
@@ -188,7 +186,7 @@ def _classes(numbers: Numbers) -> Iterator[str]:
 
 
 def _wide(difference: Difference) -> bool:
-    return difference.low is not None and difference.high is not None and difference.high - difference.low > _SAME
+    return difference.low is not None and difference.high is not None and difference.low < difference.high
 
 
 def _calibration(numbers: Numbers) -> Iterator[str]:

@@ -91,10 +91,9 @@ def _one_teacher(first: Source, n_books: int) -> Source | None:
     if len(places) < 2 and n_books < 2:
         return None
     known = StoredKnowledge(first.books[0], tuple(places)).teachers
-    measured = [-1.0 if teacher.accuracy is None else teacher.accuracy for teacher in known]
-    # Not by its name, which two may have.
-    best = plan.teachers.index(known[measured.index(max(measured))])
-    return Source("one teacher", first.books[:1], test_books=alone, members=(best,))
+    # The largest, since the most accurate would often be chosen on the split that is reported. Not by name, which two may have.
+    largest = max(range(len(known)), key=lambda place: known[place].parameters or 0)
+    return Source("one teacher", first.books[:1], test_books=alone, members=(plan.teachers.index(known[largest]),))
 
 
 def _left_out(full: Method) -> dict[str, dict[str, Any]]:
