@@ -160,7 +160,61 @@ class TestCodecs:
 
     def test_a_loss_that_needs_every_class(self, weights, tmp_path, refused):
         assert make(weights, tmp_path / "b", "--codec", "top_k", "--codec.k", "4", "--codec.temperatures", "[4]") == 0
-        assert "dense" in refused(learn(tmp_path / "b", tmp_path / "run", "--method.preset", "kd-lib"))
+        line = refused(learn(tmp_path / "b", tmp_path / "run", "--method.preset", "kd-lib"))
+        assert "'logits' to be dense for method vanilla-kd" in line
+        assert "bookkd make ... --codec dense" in line
+        assert not (tmp_path / "run").exists()
+
+
+class TestNeeds:
+    """What a method needs and its book lacks is said before anything starts, with the command that adds it."""
+
+    def test_a_method_of_two_views_and_a_book_of_one(self, weights, tmp_path, refused):
+        for views, command in (
+            ("digits", "bookkd make ... --views.n_views 2."),
+            ("none", "bookkd make ... --views NAME --views.n_views 2."),
+        ):
+            book = tmp_path / views
+            assert make(weights, book, "--views", views, "--views.n_views", "1") == 0
+            line = refused(learn(book, tmp_path / "run", "--method", "mlkd"))
+            assert line.endswith(
+                f"Expected `n_views` to be at least 2 for method mlkd, got 1 ({book}). Make a book of more views: {command}"
+            )
+        assert not (tmp_path / "run").exists()
+
+    def test_a_method_of_two_views_of_which_one_is_asked_for(self, made, weights, tmp_path, refused):
+        one = ["--views", "digits", "--views.n_views", "1", "--method", "mlkd"]
+        said = "`n_views` to be at least 2 for method mlkd, got 1. Pass --views NAME --views.n_views 2."
+        assert said in refused(learn(made, tmp_path / "run", *one))
+        live = ["--teacher", "digits-large", "--teacher.weights", str(weights), "--student", "digits-small"]
+        argv = ["learn", *DATA, *live, *one, "--validate_on", "", "--loggers", "[]", "--out", str(tmp_path / "run")]
+        assert said in refused(main(argv))
+        assert not (tmp_path / "run").exists()
+
+    def test_a_field_that_the_book_has_not(self, made, tmp_path, refused):
+        line = refused(learn(made, tmp_path / "run", "--method", user("AsksForFeatures")))
+        assert "to have field 'features/last' for method asks-for-features, got logits" in line
+        assert "bookkd.making.make" in line
+        assert not (tmp_path / "run").exists()
+
+    @pytest.mark.parametrize(
+        ("codec", "views", "methods", "said"),
+        [
+            ("dense", "1", "mlkd", ("at least 2 for method mlkd, got 1", "bookkd make ... --views.n_views 2")),
+            ("top_k", "2", "dist", ("'logits' to be dense for method dist", "bookkd make ... --codec dense")),
+            ("top_k", "2", "takd", ("honour temperature 5 for method takd", "--codec.temperatures including 5")),
+            ("dense", "2", user("AsksForFeatures"), ("field 'features/last' for method asks", "bookkd.making.make")),
+        ],
+    )
+    def test_a_sweep_is_refused_before_its_first_run(self, weights, tmp_path, refused, codec, views, methods, said):
+        more = ["--codec.k", "4", "--codec.temperatures", "[4]"] if codec == "top_k" else []
+        assert make(weights, tmp_path / "b", "--codec", codec, *more, "--views.n_views", views) == 0
+        quick = ["--training.epochs", "1", "--training.batch_size", "32", "--training.accelerator", "cpu"]
+        argv = ["compare", *DATA, "--students", "digits-small", "--methods", f"supervised,{methods}", *quick]
+        line = refused(main([*argv, "--books", str(tmp_path / "b"), "--out", str(tmp_path / "runs")]))
+        for words in (*said, " / digits-small / b"):
+            assert words in line
+        assert not (tmp_path / "runs").exists()
 
 
 class TestNames:

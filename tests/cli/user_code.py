@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from bookkd.core.protocols import Needs
 from bookkd.methods import Supervised
 from bookkd.zoo import open_dataset
 
@@ -93,3 +94,13 @@ class Stateful:
 @dataclass(frozen=True)
 class MyMethod(Supervised):
     name: ClassVar[str] = "tests.cli.user_code:MyMethod"
+
+
+@dataclass(frozen=True)
+class AsksForFeatures(Supervised):
+    """A method that no book of ours can serve."""
+
+    name: ClassVar[str] = "asks-for-features"
+
+    def needs(self, task) -> Needs:
+        return Needs({"features/last": ()})

@@ -150,9 +150,26 @@ STORED = type("Stored", (), {"fields": {"logits": FieldInfo((10,), True, (1.0, 4
         (Needs({"logits": (4.0,)}), None, ConfigError, r"knowledge of logits for method m, got none\. Pass a book"),
         (Needs(live_teacher=True), None, ConfigError, r"knowledge of a live teacher for method m, got none"),
         (Needs(live_teacher=True), STORED, ConfigError, r"a live teacher for method m, got a book"),
-        (Needs({"features/layer1": ()}), STORED, ConfigError, r"field 'features/layer1' for method m, got logits\."),
+        (
+            Needs({"features/layer1": ()}),
+            STORED,
+            ConfigError,
+            r"field 'features/layer1' for method m, got logits\. Make a book that holds it, with bookkd\.making\.make",
+        ),
+        (
+            Needs({"mean": ()}),
+            STORED,
+            ConfigError,
+            r"field 'mean' .* got logits\. .*: bookkd make \.\.\. --task regression",
+        ),
         (Needs({"logits": (2.0,)}), STORED, FidelityError, r"honour temperature 2 .* promises 1, 4\. Use one of these"),
         (Needs({"logits": (4.0,)}, dense=("logits",)), STORED, FidelityError, r"'logits' to be dense for method m"),
+        (
+            Needs(dense=("logits",), fields={"logits": ()}),
+            STORED,
+            FidelityError,
+            r"bookkd make \.\.\. --codec dense, or --codec int8",
+        ),
     ],
 )
 def test_needs_that_are_not_met(needs, knowledge, error, match):

@@ -6,10 +6,11 @@ import multiprocessing
 import os
 import signal
 
+import numpy as np
 import torch
 from torch import nn
 
-from bookkd.zoo import create_network, open_dataset
+from bookkd.zoo import SubsetDataset, create_network, open_dataset
 
 BREAK = "BOOKKD_TEST_BREAK"
 """Environment variable: "raise" or "kill" (workers alone) while the fragile network learns."""
@@ -46,6 +47,13 @@ class Guarded:
         if index == 0:
             return self.inner[0]
         raise AssertionError("the test split was looked at")
+
+
+def three_parts(split: str = "train"):
+    """Digits with a split to choose on, which is other samples than the two of the zoo."""
+    found = open_dataset("digits", split="test" if split == "test" else "train")
+    places = {"train": range(128), "valid": range(128, 192), "test": range(len(found))}
+    return SubsetDataset(found, np.array(places[split]))
 
 
 def guarded(split: str = "train"):

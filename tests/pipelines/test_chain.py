@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from urllib.parse import unquote
 
 import numpy as np
 import pytest
 import torch
 
-from bookkd.book import Book, lineage_tree
-from bookkd.core.errors import ConfigError, UnknownNameError
+from bookkd.book import Book, TopK, lineage_tree
+from bookkd.core.errors import ConfigError, FidelityError, UnknownNameError
 from bookkd.knowledge import lineage_of_weights
 from bookkd.learning import Training
-from bookkd.methods import TAKD, SelfDistillation, VanillaKD
+from bookkd.methods import (
+    DIST,
+    DML,
+    MLKD,
+    TAKD,
+    BetaLabelSmoothing,
+    SelfDistillation,
+    Supervised,
+    TfKDReg,
+    VanillaKD,
+)
 from bookkd.pipelines import DataOptions, NetworkOptions, ViewOptions, learn_student, make_book
 from bookkd.pipelines.chain import (
     Chain,
@@ -35,7 +46,7 @@ SHORT = Training(epochs=1, batch_size=64, accelerator="cpu")
 
 def chain(out, **changes):
     options = {"data": DataOptions("digits", limit=128), "views": ViewOptions("digits", 1), "method": TAKD()}
-    return Chain(out=out, training=SHORT, **{**options, "say": lambda text: None, **changes})
+    return Chain(out=out, **{**options, "training": SHORT, "say": lambda text: None, **changes})
 
 
 def test_a_chain_of_assistants_goes_through_books_alone(tmp_path):
@@ -267,11 +278,69 @@ def test_the_assistant_is_chosen_on_samples_that_no_network_learns_from(tmp_path
     assert Book(shared.folder(("digits-large",)) / "book").n_samples == 128
 
 
-def test_an_assistant_chosen_on_the_reported_split_is_noted(tmp_path):
-    found = chain_of(chain(tmp_path), "digits-large,digits-small", candidates=MIDDLE, validation="test")
-    assert "chosen by its accuracy on split test" in found["notes"][-1]
-    assert (found["chosen"], found["chosen_on"], found["train_samples"]) == (MIDDLE, "test", 128)
-    assert found["teacher_accuracy"] == found["networks"][0]["accuracy"]
+def test_an_assistant_is_chosen_on_a_split_of_its_own_and_the_choice_counts_to_its_path(tmp_path):
+    data = DataOptions("tests.pipelines.compare_parts:three_parts")
+    found = chain_of(
+        chain(tmp_path, data=data), "digits-large,digits-small", candidates=f"{MIDDLE},{OTHER}", validation="valid"
+    )
+    assert (found["chosen_on"], found["train_samples"], found["notes"][1:]) == ("valid", 128, [])
+    assert {record["split"] for record in found["alone"].values()} == {"valid"}
+    direct, assisted = found["paths"]
+    # Teacher and student; teacher, assistant and student, after two candidates and the student on labels alone.
+    assert (direct["trainings"], assisted["trainings"]) == (2, 3 + 3)
+    learned = [entry["seconds"] + entry["book_seconds"] for entry in found["networks"] if len(entry["path"]) != 2]
+    middle = next(entry for entry in found["networks"] if entry["path"] == ["digits-large", found["chosen"]])
+    on_labels = [record["seconds"] for record in found["alone"].values()]
+    assert min(on_labels) > 0
+    total = sum(learned) + middle["seconds"] + middle["book_seconds"] + sum(on_labels)
+    assert assisted["seconds"] == pytest.approx(total)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "match"),
+    [
+        ({"method": MLKD()}, ConfigError, "`n_views` to be at least 2 for method mlkd, got 1"),
+        (
+            {"method": MLKD(), "views": ViewOptions("digits", 2), "training": replace(SHORT, batch_size=15)},
+            ConfigError,
+            r"`batch_size` to be a multiple of views_per_sample = 2, got 15 \(chain\)",
+        ),
+        (
+            {"method": DIST(), "training": replace(SHORT, batch_size=256)},
+            ConfigError,
+            r"`batch_size` to be at most 1(28|15) for 1(28|15) samples, got 256 \(chain\)",
+        ),
+        ({"method": DIST(), "codec": TopK(4, (1.0,))}, FidelityError, r"dense for method dist.* --codec dense"),
+        ({"codec": TopK(4, (1.0, 4.0))}, FidelityError, r"temperature 5 for method takd.* promises 1, 4 \(chain\)"),
+        ({"codec": TopK(20, (5.0,))}, ConfigError, "`k` to be"),
+        ({"training": replace(SHORT, patience=2)}, ConfigError, "`training.patience` to be absent, got 2"),
+        (
+            {"training": replace(SHORT, schedule="plateau")},
+            ConfigError,
+            "`training.schedule` to be another than plateau",
+        ),
+        *(
+            (
+                {"method": method},
+                ConfigError,
+                f"`method` to be one that learns from a book, got {method.name}, .* Use takd",
+            )
+            for method in (Supervised(), TfKDReg(), BetaLabelSmoothing(), DML())
+        ),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_the_teacher_is(tmp_path, changes, error, match):
+    for options in ({}, {"candidates": MIDDLE, "validation_fraction": 0.1}, {"every": True}):
+        with pytest.raises(error, match=match):
+            chain_of(chain(tmp_path, **changes), "digits-large,digits-small", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_networks_are_not_measured_on_what_they_learn_from(tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"`test` to be another split than the data's, got 'train' \(chain\)\. .*--test"
+    ):
+        chain(tmp_path, test="train")
 
 
 def test_a_given_teacher_may_have_seen_what_is_held_out(tmp_path):
@@ -309,9 +378,10 @@ def test_weights_of_the_first_network_are_taken_as_they_are(tmp_path):
         ("56,8", {"candidates": "20", "validation": "train"}, "`validation` to be another split than the data's"),
         (
             "56,8",
-            {"candidates": "20", "validation": "test", "validation_fraction": 0.1},
+            {"candidates": "20", "validation": "valid", "validation_fraction": 0.1},
             "absent where a split is given",
         ),
+        ("56,8", {"candidates": "20", "validation": "test"}, "`validation` to be another split than test, got 'test'"),
         (
             "56,8",
             {"candidates": "20", "validation_fraction": 0.0},

@@ -179,6 +179,14 @@ def test_batches_that_a_method_cannot_learn_from_are_refused_before_any_run(made
     assert lines == []
 
 
+def test_teachers_are_not_weighed_by_what_they_score_on_the_reported_split(made, tmp_path):
+    weighed = {"name": "bookkd", "options": {"weights": "accuracy"}}
+    together = {"both": [str(made["one"]), str(made["two"])]}
+    with pytest.raises(ConfigError, match="`accuracies` to be measured on another split than test, which is reported"):
+        compare(made, tmp_path / "out", methods=[weighed], books=together)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_folder_serves_one_sweep_at_a_time(made, tmp_path):
     lock = Lock(tmp_path / ".lock")
     try:

@@ -13,7 +13,7 @@ from bookkd.core.errors import ConfigError
 from bookkd.knowledge import LiveKnowledge, StoredKnowledge
 from bookkd.learning import Training, learn
 from bookkd.making import make
-from bookkd.methods import VanillaKD
+from bookkd.methods import DIST, DML, MLKD, Supervised, TfKDReg, VanillaKD
 from bookkd.pipelines import DataOptions, NetworkOptions, ViewOptions
 from bookkd.pipelines.predict_cost import predict_cost
 from bookkd.tasks import Classification
@@ -45,38 +45,38 @@ def predicted(weights, **changes):
     return predict_cost(**{**options, "training": TRAINING, "cpu": True, **changes})
 
 
-def test_within_a_fifth_of_the_real_run(one_thread, weights, tmp_path):
+# Of two views of a sample in a batch, half the passes would be missing from a prediction that counted one.
+@pytest.mark.parametrize(("method", "epochs", "share"), [(VanillaKD(), 8, 0.2), (MLKD(), 3, 0.35)])
+def test_within_a_share_of_the_real_run(one_thread, weights, tmp_path, method, epochs, share):
     # A processor that is shared runs at another speed from minute to minute: one of three tries is to be right as a whole.
-    tries = [ratios(weights, tmp_path / str(attempt)) for attempt in range(1)]
-    while len(tries) < 3 and not close(tries[-1]):
-        tries.append(ratios(weights, tmp_path / str(len(tries))))
-    assert close(tries[-1]), tries
+    tries = []
+    for attempt in range(3):
+        tries.append(ratios(weights, tmp_path / str(attempt), method, replace(TRAINING, epochs=epochs)))
+        if all(1 - share <= ratio <= 1 / (1 - share) for ratio in tries[-1].values()):
+            return
+    pytest.fail(f"predicted over real seconds, at each try: {tries}")
 
 
-def close(found):
-    return all(abs(ratio - 1) <= 0.2 for ratio in found.values())
-
-
-def ratios(weights, path):
+def ratios(weights, path, method, training):
     """Predicted over real seconds: of making, of a student from the book, of a student online."""
     dataset, views = DATA.open(), VIEWS.build()
     task, teacher = Classification(dataset.class_names), weights.teacher(10, "cpu")
-    found = predicted(weights)
+    found = predicted(weights, method=method, training=training)
     book = make(path / "book", teacher, dataset, views, task=task)
     assert found.records == found.teacher_forwards == book.cost["teacher_forwards"]
     assert book.nbytes == pytest.approx(found.codecs["dense float16"]["bytes"], rel=0.05)
     return {
         "making": found.making_seconds / book.cost["cpu_seconds"],
-        "book": found.student_seconds / learning(StoredKnowledge(book), dataset, views, task),
-        "online": found.online_seconds / learning(LiveKnowledge(teacher, task), dataset, views, task),
+        "book": found.student_seconds / learning(StoredKnowledge(book), dataset, views, task, method, training),
+        "online": found.online_seconds / learning(LiveKnowledge(teacher, task), dataset, views, task, method, training),
     }
 
 
-def learning(knowledge, dataset, views, task):
+def learning(knowledge, dataset, views, task, method, training):
     network, preprocess = NetworkOptions("digits-small").build(10, role="student")
-    options = {"task": task, "knowledge": knowledge, "method": VanillaKD(), "preprocess": preprocess}
+    options = {"task": task, "knowledge": knowledge, "method": method, "preprocess": preprocess}
     started = time.process_time()
-    learn(network, dataset, views, training=TRAINING, **options)
+    learn(network, dataset, views, training=training, **options)
     return time.process_time() - started
 
 
@@ -85,8 +85,11 @@ def test_totals_and_the_break_even(one_thread, weights):
     assert found.book_total == pytest.approx(found.making_seconds + 7 * found.student_seconds)
     assert found.online_total == pytest.approx(7 * found.online_seconds)
     # After so many students the book has taken no longer, and after one fewer it had.
-    after = found.paid_after_students
-    assert after is not None
+    after, saved = found.paid_after_students, found.online_seconds - found.student_seconds
+    if after is None:  # on a machine that is busy with other things
+        assert saved <= found.saving_spread_seconds
+        pytest.skip("the saving of a student is within the spread of the steps' times")
+    assert saved > found.saving_spread_seconds
     lead = [found.making_seconds + n * (found.student_seconds - found.online_seconds) for n in (after, after - 1)]
     assert lead[0] <= 0 < lead[1]
     assert (found.measured_records, found.measured_steps) == (64, 12)
@@ -94,6 +97,34 @@ def test_totals_and_the_break_even(one_thread, weights):
     assert list(found.codecs) == names
     for name in names[1:]:
         assert 0 < found.codecs[name]["temperatures"]["4"]["mean"] < 1e-2
+
+
+@pytest.mark.parametrize("method", [VanillaKD(), DIST(), MLKD()])
+def test_steps_are_those_of_a_real_run(weights, method):
+    data, views, student = replace(DATA, limit=100), VIEWS.build(), NetworkOptions("digits-small")
+    training = replace(TRAINING, epochs=2, batch_size=32)
+    found = predicted(weights, data=data, training=training, method=method, sample=100)
+    dataset = data.open()
+    task, (network, preprocess) = Classification(dataset.class_names), student.build(10, role="student")
+    passed = []
+    network.register_forward_pre_hook(lambda module, given: passed.append(len(given[0])))
+    knowledge = LiveKnowledge(weights.teacher(10, "cpu"), task)
+    learn(
+        network, dataset, views, task=task, knowledge=knowledge, method=method, preprocess=preprocess, training=training
+    )
+    assert passed == [32] * found.steps
+    assert found.teacher_forwards == found.records == 100 * VIEWS.n_views
+
+
+def test_views_that_are_all_the_same_are_one(weights):
+    assert predicted(weights, views=ViewOptions("none", 8), sample=16).records == len(DATA.open())
+
+
+def test_a_saving_within_the_spread_of_the_steps_is_none(weights):
+    found = predicted(weights, sample=16, training=replace(TRAINING, batch_size=16))
+    saved = found.online_seconds - found.student_seconds
+    assert found.saving_spread_seconds > 0
+    assert (found.paid_after_students is not None) == (saved > found.saving_spread_seconds)
 
 
 @pytest.mark.parametrize(
@@ -109,11 +140,19 @@ def test_totals_and_the_break_even(one_thread, weights):
             "paid for itself after the first student: making it takes 4.0 s",
         ),
         ({"paid_after_students": None}, "The book never pays for itself in time"),
+        (
+            {"paid_after_students": None, "saving_spread_seconds": 10.0},
+            "No break-even can be told: what a student from the book saves is within 10.0 s",
+        ),
+        ({"students": 1}, "The one planned is not enough: with a book it takes 15.0 s more."),
+        ({"students": 1}, "1 student, all in all"),
+        ({}, "4 students, all in all"),
     ],
 )
 def test_the_program_says_when_the_book_has_paid_for_itself(changes, said, capsys):
     result = {"students": 4, "making_seconds": 25.0, "student_seconds": 5.0, "online_seconds": 15.0, "records": 1000}
-    result |= {"paid_after_students": 3, "codecs": {}, "measured_records": 64, "measured_steps": 12, **changes}
+    result |= {"paid_after_students": 3, "codecs": {}, "measured_records": 64, "measured_steps": 12}
+    result |= {"saving_spread_seconds": 1.0, "steps": 100, **changes}
     result["book_total"] = result["making_seconds"] + result["students"] * result["student_seconds"]
     result["online_total"] = result["students"] * result["online_seconds"]
     show(result)
@@ -127,3 +166,10 @@ def test_out_of_range(weights):
         predicted(weights, sample=3)
     with pytest.raises(ConfigError, match="`mix` to be none for a plan, got 'mixup'"):
         predicted(weights, views=replace(VIEWS, mix="mixup"))
+    for method in (Supervised(), TfKDReg(), DML()):
+        with pytest.raises(ConfigError, match=f"`method` to be one that learns from a book, got {method.name}, which"):
+            predicted(weights, method=method)
+    with pytest.raises(ConfigError, match=r"`n_views` to be at least 2 for method mlkd, got 1 .*--views.n_views 2"):
+        predicted(weights, method=MLKD(), views=ViewOptions("digits", 1))
+    with pytest.raises(ConfigError, match=r"`batch_size` to be a multiple of views_per_sample = 2, got 15 \(plan\)"):
+        predicted(weights, method=MLKD(), training=replace(TRAINING, batch_size=15))

@@ -47,7 +47,7 @@ def chain(
             to the mean of the teacher's and the student's, on samples that no network learns from.
         generations: How often the last network of the path follows on itself: 3 gives two more generations.
         test: Split on which every network is measured.
-        validation: Split on which an assistant is chosen.
+        validation: Split on which an assistant is chosen; never the test split.
         validation_fraction: In its place, share of the training samples that no network learns from; 0.1 by default, where an
             assistant is chosen.
     """

@@ -57,7 +57,11 @@ def show(result: dict[str, Any]) -> None:
     values = [
         ("making the book, once", _time(result["making_seconds"]), "-"),
         ("one student", _time(result["student_seconds"]), _time(result["online_seconds"])),
-        (f"{several} students, all in all", _time(result["book_total"]), _time(result["online_total"])),
+        (
+            f"{several:,} student{'s' if several > 1 else ''}, all in all",
+            _time(result["book_total"]),
+            _time(result["online_total"]),
+        ),
     ]
     out.print(rows("Predicted time", ("", "from a book", "teacher online"), values))
     out.print(_paid(result), soft_wrap=True)
@@ -78,9 +82,15 @@ def show(result: dict[str, Any]) -> None:
 def _paid(result: dict[str, Any]) -> str:
     """Return after how many students the book has paid for itself, in words."""
     after, several = result["paid_after_students"], result["students"]
+    saving, spread = result["online_seconds"] - result["student_seconds"], result["saving_spread_seconds"]
+    if after is None and abs(saving) <= spread:
+        return (
+            f"No break-even can be told: what a student from the book saves is within {_time(spread)}, which the times of the "
+            "measured steps leave open. Plan again on a machine that does nothing else."
+        )
     if after is None:
         return "The book never pays for itself in time: this teacher costs nothing beside the student's step."
-    saved = _time(result["online_seconds"] - result["student_seconds"])
+    saved = _time(saving)
     told = "the first student" if after == 1 else f"{after:,} students"
     text = (
         f"The book has paid for itself after {told}: making it takes {_time(result['making_seconds'])}, and each student from "
@@ -89,7 +99,9 @@ def _paid(result: dict[str, Any]) -> str:
     if after <= several:
         return text
     more = _time(result["book_total"] - result["online_total"])
-    return f"{text} The {several} planned are not enough: with a book they take {more} more."
+    if several == 1:
+        return f"{text} The one planned is not enough: with a book it takes {more} more."
+    return f"{text} The {several:,} planned are not enough: with a book they take {more} more."
 
 
 def _time(seconds: float) -> str:

@@ -7,7 +7,7 @@ from bookkd.knowledge.base import Teacherless
 from bookkd.knowledge.ensemble import Ensemble, SideBySide, books_of, check_same, teachers_of
 from bookkd.knowledge.lineage import NOTES, lineage_of_weights, teachers_behind
 from bookkd.knowledge.live import LiveKnowledge
-from bookkd.knowledge.needs import check_needs
+from bookkd.knowledge.needs import check_fields, check_needs, check_views
 from bookkd.knowledge.own import BetaSmoothing, SelfKnowledge, VirtualKnowledge
 from bookkd.knowledge.stored import StoredKnowledge, member_fields
 from bookkd.knowledge.teacher import Teacher
@@ -25,8 +25,10 @@ __all__ = [
     "VirtualKnowledge",
     "books_of",
     "check_alignment",
+    "check_fields",
     "check_needs",
     "check_same",
+    "check_views",
     "keys_of",
     "lineage_of_weights",
     "member_fields",

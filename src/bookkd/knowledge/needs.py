@@ -2,55 +2,133 @@
 
 from __future__ import annotations
 
-from bookkd.core.errors import ConfigError, FidelityError
+from collections.abc import Mapping, Sequence
+
+from bookkd.book import Book
+from bookkd.core.errors import ConfigError, FidelityError, expected
+from bookkd.core.fields import LOGITS, MEAN, VARIANCE, FieldInfo
 from bookkd.core.names import nearest
 from bookkd.core.protocols import Knowledge, Needs
+from bookkd.knowledge.ensemble import books_of
 from bookkd.knowledge.live import LiveKnowledge
 
-__all__ = ["check_needs"]
+__all__ = ["check_fields", "check_needs", "check_views"]
+
+_HOW = {
+    LOGITS: "Make a book that holds it: bookkd make ... --task classification.",
+    MEAN: "Make a book that holds it: bookkd make ... --task regression.",
+    VARIANCE: "Make a book that holds it: bookkd make ... --task regression, by a teacher that gives a variance.",
+}
+_OTHERWISE = "Make a book that holds it, with bookkd.making.make and a task that gives it."
 
 
-def check_needs(needs: Needs, knowledge: Knowledge | None, method: str) -> None:
+def check_needs(
+    needs: Needs, knowledge: Knowledge | None, method: str, *, n_views: int | None = None, where: str = ""
+) -> None:
     """Refuse a method whose needs the knowledge cannot meet.
 
     Args:
         needs: What the method asks for.
         knowledge: Who would answer; None for nobody.
         method: Name of the method, for the error.
+        n_views: Views of a sample that the student would see; None where they are not known yet.
+        where: What would learn, for the error.
 
     Raises:
-        ConfigError: if a field is missing or a live teacher is needed.
+        ConfigError: if a field is missing, a live teacher is needed, or there are too few views.
         FidelityError: if a codec cannot honour a temperature or a loss.
     """
+    place = f" ({where})" if where else ""
     if knowledge is None:
         if needs.fields or needs.live_teacher:
             wanted = ", ".join(needs.fields) or "a live teacher"
             raise ConfigError(
-                f"Expected knowledge of {wanted} for method {method}, got none. Pass a book or a teacher."
+                f"Expected knowledge of {wanted} for method {method}, got none{place}. Pass a book or a teacher."
             )
-        return
-    if needs.live_teacher and not isinstance(knowledge, LiveKnowledge):
-        raise ConfigError(
-            f"Expected a live teacher for method {method}, got a book. Pass --teacher NAME --teacher.weights FILE in its place."
-        )
-    for name, temperatures in needs.fields.items():
-        info = knowledge.fields.get(name)
-        if info is None:
-            have = ", ".join(nearest(name, knowledge.fields)) or "nothing"
+    else:
+        if needs.live_teacher and not isinstance(knowledge, LiveKnowledge):
             raise ConfigError(
-                f"Expected the knowledge to have field {name!r} for method {method}, got {have}. "
-                "Make a book that holds it."
+                f"Expected a live teacher for method {method}, got a book{place}. "
+                "Pass --teacher NAME --teacher.weights FILE in its place."
+            )
+        check_fields(needs, knowledge.fields, method, where=where)
+    if n_views is not None:
+        books = [stored.book for stored in books_of(knowledge)]
+        check_views(needs, n_views, method, books=books, where=where)
+
+
+def check_fields(needs: Needs, fields: Mapping[str, FieldInfo], method: str, *, where: str = "") -> None:
+    """Refuse a method that asks for what is not among some fields, or not as they are kept.
+
+    Args:
+        needs: What the method asks for.
+        fields: What there is, by field name.
+        method: Name of the method, for the error.
+        where: What would learn, for the error.
+
+    Raises:
+        ConfigError: if a field is missing.
+        FidelityError: if a codec cannot honour a temperature or a loss.
+
+    >>> check_fields(Needs({"logits": (4.0,)}), {"logits": FieldInfo((10,))}, "vanilla-kd")
+    >>> check_fields(Needs({"logits": (4.0,)}), {"mean": FieldInfo((1,))}, "vanilla-kd")
+    Traceback (most recent call last):
+    ...
+    bookkd.core.errors.ConfigError: Expected the knowledge to have field 'logits' for method vanilla-kd, got mean. \
+Make a book that holds it: bookkd make ... --task classification.
+    """
+    place = f" ({where})" if where else ""
+    for name, temperatures in needs.fields.items():
+        info = fields.get(name)
+        if info is None:
+            have = ", ".join(nearest(name, fields)) or "nothing"
+            raise ConfigError(
+                f"Expected the knowledge to have field {name!r} for method {method}, got {have}{place}. "
+                f"{_HOW.get(name, _OTHERWISE)}"
             )
         if info.sparse and name in needs.dense:
             raise FidelityError(
                 f"Expected field {name!r} to be dense for method {method}, got a sparse codec, which serves no loss over every "
-                "class and no temperature that moves steadily. "
-                "Make the book with --codec dense or --codec int8."
+                f"class and no temperature that moves steadily{place}. "
+                "Make the book with bookkd make ... --codec dense, or --codec int8."
             )
         missing = [t for t in temperatures if info.temperatures and t not in info.temperatures]
         if missing:
             promised = ", ".join(f"{t:g}" for t in info.temperatures)
             raise FidelityError(
                 f"Expected field {name!r} to honour temperature {missing[0]:g} for method {method}, got a codec that "
-                f"promises {promised}. Use one of these, or make the book with --codec.temperatures including {missing[0]:g}."
+                f"promises {promised}{place}. Use one of these, or make the book with --codec.temperatures including "
+                f"{missing[0]:g}."
             )
+
+
+def check_views(needs: Needs, n_views: int, method: str, *, books: Sequence[Book] = (), where: str = "") -> None:
+    """Refuse a method that wants more views of a sample than there are.
+
+    Args:
+        needs: What the method asks for.
+        n_views: Views of a sample that the student would see, at least 1.
+        method: Name of the method, for the error.
+        books: Whose views they are; empty where views are drawn as they are asked for.
+        where: What would learn, for the error.
+
+    Raises:
+        ConfigError: with the command or the option that gives more views.
+
+    >>> check_views(Needs(views_per_sample=2), 1, "mlkd")
+    Traceback (most recent call last):
+    ...
+    bookkd.core.errors.ConfigError: Expected `n_views` to be at least 2 for method mlkd, got 1. \
+Pass --views NAME --views.n_views 2.
+    """
+    wanted, option = needs.views_per_sample, f"--views.n_views {needs.views_per_sample}"
+    wish = f"at least {wanted} for method {method}"
+    for book in books:
+        if book.n_views < wanted:
+            # The transform "none" draws the same view each time, so that more of them are of another.
+            named = "--views NAME " if book.plan.views.get("transform") == "none" else ""
+            do = f"Make a book of more views: bookkd make ... {named}{option}."
+            place = f"{where}, {book.path}" if where else str(book.path)
+            raise ConfigError(expected("n_views", wish, book.n_views, where=place, do=do))
+    if n_views < wanted:
+        raise ConfigError(expected("n_views", wish, n_views, where=where, do=f"Pass --views NAME {option}."))

@@ -147,7 +147,7 @@ def learn(
     _check_cohort(student, method)
     objective = method.objective(task)
     rows = find_rows(dataset, knowledge, rows, keys)
-    check_needs(method.needs(task), knowledge, method.name)
+    check_needs(method.needs(task), knowledge, method.name, n_views=views.n_views)
     views = _aligned(views, knowledge, dataset, task, rows)
     check_cached(cached, dataset, views, rows)
     check_labels(objective, dataset, labels, rows)

@@ -19,8 +19,9 @@ from bookkd.book import Book, Codec, Dense, Int8, TopK, measure_codec
 from bookkd.core.check import at_least
 from bookkd.core.errors import ConfigError, expected
 from bookkd.core.fields import INPUT, LOGITS, PROBE_HASH, PROBE_PROJECTIONS
-from bookkd.knowledge import LiveKnowledge, StoredKnowledge, Teacher
-from bookkd.learning import Learner, Step, Training, begin_run, find_device, make_groups, to_device
+from bookkd.knowledge import LiveKnowledge, StoredKnowledge, Teacher, check_views
+from bookkd.learning import Learner, Step, Training, begin_run, check_batches, find_device, make_groups, to_device
+from bookkd.learning.configuration import check_task
 from bookkd.making import find_batch_size, make
 from bookkd.methods import Method, VanillaKD
 from bookkd.pipelines.options import DataOptions, NetworkOptions, ViewOptions
@@ -48,7 +49,10 @@ class Prediction:
         book_total: Making once and all students from the book.
         online_total: All students online.
         paid_after_students: Students after which the book has paid for itself: making it and learning from it took no more time
-            than so many students with the teacher online; None where it never does.
+            than so many students with the teacher online; None where it never does, or where the saving cannot be told.
+        saving_spread_seconds: How far what one student saves may be off, twice its standard error by the times of the steps: no
+            saving can be told that is not larger.
+        steps: Optimizer steps of one student.
         codecs: By name: bytes a record and of the book, and what the codec loses, measured on the sample.
         measured_records: Records that the teacher was timed on, and the codecs measured.
         measured_steps: Steps of the student that were timed from the book, and as many with the teacher online.
@@ -63,6 +67,8 @@ class Prediction:
     book_total: float
     online_total: float
     paid_after_students: int | None
+    saving_spread_seconds: float
+    steps: int
     codecs: dict[str, dict[str, Any]]
     measured_records: int
     measured_steps: int
@@ -101,26 +107,30 @@ def predict_cost(
             on one that is busy.
 
     Raises:
-        ConfigError: if an option is out of range.
+        ConfigError: if an option is out of range, or the method asks for no teacher, for more views or for other batches.
     """
     at_least(students, 1, "students", where="plan")
     at_least(sample, 16, "sample", where="plan")
-    built = views.build()
+    method = method or VanillaKD()
+    built = views.without_repeats().build()
     if built.mix is not None:
         do = "Plan with the same views without mixing; mixing costs another draw of each view."
         raise ConfigError(expected("mix", "none for a plan", views.mix, where="views", do=do))
     dataset = data.open()
     task = Classification(dataset.class_names)
+    _check_method(method, task, built, training, len(dataset))
     speaker = teacher.teacher(task.n_classes, find_device(training.accelerator))
     part = SubsetDataset(dataset, np.linspace(0, len(dataset) - 1, min(sample, len(dataset))).astype(np.int64))
     records = len(dataset) * built.n_views
-    rehearsal = _Rehearsal(part, replace(built, n_views=1), task, student, method or VanillaKD(), training, cpu)
-    timed = _timed(rehearsal, speaker, built)
-    steps = training.epochs * -(-len(dataset) // (training.batch_size * training.accumulate))
-    drawn = built.n_views if training.cache_views else training.epochs
-    views_seconds = timed.drawing * len(dataset) * min(drawn, training.epochs)
-    student_seconds = timed.step_from_book * steps + views_seconds
-    online_seconds = timed.step_online * steps + views_seconds
+    rehearsal = _Rehearsal(part, built, task, student, method, training, cpu)
+    timed = _timed(rehearsal, speaker)
+    steps = _steps(training, len(dataset), rehearsal.views_per_sample, whole=rehearsal.objective.relational)
+    seen = training.epochs * rehearsal.views_per_sample
+    views_seconds = timed.drawing * len(dataset) * (min(built.n_views, seen) if training.cache_views else seen)
+    student_seconds = timed.from_book.median * steps + views_seconds
+    online_seconds = timed.online.median * steps + views_seconds
+    spread = 2 * math.hypot(timed.from_book.error, timed.online.error) * steps
+    saved = online_seconds - student_seconds
     making_seconds = timed.record * records
     return Prediction(
         records=records,
@@ -131,24 +141,67 @@ def predict_cost(
         students=students,
         book_total=making_seconds + students * student_seconds,
         online_total=students * online_seconds,
-        paid_after_students=_paid_after(making_seconds, online_seconds - student_seconds),
+        paid_after_students=_paid_after(making_seconds, saved, spread),
+        saving_spread_seconds=spread,
+        steps=steps,
         codecs=_codecs(timed.logits, temperatures, records),
         measured_records=len(part),
         measured_steps=STEPS,
     )
 
 
-def _paid_after(making_seconds: float, saved_seconds: float) -> int | None:
-    """Return after how many students a book has paid for itself; None where they save nothing.
+def _check_method(method: Method, task: Classification, views: Views, training: Training, samples: int) -> None:
+    """Refuse a method that asks for no teacher, or that could not be trained so."""
+    check_task(method, task, where="plan")
+    needs = method.needs(task)
+    if not needs.fields or needs.live_teacher:
+        got = f"{method.name}, which learns from {'a live teacher' if needs.live_teacher else 'no teacher'}"
+        do = "A book neither costs nor saves it anything; plan with --method vanilla-kd or another that learns from a book."
+        raise ConfigError(expected("method", "one that learns from a book", got, where="plan", do=do))
+    check_views(needs, views.n_views, method.name, where="plan")
+    whole = method.objective(task).relational
+    check_batches(training, samples=samples, views_per_sample=needs.views_per_sample, whole=whole, where="plan")
+
+
+def _steps(training: Training, samples: int, views_per_sample: int, *, whole: bool) -> int:
+    """Return the optimizer steps of a run.
+
+    Args:
+        training: Epochs, batch size, accumulation.
+        samples: Samples of an epoch.
+        views_per_sample: Rows of a batch that are views of one sample.
+        whole: Whether the last incomplete batch of an epoch is left out, not filled up.
+
+    >>> training = Training(epochs=2, batch_size=64)
+    >>> _steps(training, 100, 1, whole=False), _steps(training, 100, 2, whole=False), _steps(training, 100, 2, whole=True)
+    (4, 8, 6)
+    """
+    full, rest = divmod(samples * views_per_sample, training.batch_size)
+    return training.epochs * -(-(full + bool(rest and not whole)) // training.accumulate)
+
+
+def _paid_after(making_seconds: float, saved_seconds: float, spread_seconds: float = 0.0) -> int | None:
+    """Return after how many students a book has paid for itself; None where they save nothing, or nothing that can be told.
 
     Args:
         making_seconds: What making it takes, once.
         saved_seconds: What one student from it takes less than one with the teacher online.
+        spread_seconds: How far that may be off, at least 0.
 
     >>> _paid_after(10.0, 4.0), _paid_after(1.0, 4.0), _paid_after(8.0, 4.0), _paid_after(10.0, -1.0)
     (3, 1, 2, None)
+    >>> _paid_after(10.0, 4.0, 3.9), _paid_after(10.0, 4.0, 4.0)
+    (3, None)
     """
-    return max(1, math.ceil(making_seconds / saved_seconds)) if saved_seconds > 0 else None
+    return max(1, math.ceil(making_seconds / saved_seconds)) if saved_seconds > spread_seconds else None
+
+
+@dataclass(frozen=True)
+class _StepSeconds:
+    """Seconds of one optimizer step: the median of those that were taken, and its standard error."""
+
+    median: float
+    error: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,21 +209,21 @@ class _Timed:
     """Seconds of the parts of the work, and what the teacher said of the sample [records, classes]."""
 
     record: float
-    step_from_book: float
-    step_online: float
+    from_book: _StepSeconds
+    online: _StepSeconds
     drawing: float
     logits: npt.NDArray[np.float64]
 
 
-def _timed(rehearsal: _Rehearsal, teacher: Teacher, views: Views) -> _Timed:
+def _timed(rehearsal: _Rehearsal, teacher: Teacher) -> _Timed:
     """Make a book of the sample, and take steps of the student from it and with the teacher online."""
     part, task = rehearsal.part, rehearsal.task
     with tempfile.TemporaryDirectory(prefix="bookkd-plan-") as folder:
-        book, record = _sampled_book(Path(folder) / "book", teacher, part, views, task, rehearsal.cpu)
+        book, record = _sampled_book(Path(folder) / "book", teacher, part, rehearsal.views, task, rehearsal.cpu)
         return _Timed(
             record=record,
-            step_from_book=rehearsal.seconds_of_step(StoredKnowledge(book)),
-            step_online=rehearsal.seconds_of_step(LiveKnowledge(teacher, task)),
+            from_book=rehearsal.seconds_of_step(StoredKnowledge(book)),
+            online=rehearsal.seconds_of_step(LiveKnowledge(teacher, task)),
             drawing=rehearsal.seconds_of_drawing(),
             logits=np.asarray(book.read(np.arange(len(part)), 0, [LOGITS])[LOGITS], dtype=np.float64),
         )
@@ -179,16 +232,15 @@ def _timed(rehearsal: _Rehearsal, teacher: Teacher, views: Views) -> _Timed:
 def _sampled_book(
     path: Path, teacher: Teacher, part: SubsetDataset, views: Views, task: Classification, cpu: bool
 ) -> tuple[Book, float]:
-    """Make a book of one view of the sample and return the seconds a record, warm, without what is paid once a book."""
-    one = replace(views, n_views=1)
-    batch = find_batch_size(teacher, Replay(part, one)[Pick(0, 0)][INPUT])
-    make(path.with_name("warm-up"), teacher, part, one, task=task, batch_size=batch)
-    book = make(path, teacher, part, one, task=task, batch_size=batch, codec=Dense("float32"))
-    return book, float(book.cost["cpu_seconds" if cpu else "seconds"]) / len(part)
+    """Make a book of the sample and return the seconds a record, warm, without what is paid once a book."""
+    batch = find_batch_size(teacher, Replay(part, views)[Pick(0, 0)][INPUT])
+    make(path.with_name("warm-up"), teacher, part, views, task=task, batch_size=batch)
+    book = make(path, teacher, part, views, task=task, batch_size=batch, codec=Dense("float32"))
+    return book, float(book.cost["cpu_seconds" if cpu else "seconds"]) / (len(part) * views.n_views)
 
 
 class _Rehearsal:
-    """A few real steps of a student, on views that are drawn beforehand."""
+    """A few real steps of a student, on views that are drawn beforehand: as many of a sample as a batch holds."""
 
     def __init__(
         self,
@@ -203,18 +255,21 @@ class _Rehearsal:
         self.cpu = cpu
         self.clock = time.process_time if cpu else time.perf_counter
         self.part = part
-        self.replay = Replay(part, views, probe_share=0.0)
+        self.objective = method.objective(task)
+        self.views_per_sample = method.needs(task).views_per_sample
+        self.views = replace(views, n_views=self.views_per_sample)
+        self.replay = Replay(part, self.views, probe_share=0.0)
         self.cached = CachedViews(self.replay, max_bytes=2**31)
-        size = min(training.batch_size, len(part))
+        size = min(training.batch_size, len(part) * self.views_per_sample)
         self.training = replace(
             training, batch_size=size, accumulate=1, epochs=10**6, schedule="constant", milestones=()
         )
         self.scale = training.batch_size * training.accumulate / size
         self.task, self.student, self.method = task, student, method
 
-    def seconds_of_step(self, knowledge: StoredKnowledge | LiveKnowledge) -> float:
+    def seconds_of_step(self, knowledge: StoredKnowledge | LiveKnowledge) -> _StepSeconds:
         """Return the seconds of one optimizer step of the planned batch."""
-        objective = self.method.objective(self.task)
+        objective = self.objective
         network, preprocess = self.student.cohort(self.task.n_classes, self.method.cohort, seed=0)
         learner = Learner(network, self.task, preprocess=preprocess, connectors=objective.connectors)
         device = find_device(self.training.accelerator)
@@ -222,7 +277,12 @@ class _Rehearsal:
         if device.type == "cpu":
             learner.to(memory_format=torch.channels_last)
         groups = make_groups(
-            self.cached, self.training, samples=len(self.cached), n_views=1, whole=objective.relational
+            self.cached,
+            self.training,
+            samples=len(self.cached),
+            n_views=self.views_per_sample,
+            views_per_sample=self.views_per_sample,
+            whole=objective.relational,
         )
         run = begin_run(learner, Step(objective, self.task, knowledge), self.method, self.training, groups)
         taken: list[float] = []
@@ -235,7 +295,11 @@ class _Rehearsal:
                 started = self.clock()
             run.end_epoch()
         # The first two warm up; gathering a batch is part of a step.
-        return statistics.median(taken[2:]) * self.scale
+        counted = taken[2:]
+        low, middle, high = statistics.quantiles(counted, n=4, method="inclusive")
+        # Of a normal distribution a median has the error 1.253 sd / sqrt(n), and the quartiles are 1.349 sd apart.
+        error = 1.253 / 1.349 * (high - low) / math.sqrt(len(counted))
+        return _StepSeconds(middle * self.scale, error * self.scale)
 
     def seconds_of_drawing(self) -> float:
         """Return the seconds of drawing one view."""

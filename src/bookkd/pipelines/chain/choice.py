@@ -51,17 +51,19 @@ def run_with_assistant(
         teacher: The first network.
         student: The last.
         candidates: Possible assistants, other networks than these two.
-        validation: Split on which accuracies are compared.
+        validation: Split on which accuracies are compared, not the one that is reported.
         validation_fraction: In its place, share of the training samples, above 0 to 0.5; no network learns from them, be it on
             labels alone or in the chain. A tenth where neither is given.
 
     Returns:
-        What `run_chain` gives for the path without an assistant and the one with it, and
+        What `run_chain` gives for the path without an assistant and the one with it, which counts the trainings on labels alone
+        among its own, and
         `chosen`: the assistant; `chosen_on`: the samples on which it was; `teacher_accuracy`: the teacher's there; `alone`: by
         name, the records of candidates and student on labels alone, measured there.
 
     Raises:
-        ConfigError: if a candidate is the teacher, the student or named twice, or there is nothing to choose on.
+        ConfigError: if a candidate is the teacher, the student or named twice, or there is nothing to choose on but the test
+            split.
     """
     _check_candidates(teacher, student, candidates)
     share = _share(chain, validation, validation_fraction)
@@ -72,7 +74,7 @@ def run_with_assistant(
     growth, alone = Growth(chain, samples), Growth(chain.alone(), samples)
     growth.check([(teacher, student), *((teacher, name, student) for name in candidates)])
     alone.check([(name,) for name in (*candidates, student)])
-    notes = _notes(chain, teacher, validation)
+    notes = _notes(chain, teacher)
     for note in notes:
         growth.say_once(note)
     measure = growth.measurer(on_test=False)
@@ -92,7 +94,8 @@ def run_with_assistant(
         "alone": records,
         "notes": notes,
     }
-    return grow_paths(growth, [(teacher, student), (teacher, chosen, student)], choice)
+    direct, assisted = (teacher, student), (teacher, chosen, student)
+    return grow_paths(growth, [direct, assisted], choice, beside={assisted: list(records.values())})
 
 
 def _on_labels(alone: Growth, name: str, measure: Measurer) -> dict[str, Any]:
@@ -121,6 +124,9 @@ def _share(chain: Chain, validation: str, fraction: float | None) -> float:
     if validation == chain.data.split:
         do = "Networks learn from it: hold a share of it out with --validation_fraction 0.1."
         raise ConfigError(expected("validation", "another split than the data's", validation, where="chain", do=do))
+    if validation and validation in (chain.test, "test"):
+        do = "The test split is for the report alone: hold a share of the training samples out with --validation_fraction 0.1."
+        raise ConfigError(expected("validation", "another split than test", validation, where="chain", do=do))
     if fraction is not None:
         if validation:
             got = f"{fraction} beside the split {validation!r}"
@@ -131,14 +137,9 @@ def _share(chain: Chain, validation: str, fraction: float | None) -> float:
     return 0.0 if validation else HELD_OUT
 
 
-def _notes(chain: Chain, teacher: str, validation: str) -> list[str]:
-    """Return why the choice, or what is measured after it, may flatter."""
+def _notes(chain: Chain, teacher: str) -> list[str]:
+    """Return why the choice may flatter."""
     notes = []
-    if validation == chain.test:
-        notes.append(
-            f"the assistant was chosen by its accuracy on split {chain.test}, so that what is measured there flatters; "
-            "choose on held-out samples: leave --validation out."
-        )
     if chain.held_out and chain.first.weights is not None:
         notes.append(
             f"the weights of {teacher} are given: if they have learned from the samples that are held out here, its accuracy "

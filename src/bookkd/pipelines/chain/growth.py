@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from bookkd.methods import Supervised
+from bookkd.pipelines.chain.checks import check_link, check_unvalidated
 from bookkd.pipelines.chain.links import Chain, Route, prefixes, refuse_shared_folders
 from bookkd.pipelines.chain.measured import Measurer
 from bookkd.pipelines.learn_student import learn_student
@@ -57,15 +58,31 @@ class Growth:
             A note for each network that is larger than its teacher.
 
         Raises:
-            ConfigError: if two paths would share a folder.
+            ConfigError: if two paths would share a folder, training wants validation samples, or the method cannot learn from
+                the books: it asks for no teacher, more views or other batches.
+            FidelityError: if the codec cannot honour a temperature or a loss of the method.
             UnknownNameError: if a network is not known.
         """
         wanted = prefixes(paths)
         refuse_shared_folders(wanted)
+        check_unvalidated(self.chain.training)
+        if any(len(path) > 1 for path in wanted):
+            self._check_link()
         notes = [note for path in wanted if (note := self._larger(path))]
         for note in notes:
             self.say_once(note)
         return notes
+
+    def _check_link(self) -> None:
+        chain = self.chain
+        check_link(
+            chain.method,
+            self.task,
+            codec=chain.codec,
+            n_views=chain.views.n_views,
+            training=chain.training,
+            samples=len(self.samples.kept),
+        )
 
     def say_once(self, note: str) -> None:
         """Say a note that has not been said yet."""

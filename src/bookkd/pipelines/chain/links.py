@@ -89,6 +89,9 @@ class Chain:
         test: Split on which every network is measured.
         held_out: Share of the samples that no network learns from, the same ones for all, 0 to 0.5.
         say: Called with a line of progress.
+
+    Raises:
+        ConfigError: if networks would be measured on the split that they learn from.
     """
 
     out: Path
@@ -101,6 +104,11 @@ class Chain:
     test: str = "test"
     held_out: float = 0.0
     say: Say = print
+
+    def __post_init__(self) -> None:
+        if self.test == self.data.split:
+            do = "Networks learn from it: measure them on another with --test SPLIT."
+            raise ConfigError(expected("test", "another split than the data's", self.test, where="chain", do=do))
 
     def folder(self, path: Route) -> Path:
         """Return the folder of the network at the end of `path`."""

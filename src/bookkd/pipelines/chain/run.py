@@ -32,13 +32,20 @@ def run_chain(chain: Chain, paths: Sequence[Route]) -> dict[str, Any]:
     return grow_paths(Growth(chain), paths)
 
 
-def grow_paths(growth: Growth, paths: Sequence[Route], more: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def grow_paths(
+    growth: Growth,
+    paths: Sequence[Route],
+    more: Mapping[str, Any] | None = None,
+    *,
+    beside: Mapping[Route, Sequence[dict[str, Any]]] | None = None,
+) -> dict[str, Any]:
     """Do what `run_chain` does with what was opened and grown before.
 
     Args:
         growth: What was opened and grown before.
         paths: As for `run_chain`.
         more: What else the result says; its `notes` are added to those of the paths.
+        beside: By path, the records of networks that were trained to choose it, and count to its cost.
     """
     if not paths or any(not path for path in paths) or len({path[0] for path in paths}) != 1:
         got = [list(path) for path in paths]
@@ -50,7 +57,7 @@ def grow_paths(growth: Growth, paths: Sequence[Route], more: Mapping[str, Any] |
     others = dict(more or {})
     result = {
         "networks": list(known.values()),
-        "paths": [_whole(path, known) for path in paths],
+        "paths": [_whole(path, known, (beside or {}).get(path, ())) for path in paths],
         "method": growth.chain.method.name,
         "train_samples": len(growth.samples.kept),
         **others,
@@ -60,13 +67,13 @@ def grow_paths(growth: Growth, paths: Sequence[Route], more: Mapping[str, Any] |
     return result
 
 
-def _whole(path: Route, known: dict[Route, dict[str, Any]]) -> dict[str, Any]:
+def _whole(path: Route, known: dict[Route, dict[str, Any]], beside: Sequence[dict[str, Any]]) -> dict[str, Any]:
     links = [known[path[:end]] for end in range(1, len(path) + 1)]
-    last = links[-1]
+    last, every = links[-1], [*links, *beside]
     return {
         "path": list(path),
         **{name: last[name] for name in ("accuracy", "nll", "ece", "parameters", "weights")},
-        "seconds": sum(link["seconds"] + link["book_seconds"] for link in links),
-        "trainings": sum(link["epochs"] > 0 for link in links),
+        "seconds": sum(link["seconds"] + link["book_seconds"] for link in every),
+        "trainings": sum(link["epochs"] > 0 for link in every),
         "teacher_forwards": sum(link["teacher_forwards"] for link in links),
     }

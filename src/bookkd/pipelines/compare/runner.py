@@ -50,8 +50,9 @@ def run_sweep(
 
     Raises:
         BookMismatchError: if a book is of another task.
-        ConfigError: if the sweep contradicts itself, a method does not serve the task or cannot learn from its batches, or the
-            folder holds finished runs of another configuration.
+        ConfigError: if the sweep contradicts itself, a method does not serve the task, cannot learn from its batches or lacks
+            fields or views, or the folder holds finished runs of another configuration.
+        FidelityError: if a method asks a book for what its codec cannot honour.
         BookLockedError: if another process compares in the folder.
     """
     at_least(jobs, 1, "jobs", where="compare")
@@ -63,6 +64,7 @@ def run_sweep(
     _check_held_out(sweep, spaces)
     check_spaces(arms, spaces)
     for arm in arms:
+        shared.check_arm(arm)
         _check_batches(arm, shared)
     make_folder(root)
     lock = Lock(root / ".lock")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import torch
@@ -12,9 +12,20 @@ from bookkd.core.errors import BookMismatchError, ConfigError, expected
 from bookkd.core.fields import LOGITS, VARIANCE
 from bookkd.core.jsonio import digest
 from bookkd.core.protocols import Knowledge
-from bookkd.knowledge import Ensemble, LiveKnowledge, StoredKnowledge, Teacher, check_alignment, with_pool_of
+from bookkd.knowledge import (
+    Ensemble,
+    LiveKnowledge,
+    StoredKnowledge,
+    Teacher,
+    check_alignment,
+    check_fields,
+    check_needs,
+    check_views,
+    with_pool_of,
+)
 from bookkd.learning import find_device, measure
 from bookkd.learning.folder import plain
+from bookkd.methods import Method
 from bookkd.pipelines.compare.arms import Arm
 from bookkd.pipelines.compare.said import Said, read_said, said_of, together
 from bookkd.pipelines.compare.sweep import Source, Sweep
@@ -82,6 +93,37 @@ class Shared:
                 wish = f"read one by one for task {task.name}, which has no ensembles"
                 got = f"{len(source.books or source.teachers)} together"
                 raise ConfigError(expected("books", wish, got, where=f"sweep, {source.label}"))
+
+    def check_arm(self, arm: Arm) -> None:
+        """Refuse a method that needs what its books, teachers or views have not; no teacher is asked.
+
+        Raises:
+            ConfigError: if a field is missing, a live teacher is needed, or there are too few views.
+            FidelityError: if a codec cannot honour a temperature or a loss.
+        """
+        method, task, source = arm.method.build(), self.samples.task, arm.source
+        needs, books = method.needs(task), [] if arm.seen_as is None else self.stored(arm.seen_as)
+        if source is not None and source.books:
+            stored = self.stored(source)
+            asked: Knowledge = stored[0] if len(stored) == 1 else Ensemble(stored)
+            check_needs(needs, asked, method.name, where=arm.name)
+            self._check_weights(method, stored, arm.name)
+        elif source is not None:
+            check_fields(needs, task.field_infos, method.name, where=arm.name)
+        drawn = (arm.views or _views_of(books)).n_views
+        check_views(needs, drawn, method.name, books=[each.book for each in books], where=arm.name)
+
+    def _check_weights(self, method: Method, books: Sequence[StoredKnowledge], where: str) -> None:
+        """Refuse teachers weighed by what they score on the split of the report: nothing is chosen on it."""
+        if getattr(method, "weights", None) != "accuracy":
+            return
+        for book in books:
+            for teacher in book.teachers:
+                if teacher.split == self.sweep.test:
+                    wish = f"measured on another split than {self.sweep.test}, which is reported, to weigh teachers by them"
+                    do = "Make the books with --held_out of another split, or give the weights as numbers."
+                    got = f"those of {teacher.name} on {teacher.split}"
+                    raise ConfigError(expected("accuracies", wish, got, where=where, do=do))
 
     def task_of(
         self, source: Source | None, student: nn.Module, preprocess: Callable[[Tensor], Tensor], views: Views
