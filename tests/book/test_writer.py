@@ -12,6 +12,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -625,6 +626,17 @@ def test_where_the_system_has_no_record_locks_the_text_is_the_guard(tmp_path, mo
             BookWriter(tmp_path / "b", plan())
     else:
         BookWriter(tmp_path / "b", plan()).close()
+
+
+def test_windows_sends_no_signal_to_find_out_who_is_alive(monkeypatch):
+    def kill(pid, signal):
+        raise AssertionError(f"signal {signal} to {pid}")
+
+    monkeypatch.setattr(lock, "os", SimpleNamespace(name="nt", kill=kill))
+    assert lock._alive(2**22 + 1, None)
+    monkeypatch.setattr(lock, "os", SimpleNamespace(name="posix", kill=kill))
+    with pytest.raises(AssertionError, match="signal 0 to"):
+        lock._alive(2**22 + 1, None)
 
 
 def test_a_system_that_deletes_no_open_file_keeps_no_lock_behind(tmp_path, monkeypatch):

@@ -121,6 +121,23 @@ def test_learn_online_counts_teacher_passes(weights, tmp_path, last_json):
     assert last_json()["teacher_forwards"] == 96
 
 
+def test_a_book_or_teacher_that_the_method_does_not_ask_is_noted(made, weights, tmp_path, last_json):
+    assert learn(made, tmp_path / "plain", "--method", "supervised", "--json") == 0
+    noted = "method supervised learns from no teacher: "
+    assert last_json()["notes"] == [f"{noted}of the book its data and views alone were used."]
+    argv = ["learn", *DATA, "--student", "digits-small", "--teacher", "digits-large", "--teacher.weights", str(weights)]
+    argv += ["--training.epochs", "1", "--training.batch_size", "32", "--validate_on", "", "--loggers", "[]"]
+    argv += ["--training.accelerator", "cpu", "--json", "--method", "supervised"]
+    assert main([*argv, "--out", str(tmp_path / "live")]) == 0
+    found = last_json()
+    assert found["notes"] == [f"{noted}the live teacher was not asked."]
+    assert found["teacher_forwards"] == 0
+    # Asked, neither is noted.
+    more = ["--method", "beta-smoothing", "--method.confidence", "book", "--json"]
+    assert learn(made, tmp_path / "ranked", *more) == 0
+    assert last_json()["notes"] == []
+
+
 def test_learn_takes_yaml_and_overrides(made, tmp_path, last_json):
     config = tmp_path / "run.yaml"
     config.write_text(

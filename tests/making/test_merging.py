@@ -23,8 +23,9 @@ from bookkd.losses import soft_target_kl
 from bookkd.making import bake, make, make_several, merge
 from bookkd.methods import BookKD, Supervised, VanillaKD
 from bookkd.objectives import Extract, Flatten
+from bookkd.tasks import Classification
 from bookkd.views import Replay, collate
-from bookkd.zoo import create_network, load_weights
+from bookkd.zoo import SubsetDataset, create_network, load_weights, open_dataset
 
 ROWS = torch.arange(len(TRAIN))
 BATCH = {"sample": ROWS, "view": ROWS % 2, "label": torch.as_tensor(TRAIN.labels)}
@@ -139,6 +140,32 @@ def test_a_killed_merge_is_gone_on_with(three, merged, tmp_path, monkeypatch):
     assert seen[-1] == (120, 120)
 
 
+TURNED = np.arange(len(TRAIN))[::-1].copy()
+OTHERS = {
+    "data": (open_dataset("digits", split="test", limit=len(TRAIN)), TASK, r"other data labels \("),
+    "fewer samples": (open_dataset("digits", limit=40), TASK, r"other n_samples \(60 and 40\)"),
+    "order of samples": (SubsetDataset(TRAIN, TURNED), TASK, r"other data labels \("),
+    "classes": (TRAIN, Classification((*TRAIN.class_names[:-1], "ten")), r"other class_names\[9\] \('9' and 'ten'\)"),
+    "order of classes": (
+        TRAIN,
+        Classification((TRAIN.class_names[1], TRAIN.class_names[0], *TRAIN.class_names[2:])),
+        r"other class_names\[0\] \('0' and '1'\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_books_of_other_samples_classes_or_order_are_no_ensemble(three, tmp_path, what):
+    dataset, task, match = OTHERS[what]
+    other = make(tmp_path / "other", spoken(7), dataset, views(), task=task, codec=Dense(), batch_size=16)
+    match = rf"same data, views and classes, got .* with .*{match}"
+    with pytest.raises(BookMismatchError, match=match):
+        Ensemble([StoredKnowledge(three[0]), StoredKnowledge(other)])
+    with pytest.raises(BookMismatchError, match=match):
+        merge(tmp_path / "x", [three[0], other])
+    assert not (tmp_path / "x").exists()
+
+
 def test_what_cannot_be_merged_is_refused(three, merged, tmp_path):
     with pytest.raises(ConfigError, match=r"`books` to be at least two, got 1 \(merge\)"):
         merge(tmp_path / "x", three[:1])
@@ -185,6 +212,20 @@ class TestSeveral:
         assert again.content_digest == merged.content_digest
         with pytest.raises(BookMismatchError, match=r"teachers\[1\]\.digest"):
             make_several(tmp_path / "all", [loaders[0], loaders[0], loaders[2]], TRAIN, views(), **options)
+
+    @pytest.mark.parametrize("out", [".", "../here"])
+    def test_in_the_working_folder(self, merged, tmp_path, monkeypatch, out):
+        (tmp_path / "here").mkdir()
+        monkeypatch.chdir(tmp_path / "here")
+        loaders = [lambda seed=seed: spoken(seed) for seed in range(3)]
+        options = {"task": TASK, "codec": Dense(), "batch_size": 16, "unit_rows": 32}
+        made = make_several(out, loaders, TRAIN, views(), **options)
+        assert made.content_digest == merged.content_digest
+        assert [path.name for path in tmp_path.iterdir()] == ["here"]
+        with pytest.raises(
+            ConfigError, match=r"`path` to be a folder in another, got '/' \(making a book of several\)"
+        ):
+            make_several("/", loaders, TRAIN, views(), **options)
 
     def test_is_gone_on_with_from_its_parts(self, merged, tmp_path):
         options = {"task": TASK, "codec": Dense(), "batch_size": 16, "unit_rows": 32}

@@ -130,6 +130,47 @@ TOTALS = {
     "vanilla-kd": 0.619714,  # 0.1 * 0.464369 + 0.9 * 0.636975
 }
 
+# Method, options that contradict each other, what the message says.
+CONTRADICTIONS = [
+    (
+        "bookkd",
+        {"learn_scale": False, "scale_lr": 0.1},
+        r"`scale_lr` to be 0\.05 with learn_scale False, got 0\.1 \(method bookkd\)\. It changes nothing there: leave out",
+    ),
+    ("bookkd", {"learn_scale": False, "scale_low": 0.5}, r"`scale_low` to be 0\.05 with learn_scale False, got 0\.5"),
+    ("bookkd", {"learn_scale": False, "scale_high": 2.0}, r"`scale_high` to be 20\.0 with learn_scale False, got 2\.0"),
+    (
+        "bookkd",
+        {"scale_low": 1.0, "scale_high": 1.0},
+        r"`scale_high` to be above scale_low, got 1\.0 \(method bookkd\)",
+    ),
+    ("bookkd", {"ce_weight": 0.0, "label_smoothing": 0.2}, r"`label_smoothing` to be 0 with ce_weight 0, got 0\.2"),
+    (
+        "beta-smoothing",
+        {"confidence": "book", "momentum": 0.9},
+        r"`momentum` to be 0\.999 with confidence book, got 0\.9 \(method beta-smoothing\)",
+    ),
+    (
+        "beta-smoothing",
+        {"confidence": "book", "average": "eval"},
+        r"`average` to be train with confidence book, got 'eval'",
+    ),
+    ("dist", {"beta": 0.0, "gamma": 0.0}, r"`beta` to be above 0, or gamma, got 0 \(method dist\)"),
+    ("dkd", {"alpha": 0.0, "beta": 0.0}, r"`alpha` to be above 0, or beta, got 0 \(method dkd\)"),
+    ("extractive-kd", {"share": 0.0, "rank": 2}, r"`rank` to be 1 with share 0, got 2 \(method extractive-kd\)"),
+    (
+        "extractive-kd",
+        {"ce_weight": 0.0, "label_smoothing": 0.1},
+        r"`label_smoothing` to be 0 with ce_weight 0, got 0\.1",
+    ),
+    (
+        "mlkd",
+        {"kd_weight": 0.0, "class_weight": 0.0, "batch_weight": 0.0},
+        r"`kd_weight` to be above 0, or class_weight or batch_weight, got 0 \(method mlkd\)",
+    ),
+    ("vanilla-kd", {"ce_weight": 0.0, "label_smoothing": 0.1}, r"`label_smoothing` to be 0 with ce_weight 0, got 0\.1"),
+]
+
 # Method, option, value that is refused, what the message says.
 REFUSED = [
     ("beta-smoothing", "concentration", 0.0, r"`concentration` to be a number above 0, got 0\.0 \(method beta"),

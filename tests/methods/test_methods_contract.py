@@ -10,7 +10,7 @@ import pytest
 import torch
 from tests.learning.digits import TASK, run, student, training, weights
 from tests.losses.cases import V3, Z3
-from tests.methods.cases import DEFAULTS, NEEDS, REFUSED, RELATIONAL, TOTALS, VIEWS
+from tests.methods.cases import CONTRADICTIONS, DEFAULTS, NEEDS, REFUSED, RELATIONAL, TOTALS, VIEWS
 
 from bookkd.core.errors import ConfigError, UnknownNameError
 from bookkd.core.fields import IGNORE_LABEL, LABEL, WEIGHT
@@ -146,6 +146,27 @@ class TestEveryMethod:
 def test_options_out_of_range_are_refused(name, option, value, match):
     with pytest.raises(ConfigError, match=match):
         build_method(name, **{option: value})
+
+
+@pytest.mark.parametrize(("name", "options", "match"), CONTRADICTIONS)
+def test_options_that_contradict_each_other_are_refused(name, options, match):
+    with pytest.raises(ConfigError, match=match):
+        build_method(name, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("beta-smoothing", {"confidence": "book", "momentum": 0.999}),
+        ("bookkd", {"learn_scale": False, "scale_lr": 0.05}),
+        ("bookkd", {"ce_weight": 0.0}),
+        ("bookkd", {"ce_weight": 0.0, "label_smoothing": 0.0}),
+        ("extractive-kd", {"share": 0.0, "rank": 1}),
+    ],
+)
+def test_a_default_contradicts_nothing(name, options):
+    method = build_method(name, **options)
+    assert {key: getattr(method, key) for key in options} == options
 
 
 def test_an_unknown_method_lists_the_nearest():

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bookkd.core.errors import BookKDError
+from bookkd.core.errors import BookKDError, ConfigError
 from bookkd.core.schedules import Linear
 from bookkd.learning import Training
 from bookkd.pipelines.compare.arms import baselines, expand
@@ -182,6 +182,16 @@ def test_a_file_that_is_no_sweep(tmp_path, text):
     assert "\n" not in str(caught.value)
     with pytest.raises(BookKDError, match=r"nowhere\.yaml"):
         read_sweep(tmp_path / "nowhere.yaml")
+
+
+@pytest.mark.parametrize("text", ["", "# nothing yet\n", "---\n"])
+def test_an_empty_file_is_called_empty_by_its_name(tmp_path, text):
+    path = tmp_path / "sweep.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(
+        ConfigError, match=r"`sweep` to be keys with values, got an empty file \(.*sweep\.yaml\)\. Write"
+    ):
+        read_sweep(path)
 
 
 def test_labels_of_several_books_and_of_method_options_are_in_the_name():

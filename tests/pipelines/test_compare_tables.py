@@ -17,6 +17,7 @@ from bookkd.learning import Training, learn
 from bookkd.pipelines import DataOptions, NetworkOptions, ViewOptions, make_book
 from bookkd.pipelines.compare import run_sweep, sweep_of, with_preset
 from bookkd.pipelines.compare.arms import baselines, expand
+from bookkd.pipelines.compare.spaces import fitting, spaces_of
 from bookkd.pipelines.compare.tables import TOLERANCE, ablation, orthogonality
 from bookkd.report import find_runs
 from bookkd.tasks import Classification
@@ -125,6 +126,19 @@ def test_a_part_that_is_off_is_not_left_out_again(made):
     assert "minus entropy scale" not in [arm.override for arm in arms]
     vanilla = next(arm for arm in arms if arm.override == "vanilla-kd")
     assert vanilla.method.build().temperature == 2.0
+
+
+def test_without_the_scalar_its_options_go_back_to_their_defaults(made):
+    method = {"name": "bookkd", "scale_lr": 0.2, "scale_high": 4.0}
+    _, arms = arms_of("ablation", students="digits-small", books=two(made), methods=[method])
+    by_name = {arm.override: arm for arm in arms}
+    full, frozen = by_name["full"].method.build(), by_name["minus entropy scale"].method.build()
+    assert (full.learn_scale, full.scale_lr, full.scale_high) == (True, 0.2, 4.0)
+    assert (frozen.learn_scale, frozen.scale_lr, frozen.scale_high) == (False, 0.05, 20.0)
+    # Nor are they searched there.
+    spaces = spaces_of("method.scale_lr=0.01:0.1 method.temperature=1:8")
+    found = {name: [space.key for space in fitting(by_name[name], spaces)] for name in ("full", "minus entropy scale")}
+    assert found == {"full": ["scale_lr", "temperature"], "minus entropy scale": ["temperature"]}
 
 
 def test_the_table_of_the_ablation_is_full_less_each_part(made):

@@ -98,7 +98,7 @@ class Lock:
             raise _refusal(self.path, _named(owner), f"If that writer has ended, remove {self.path}.")
         pid = owner.get("pid")
         if fcntl is None and isinstance(pid, int) and _alive(pid, owner.get("started")):
-            raise _refusal(self.path, _named(owner), "Wait for it, or end it.")
+            raise _refusal(self.path, _named(owner), f"Wait for it, or end it; if it has ended, remove {self.path}.")
 
     def _write(self, owner: dict[str, Any]) -> None:
         with storage_errors(self.path):
@@ -133,6 +133,8 @@ def _started(pid: int) -> int | None:
 
 
 def _alive(pid: int, started: object) -> bool:
+    if os.name == "nt":  # signal 0 is CTRL_C_EVENT there, and any other ends the process: nobody is asked
+        return True
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

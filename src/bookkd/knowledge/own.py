@@ -32,7 +32,7 @@ class SelfKnowledge(Teacherless):
     Args:
         learner: What is averaged: a module from batch to fields; copied.
         fields: What it says, by name; given out as `own/NAME`.
-        momentum: Largest m, 0 to below 1, with which the average would never move.
+        momentum: Largest m, 0 to below 1; at 1 the average would never move.
         mode: "train" keeps the copy in training mode, with the batch's own statistics in BatchNorm, and averages parameters
             alone, as the released code of Beta smoothing does; "eval" copies the buffers too and evaluates.
 

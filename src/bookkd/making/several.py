@@ -49,10 +49,10 @@ def make_several(
 
     Raises:
         BookMismatchError: if the folder or a part holds a book of another teacher, data set, recipe or codec.
-        ConfigError: if there are fewer than two teachers, or the task has no logits.
+        ConfigError: if there are fewer than two teachers, the task has no logits, or the path is the root of a disk.
     """
     path = Path(path)
-    parts = path.with_name(f"{path.name}.parts")
+    parts = _parts_of(path)
     if len(teachers) < 2:
         raise ConfigError(expected("teachers", "at least two", len(teachers), where="making a book of several"))
     if LOGITS not in task.field_infos:
@@ -79,6 +79,15 @@ def make_several(
         part.close()  # a file that is mapped cannot be deleted everywhere
     shutil.rmtree(parts)
     return book
+
+
+def _parts_of(path: Path) -> Path:
+    """Return the folder of the parts, beside that of the book."""
+    named = path if path.name not in ("", "..") else path.resolve()  # "." and ".." have no name of their own
+    if not named.name:
+        do = "Name a folder for the book."
+        raise ConfigError(expected("path", "a folder in another", str(path), where="making a book of several", do=do))
+    return named.with_name(f"{named.name}.parts")
 
 
 def _finished(

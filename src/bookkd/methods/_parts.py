@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from bookkd.core.check import finite, positive
+from bookkd.core.check import between, finite, positive
 from bookkd.core.errors import ConfigError, expected
 from bookkd.core.schedules import Schedule
 from bookkd.methods.base import BaseMethod
 from bookkd.objectives import Term
 from bookkd.tasks import Task
 
-__all__ = ["check_some_weight", "check_temperatures", "check_weights", "with_labels"]
+__all__ = ["check_idle", "check_smoothing", "check_some_weight", "check_temperatures", "check_weights", "with_labels"]
 
 
 def check_temperatures(method: BaseMethod, *names: str) -> None:
@@ -47,6 +47,24 @@ def check_some_weight(method: BaseMethod, *soft: str) -> None:
     if all(getattr(method, name) == 0 for name in soft):
         do = "Without a soft term use method supervised."
         raise ConfigError(expected(soft[0], f"above 0, or {' or '.join(soft[1:])}", 0, where=where, do=do))
+
+
+def check_idle(method: BaseMethod) -> None:
+    """Refuse an option that `method.idle` says plays no part, where it is not its default."""
+    for name, beside in method.idle().items():
+        default, value = getattr(type(method), name), getattr(method, name)
+        if value != default:
+            do = f"It changes nothing there: leave out {name}, or change the other."
+            raise ConfigError(expected(name, f"{default} with {beside}", value, where=f"method {method.name}", do=do))
+
+
+def check_smoothing(method: BaseMethod) -> None:
+    """Refuse a `label_smoothing` outside 0 to 1, and one of labels that are unused; 0 and the default are no choice."""
+    name, labels, where = "label_smoothing", "ce_weight", f"method {method.name}"
+    smoothing = between(getattr(method, name), 0, 1, name, where=where)
+    if getattr(method, labels) == 0 and smoothing not in (0, getattr(type(method), name)):
+        do = "Labels of weight 0 are unused: leave out one of the two."
+        raise ConfigError(expected(name, f"0 with {labels} 0", smoothing, where=where, do=do))
 
 
 def with_labels(

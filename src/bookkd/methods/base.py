@@ -104,6 +104,10 @@ class BaseMethod:
         """One student."""
         return 1
 
+    def idle(self) -> Mapping[str, str]:
+        """Return the options that play no part beside the others -> beside what; other than their defaults they are refused."""
+        return {}
+
     def objective(self, task: Task) -> Objective:
         """Return what the student minimises; every method says it."""
         raise TypeError(type(self).__name__)

@@ -34,7 +34,7 @@ from bookkd.core.errors import ConfigError, expected
 from bookkd.core.fields import LOGITS
 from bookkd.core.schedules import Schedule
 from bookkd.losses import soft_target_kl, student_entropy, teacher_entropy
-from bookkd.methods._parts import check_temperatures, check_weights, with_labels
+from bookkd.methods._parts import check_idle, check_smoothing, check_temperatures, check_weights, with_labels
 from bookkd.methods.base import BaseMethod, Card
 from bookkd.objectives import (
     Combine,
@@ -75,7 +75,7 @@ class BookKD(BaseMethod):
         learn_scale: Train the scalar a; False freezes it at 1.
         scale_lr: Peak learning rate of a, above 0.
         scale_low: Least a, above 0 to 1.
-        scale_high: Most a, at least 1.
+        scale_high: Most a, at least 1, and above scale_low where a is trained.
     """
 
     temperature: float | Schedule = 4.0
@@ -111,13 +111,21 @@ class BookKD(BaseMethod):
         where = f"method {self.name}"
         check_temperatures(self, "temperature")
         check_weights(self, "ce_weight")
-        between(self.label_smoothing, 0, 1, "label_smoothing", where=where)
+        check_smoothing(self)
         positive(self.scale_lr, "scale_lr", where=where)
         positive(between(self.scale_low, 0, 1, "scale_low", where=where), "scale_low", where=where)
         between(self.scale_high, 1, 1e6, "scale_high", where=where)
+        if self.learn_scale and self.scale_low == self.scale_high:
+            do = "Pass --method.learn_scale False to freeze the scalar."
+            raise ConfigError(expected("scale_high", "above scale_low", self.scale_high, where=where, do=do))
+        check_idle(self)
         # Each part checks its own values.
         object.__setattr__(self, "weights", Combine(self.ensemble, self.weights).weights)
         self._regularisation()
+
+    def idle(self) -> Mapping[str, str]:
+        """Return the options of the scalar where it is frozen."""
+        return {} if self.learn_scale else dict.fromkeys(("scale_lr", "scale_low", "scale_high"), "learn_scale False")
 
     def teacher_transforms(self) -> tuple[FieldTransform, ...]:
         """Return what is done to the teachers' logits on reading: how they are combined, and the regularisation."""

@@ -25,11 +25,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from bookkd.core.check import between
 from bookkd.core.fields import LOGITS
 from bookkd.core.schedules import Schedule
 from bookkd.losses import soft_target_kl
-from bookkd.methods._parts import check_temperatures, check_weights, with_labels
+from bookkd.methods._parts import check_idle, check_smoothing, check_temperatures, check_weights, with_labels
 from bookkd.methods.base import BaseMethod, Card
 from bookkd.objectives import Extract, Objective, bind, transformed
 from bookkd.tasks import Task
@@ -47,7 +46,7 @@ class ExtractiveKD(BaseMethod):
         kd_weight: Weight of the soft term, above 0.
         ce_weight: Weight of the label term, at least 0; 0 leaves the labels unused.
         share: rho, 0 to 1.
-        rank: Which smallest probability is taken for the uniform share, from 1.
+        rank: Which smallest probability is taken for the uniform share, from 1; 1 where the share is 0.
         label_smoothing: Of the label term, 0 to 1.
     """
 
@@ -76,7 +75,12 @@ class ExtractiveKD(BaseMethod):
         check_temperatures(self, "student_temperature", "teacher_temperature")
         check_weights(self, "ce_weight")
         Extract(self.teacher_temperature, self.share, self.rank)
-        between(self.label_smoothing, 0, 1, "label_smoothing", where=f"method {self.name}")
+        check_smoothing(self)
+        check_idle(self)
+
+    def idle(self) -> Mapping[str, str]:
+        """Return the rank where nothing is taken out."""
+        return {"rank": "share 0"} if self.share == 0 else {}
 
     def objective(self, task: Task) -> Objective:
         """Return the soft term, and the label term unless its weight is the number 0."""

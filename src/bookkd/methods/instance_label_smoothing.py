@@ -37,7 +37,7 @@ from bookkd.core.protocols import Knowledge, Needs
 from bookkd.core.schedules import Schedule
 from bookkd.knowledge import BetaSmoothing, SelfKnowledge
 from bookkd.losses import soft_cross_entropy
-from bookkd.methods._parts import check_temperatures, check_weights, with_labels
+from bookkd.methods._parts import check_idle, check_temperatures, check_weights, with_labels
 from bookkd.methods.base import BaseMethod, Card
 from bookkd.objectives import Objective, Temper, bind, labelled, masked, transformed
 from bookkd.tasks import Task
@@ -117,6 +117,11 @@ class BetaLabelSmoothing(BaseMethod):
         below(self.momentum, 0, 1, "momentum", where=where)
         choose(self.confidence, ("student", "book"), "confidence", where=where)
         choose(self.average, ("train", "eval"), "average", where=where)
+        check_idle(self)
+
+    def idle(self) -> Mapping[str, str]:
+        """Return the options of the averaged student where a book ranks."""
+        return dict.fromkeys(("momentum", "average"), "confidence book") if self.confidence == "book" else {}
 
     def objective(self, task: Task) -> Objective:
         """Return the term of the smoothed labels, and the plain label term unless its weight is 0."""

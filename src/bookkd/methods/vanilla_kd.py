@@ -26,10 +26,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from bookkd.core.check import between
 from bookkd.core.errors import ConfigError, expected
 from bookkd.core.schedules import Schedule
-from bookkd.methods._parts import check_temperatures, check_weights, with_labels
+from bookkd.methods._parts import check_smoothing, check_temperatures, check_weights, with_labels
 from bookkd.methods.base import BaseMethod, Card
 from bookkd.objectives import Objective
 from bookkd.tasks import Task
@@ -89,7 +88,7 @@ class VanillaKD(BaseMethod):
         where = f"method {self.name}"
         check_temperatures(self, "temperature")
         check_weights(self, "ce_weight")
-        between(self.label_smoothing, 0, 1, "label_smoothing", where=where)
+        check_smoothing(self)
         for key, allowed in (("class_reduction", ("sum", "mean")), ("soft_loss", ("kl", "mse"))):
             if getattr(self, key) not in allowed:
                 raise ConfigError(expected(key, f"one of {', '.join(allowed)}", getattr(self, key), where=where))

@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from bookkd.core.errors import ConfigError
+from bookkd.core.errors import ConfigError, expected
 from bookkd.learning import Training
 from bookkd.pipelines.compare.parts import method_choice, network, options, override, seeds_of, sources_of, teachers_of
 from bookkd.pipelines.compare.presets import with_preset
@@ -22,7 +22,7 @@ def read_document(path: str | Path) -> dict[str, Any]:
     """Read a YAML file of keys with values.
 
     Raises:
-        ConfigError: if it cannot be read or is something else, in one line.
+        ConfigError: if it cannot be read, is empty or is something else, in one line.
     """
     import yaml
 
@@ -31,6 +31,9 @@ def read_document(path: str | Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         said = " ".join(str(error).split())
         raise ConfigError(f"Expected the sweep to be a readable YAML file, got {str(path)!r}: {said}.") from error
+    if found is None:
+        do = "Write keys such as students, methods and books."
+        raise ConfigError(expected("sweep", "keys with values", "an empty file", where=str(path), do=do))
     return mapped(found, "sweep")
 
 
@@ -49,8 +52,9 @@ def sweep_of(document: Mapping[str, Any]) -> Sweep:
     Args:
         document: Keys as the arguments of `Sweep`. Networks, methods and data sets are names, or mappings with `name` and options;
             books are paths, lists of paths (read together), mappings with `name`, `paths`, `test` and `teachers` (those to read of
-            a book of several), or all of them one mapping from label to paths; a method may have `books`, the labels that it learns from; `seeds` is a list or a
-            number of seeds; lists may be text with commas. `preset` names what `with_preset` adds.
+            a book of several), or all of them one mapping from label to paths; a method may have `books`, the labels that it
+            learns from; `seeds` is a list or a number of seeds; lists may be text with commas. `preset` names what
+            `with_preset` adds.
 
     Raises:
         ConfigError: for an unknown key or a value of another type; the nearest keys are listed.

@@ -10,7 +10,7 @@ from bookkd.book import Book
 from bookkd.core.errors import ConfigError, expected
 from bookkd.core.names import choose
 from bookkd.knowledge import StoredKnowledge, member_fields
-from bookkd.methods import Method
+from bookkd.methods import BookKD, Method
 from bookkd.pipelines.compare.parts import method_choice, sources_of
 from bookkd.pipelines.compare.sweep import MethodChoice, Override, Source
 from bookkd.pipelines.compare.values import listed
@@ -100,7 +100,11 @@ def _left_out(full: Method) -> dict[str, dict[str, Any]]:
     """Return options that switch each part off; empty for a part that is off already."""
     parts: dict[str, dict[str, Any]] = {
         "minus regularisation": {"correct": False, "flatten": 0.0, "entropy_low": None, "entropy_high": None},
-        "minus entropy scale": {"learn_scale": False},
+        # A frozen scalar takes no other options than their defaults.
+        "minus entropy scale": {
+            "learn_scale": False,
+            **{name: getattr(BookKD, name) for name in BookKD(learn_scale=False).idle()},
+        },
         "minus label smoothing": {"label_smoothing": 0.0},
     }
     return {

@@ -95,7 +95,7 @@ def _space(word: str) -> Space:
 
 
 def fitting(arm: Arm, spaces: Sequence[Space]) -> tuple[Space, ...]:
-    """Return the spaces whose option the arm has.
+    """Return the spaces whose option the arm has, and in which it plays a part.
 
     >>> from bookkd.pipelines.compare.document import sweep_of
     >>> from bookkd.pipelines.compare.arms import expand
@@ -104,7 +104,12 @@ def fitting(arm: Arm, spaces: Sequence[Space]) -> tuple[Space, ...]:
     >>> [space.option for space in fitting(arm, spaces_of("method.temperature=1:20 training.lr=0.01:1:log"))]
     ['training.lr']
     """
-    return tuple(space for space in spaces if space.key in _hints(arm, space))
+    idle = getattr(arm.method.build(), "idle", dict)()
+    return tuple(
+        space
+        for space in spaces
+        if space.key in _hints(arm, space) and not (space.root == "method" and space.key in idle)
+    )
 
 
 def check_spaces(arms: Sequence[Arm], spaces: Sequence[Space]) -> None:

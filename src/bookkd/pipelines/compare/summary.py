@@ -36,7 +36,8 @@ def summarise(
         task: Of the sweep; its primary metric is what differences are of.
 
     Returns:
-        `task`, `metric`, `lower_is_better`, `beside` (further metrics of the rows), `arms` (a row for each), `ledger`, `failed`, and `ablation` or `orthogonality` for these presets.
+        `task`, `metric`, `lower_is_better`, `beside` (further metrics of the rows), `arms` (a row for each), `ledger`, `failed`,
+        and `ablation` or `orthogonality` for these presets.
     """
     metric, beside = task.primary_metric, BESIDE.get(task.name, ())
     rows = [_row(arms, place, against.get(place), records, (metric, *beside)) for place in range(len(arms))]
