@@ -153,12 +153,13 @@ def ref_truncated(student, teacher, *, temperature, t_squared, renormalise):
     return factor(temperature, t_squared) * rel_entr(p, q).sum(-1)
 
 
-def ref_ce(student, labels, partner_labels=None, ratio=None, *, label_smoothing):
+def ref_ce(student, labels, partner_labels=None, ratio=None, *, label_smoothing, smoothing_over="all"):
     log_q, n_classes = log_softmax(student, axis=-1), student.shape[-1]
     partner_labels = labels if partner_labels is None else partner_labels
     ratio = np.ones(len(labels)) if ratio is None else ratio
     wanted = ratio[:, None] * np.eye(n_classes)[labels] + (1 - ratio[:, None]) * np.eye(n_classes)[partner_labels]
-    wanted = (1 - label_smoothing) * wanted + label_smoothing / n_classes
+    rest = 1 / n_classes if smoothing_over == "all" else (1 - wanted) / (n_classes - 1)
+    wanted = (1 - label_smoothing) * wanted + label_smoothing * rest
     known = (labels != IGNORE_LABEL) & (partner_labels != IGNORE_LABEL)
     return np.where(known, -(wanted * log_q).sum(-1), 0.0)
 
@@ -344,6 +345,32 @@ CASES = (
         cross_entropy,
         {"label_smoothing": 0.1},
         make_labels,
+        ref_ce,
+        # Card instance-label-smoothing: "0.547702 (eps/K form), 0.589369 (eps/(K-1) form)"; the gradient is q less the target.
+        (
+            Worked(
+                Z,
+                (torch.tensor(1),),
+                {"label_smoothing": 0.1},
+                0.547702,
+                (0.231224 - 0.1 / 3, 0.628532 - 0.9 - 0.1 / 3, 0.140244 - 0.1 / 3),
+            ),
+            Worked(
+                Z,
+                (torch.tensor(1),),
+                {"label_smoothing": 0.1, "smoothing_over": "others"},
+                0.589369,
+                (0.231224 - 0.05, 0.628532 - 0.9, 0.140244 - 0.05),
+            ),
+        ),
+        at_teacher="moves",
+        why="it looks at labels",
+    ),
+    LossCase(
+        "cross_entropy/mixed_others",
+        cross_entropy,
+        {"label_smoothing": 0.1, "smoothing_over": "others"},
+        make_mixed,
         ref_ce,
         at_teacher="moves",
         why="it looks at labels",

@@ -251,3 +251,14 @@ def test_labels_that_do_not_fit_are_refused(args, message):
 def test_label_smoothing_is_a_share():
     with pytest.raises(ConfigError, match=r"`label_smoothing` to be between 0 and 1, got 1\.1"):
         cross_entropy(STUDENT, torch.tensor([0, 1]), label_smoothing=1.1)
+    with pytest.raises(LookupError, match=r"smoothing_over 'rest' \(cross_entropy\)"):
+        cross_entropy(STUDENT, torch.tensor([0, 1]), label_smoothing=0.1, smoothing_over="rest")
+
+
+def test_smoothing_over_the_others_is_that_over_all_of_another_share():
+    student = torch.randn(3, 7, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    labels, share = torch.tensor([0, 3, 6]), 0.12
+    # The true class keeps 1 - e: e of the others is e K / (K - 1) of all, which torch has.
+    wanted = torch.nn.functional.cross_entropy(student, labels, label_smoothing=share * 7 / 6, reduction="none")
+    found = cross_entropy(student, labels, label_smoothing=share, smoothing_over="others")
+    torch.testing.assert_close(found, wanted)

@@ -61,7 +61,7 @@ DEFAULTS = {
     },
     # Card instance-label-smoothing: temperature from the released script, on the teacher's side alone; beta is our choice.
     "self-distillation": {"beta": 1.0, "temperature": 4.0, "student_temperature": 1.0, "t_squared": False},
-    "supervised": {"label_smoothing": 0.0},  # plain cross-entropy
+    "supervised": {"label_smoothing": 0.0, "smoothing_over": "all"},  # plain cross-entropy
     "vanilla-kd": {
         "temperature": 4.0,  # RepDistiller and mdistiller, CIFAR-100 benchmark
         "kd_weight": 0.9,  # the same
@@ -167,6 +167,11 @@ CONTRADICTIONS = [
         "mlkd",
         {"kd_weight": 0.0, "class_weight": 0.0, "batch_weight": 0.0},
         r"`kd_weight` to be above 0, or class_weight or batch_weight, got 0 \(method mlkd\)",
+    ),
+    (
+        "supervised",
+        {"smoothing_over": "others"},
+        r"`smoothing_over` to be all with label_smoothing 0, got 'others' \(method supervised\)",
     ),
     ("vanilla-kd", {"ce_weight": 0.0, "label_smoothing": 0.1}, r"`label_smoothing` to be 0 with ce_weight 0, got 0\.1"),
 ]

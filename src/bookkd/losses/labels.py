@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from bookkd.core.check import between
 from bookkd.core.errors import ConfigError, DataError, expected
 from bookkd.core.fields import IGNORE_LABEL
+from bookkd.core.names import choose
 from bookkd.losses.claims import claims
 from bookkd.losses.targets import computing_dtype
 
@@ -62,10 +65,12 @@ def cross_entropy(
     ratio: Tensor | None = None,
     *,
     label_smoothing: float,
+    smoothing_over: Literal["all", "others"] = "all",
 ) -> Tensor:
     r"""Cross-entropy of the student with the true labels.
 
-    CE(y) = -(1 - e) log q_y - (e / K) sum_k log q_k, with q = softmax(student) and e the label smoothing;
+    CE(y) = -(1 - e) log q_y - (e / K) sum_k log q_k, with q = softmax(student) and e the label smoothing; over the other
+    classes alone -(1 - e) log q_y - (e / (K - 1)) sum_{k != y} log q_k;
     for a mixed view ratio CE(y) + (1 - ratio) CE(y'), with y' the partner's label.
 
     Args:
@@ -74,13 +79,15 @@ def cross_entropy(
         partner_labels: Classes of the samples that the views were mixed with, as `labels`.
         ratio: Share of the sample itself in its mixed view, 0 to 1; shape [...] or its first axes.
         label_smoothing: Share e of the uniform distribution in the target, 0 to 1.
+        smoothing_over: "all" classes, or the "others", so that the true one keeps 1 - e; the released code of teacher-free
+            distillation and of Beta smoothing calls the second label smoothing.
 
     Returns:
         One value per position, shape [...]; 0 where the label, or the partner's, is hidden.
 
     Raises:
         DataError: if a label is no class; the check costs one wait for the device.
-        ConfigError: if shapes do not match, or only one of `partner_labels` and `ratio` is given.
+        ConfigError: if shapes do not match, only one of `partner_labels` and `ratio` is given, or an option is out of range.
 
     >>> cross_entropy(torch.tensor([[1.0, 2.0, 0.5]]), torch.tensor([1]), label_smoothing=0.0)
     tensor([0.4644])
@@ -89,6 +96,7 @@ def cross_entropy(
     Zhang et al. 2018 (arXiv 1710.09412) for mixed labels.
     """
     between(label_smoothing, 0, 1, "label_smoothing", where="cross_entropy")
+    choose(smoothing_over, ("all", "others"), "smoothing_over", where="cross_entropy")
     if (partner_labels is None) != (ratio is None):
         got = "only one of them"
         raise ConfigError(expected("partner_labels", "given together with `ratio`", got, where="cross_entropy"))
@@ -103,5 +111,8 @@ def cross_entropy(
         value = torch.lerp(nll(partner_labels), value, share_of(ratio, labels, value.dtype, "cross_entropy"))
         hidden = hidden | (partner_labels == IGNORE_LABEL)
     if label_smoothing > 0:
-        value = (1 - label_smoothing) * value - label_smoothing * log_q.mean(-1)
+        # All classes less the true one; of mixed labels too, in which all is linear.
+        others = (log_q.sum(-1) + value) / max(log_q.shape[-1] - 1, 1)
+        rest = log_q.mean(-1) if smoothing_over == "all" else others
+        value = (1 - label_smoothing) * value - label_smoothing * rest
     return value.masked_fill(hidden, 0)

@@ -10,7 +10,7 @@ from typing import Any
 from bookkd.core.errors import ConfigError, expected
 from bookkd.core.names import nearest, require
 from bookkd.learning import Training
-from bookkd.methods import method_class
+from bookkd.methods import BaseMethod, method_class
 from bookkd.pipelines.compare.arms import Arm
 from bookkd.pipelines.compare.values import typed
 
@@ -104,7 +104,8 @@ def fitting(arm: Arm, spaces: Sequence[Space]) -> tuple[Space, ...]:
     >>> [space.option for space in fitting(arm, spaces_of("method.temperature=1:20 training.lr=0.01:1:log"))]
     ['training.lr']
     """
-    idle = getattr(arm.method.build(), "idle", dict)()
+    method = arm.method.build()
+    idle: Mapping[str, str] = method.idle() if isinstance(method, BaseMethod) else {}
     return tuple(
         space
         for space in spaces
