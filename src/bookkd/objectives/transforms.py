@@ -258,7 +258,7 @@ def _entropy(log_b: Tensor) -> Tensor:
 
 def _to_entropy(log_b: Tensor, wanted: Tensor) -> Tensor:
     """Return log b^s / sum b^s with entropy `wanted`, by bisection over log s: entropy falls as s grows."""
-    low, high = torch.full_like(wanted, -12.0), torch.full_like(wanted, 12.0)
+    low, high = torch.full_like(wanted, -12.0), torch.full_like(wanted, 20.0)
     for _ in range(40):
         middle = (low + high) / 2
         flat = _entropy((log_b * middle.exp().unsqueeze(-1)).log_softmax(-1)) > wanted
