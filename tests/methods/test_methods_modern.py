@@ -176,7 +176,7 @@ def test_mlkd_wants_two_views_and_an_even_batch(stored, tmp_path):
         run(None, method=MLKD(), knowledge_of=stored, training=training(batch_size=7))
     single = book(tmp_path / "single", views=views(n_views=1)).path
     with pytest.raises(
-        ConfigError, match=r"`views_per_sample` to be between 1 and 1, got 2 .*Make a book of more views"
+        ConfigError, match=r"`n_views` to be at least 2 for method mlkd, got 1 .*bookkd make \.\.\. --views.n_views 2"
     ):
         run(None, method=MLKD(), knowledge_of=single, views=views(n_views=1))
 

@@ -227,7 +227,7 @@ def bind(
     >>> bind(cross_entropy, batch=("label",), smoothing=0.1)
     Traceback (most recent call last):
     ...
-    bookkd.core.errors.UnknownNameError: Unknown hyper-parameter 'smoothing' (term cross_entropy, loss cross_entropy). Nearest: label_smoothing.
+    bookkd.core.errors.UnknownNameError: Unknown hyper-parameter 'smoothing' (term cross_entropy, loss cross_entropy). Nearest: smoothing_over, label_smoothing.
     """
     return Term(name or _loss_name(loss), loss, field, teacher, tuple(batch), weight, dict(hyper), mask, own=own)
 
