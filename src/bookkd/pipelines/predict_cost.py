@@ -127,8 +127,8 @@ def predict_cost(
     steps = _steps(training, len(dataset), rehearsal.views_per_sample, whole=rehearsal.objective.relational)
     seen = training.epochs * rehearsal.views_per_sample
     views_seconds = timed.drawing * len(dataset) * (min(built.n_views, seen) if training.cache_views else seen)
-    student_seconds = timed.from_book.median * steps + views_seconds
-    online_seconds = timed.online.median * steps + views_seconds
+    student_seconds = timed.from_book.median * steps + timed.from_book.epoch * training.epochs + views_seconds
+    online_seconds = timed.online.median * steps + timed.online.epoch * training.epochs + views_seconds
     spread = 2 * math.hypot(timed.from_book.error, timed.online.error) * steps
     saved = online_seconds - student_seconds
     making_seconds = timed.record * records
@@ -198,10 +198,11 @@ def _paid_after(making_seconds: float, saved_seconds: float, spread_seconds: flo
 
 @dataclass(frozen=True)
 class _StepSeconds:
-    """Seconds of one optimizer step: the median of those that were taken, and its standard error."""
+    """Seconds of one optimizer step: the median of those that were taken, its standard error, and what an epoch adds to its steps."""
 
     median: float
     error: float
+    epoch: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -258,7 +259,7 @@ class _Rehearsal:
         self.objective = method.objective(task)
         self.views_per_sample = method.needs(task).views_per_sample
         self.views = replace(views, n_views=self.views_per_sample)
-        self.replay = Replay(part, self.views, probe_share=0.0)
+        self.replay = Replay(part, self.views, probe_share=training.probe_share)
         self.cached = CachedViews(self.replay, max_bytes=2**31)
         size = min(training.batch_size, len(part) * self.views_per_sample)
         self.training = replace(
@@ -286,20 +287,23 @@ class _Rehearsal:
         )
         run = begin_run(learner, Step(objective, self.task, knowledge), self.method, self.training, groups)
         taken: list[float] = []
+        around: list[float] = []
         while len(taken) < STEPS + 2:
+            began = started = self.clock()
+            first = len(taken)
             run.begin_epoch()
-            started = self.clock()
             for group in groups:
                 run.optimizer_step([to_device(batch, device) for batch in group])
                 taken.append(self.clock() - started)
                 started = self.clock()
             run.end_epoch()
+            around.append(self.clock() - began - sum(taken[first:]))
         # The first two warm up; gathering a batch is part of a step.
         counted = taken[2:]
         low, middle, high = statistics.quantiles(counted, n=4, method="inclusive")
         # Of a normal distribution a median has the error 1.253 sd / sqrt(n), and the quartiles are 1.349 sd apart.
         error = 1.253 / 1.349 * (high - low) / math.sqrt(len(counted))
-        return _StepSeconds(middle * self.scale, error * self.scale)
+        return _StepSeconds(middle * self.scale, error * self.scale, statistics.median(around))
 
     def seconds_of_drawing(self) -> float:
         """Return the seconds of drawing one view."""
