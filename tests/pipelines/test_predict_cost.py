@@ -46,15 +46,17 @@ def predicted(weights, **changes):
 
 
 # Of two views of a sample in a batch, half the passes would be missing from a prediction that counted one.
-@pytest.mark.parametrize(("method", "epochs", "share"), [(VanillaKD(), 8, 0.2), (MLKD(), 3, 0.35)])
+@pytest.mark.parametrize(("method", "epochs", "share"), [(VanillaKD(), 4, 0.2), (MLKD(), 2, 0.35)])
 def test_within_a_share_of_the_real_run(one_thread, weights, tmp_path, method, epochs, share):
-    # A processor that is shared runs at another speed from minute to minute: one of six tries is to be right as a whole.
-    tries = []
-    for attempt in range(6):
-        tries.append(ratios(weights, tmp_path / str(attempt), method, replace(TRAINING, epochs=epochs)))
-        if all(1 - share <= ratio <= 1 / (1 - share) for ratio in tries[-1].values()):
+    # A processor that is shared runs at another speed from second to second: the middle one of five tries counts, for each
+    # of the three, and no more are made than tell it.
+    training, told = replace(TRAINING, epochs=epochs), {"making": [], "book": [], "online": []}
+    for attempt in range(5):
+        for what, ratio in ratios(weights, tmp_path / str(attempt), method, training).items():
+            told[what].append(ratio)
+        if all(sum(1 - share <= ratio <= 1 / (1 - share) for ratio in found) > 2 for found in told.values()):
             return
-    pytest.fail(f"predicted over real seconds, at each try: {tries}")
+    pytest.fail(f"predicted over real seconds, at each try: {told}")
 
 
 def ratios(weights, path, method, training):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 import tempfile
@@ -146,7 +147,7 @@ def predict_cost(
         steps=steps,
         codecs=_codecs(timed.logits, temperatures, records),
         measured_records=len(part),
-        measured_steps=STEPS,
+        measured_steps=timed.from_book.count,
     )
 
 
@@ -198,11 +199,15 @@ def _paid_after(making_seconds: float, saved_seconds: float, spread_seconds: flo
 
 @dataclass(frozen=True)
 class _StepSeconds:
-    """Seconds of one optimizer step: the median of those that were taken, its standard error, and what an epoch adds to its steps."""
+    """Seconds of one optimizer step: the median of those that were taken, its standard error, and what an epoch adds to its steps.
+
+    `count` of them were taken.
+    """
 
     median: float
     error: float
     epoch: float
+    count: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -259,6 +264,7 @@ class _Rehearsal:
         self.objective = method.objective(task)
         self.views_per_sample = method.needs(task).views_per_sample
         self.views = replace(views, n_views=self.views_per_sample)
+        self.n_views, self.drawn = views.n_views, Replay(part, views, probe_share=training.probe_share)
         self.replay = Replay(part, self.views, probe_share=training.probe_share)
         self.cached = CachedViews(self.replay, max_bytes=2**31)
         size = min(training.batch_size, len(part) * self.views_per_sample)
@@ -286,33 +292,40 @@ class _Rehearsal:
             whole=objective.relational,
         )
         run = begin_run(learner, Step(objective, self.task, knowledge), self.method, self.training, groups)
-        taken: list[float] = []
-        around: list[float] = []
-        while len(taken) < STEPS + 2:
+        warm, epochs, total = 0, [], 0.0
+        while sum(map(len, epochs)) < STEPS:
             began = started = self.clock()
-            first = len(taken)
+            taken: list[float] = []
             run.begin_epoch()
             for group in groups:
                 run.optimizer_step([to_device(batch, device) for batch in group])
                 taken.append(self.clock() - started)
                 started = self.clock()
             run.end_epoch()
-            around.append(self.clock() - began - sum(taken[first:]))
-        # The first two warm up; gathering a batch is part of a step.
-        counted = taken[2:]
+            if warm < 2:
+                warm += len(taken)
+                continue
+            epochs.append(taken)
+            total += self.clock() - began
+        # Gathering a batch is part of a step.
+        counted = list(itertools.chain.from_iterable(epochs))
         low, middle, high = statistics.quantiles(counted, n=4, method="inclusive")
         # Of a normal distribution a median has the error 1.253 sd / sqrt(n), and the quartiles are 1.349 sd apart.
         error = 1.253 / 1.349 * (high - low) / math.sqrt(len(counted))
-        return _StepSeconds(middle * self.scale, error * self.scale, statistics.median(around))
+        around = max(0.0, total - middle * len(counted)) / len(epochs)
+        return _StepSeconds(middle * self.scale, error * self.scale, around, len(counted))
 
     def seconds_of_drawing(self) -> float:
-        """Return the seconds of drawing one view."""
-        count = min(256, len(self.replay))
-        picks = [Pick(int(row), 0) for row in self.replay.rows[:count]]
+        """Return the seconds of drawing one view, in batches of the planned size as a run draws them."""
+        size = self.training.batch_size
+        picks = [Pick(int(row), place % self.n_views) for place, row in enumerate(self.replay.rows)]
+        batches = [picks[start : start + size] for start in range(0, len(picks), size)]
+        loader = DataLoader(self.drawn, batch_sampler=batches, collate_fn=collate, generator=torch.Generator())
+        next(iter(loader))
         started = self.clock()
-        for _ in DataLoader(self.replay, batch_sampler=[picks], collate_fn=collate, generator=torch.Generator()):
+        for _ in loader:
             pass
-        return (self.clock() - started) / count
+        return (self.clock() - started) / len(picks)
 
 
 def _codecs(
