@@ -562,7 +562,7 @@ def test_a_book_is_gone_on_with_by_its_own_libraries_on_any_processor(tmp_path):
         (lambda: plan(views=[1]), "`views` to be a mapping of JSON values"),
         (lambda: plan(class_names=(1,)), "`class_names` to be texts"),
         (lambda: plan(teachers=("resnet",)), "`teachers` to be TeacherInfo entries"),
-        (lambda: TeacherInfo("a", "b", accuracy=80.0), "`accuracy` to be between 0 and 1"),
+        (lambda: TeacherInfo("a", "b", accuracy=80.0), "`accuracy` to be a share, or at most 1, got 80.0"),
         (lambda: TeacherInfo("a", None), "`digest` to be a plain value"),
         (lambda: plan(batch_size=0), "`batch_size`"),
         (lambda: plan(fields={"a": FieldPlan((2,), Dense()), "a/values": FieldPlan((2,), Dense())}), None),

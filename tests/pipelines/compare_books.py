@@ -51,17 +51,16 @@ TARGETS = {"multi-label": ("digits-pairs", 10), "regression": ("digits-angle", 1
 
 
 def target_books(folder: Path, task: str) -> dict[str, Path]:
-    """Make books "one" and "two" of the training samples and "test" of the test split, by untrained teachers."""
+    """Make books "one" and "two" of the training samples, "test" and "test-two" of the test split, by the same untrained teachers."""
     data, width = TARGETS[task]
     found = {}
-    for seed, label in enumerate(("one", "two", "test")):
+    for seed, label in enumerate(("one", "two", "test", "test-two")):
         weights = folder / f"{label}.safetensors"
         with torch.random.fork_rng():
             torch.manual_seed(seed % 2)
             save_weights(create_network("digits-large", n_classes=width), weights)
-        options = DataOptions(
-            data, split="test" if label == "test" else "train", limit=None if label == "test" else LIMIT
-        )
+        held = label.startswith("test")
+        options = DataOptions(data, split="test" if held else "train", limit=None if held else LIMIT)
         teacher, views = NetworkOptions("digits-large", weights=str(weights)), ViewOptions("none", 1)
         make_book(
             str(folder / label), data=options, teacher=teacher, views=views, batch_size=64, task=task, accelerator="cpu"

@@ -39,6 +39,10 @@ def compare(made, out, *, say=None, jobs=1, spaces="", trials=3, **changes):
     return run_sweep(sweep, out, jobs=jobs, say=lines.append, spaces=spaces_of(spaces), trials=trials)
 
 
+def live_teacher(made, name):
+    return {"name": "digits-large", "weights": f"{made[name]}.safetensors"}
+
+
 def records(out) -> dict[tuple[str, int], RunRecord]:
     return {(run.record.arm, run.record.seed): run.record for run in find_runs([out])}
 
@@ -47,7 +51,7 @@ def records(out) -> dict[tuple[str, int], RunRecord]:
 def done(made, tmp_path_factory):
     out = tmp_path_factory.mktemp("compare") / "out"
     lines = []
-    teachers = {"live": {"name": "digits-large", "weights": str(made["one"]) + ".safetensors"}}
+    teachers = {"live": live_teacher(made, "one")}
     result = compare(made, out, say=lines, teachers=teachers, latency=True)
     return out, result, lines
 
@@ -184,7 +188,20 @@ def test_teachers_are_not_weighed_by_what_they_score_on_the_reported_split(made,
     together = {"both": [str(made["one"]), str(made["two"])]}
     with pytest.raises(ConfigError, match="`accuracies` to be measured on another split than test, which is reported"):
         compare(made, tmp_path / "out", methods=[weighed], books=together)
+    live = {"pair": [live_teacher(made, "one"), live_teacher(made, "two")]}
+    with pytest.raises(ConfigError, match="`accuracies` to be measured .* got those of digits-large on test"):
+        compare(made, tmp_path / "out", methods=[weighed], books=None, teachers=live)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_search_finds_no_weights_by_the_reported_split(made, tmp_path):
+    pytest.importorskip("optuna")
+    together, lines = {"both": [str(made["one"]), str(made["two"])]}, []
+    changes = {"methods": "bookkd", "books": together, "seeds": 1, "trials": 2}
+    result = compare(made, tmp_path, say=lines, spaces="method.weights=uniform,accuracy", **changes)
+    tries = {trial["values"]["method.weights"]: trial for trial in result["tuned"][0]["trials"]}
+    assert tries["accuracy"]["score"] is None and "on another split than test" in tries["accuracy"]["error"]
+    assert tries["uniform"]["score"] > 0
 
 
 def test_a_folder_serves_one_sweep_at_a_time(made, tmp_path):
@@ -295,6 +312,10 @@ def test_tuning_takes_the_best_values_and_never_the_test_split(made, tmp_path, m
     result = compare(made, tmp_path / "guarded", say=lines, spaces="training.lr=0.01:0.2:log", seeds=1, **sweep)
     assert result["tuned"][0]["best"]["score"] > 0
     assert any("the test split was looked at" in line for line in lines)
+    live = {"large": live_teacher(made, "one")}
+    asked = {**sweep, "methods": "vanilla-kd", "teachers": live}
+    result = compare(made, tmp_path / "live", say=lines, spaces="training.lr=0.01:0.2:log", seeds=1, **asked)
+    assert result["tuned"][0]["best"]["score"] > 0
     out = tmp_path / "tuned"
     lines.clear()
     result = compare(made, out, say=lines, spaces="method.temperature=1:20", seeds=2)

@@ -289,7 +289,9 @@ def test_one_teacher_of_a_book_of_two_is_as_a_book_of_its_own(made, tmp_path):
     assert found["beside"].weights == found["alone"].weights != found["all"].weights
     digests = {name: [teacher["digest"] for teacher in record.teachers] for name, record in found.items()}
     assert digests["beside"] == digests["alone"] == digests["all"][1:]
-    # Of the book of the test split the same teacher is read; of "alone" all are, since nobody was chosen.
+    # Of the book of the test split, which has two, the same teacher is read.
+    assert found["beside"].confusion["teacher"] == found["alone"].confusion["teacher"]
+    assert found["beside"].metric("agreement") == found["alone"].metric("agreement")
     assert found["beside"].confusion["teacher"] != found["all"].confusion["teacher"]
     assert found["beside"].metric("agreement") != found["all"].metric("agreement")
     assert found["beside"].configuration["knowledge"]["members"] == digests["beside"]

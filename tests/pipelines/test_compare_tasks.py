@@ -47,8 +47,9 @@ def document(task, /, **changes):
 def done(made, tmp_path_factory):
     """One sweep a task: several labels from two books together, whose task is taken from the first, numbers from one."""
     labels, numbers = made["multi-label"], made["regression"]
+    tests = [str(labels["test"]), str(labels["test-two"])]
     sources = {
-        "multi-label": {"both": {"paths": [str(labels["one"]), str(labels["two"])], "test": [str(labels["test"])]}},
+        "multi-label": {"both": {"paths": [str(labels["one"]), str(labels["two"])], "test": tests}},
         "regression": {"one": {"paths": str(numbers["one"]), "test": str(numbers["test"])}},
     }
     found = {}
@@ -152,7 +153,11 @@ def test_few_labels_are_hidden_whole_samples(made, tmp_path):
     given = document("regression", task="regression", methods="supervised", seeds=1, label_fraction=0.2)
     result = run_sweep(sweep_of(given), tmp_path, say=lambda line: None)
     assert result["failed"] == []
-    assert result["arms"][0]["r2"]["mean"] < 1
+    (few,) = find_runs([tmp_path])
+    run_sweep(sweep_of({**given, "label_fraction": 1.0}), tmp_path / "all", say=lambda line: None)
+    (every,) = find_runs([tmp_path / "all"])
+    assert few.record.weights != every.record.weights
+    assert few.record.data["label_fraction"] == 0.2
 
 
 @pytest.mark.parametrize(
@@ -176,6 +181,34 @@ def test_what_a_task_does_not_allow_is_refused_before_anything_starts(made, tmp_
         run_sweep(sweep_of(given), tmp_path / "out", say=lambda line: None)
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.rglob("run.json"))
+
+
+def test_books_of_the_test_split_are_by_all_teachers_of_the_training_book(made, tmp_path):
+    numbers = made["regression"]
+    for paths, test in ((["one"], "test-two"), (["two"], "test")):
+        books = {"x": {"paths": [str(numbers[name]) for name in paths], "test": str(numbers[test])}}
+        with pytest.raises(BookKDError, match="`test books` to be by the teachers of the books, got none by digits-large"):
+            run_sweep(sweep_of(document("regression", books=books)), tmp_path / "out", say=lambda line: None)
+    labels = made["multi-label"]
+    books = {"x": {"paths": [str(labels["one"]), str(labels["two"])], "test": str(labels["test"])}}
+    with pytest.raises(BookKDError, match="by the teachers of the books, got none by"):
+        run_sweep(sweep_of(document("multi-label", books=books)), tmp_path / "out", say=lambda line: None)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_teacher_of_numbers_that_is_worse_than_their_mean_is_shown_as_it_is(made, tmp_path):
+    """Untrained: its explained variance is below 0, in the record as in the book of `make`."""
+    weights = made["regression"]["one"].with_name("one.safetensors")
+    live = {"live": {"name": "digits-large", "weights": str(weights)}}
+    given = document("regression", task="regression", methods="vanilla-kd", teachers=live, seeds=1)
+    run_sweep(sweep_of(given), tmp_path, say=lambda line: None)
+    (run,) = find_runs([tmp_path])
+    test = open_dataset("digits-angle", split="test")
+    network, preprocess = NetworkOptions("digits-large").build(1, role="teacher")
+    load_weights(network, weights)
+    said = predictions_of(Learner(network, Regression(("a",)), preprocess=preprocess), test).fields["mean"].numpy()
+    assert run.record.teachers[0]["accuracy"] == pytest.approx(r2_score(np.asarray(test.labels), said), abs=1e-6)
+    assert run.record.teachers[0]["accuracy"] < 0
 
 
 def test_books_of_two_tasks_are_not_compared(made, tmp_path):

@@ -12,7 +12,7 @@ import numpy as np
 from bookkd.book import _checked, _layout
 from bookkd.book.codecs import Codec, codec_from_config, codec_to_config
 from bookkd.core import jsonio
-from bookkd.core.check import at_least, between, positive, unique
+from bookkd.core.check import at_least, finite, positive, unique
 from bookkd.core.errors import BookFormatError, ConfigError, expected
 from bookkd.core.fields import LOGITS, check_field_name
 
@@ -81,7 +81,7 @@ class TeacherInfo:
         digest: Of the weights; what tells two teachers apart.
         parameters: Number of parameters.
         bytes: Size of the weights in bytes.
-        accuracy: Held-out accuracy, 0 to 1.
+        accuracy: Held-out accuracy, 0 to 1; of numbers R^2, which has no least value.
         split: The split that `accuracy` was measured on.
         mode: "eval", or how else the teacher ran.
         lineage: Who taught it: `method`, `parents` (digests) and `ancestors` (back to the first teacher, each with name,
@@ -103,7 +103,8 @@ class TeacherInfo:
             if not isinstance(value, kinds) or isinstance(value, bool):
                 raise ConfigError(expected(entry, "a plain value of its type", value, where="teacher"))
         if self.accuracy is not None:
-            between(self.accuracy, 0, 1, "accuracy", where="teacher")
+            if not finite(self.accuracy, "accuracy", where="teacher") <= 1:
+                raise ConfigError(expected("accuracy", "a share, or at most 1", self.accuracy, where="teacher"))
         if self.lineage is not None:
             object.__setattr__(self, "lineage", _json_values(self.lineage, "lineage"))
 

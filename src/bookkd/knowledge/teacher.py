@@ -34,7 +34,7 @@ class Teacher:
         network: Returns what the task's `fields` understands.
         preprocess: The network's own deterministic preprocessing of a view (resize, normalise, dtype).
         name: Shown in reports and stored in books.
-        accuracy: Held-out accuracy, if known, 0 to 1.
+        accuracy: Held-out accuracy, if known, 0 to 1; of numbers R^2, which has no least value.
         split: The split it was measured on.
         device: Where it runs.
         amp: Autocast on a GPU; the logits come out as float32 in any case.

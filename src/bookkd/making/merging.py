@@ -173,7 +173,7 @@ def _check_bake(
     positive(temperature, "temperature", where="bake")
     zeros = [type(each).__name__ for each in transforms if each.leaves_zeros]
     if zeros:
-        do = "Learn from the books themselves, or take a share below 1."
+        do = "Learn from the books themselves, or take a share below 1 with rank 1."
         wish, got = "ones that leave every class some probability", f"{zeros[0]}, which does not"
         raise ConfigError(expected("transforms", wish, got, where="bake", do=do))
     if not books:

@@ -31,7 +31,7 @@ class Supervised(BaseMethod):
     """Train on labels alone.
 
     Args:
-        label_smoothing: Share of the target given to all classes alike, 0 to 1.
+        label_smoothing: Share of the target given to the classes that `smoothing_over` names, 0 to 1.
         smoothing_over: Give it to "all" classes, or to the "others" than the true one.
     """
 

@@ -111,7 +111,7 @@ class Term:
         zeros = [type(each).__name__ for each in self.transforms if getattr(each, "leaves_zeros", False)]
         if zeros and self.claims.wants_full_support(self.hyper):
             got, where = f"{zeros[0]}, which leaves classes without any", f"term {self.name}"
-            do = f"{_loss_name(self.loss)} is infinite there: take a smaller share, or another loss."
+            do = f"{_loss_name(self.loss)} is infinite there: take a share below 1 with rank 1, or another loss."
             raise ConfigError(
                 expected("transforms", "ones that leave every class some probability", got, where=where, do=do)
             )

@@ -1,8 +1,8 @@
 """Field transforms: what is done to logits on the way into a loss, on the teacher's side, the student's, or both.
 
 They compose with losses on logits: `transformed(term, Standardise())`. Where they leave a class without probability, a loss that
-is infinite there is refused. The teacher's side is worked out when the loss
-asks, at the temperature that it asks for, so that a book keeps logits at temperature 1 and every choice stays free.
+is infinite there is refused. The teacher's side is worked out when the loss asks, at the temperature that it asks for (`Extract` and
+`Temper` have one of their own), so that a book keeps logits at temperature 1 and every choice stays free.
 """
 
 from __future__ import annotations
@@ -330,8 +330,8 @@ def _uniform(log_p: Tensor) -> Tensor:
     return possible / possible.sum(-1, keepdim=True)
 
 
-def _given(inner: FullTarget, temperature: float, log_b: Tensor | None) -> Tensor:
-    return inner.log_probabilities(temperature) if log_b is None else log_b
+def _given(inner: FullTarget, temperature: float, log_b: Tensor) -> Tensor:
+    return log_b
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,7 @@ def measure_teacher(teacher: Teacher, data: DataOptions, task: Task, split: str)
     """
     said = predict(teacher, data.other(split).open(), task, device=teacher.device)
     value = measure(task, said, replicates=0).metrics[task.primary_metric].value
-    # A book notes numbers from 0 to 1; explained variance may be below.
-    teacher.accuracy, teacher.split = max(0.0, value), split
+    teacher.accuracy, teacher.split = value, split
     return value
 
 

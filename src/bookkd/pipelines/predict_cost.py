@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import statistics
 import tempfile
@@ -292,8 +291,9 @@ class _Rehearsal:
             whole=objective.relational,
         )
         run = begin_run(learner, Step(objective, self.task, knowledge), self.method, self.training, groups)
-        warm, epochs, total = 0, [], 0.0
-        while sum(map(len, epochs)) < STEPS:
+        counted: list[float] = []
+        warm, epochs, total = 0, 0, 0.0
+        while len(counted) < STEPS:
             began = started = self.clock()
             taken: list[float] = []
             run.begin_epoch()
@@ -305,14 +305,14 @@ class _Rehearsal:
             if warm < 2:
                 warm += len(taken)
                 continue
-            epochs.append(taken)
+            # Gathering a batch is part of a step.
+            counted += taken
+            epochs += 1
             total += self.clock() - began
-        # Gathering a batch is part of a step.
-        counted = list(itertools.chain.from_iterable(epochs))
         low, middle, high = statistics.quantiles(counted, n=4, method="inclusive")
         # Of a normal distribution a median has the error 1.253 sd / sqrt(n), and the quartiles are 1.349 sd apart.
         error = 1.253 / 1.349 * (high - low) / math.sqrt(len(counted))
-        around = max(0.0, total - middle * len(counted)) / len(epochs)
+        around = max(0.0, total - middle * len(counted)) / epochs
         return _StepSeconds(middle * self.scale, error * self.scale, around, len(counted))
 
     def seconds_of_drawing(self) -> float:

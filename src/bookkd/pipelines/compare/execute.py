@@ -64,6 +64,7 @@ def score_arm(shared: Shared, arm: Arm, seed: int, folder: Path) -> float:
         raise DataError(
             "Expected samples to validate on, got none. Pass --validation_fraction 0.1 or --validation SPLIT."
         )
+    shared.check_arm(arm)  # a value that was searched may ask for more than the arm did
     learned, _, _ = _learned(shared, arm, seed, folder, other=False)
     return learned.metrics[shared.samples.task.primary_metric]
 
@@ -101,6 +102,8 @@ def _learned(
 
 
 def _done(shared: Shared, run: Run, cost: dict[str, Any]) -> RunRecord:
+    for options in () if run.arm.source is None else run.arm.source.teachers:
+        shared.measured(options)  # before learning, so that the weights' lineage has it too
     learned, learner, knowledge = _learned(shared, run.arm, run.seed, run.folder, other=begin(run))
     seconds = sum(float(epoch["seconds"]) for epoch in learned.history)
     return RunRecord(

@@ -27,8 +27,8 @@ def with_preset(name: str, document: Mapping[str, Any]) -> dict[str, Any]:
     """Return the document of a sweep with what a preset adds to it.
 
     "ablation": BookKD with regularisation on all books together, then each of its four parts left out, then vanilla-kd from all
-    teachers and from one, and labels alone. The one is the first book, or of a book of several teachers the one that was best on
-    held-out samples. `methods` may name one BookKD with other options.
+    teachers and from one, and labels alone. The one is the first book, or of a book of several teachers the largest, and the
+    first of equally large ones. `methods` may name one BookKD with other options.
 
     "orthogonality": distillation x augmentation x architecture, labels alone and distilled. Two `students` are two
     architectures, two `books` two augmentations by one teacher; one of these pairs at least. `methods` may name another pair

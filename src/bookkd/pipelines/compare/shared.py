@@ -84,6 +84,7 @@ class Shared:
         task = self.samples.task
         for source in self.sweep.every_source:
             self.stored(source)  # says which of its teachers are not there
+            self._test_members(source)  # says which books are of other teachers
             for path in (*source.books, *source.test_books):
                 found = self.book(path).book.plan.task
                 if found != task.name:
@@ -107,23 +108,24 @@ class Shared:
             stored = self.stored(source)
             asked: Knowledge = stored[0] if len(stored) == 1 else Ensemble(stored)
             check_needs(needs, asked, method.name, where=arm.name)
-            self._check_weights(method, stored, arm.name)
         elif source is not None:
             check_fields(needs, task.field_infos, method.name, where=arm.name)
+        if source is not None and getattr(method, "weights", None) == "accuracy":
+            self._check_accuracies(source, arm.name)
         drawn = (arm.views or _views_of(books)).n_views
         check_views(needs, drawn, method.name, books=[each.book for each in books], where=arm.name)
 
-    def _check_weights(self, method: Method, books: Sequence[StoredKnowledge], where: str) -> None:
+    def _check_accuracies(self, source: Source, where: str) -> None:
         """Refuse teachers weighed by what they score on the split of the report: nothing is chosen on it."""
-        if getattr(method, "weights", None) != "accuracy":
-            return
-        for book in books:
-            for teacher in book.teachers:
-                if teacher.split == self.sweep.test:
-                    wish = f"measured on another split than {self.sweep.test}, which is reported, to weigh teachers by them"
-                    do = "Make the books with --held_out of another split, or give the weights as numbers."
-                    got = f"those of {teacher.name} on {teacher.split}"
-                    raise ConfigError(expected("accuracies", wish, got, where=where, do=do))
+        stored = [teacher for book in self.stored(source) for teacher in book.teachers]
+        # A live teacher is measured on no other split.
+        seen = [teacher.name for teacher in stored if teacher.split == self.sweep.test]
+        seen += [options.name for options in source.teachers]
+        if seen:
+            wish = f"measured on another split than {self.sweep.test}, which is reported, to weigh teachers by them"
+            do = "Make the books with --held_out of another split, or give the weights as numbers."
+            got = f"those of {seen[0]} on {self.sweep.test}"
+            raise ConfigError(expected("accuracies", wish, got, where=where, do=do))
 
     def task_of(
         self, source: Source | None, student: nn.Module, preprocess: Callable[[Tensor], Tensor], views: Views
@@ -154,19 +156,23 @@ class Shared:
         return [self.book(path, source.members) for path in source.books]
 
     def teacher(self, options: NetworkOptions) -> Teacher:
-        """Return a live teacher, measured on the test split."""
+        """Return a live teacher; what it scores is not known before `measured`."""
         key = digest(plain(options))
         if key not in self._teachers:
-            found = options.teacher(self.width, self.device)
-            plain_task, test = self.samples.task, self.samples.test
+            self._teachers[key] = options.teacher(self.width, self.device)
+        return self._teachers[key]
+
+    def measured(self, options: NetworkOptions) -> Said:
+        """Return what a live teacher says of the test split, and note on it what it scores there."""
+        key = digest(plain(options))
+        if key not in self._live_said:
+            found, plain_task, test = self.teacher(options), self.samples.task, self.samples.test
             task = with_variance(plain_task, teacher=None, student=says_variance(plain_task, found, test))
             said = predict(found, test, task, device=self.device)
+            found.accuracy = measure(task, said, replicates=0).metrics[task.primary_metric].value
+            found.split = self.sweep.test
             self._live_said[key] = said_of(task, said.fields)
-            value = measure(task, said, replicates=0).metrics[task.primary_metric].value
-            # As a book notes it: explained variance may be below 0.
-            found.accuracy, found.split = max(0.0, value), self.sweep.test
-            self._teachers[key] = found
-        return self._teachers[key]
+        return self._live_said[key]
 
     def knowledge(self, source: Source | None, task: Task) -> Knowledge | None:
         """Return whom a run of this task asks, with its own count of teacher passes; None for nobody."""
@@ -225,22 +231,30 @@ class Shared:
 
     def _ask(self, source: Source) -> list[Said]:
         if source.test_books:
-            read = [(path, self._members_on_test(source, path)) for path in source.test_books]
-            return [self._read(path, members) for path, members in read if members is not None]
+            return [self._read(path, members) for path, members in self._test_members(source)]
         live = source if source.teachers else self._live_twin(source)
-        found = []
-        for options in () if live is None else live.teachers:
-            self.teacher(options)
-            found.append(self._live_said[digest(plain(options))])
-        return found
+        return [] if live is None else [self.measured(options) for options in live.teachers]
 
-    def _members_on_test(self, source: Source, path: str) -> tuple[int, ...] | None:
-        """Return which teachers of a book of the test split are those of a source, () for all; None for none of them."""
-        if not source.members:
-            return ()
-        digests = {teacher.digest for stored in self.stored(source) for teacher in stored.teachers}
-        theirs = [teacher.digest for teacher in self.book(path).teachers]
-        return tuple(place for place, digest in enumerate(theirs) if digest in digests) or None
+    def _test_members(self, source: Source) -> list[tuple[str, tuple[int, ...]]]:
+        """Return which teachers of each book of the test split are those of a source, () where books name none.
+
+        Raises:
+            BookMismatchError: if a teacher of the source speaks in none of them.
+        """
+        wanted = {teacher.digest: teacher.name for book in self.stored(source) for teacher in book.teachers}
+        found, missing = [], dict(wanted)
+        for path in source.test_books:
+            theirs = [teacher.digest for teacher in self.book(path).teachers]
+            mine = tuple(place for place, digest in enumerate(theirs) if digest in wanted)
+            if mine or not theirs or not wanted:
+                found.append((path, mine))
+            missing = {} if not theirs else {key: name for key, name in missing.items() if key not in theirs}
+        if source.test_books and missing:
+            do = "Make it with the teachers of the training book, or leave it out."
+            got = f"none by {next(iter(missing.values()))}"
+            where = f"sweep, {source.label}"
+            raise BookMismatchError(expected("test books", "by the teachers of the books", got, where=where, do=do))
+        return found
 
     def _live_twin(self, source: Source) -> Source | None:
         digests = {teacher.digest for stored in self.stored(source) for teacher in stored.teachers}
