@@ -74,6 +74,42 @@ def test_chain(tmp_path, capsys, last_json):
     assert "Assistant: bookkd.zoo.digits_net:digits_large, the nearest to the mean" in out
 
 
+def test_inspect_goes_back_to_the_first_teacher(tmp_path, capsys):
+    """Of the last book of a chain of three, the teacher, its teacher, and the one before."""
+    small = [*VIEWS, "1", *QUICK]
+    path = "digits-large,bookkd.zoo.digits_net:digits_small,digits-small,digits-large"
+    assert main(["chain", "--path", path, *DATA, *small, "--out", str(tmp_path / "chain")]) == 0
+    capsys.readouterr()
+    (last,) = (folder for folder in (tmp_path / "chain").iterdir() if folder.name.count("+") == 2)
+    assert main(["inspect", str(last / "book")]) == 0
+    lines = capsys.readouterr().out.partition("Lineage:")[2].splitlines()
+    told = [line for line in lines if line.startswith("  ")][:3]
+    names = ["digits-small", "bookkd.zoo.digits_net:digits_small", "digits-large"]
+    assert [line.split()[0] for line in told] == names
+    assert [len(line) - len(line.lstrip()) for line in told] == [2, 4, 6]
+    assert [", taught by takd" in line for line in told] == [True, True, False]
+
+
+def test_a_weak_and_a_small_teacher_are_accepted_with_their_accuracy_shown(tmp_path, capsys, last_json):
+    """Reversed and defective teachers: early-stopped, of a small network, for a student that is larger."""
+    run = ["learn", *LEARN, *VIEWS, "1", "--method", "supervised", "--out", str(tmp_path / "weak")]
+    assert main(run) == 0
+    weak = ["--teacher", "digits-small", "--teacher.weights", str(tmp_path / "weak" / "student.safetensors")]
+    book = str(tmp_path / "book")
+    options = ["--held_out", "test", "--accelerator", "cpu", "--batch_size", "32"]
+    assert main(["make", *DATA, *weak, *VIEWS, "1", *options, "--out", book]) == 0
+    capsys.readouterr()
+    assert main(["inspect", book, "--json"]) == 0
+    accuracy = last_json()["plan"]["teachers"][0]["accuracy"]
+    assert 0 <= accuracy < 0.6
+    assert main(["inspect", book]) == 0
+    assert f"{accuracy:.4f} on test" in capsys.readouterr().out
+    for student in ("digits-small", "digits-large"):
+        run = ["learn", book, *LEARN, "--student", student, "--method", "tfkd-self", "--out", str(tmp_path / student)]
+        assert main([*run, "--json"]) == 0
+        assert last_json()["teacher_forwards"] == 0
+
+
 def test_contradictions_are_one_line(several, tmp_path, capsys):
     one = str(several / "one")
     cases = [

@@ -187,7 +187,11 @@ def test_evaluate_against_a_teacher(weights, made, tmp_path, last_json, capsys):
 
 def test_methods_and_a_card(capsys, last_json):
     assert main(["methods", "--json"]) == 0
-    assert {entry["name"] for entry in last_json()["methods"]} == set(METHODS)
+    found = {entry["name"]: entry for entry in last_json()["methods"]}
+    assert set(found) == set(METHODS)
+    assert found["dkd"]["source"] == "Zhao et al., CVPR 2022, arXiv 2203.08679"
+    assert found["dkd"]["needs"] == "logits of one view, dense, and labels"
+    assert (found["dkd"]["status"], found["extractive-kd"]["status"]) == ("certain", "reconstructed")
     assert main(["methods", "vanilla-kd"]) == 0
     assert "arXiv 1503.02531" in capsys.readouterr().out
 
