@@ -18,7 +18,8 @@ from bookkd.evaluation.paired import EQUAL
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "results.md"
 KEPT = HERE / "results"
-ARM_KEYS = ("arm", "method", "source", "override", "seeds", "baseline", "difference", "accuracy", "nll", "ece")
+ARM_KEYS = ("arm", "method", "source", "override", "accuracy", "nll", "ece")
+TEACHER_KEYS = ("name", "parameters", "accuracy", "split")
 SAME = "the same in every seed, which says nothing about noise"
 GAIN, NOISE, NONE, LOSS = "more than the noise", "inside the noise", "did not appear", "worse by more than the noise"
 
@@ -32,8 +33,17 @@ def take(runs: Path) -> None:
             found = json.loads(path.read_text(encoding="utf-8"))
             kept = {key: found.get(key) for key in ("seeds", "ledger")}
             kept["arms"] = [{key: arm[key] for key in ARM_KEYS} for arm in found["arms"]]
+            kept["teachers"] = teachers_of(runs / name)
             text = json.dumps(kept, indent=1, sort_keys=True) + "\n"
             (KEPT / f"{name.replace('/', '-')}.json").write_text(text, encoding="utf-8")
+
+
+def teachers_of(sweep: Path) -> list[dict[str, Any]]:
+    """Return the teachers of all runs of a sweep, each once, the largest first."""
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(sweep.glob("runs/*/seed-*/record.json"))]
+    known = {teacher["digest"]: teacher for record in records for teacher in record["teachers"]}
+    kept = [{key: teacher[key] for key in TEACHER_KEYS} for teacher in known.values()]
+    return sorted(kept, key=lambda teacher: (-teacher["parameters"], -teacher["accuracy"]))
 
 
 def page() -> str:
@@ -50,6 +60,7 @@ def page() -> str:
                     said=verdicts(found),
                     parts=parts_table(found),
                     cost=cost(found),
+                    teachers=teachers_table(found),
                 )
             )
     return "\n".join(parts)
@@ -81,6 +92,15 @@ def arms_table(found: Mapping[str, Any]) -> str:
             f"| {points(gain)} | {verdict(gain)} | {arm['nll']['mean']:.3f} | {arm['ece']['mean']:.3f} |"
         )
     return "\n".join(lines)
+
+
+def teachers_table(found: Mapping[str, Any]) -> str:
+    """Return who taught."""
+    lines = (
+        f"| {teacher['name']} | {teacher['parameters']:,} | {100 * teacher['accuracy']:.2f} ({teacher['split']}) |"
+        for teacher in found["teachers"]
+    )
+    return "\n".join(["| teacher | parameters | accuracy % |", "|---|---|---|", *lines])
 
 
 def parts_table(found: Mapping[str, Any]) -> str:
@@ -142,20 +162,24 @@ def cost(found: Mapping[str, Any]) -> str:
 
 HEAD = """# Results on real images
 
-What `benchmarks/real.py` measured, written by `benchmarks/results.py`. No number here is a paper's, and none of a paper's claims is
-repeated as ours: these are small students, few epochs and few seeds, and say which gains show *here*.
+What the commands of `benchmarks/real.py` measured (version 0.1.0 before its release, commit 2512279; later commits may add an arm),
+written by `benchmarks/results.py`. No number here is a paper's, and none of a paper's claims is repeated as ours: these are small
+students, few epochs and few seeds, and say which gains show *here*.
 
 Each arm is trained with the same seeds for 12 epochs, batches of 128, learning rate 0.1, cosine, on 10,000 images of which 1,000 are
 held out, and 8 stored crops and flips of each. Accuracy is of the whole test split: mean ± standard deviation over seeds. Differences
 are paired over seeds, with Student's 95 % interval, and not corrected for the number of arms; of forty arms without any effect
 chance alone would call one a gain. *Did not appear* means that the mean is not above 0. Options are the defaults of `bookkd methods`,
-except the warm-up of `dkd`, which is 4 epochs in place of 20 that would never end. `extractive-kd` is a reconstruction.
+but for the warm-up of `dkd`, which is 4 epochs in place of 20 that would never end, and BookKD's preset `regularised`; nothing was
+tuned. `extractive-kd` is a reconstruction.
 """
 
 METHODS = """## Methods on CIFAR-10, ResNet-8
 
 {seeds} seeds. `r56` is the book of a ResNet-56, `own` that of the same ResNet-8 trained on labels with another seed, `assistant`
 that of a ResNet-20 which learned from `r56` (the chain 56-20-8).
+
+{teachers}
 
 {arms}
 
@@ -168,7 +192,11 @@ Held against labels alone:
 
 ABLATION = """## BookKD and its four parts on CIFAR-10, ResNet-8
 
-{seeds} seeds. One ensemble of the books of ResNet-56, 20, 32 and 44; "minus ensemble" reads that of ResNet-56 alone.
+{seeds} seeds. One ensemble of the books of ResNet-56 (`book`), 20, 32 and 44; "minus ensemble" reads that of ResNet-56 alone (`first
+book`). BookKD with its preset `regularised`, and what that gives less each of its parts. `vanilla-kd` is of all four; of ResNet-56
+alone it stands in the table of methods above.
+
+{teachers}
 
 {arms}
 
@@ -182,6 +210,8 @@ What each part gives, full less without it, over the same seeds:
 MANY = """## 100 classes of Tiny-ImageNet at 32 × 32, ResNet-8
 
 {seeds} seeds. One book of a ResNet-14 of twice the width, which has seen all of the training split.
+
+{teachers}
 
 {arms}
 

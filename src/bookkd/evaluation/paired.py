@@ -27,7 +27,8 @@ class Difference:
         against: Name of the other arm.
         mean: Mean of the differences; of unpaired seeds the difference of the means.
         sd: Their standard deviation, with n - 1; None for one seed, and where seeds are not paired.
-        low: Lower end of the 95 % interval of the mean, Student's, or Welch's where seeds are not paired; None for one seed.
+        low: Lower end of the 95 % interval of the mean, Student's, or Welch's where seeds are not paired; None for one seed, and
+            where all seeds differ alike, which says nothing of how far others would.
         high: Upper end.
         n: Number of seeds that both have; where seeds are not paired, of the arm that has fewer.
         verdict: Whether it is more than the noise, in words, which end with "seeds not paired" where they are not.
@@ -70,6 +71,7 @@ def difference_of(
     if low is not None and high is not None:
         # Seeds that agree, as accuracies on few samples do, say nothing of how far others would differ.
         verdict = INSIDE if low <= 0 <= high else MORE if found.spread else EQUAL
+        low, high = (low, high) if found.spread else (None, None)
     better = (found.mean < 0) == lower_is_better if verdict == MORE else None
     told = verdict + ("" if found.paired else UNPAIRED)
     return Difference(against, found.mean, found.sd, low, high, found.n, told, better, found.paired)

@@ -330,8 +330,8 @@ def _uniform(log_p: Tensor) -> Tensor:
     return possible / possible.sum(-1, keepdim=True)
 
 
-def _given(inner: FullTarget, temperature: float, log_b: Tensor) -> Tensor:
-    return log_b
+def _given(inner: FullTarget, temperature: float, log_b: Tensor | None) -> Tensor:
+    return inner.log_probabilities(temperature) if log_b is None else log_b
 
 
 @dataclass(frozen=True)
