@@ -187,7 +187,9 @@ def test_books_of_the_test_split_are_by_all_teachers_of_the_training_book(made, 
     numbers = made["regression"]
     for paths, test in ((["one"], "test-two"), (["two"], "test")):
         books = {"x": {"paths": [str(numbers[name]) for name in paths], "test": str(numbers[test])}}
-        with pytest.raises(BookKDError, match="`test books` to be by the teachers of the books, got none by digits-large"):
+        with pytest.raises(
+            BookKDError, match="`test books` to be by the teachers of the books, got none by digits-large"
+        ):
             run_sweep(sweep_of(document("regression", books=books)), tmp_path / "out", say=lambda line: None)
     labels = made["multi-label"]
     books = {"x": {"paths": [str(labels["one"]), str(labels["two"])], "test": str(labels["test"])}}

@@ -102,9 +102,8 @@ class TeacherInfo:
             value = getattr(self, entry)
             if not isinstance(value, kinds) or isinstance(value, bool):
                 raise ConfigError(expected(entry, "a plain value of its type", value, where="teacher"))
-        if self.accuracy is not None:
-            if not finite(self.accuracy, "accuracy", where="teacher") <= 1:
-                raise ConfigError(expected("accuracy", "a share, or at most 1", self.accuracy, where="teacher"))
+        if self.accuracy is not None and not finite(self.accuracy, "accuracy", where="teacher") <= 1:
+            raise ConfigError(expected("accuracy", "a share, or at most 1", self.accuracy, where="teacher"))
         if self.lineage is not None:
             object.__setattr__(self, "lineage", _json_values(self.lineage, "lineage"))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cached_property
 
 import torch
@@ -25,7 +25,6 @@ from bookkd.knowledge import (
 )
 from bookkd.learning import find_device, measure
 from bookkd.learning.folder import plain
-from bookkd.methods import Method
 from bookkd.pipelines.compare.arms import Arm
 from bookkd.pipelines.compare.said import Said, read_said, said_of, together
 from bookkd.pipelines.compare.sweep import Source, Sweep
