@@ -189,7 +189,7 @@ def test_teachers_are_not_weighed_by_what_they_score_on_the_reported_split(made,
     with pytest.raises(ConfigError, match="`accuracies` to be measured on another split than test, which is reported"):
         compare(made, tmp_path / "out", methods=[weighed], books=together)
     live = {"pair": [live_teacher(made, "one"), live_teacher(made, "two")]}
-    with pytest.raises(ConfigError, match="`accuracies` to be measured .* got those of digits-large on test"):
+    with pytest.raises(ConfigError, match=r"`accuracies` to be measured .* got those of digits-large on test"):
         compare(made, tmp_path / "out", methods=[weighed], books=None, teachers=live)
     assert not (tmp_path / "out").exists()
 
