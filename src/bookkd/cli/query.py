@@ -34,7 +34,7 @@ def query(book: str, sql: str, csv: bool = False, limit: int | None = None, stat
         "rows": [list(row) for row in found.rows],
         "more": found.more,
         "csv": csv,
-        "limited": limit is not None,
+        "limit": limit,
     }
 
 
@@ -47,7 +47,7 @@ def show(result: dict[str, Any]) -> None:
         writer.writerows([result["columns"], *(["" if value is None else value for value in row] for row in found)])
         sys.stdout.write(text.getvalue())
     else:
-        shown = found if result["limited"] else found[:TABLE_ROWS]
+        shown = found[: result["limit"] or TABLE_ROWS]
         cells = [["" if value is None else _short(value) for value in row] for row in shown]
         console().print(rows("", result["columns"], cells), markup=False)
         if len(found) > len(shown):

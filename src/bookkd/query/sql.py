@@ -139,7 +139,9 @@ def _small_tables(pa: Any, book: Book, found: Statistics) -> dict[str, Any]:
     numbers = pa.array(range(len(names)), pa.int32())
     tables["classes"] = pa.table({"class": numbers, "name": pa.array(names, pa.string())})
     if book.keys is not None:
-        tables["samples"] = pa.table({"sample": pa.array(range(book.n_samples), pa.int64()), "key": pa.array(book.keys)})
+        tables["samples"] = pa.table(
+            {"sample": pa.array(range(book.n_samples), pa.int64()), "key": pa.array(book.keys)}
+        )
     return tables
 
 
@@ -155,7 +157,9 @@ def _explained(connection: Any, reason: str) -> str:
     described = connection.execute(
         "SELECT table_name, list(column_name ORDER BY column_index) FROM duckdb_columns() WHERE NOT internal GROUP BY ALL ORDER BY 1"
     ).fetchall()
-    tables = "; ".join(f"{table} ({', '.join(columns)})" for table, columns in described if not table.startswith("teacher_"))
+    tables = "; ".join(
+        f"{table} ({', '.join(columns)})" for table, columns in described if not table.startswith("teacher_")
+    )
     views = ", ".join(table for table, _ in described if table.startswith("teacher_"))
     said = " ".join(reason.partition("\n\nLINE ")[0].split()).rstrip(".")
     return f"Expected `sql` to be a SELECT that DuckDB can run, got {said} (query). Tables: {tables}; {views}."

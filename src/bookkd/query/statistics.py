@@ -97,7 +97,9 @@ def speakers(plan: Plan) -> tuple[Speaker, ...]:
         wish = "classification, whose records are one distribution over classes"
         raise ConfigError(expected("task", wish, plan.task, where="statistics"))
     members = sorted(int(match[1]) for name in plan.fields if (match := _MEMBER.fullmatch(name)))
-    fields = {number: f"members/{number}/logits" for number in members} or ({0: LOGITS} if LOGITS in plan.fields else {})
+    fields = {number: f"members/{number}/logits" for number in members} or (
+        {0: LOGITS} if LOGITS in plan.fields else {}
+    )
     if not fields:
         raise ConfigError(expected("fields", "logits of a teacher", ", ".join(plan.fields), where="statistics"))
     found = []
@@ -233,7 +235,9 @@ def _check_file(path: Path, size: int, digest: str, columns: Any, again: str) ->
     except (OSError, ValueError) as error:
         if isinstance(error, BookKDError):
             raise
-        raise BookFormatError(f"Expected {path} to be a whole Parquet file, got {type(error).__name__}. {again}") from error
+        raise BookFormatError(
+            f"Expected {path} to be a whole Parquet file, got {type(error).__name__}. {again}"
+        ) from error
     if (found.metadata or {}).get(b"bookkd") != digest.encode() or not found.equals(columns):
         raise BookFormatError(f"Expected {path} to be of the book's content {digest}, got another one. {again}")
 
@@ -242,7 +246,9 @@ def _labels(labels: npt.ArrayLike, book: Book, teachers: tuple[Speaker, ...]) ->
     found = np.asarray(labels)
     if found.shape != (book.n_samples,) or found.dtype.kind not in "ui":
         got = f"{found.dtype} of shape {found.shape}"
-        raise DataError(expected("labels", f"one class for each of the {book.n_samples} samples", got, where=str(book.path)))
+        raise DataError(
+            expected("labels", f"one class for each of the {book.n_samples} samples", got, where=str(book.path))
+        )
     n_classes = min(book.fields[teacher.field].shape[0] for teacher in teachers)
     if len(found) and int(found.max()) >= n_classes:
         sample = int(found.argmax())
