@@ -105,7 +105,7 @@ def top_k_parts(
         p, tail = p / total[:, None], np.zeros(len(p))
     else:
         p = p / np.maximum(total, 1.0)[:, None]
-        tail = np.maximum(1.0 - p.sum(axis=1), 0.0)
+        tail = np.maximum(1.0 - total, 0.0)
     p, classes, tail = _filled(p, classes, present, tail, n_classes, k, loss)
     parts = _encoded(p, classes, tail, entry)
     _measure(p, tail, parts, loss)
@@ -127,7 +127,7 @@ def _check_classes(classes: Array, present: Array, n_classes: int, place: Callab
         raise DataError(expected("classes", "without repeats", got, where=place(row)))
     empty = np.flatnonzero(~present.any(axis=1))
     if len(empty):
-        raise DataError(expected("classes", "at least one", "none", where=place(int(empty[0]))))
+        raise DataError(expected("classes", "at least one", "none of them", where=place(int(empty[0]))))
 
 
 def _probabilities(log_p: Array, present: Array, place: Callable[[int], str]) -> Array:

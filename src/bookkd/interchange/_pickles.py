@@ -42,6 +42,9 @@ class Reference:
 
     key: Any
 
+    def __str__(self) -> str:
+        return f"a {self.key[0] if isinstance(self.key, tuple) and self.key else 'reference'}"
+
 
 _MARK = object()
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}

@@ -155,7 +155,7 @@ def listed(folder: Path, pattern: str, what: str) -> list[Path]:
         raise DataError(expected("source", f"a folder with {what}", "no folder", where=str(folder)))
     found = [path for path in folder.glob(pattern) if path.is_file() and not path.is_symlink()]
     if not found:
-        raise DataError(expected("source", f"a folder with {what}", "none", where=str(folder)))
+        raise DataError(expected("source", f"a folder with {what}", "none there", where=str(folder)))
     return sorted(found, key=lambda path: path.parts)
 
 
@@ -214,7 +214,9 @@ class Sequences(Source):
         self.edges = np.concatenate([[0], np.cumsum(self.lengths)])
         self.n_samples = int(self.edges[-1])
         if not self.n_samples:
-            raise DataError(expected("source", "at least one position", "none", where=str(self.data.get("source", ""))))
+            raise DataError(
+                expected("source", "at least one position", "none of them", where=str(self.data.get("source", "")))
+            )
         if int(self.numbers.max()) >= 2**32 or int((self.starts + self.lengths).max()) > 2**32:
             raise DataError(expected("sequences", "below 2**32 of at most 2**32 positions", int(self.numbers.max())))
         within = np.arange(self.n_samples) - np.repeat(self.edges[:-1], self.lengths)

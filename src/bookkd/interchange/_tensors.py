@@ -181,7 +181,8 @@ class _Resolver:
             return self.tensor(value.arguments, value.arguments[6] if len(value.arguments) > 6 else None)
         if isinstance(value, Call) and value.what == Name("collections", "OrderedDict"):
             return {}
-        raise ValueError(f"{value.what if isinstance(value, Call) else value}, which is no array")
+        what = value.what if isinstance(value, Call) else value
+        raise ValueError(f"{what}, which is no array")
 
     def tensor(self, arguments: tuple[Any, ...], dtype: Any) -> Array:
         reference, offset, size, stride = arguments[:4]

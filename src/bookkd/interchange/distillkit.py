@@ -35,7 +35,7 @@ __all__ = ["DistillKit", "Layout"]
 
 Array = npt.NDArray[Any]
 
-TOKEN = "position/token"
+IDS = "position/token"
 _CONFIG = "compression_config.yaml"
 _WIDTHS = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 _MAX_K = 2**16
@@ -87,6 +87,11 @@ class Layout:
 
     def log_p(self, data: Array) -> Array:
         """Return log-probabilities float64 [positions, k] of bytes [positions, logprob_bytes]."""
+        # Bytes of another configuration are any numbers; that they are no log-probabilities is found where they are used.
+        with np.errstate(all="ignore"):
+            return self._log_p(data)
+
+    def _log_p(self, data: Array) -> Array:
         exact, data = _split(data, self.exact_k * _WIDTHS[self.exact_dtype])
         coefficients, data = _split(data, len(self.terms) * _WIDTHS[self.term_dtype])
         count = self.k - self.exact_k
@@ -111,8 +116,7 @@ class Layout:
     def _curve(self, count: int) -> Array:
         t = np.linspace(0, 1, count) if self.normalised else np.arange(count, dtype=np.float64)
         functions = {"sqrt": np.sqrt, "exp": np.exp}
-        with np.errstate(over="ignore"):
-            return np.stack([functions[term](t) if isinstance(term, str) else t**term for term in self.terms], axis=1)
+        return np.stack([functions[term](t) if isinstance(term, str) else t**term for term in self.terms], axis=1)
 
 
 def read_layout(path: Path) -> Layout:
@@ -188,7 +192,9 @@ class DistillKit(Sequences):
             config = path / _CONFIG if options.compression is None else Path(options.compression)
             if not config.is_file():
                 do = "Pass --compression FILE.yaml with the configuration that they were captured with."
-                raise DataError(expected("compression", f"{_CONFIG} beside the files", "none", where=str(path), do=do))
+                raise DataError(
+                    expected("compression", f"{_CONFIG} beside the files", "no such file", where=str(path), do=do)
+                )
             self.layout = read_layout(config)
             self.columns = ["compressed_logprobs", "bytepacked_indices"]
         elif {"token_ids", "top_values"} <= names:
@@ -198,7 +204,7 @@ class DistillKit(Sequences):
             raise DataError(expected("columns", wish, ", ".join(sorted(names)), where=str(self.files[0])))
         for file in self.files:
             self._check_columns(file)
-        self.raw = {TOKEN: FieldPlan((), Raw("int64"))}
+        self.raw = {IDS: FieldPlan((), Raw("int64"))}
         self.data = {"name": "distillkit", "source": path.name, "files": len(self.files)}
         self._groups: list[tuple[int, Path, int]] = []
         lengths, widest = self._scan()
@@ -229,9 +235,9 @@ class DistillKit(Sequences):
 
     def _check_columns(self, path: Path) -> None:
         types = require("pyarrow.types", "interchange")
-        found = {field.name: field.type for field in self._parquet(path).schema_arrow}
+        found: dict[str, Any] = {field.name: field.type for field in self._parquet(path).schema_arrow}
         for name, depth in ((self.columns[0], 2), (self.columns[1], 2), ("input_ids", 1)):
-            kind = found.get(name)
+            kind: Any = found.get(name)
             for _ in range(depth):
                 listed_ = kind is not None and (types.is_list(kind) or types.is_large_list(kind))
                 kind = kind.value_type if listed_ else None
@@ -293,7 +299,7 @@ class DistillKit(Sequences):
             known = np.full(len(log_p), -1, dtype=np.int64)
             given = _plain(ids, where).astype(np.int64)[: len(log_p)]
             known[: len(given)] = given
-            yield Tokens(log_p, numbers, {TOKEN: known})
+            yield Tokens(log_p, numbers, {IDS: known})
 
 
 def _natural(path: Path) -> tuple[Any, ...]:

@@ -143,7 +143,7 @@ def _epochs(path: Path) -> list[tuple[int, int, Path]]:
             found.append((int(match[1]), int(match[2]), place))
     kinds = {k for k, _, _ in found}
     if len(kinds) != 1 or 0 in kinds:
-        got = f"k {', '.join(map(str, sorted(kinds)))}" if kinds else "none"
+        got = f"k {', '.join(map(str, sorted(kinds)))}" if kinds else "none there"
         raise DataError(expected("source", "folders logits_top<k>_epoch<e> of one k", got, where=str(path)))
     return sorted(found, key=lambda each: each[1])
 

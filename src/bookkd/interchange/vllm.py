@@ -52,7 +52,7 @@ class VllmJsonLines(Sequences):
         self.n_classes = options.classes(str(path))
         self.data = {"name": "vllm-jsonl", "source": path.name}
         if path.is_symlink() or not path.is_file():
-            raise DataError(expected("source", "a file of JSON lines", "none", where=str(path)))
+            raise DataError(expected("source", "a file of JSON lines", "no such file", where=str(path)))
         self.raw = {}
         self.offsets: list[int] = []
         lengths, firsts, fewest, most = [], [], 2**31, 0

@@ -37,7 +37,7 @@ def record_statistics(
         FidelityError: for a temperature that the codec does not promise.
 
     >>> found = record_statistics(np.log([[0.7, 0.2, 0.1]]), [1])
-    >>> int(found["top1"][0]), float(found["margin"][0].round(4)), float(found["label_probability"][0].round(4))
+    >>> int(found["top1"][0]), round(float(found["margin"][0]), 4), round(float(found["label_probability"][0]), 4)
     (0, 0.5, 0.2)
     """
     wanted = None if labels is None else np.asarray(labels, dtype=np.int64)

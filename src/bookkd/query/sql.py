@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,8 @@ def _explained(connection: Any, reason: str) -> str:
 
 def _plain(value: Any) -> Any:
     """Return a value that JSON, CSV and a table can show; what is not a finite number is None."""
+    if isinstance(value, Decimal):
+        value = float(value)
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if value is None or isinstance(value, bool | int | str):
@@ -175,4 +178,4 @@ def _plain(value: Any) -> Any:
         return [_plain(each) for each in value]
     if isinstance(value, dict):
         return {str(key): _plain(each) for key, each in value.items()}
-    return str(value)
+    return value.hex() if isinstance(value, bytes) else str(value)
