@@ -57,7 +57,18 @@ def test_reads_with_numpy_alone(book):
     assert (done.stdout, done.stderr) == ("[[2.0, 3.0, 4.0], [3.0, 4.0, 6.0]]\n", "")
 
 
-@pytest.mark.parametrize("module", ["bookkd", "bookkd.core.errors", "bookkd.core.rng", "bookkd.book", "bookkd.cli", "bookkd.query", "bookkd.interchange"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "bookkd",
+        "bookkd.core.errors",
+        "bookkd.core.rng",
+        "bookkd.book",
+        "bookkd.cli",
+        "bookkd.query",
+        "bookkd.interchange",
+    ],
+)
 def test_imports(module):
     done = run(f"import {module}")
     assert (done.returncode, done.stderr) == (0, "")

@@ -154,7 +154,7 @@ def changed(array, value):
         (BOX, FLIP, changed(LABELS, 0.5), "`classes` to be whole numbers"),
         (BOX, FLIP, changed(LABELS, np.nan), "`classes` to be whole numbers"),
         (BOX, FLIP, changed(LABELS, 20), "`class` to be from 0 to 19, got 20"),
-        (BOX, FLIP, changed(LABELS, -1), "`class` to be from 0 to 19, got -2"),
+        (BOX, FLIP, changed(LABELS, -1), "`class` to be from 0 to 19, got -1"),
         (BOX, FLIP, changed(LABELS, 1), "`classes` to be without repeats, got class 1 twice"),
         (BOX, FLIP, LABELS * np.array([[[1], [3]]], np.float32), "at most 1 together"),
         (BOX, FLIP, LABELS * np.array([[[1], [-1]]], np.float32), "`probabilities` to be from 0"),

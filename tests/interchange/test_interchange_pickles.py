@@ -15,7 +15,7 @@ import torch
 
 from bookkd.core.errors import DataError
 from bookkd.interchange._pickles import MAX_STEPS, Call, Name, read_pickle
-from bookkd.interchange._tensors import load_arrays
+from bookkd.interchange._tensors import _Resolver, load_arrays
 
 BOTH = pytest.mark.parametrize("new", [True, False], ids=["zip", "stream"])
 
@@ -146,6 +146,26 @@ def test_ten_objects_that_hold_each_other_cost_nothing():
         value = [value] * 50  # 50**6 leaves, one of each level
     found = load_arrays(saved(value), "x")
     assert found[0] is found[49]
+
+
+@pytest.mark.parametrize("make", [lambda a: a.T, lambda a: a.bfloat16()], ids=["transposed", "bfloat16"])
+def test_many_tensors_of_one_storage_are_bounded(make):
+    whole = make(torch.ones(100, 200))
+    parts = [whole.view(whole.shape) for _ in range(200)]
+    data = saved(parts)
+    assert len(data) < 200_000
+    with pytest.raises(DataError, match="more arrays than the file has bytes for"):
+        load_arrays(data, "x")
+    assert len(load_arrays(saved([torch.ones(100, 200)] * 3 + [whole]), "x")) == 4
+
+
+def test_many_arrays_of_one_text_are_bounded():
+    one = pickle.dumps(np.ones(10_000, np.float32), 2)
+    machine = read_pickle(io.BytesIO(one))
+    resolver = _Resolver(lambda key: b"", len(one))
+    calls = [Call(machine.what, machine.arguments, machine.state) for _ in range(100)]
+    with pytest.raises(ValueError, match="more arrays than"):
+        resolver.resolve(calls)
 
 
 def test_an_object_that_holds_itself():

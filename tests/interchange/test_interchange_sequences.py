@@ -17,7 +17,7 @@ import zstandard
 from tests.interchange import builders
 
 from bookkd.book import verify
-from bookkd.core.errors import DataError
+from bookkd.core.errors import ConfigError, DataError
 from bookkd.interchange import import_book, sequence_key
 
 V = 100_000  # classes of 17 bits
@@ -304,6 +304,43 @@ def test_distillkit_top_values_as_they_are(tmp_path):
     same(run(tmp_path, tmp_path / "kit", "distillkit", n_classes=V), np.arange(3), classes, values)
 
 
+def test_distillkit_places_that_the_server_left_empty(tmp_path):
+    """Minus infinity stands beside whatever was in memory."""
+    config = {**PLAIN, "k": 4, "exact_k": 4, "delta_encoding": False}
+    log_p = np.log([0.6, 0.3])
+    rows = [([50, 7, 7, V - 1], [*log_p, -np.inf, -np.inf], [], [])]
+    parquet(
+        tmp_path / "kit",
+        [([1, 2], *builders.distillkit_rows(rows, {"term_dtype": "float32", **config}))],
+        config,
+        files=1,
+    )
+    classes, kept, tail = builders.decoded(run(tmp_path, tmp_path / "kit", "distillkit"))
+    assert classes.tolist() == [[50, 7, 0, 1]]
+    np.testing.assert_allclose(kept[0, :2], [0.6, 0.3], rtol=2e-3)
+    np.testing.assert_allclose(kept[0, 2:], 0.1 / (V - 2), rtol=5e-3)
+    np.testing.assert_allclose(tail, 0.1, rtol=1e-3)
+
+
+def test_distillkit_lists_that_grow_out_of_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("bookkd.interchange.distillkit._LEAST_VALUES", 2**16)
+    (tmp_path / "kit").mkdir()
+    columns = {"input_ids": [[1]], "token_ids": [[[3] * 2**20]], "top_values": [[[-1.0] * 2**20]]}
+    pq.write_table(pa.table(columns), tmp_path / "kit" / "data_0.parquet")
+    assert (tmp_path / "kit" / "data_0.parquet").stat().st_size < 2**14
+    with pytest.raises(DataError, match="numbers in a row group of a file of"):
+        run(tmp_path, tmp_path / "kit", "distillkit", n_classes=10)
+
+
+def test_options_that_contradict_the_files(tmp_path):
+    sequences, _, _ = exact_sequences(teacher(2), [2], {**PLAIN, "delta_encoding": False})
+    parquet(tmp_path / "kit", sequences, {**PLAIN, "delta_encoding": False}, files=1)
+    with pytest.raises(DataError, match="as the configuration says, or left out, got 5"):
+        run(tmp_path, tmp_path / "kit", "distillkit", n_classes=5)
+    with pytest.raises(ConfigError, match="`compression` to be given for distillkit alone"):
+        run(tmp_path, jsonl(tmp_path / "a.jsonl", []), "vllm-jsonl", n_classes=5, compression="x.yaml")
+
+
 def test_distillkit_probabilities_above_one_are_scaled_and_said(tmp_path):
     config = {**PLAIN, "k": 2, "exact_k": 2, "delta_encoding": False}
     rows = [([5, 7], np.log([0.82, 0.2]), [], [])]
@@ -556,6 +593,20 @@ def test_megatron_links_cut_archives_and_other_names(tmp_path):
         run(tmp_path, folder, "megatron", n_classes=V)
     with pytest.raises(DataError, match="17 bits"):
         run(tmp_path, folder, "megatron", n_classes=151_936)
+
+
+def test_megatron_a_member_of_negative_size(tmp_path):
+    """Older versions of Python go round in circles there."""
+    (tmp_path / "cache").mkdir()
+    path = tmp_path / "cache" / "dp0__1.tar"
+    builders.megatron_tar(path, members())
+    data = bytearray(path.read_bytes())
+    data[124:136] = b"\xff" * 10 + b"\xfe\x00"  # -512 in base 256
+    data[148:156] = b"        "
+    data[148:156] = f"{sum(data[:512]):06o}\0 ".encode()
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r"dp0__1\.tar"):
+        run(tmp_path, tmp_path / "cache", "megatron", n_classes=V)
 
 
 def test_megatron_shards_of_two_streams(tmp_path):

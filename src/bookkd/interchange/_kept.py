@@ -12,13 +12,11 @@ import numpy.typing as npt
 from bookkd.book import FieldPlan
 from bookkd.core.errors import DataError, expected
 from bookkd.core.fields import LOGITS
+from bookkd.interchange._source import ABSENT
 
-__all__ = ["ABSENT", "Loss", "top_k_parts"]
+__all__ = ["Loss", "top_k_parts"]
 
 Array = npt.NDArray[Any]
-
-ABSENT = -1
-"""Class of a place that holds nothing."""
 
 _LOWEST = float(np.finfo(np.float16).min)
 _MEASURED_ROWS = 128
@@ -119,7 +117,7 @@ def _check_classes(classes: Array, present: Array, n_classes: int, place: Callab
         do = "Pass --n_classes with all classes of the teacher, or the file is damaged."
         got: object = int(classes[row][wrong[row]][0])
         raise DataError(expected("class", f"from 0 to {n_classes - 1}", got, where=place(row), do=do))
-    ordered = np.sort(np.where(present, classes, -1 - np.arange(classes.shape[1])), axis=1)
+    ordered = np.sort(classes, axis=1)
     twice = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
     if twice.any():
         row = int(np.flatnonzero(twice.any(axis=1))[0])

@@ -16,9 +16,23 @@ from bookkd.book import FieldPlan, Unit
 from bookkd.core.check import at_least
 from bookkd.core.errors import DataError, expected
 
-__all__ = ["MAX_FILE", "Options", "Records", "Sequences", "Source", "Tokens", "read_file", "sample_key", "sequence_key"]
+__all__ = [
+    "ABSENT",
+    "MAX_FILE",
+    "Options",
+    "Records",
+    "Sequences",
+    "Source",
+    "Tokens",
+    "read_file",
+    "sample_key",
+    "sequence_key",
+]
 
 Array = npt.NDArray[Any]
+
+ABSENT = int(np.iinfo(np.int64).min)
+"""Class of a place that holds nothing."""
 
 MAX_FILE = 2**30
 """Most bytes of one file, member or line that is read at once."""
@@ -285,7 +299,7 @@ def _part(tokens: Tokens, rows: slice) -> Tokens:
 def _joined(pieces: list[Tokens], raw: dict[str, FieldPlan]) -> Records:
     width = max(piece.log_p.shape[1] for piece in pieces)
     log_p = np.concatenate([_widened(piece.log_p, width, -np.inf) for piece in pieces])
-    classes = np.concatenate([_widened(piece.classes, width, -1) for piece in pieces])
+    classes = np.concatenate([_widened(piece.classes, width, ABSENT) for piece in pieces])
     return Records(log_p, classes, {name: np.concatenate([piece.raw[name] for piece in pieces]) for name in raw})
 
 

@@ -84,7 +84,7 @@ def _from_zip(data: bytes) -> Any:
     if f"{root}/byteorder" in archive.namelist() and member("byteorder") != b"little":
         raise ValueError("big-endian numbers")
     said = read_pickle(io.BytesIO(member("data.pkl")))
-    return _Resolver(lambda key, size: member(f"data/{key}")).resolve(said)
+    return _Resolver(lambda key: member(f"data/{key}"), len(data)).resolve(said)
 
 
 def _from_stream(data: bytes) -> Any:
@@ -105,7 +105,7 @@ def _from_stream(data: bytes) -> Any:
         if size > len(data) - file.tell():
             raise ValueError(f"a storage of {length} values, which the file does not have")
         storages[key] = file.read(size)
-    return _Resolver(lambda key, size: storages[key]).resolve(said)
+    return _Resolver(storages.__getitem__, len(data)).resolve(said)
 
 
 def _storage_widths(said: Any) -> dict[str, int]:
@@ -151,12 +151,29 @@ def _count(value: Any) -> int:
 
 
 class _Resolver:
-    """Makes arrays of what a pickle described; each object once, so that shared ones cost nothing."""
+    """Makes arrays of what a pickle described; each object once, so that shared ones cost nothing.
 
-    def __init__(self, storage: Callable[[str, int], bytes]) -> None:
-        self.storage = storage
+    A small file can describe many arrays of the same bytes. What is read and copied is counted, and more than a few times
+    the file is refused.
+    """
+
+    def __init__(self, storage: Callable[[str], bytes], size: int) -> None:
+        self.read = storage
+        self.left = 6 * size + 2**16
+        self.storages: dict[str, bytes] = {}
         self.known: dict[int, Any] = {}
         self.kept: list[Any] = []
+
+    def spend(self, count: int) -> None:
+        self.left -= count
+        if self.left < 0:
+            raise ValueError("more arrays than the file has bytes for")
+
+    def storage(self, key: str) -> bytes:
+        if key not in self.storages:
+            self.storages[key] = self.read(key)
+            self.spend(len(self.storages[key]))
+        return self.storages[key]
 
     def resolve(self, value: Any, depth: int = 0) -> Any:
         if value is None or isinstance(value, str | bytes | int | float):
@@ -174,7 +191,7 @@ class _Resolver:
         if isinstance(value, dict):
             return {key: self.resolve(each, depth + 1) for key, each in value.items()}
         if isinstance(value, Call) and value.what in _RECONSTRUCT:
-            return _numpy_array(value)
+            return self.numpy_array(value)
         if isinstance(value, Call) and value.what == Name("torch._utils", "_rebuild_tensor_v2"):
             return self.tensor(value.arguments, None)
         if isinstance(value, Call) and value.what == Name("torch._utils", "_rebuild_tensor_v3"):
@@ -193,7 +210,7 @@ class _Resolver:
             kind = _TORCH_DTYPES.get(dtype.name, "") if isinstance(dtype, Name) and dtype.module == "torch" else ""
         if not kind:
             raise ValueError("a tensor of an unknown dtype")
-        raw = self.storage(key, 0)
+        raw = self.storage(key)
         count, rest = divmod(len(raw), _width(kind))
         if rest or len(size) != len(stride) or len(size) > 8:
             raise ValueError("a tensor that does not fit its storage")
@@ -207,23 +224,26 @@ class _Resolver:
         width = flat.dtype.itemsize
         view = np.lib.stride_tricks.as_strided(flat, shape, [step * width for step in steps], writeable=False)
         if kind == _BFLOAT16:
+            self.spend(4 * view.size)
             return (view.astype("<u4") << 16).view("<f4")
+        if not view.flags.c_contiguous:
+            self.spend(view.nbytes)
         return np.ascontiguousarray(view).reshape(shape)
 
-
-def _numpy_array(call: Call) -> Array:
-    state = call.state
-    if not isinstance(state, tuple) or len(state) != 5 or not isinstance(state[1], tuple):
-        raise ValueError("a numpy array without content")
-    _, shape, dtype, fortran, content = state
-    raw = _bytes(content)
-    kind = _numpy_dtype(dtype)
-    sizes = [_count(each) for each in shape]
-    if len(sizes) > 8 or math.prod(sizes) * kind.itemsize != len(raw):
-        raise ValueError("a numpy array of another size than its content")
-    flat = np.frombuffer(raw, dtype=kind)
-    found = flat.reshape(sizes[::-1]).T if fortran is True else flat.reshape(sizes)
-    return np.ascontiguousarray(found).reshape(sizes).astype(kind.newbyteorder("="), copy=False)
+    def numpy_array(self, call: Call) -> Array:
+        state = call.state
+        if not isinstance(state, tuple) or len(state) != 5 or not isinstance(state[1], tuple):
+            raise ValueError("a numpy array without content")
+        _, shape, dtype, fortran, content = state
+        raw = _bytes(content)
+        self.spend(2 * len(raw))  # its bytes, and perhaps another order of them
+        kind = _numpy_dtype(dtype)
+        sizes = [_count(each) for each in shape]
+        if len(sizes) > 8 or math.prod(sizes) * kind.itemsize != len(raw):
+            raise ValueError("a numpy array of another size than its content")
+        flat = np.frombuffer(raw, dtype=kind)
+        found = flat.reshape(sizes[::-1]).T if fortran is True else flat.reshape(sizes)
+        return np.ascontiguousarray(found).reshape(sizes).astype(kind.newbyteorder("="), copy=False)
 
 
 def _numpy_dtype(call: Any) -> np.dtype[Any]:

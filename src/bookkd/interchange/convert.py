@@ -11,6 +11,7 @@ from bookkd import __version__
 from bookkd.book import Book, BookWriter, FieldPlan, Plan, TeacherInfo, TopK, Unit
 from bookkd.core import jsonio
 from bookkd.core.check import at_least
+from bookkd.core.errors import ConfigError, expected
 from bookkd.core.fields import LOGITS
 from bookkd.core.names import look_up
 from bookkd.interchange._kept import Loss, top_k_parts
@@ -93,6 +94,8 @@ def import_book(
     ...     made.book.read([0], [0])["logits"].indices.tolist()
     [[5, 2]]
     """
+    if compression is not None and source_format != "distillkit":
+        raise ConfigError(expected("compression", "given for distillkit alone", compression, where=source_format))
     options = Options(n_classes, None if k is None else at_least(k, 1, "k", where="import"), renormalise, compression)
     found: Source = look_up(source_format, FORMATS, "format")(Path(source), options)
     plan = _plan(found, options, source_format, teacher)
@@ -149,7 +152,7 @@ def _parts(found: Source, unit: Unit, entry: FieldPlan, options: Options, loss: 
 
 def _told(loss: Loss) -> list[str]:
     found = []
-    if loss.excess > 1e-9:
+    if loss.excess > 1e-6:
         found.append(f"kept probabilities exceeded 1 by up to {loss.excess:.2g} and were scaled to 1")
     if loss.padded:
         found.append(

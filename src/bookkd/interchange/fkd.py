@@ -135,7 +135,7 @@ def _labels(labels: Array, crops: int, where: str) -> tuple[Array, Array, str]:
     if not (p >= 0).all():
         raise DataError(expected("probabilities", "from 0", float(np.nanmin(p)), where=where))
     with np.errstate(divide="ignore"):
-        return np.log(p), np.where(numbers < 0, -2, numbers).astype(np.int64), kind
+        return np.log(p), numbers.astype(np.int64), kind
 
 
 def _said(array: Array) -> str:

@@ -30,7 +30,7 @@ import numpy.typing as npt
 
 from bookkd.core.errors import DataError, expected
 from bookkd.core.names import require
-from bookkd.interchange._source import MAX_FILE, Options, Sequences, Tokens, fingerprint, listed
+from bookkd.interchange._source import ABSENT, MAX_FILE, Options, Sequences, Tokens, fingerprint, listed
 from bookkd.interchange._tensors import entry, load_arrays
 
 __all__ = ["Megatron"]
@@ -38,7 +38,8 @@ __all__ = ["Megatron"]
 Array = npt.NDArray[Any]
 
 _TAR = re.compile(r"(?:cp(\d{1,6})_)?dp(\d{1,6})__(\d{1,15})(?:-(\d{1,15}))?\.tar")
-_MEMBER = re.compile(r"(\d{1,15})(?:-(\d{1,15}))?\.pt\.zst")
+_SUFFIX = ".pt.zst"
+_MEMBER = re.compile(r"\d{1,15}(?:-\d{1,15})?\.pt\.zst")
 _META = "_meta.json"
 _EMPTY_BELOW = -999.0
 _MAX_CLASSES = 2**17
@@ -85,6 +86,20 @@ class Megatron(Sequences):
         self.ranks = 1 + max(rank for _, rank in self.files)
         self.raw = {}
         self.data = {"name": "megatron", "source": path.name, "files": len(self.files)}
+        lengths, numbers, widest, hashes = self._count()
+        self.k = min(options.k or max(widest, 1), self.n_classes)
+        known = {"hash": hashes[0]} if hashes else {}
+        self.data |= {"sequences": len(lengths), "digest": fingerprint([file for file, _ in self.files], path), **known}
+        self.lay_out(lengths, numbers=numbers)
+        self.views = {"transform": "none", "n_views": 1}
+        self.notes = [
+            f"up to {widest} classes a position; all others are one tail, known at temperature 1",
+            "a record is one token position, its key (sequence << 32) + position; the tokens themselves are not in the files, so "
+            "that the data must be read with the seed and blend that `_meta.json` names",
+        ]
+
+    def _count(self) -> tuple[list[int], list[int], int, list[str]]:
+        """Return length and number of each sequence, the most classes of a position, and the hash of the data."""
         self.members: list[_Member] = []
         self._first: list[int] = []
         lengths: list[int] = []
@@ -98,33 +113,22 @@ class Megatron(Sequences):
                     saver, digest = _saver(data, where)
                     hashes.add(digest)
                     continue
-                match = _MEMBER.fullmatch(name)
-                if match is None:
-                    continue
-                member = _Member(file, rank, name, int(match[1]), match[2] is not None)
+                first, _, end = name.removesuffix(_SUFFIX).partition("-")
+                member = _Member(file, rank, name, int(first), bool(end))
                 payload = _payload(data, where)
                 self.members.append(member)
                 self._first.append(len(lengths))
-                found = _sequence_numbers(payload, member, saver, self.ranks, where)
-                numbers += found
-                lengths += [length for array in payload.values for length in [array.shape[0]] * array.shape[1]]
-                widest = max([widest, *(array.shape[2] for array in payload.values)])
+                numbers += _sequence_numbers(payload, member, saver, self.ranks, where)
+                for array in payload.values:
+                    lengths += [array.shape[0]] * array.shape[1]
+                    widest = max(widest, array.shape[2])
         if len(hashes) > 1:
-            raise DataError(expected("hash", "one, of one stream of data", ", ".join(sorted(hashes)), where=str(path)))
-        self.k = min(options.k or max(widest, 1), self.n_classes)
-        known = {"hash": next(iter(hashes))} if hashes else {}
-        self.data |= {"sequences": len(lengths), "digest": fingerprint([file for file, _ in self.files], path), **known}
+            got = ", ".join(sorted(hashes))
+            raise DataError(expected("hash", "one, of one stream of data", got, where=self.data["source"]))
         if len(set(numbers)) != len(numbers):
-            raise DataError(
-                expected("sequences", "each once", "one twice: shards of two runs lie together", where=str(path))
-            )
-        self.lay_out(lengths, numbers=numbers)
-        self.views = {"transform": "none", "n_views": 1}
-        self.notes = [
-            f"up to {widest} classes a position; all others are one tail, known at temperature 1",
-            "a record is one token position, its key (sequence << 32) + position; the tokens themselves are not in the files, so "
-            "that the data must be read with the seed and blend that `_meta.json` names",
-        ]
+            got = "one twice: shards of two runs lie together"
+            raise DataError(expected("sequences", "each once", got, where=self.data["source"]))
+        return lengths, numbers, widest, list(hashes)
 
     def stream(self, sequence: int) -> Iterator[Tokens]:
         begin = int(np.searchsorted(self._first, sequence, side="right")) - 1
@@ -220,7 +224,7 @@ def _payload(data: bytes, where: str) -> _Payload:
             raise DataError(expected("payload", wish, got, where=where))
         numbers = (high.astype(np.int64) << 16) | low.astype(np.int64)
         values.append(value)
-        classes.append(np.where(value <= _EMPTY_BELOW, -1, numbers))
+        classes.append(np.where(value <= _EMPTY_BELOW, ABSENT, numbers))
     return _Payload(values, classes)
 
 

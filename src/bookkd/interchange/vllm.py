@@ -26,11 +26,11 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from bookkd.core.errors import DataError, expected
-from bookkd.interchange._source import MAX_FILE, Options, Sequences, Tokens, fingerprint
+from bookkd.interchange._source import ABSENT, MAX_FILE, Options, Sequences, Tokens, fingerprint
 
 __all__ = ["VllmJsonLines"]
 
-_MAX_LINE = 2**28
+_MAX_LINE = 2**27
 _CLASS = re.compile(r"(?:token_id:)?(\d{1,10})")
 _NOTHING = -9999.0
 """What vLLM's server writes for minus infinity."""
@@ -78,7 +78,7 @@ class VllmJsonLines(Sequences):
             positions = _parsed(text, where).positions
             width = max((len(each) for each in positions), default=0)
             log_p = np.full((len(positions), width), -np.inf)
-            classes = np.full((len(positions), width), -1, dtype=np.int64)
+            classes = np.full((len(positions), width), ABSENT, dtype=np.int64)
             for row, each in enumerate(positions):
                 for column, (name, value) in enumerate(each):
                     classes[row, column], log_p[row, column] = name, value
