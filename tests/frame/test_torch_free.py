@@ -57,7 +57,18 @@ def test_reads_with_numpy_alone(book):
     assert (done.stdout, done.stderr) == ("[[2.0, 3.0, 4.0], [3.0, 4.0, 6.0]]\n", "")
 
 
-@pytest.mark.parametrize("module", ["bookkd", "bookkd.core.errors", "bookkd.core.rng", "bookkd.book", "bookkd.cli"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "bookkd",
+        "bookkd.core.errors",
+        "bookkd.core.rng",
+        "bookkd.book",
+        "bookkd.cli",
+        "bookkd.query",
+        "bookkd.interchange",
+    ],
+)
 def test_imports(module):
     done = run(f"import {module}")
     assert (done.returncode, done.stderr) == (0, "")
@@ -74,6 +85,23 @@ def test_verbs_that_need_no_torch(book, verb, key, value):
     done = run("from bookkd.cli import main; sys.exit(main(sys.argv[1:]))", verb, book, "--json")
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout)[key] == value
+
+
+def test_import_and_query_need_no_torch(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"logprobs": [{"1": -0.1, "2": -3.0}, {"3": -0.2}]}')
+    code = """
+from bookkd.cli import main
+from bookkd.book import Book
+from bookkd.query import write_statistics
+
+source, out = sys.argv[1:]
+assert main(["import", "--from", "vllm-jsonl", source, "--n_classes", "5", "--out", out]) == 0
+write_statistics(Book(out))
+sys.exit(main(["query", out, "select top1 from records order by sample", "--csv"]))
+"""
+    done = run(code, tmp_path / "a.jsonl", tmp_path / "book")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("top1\n1\n3\n")
 
 
 def test_help_needs_no_torch():

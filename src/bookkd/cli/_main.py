@@ -24,6 +24,9 @@ VERBS = {
     "report": "bookkd.cli.report:VERB",
     "inspect": "bookkd.cli.inspect:VERB",
     "verify": "bookkd.cli.verify:VERB",
+    "stats": "bookkd.cli.stats:VERB",
+    "query": "bookkd.cli.query:VERB",
+    "import": "bookkd.cli.import_:VERB",
     "methods": "bookkd.cli.methods:VERB",
     "bench": "bookkd.cli.bench:VERB",
 }
@@ -41,6 +44,9 @@ _SUMMARY = {
     "report": "one page from the runs of a comparison: words, tables, charts, costs",
     "inspect": "show what a book holds and what it cost",
     "verify": "read a whole book and name every fault",
+    "stats": "write statistics of every record, for query",
+    "query": "ask a book in SQL: disagreement, likely label errors, what is hard",
+    "import": "make a book of what others stored: FKD, TinyViT, DistillKit, Megatron, vLLM",
     "methods": "list methods with source, needs and status",
     "bench": "measure the goals of this package on this machine",
 }
