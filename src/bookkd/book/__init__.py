@@ -15,6 +15,7 @@ from bookkd.book.codecs import (
     codec_from_config,
     codec_to_config,
 )
+from bookkd.book.growing import GrowthWriter
 from bookkd.book.lineage import lineage_of, lineage_tree
 from bookkd.book.plan import FieldPlan, Plan, TeacherInfo, Unit
 from bookkd.book.reader import Book
@@ -29,6 +30,7 @@ __all__ = [
     "Dense",
     "Fault",
     "FieldPlan",
+    "GrowthWriter",
     "Int8",
     "Plan",
     "Raw",

@@ -106,8 +106,12 @@ class UnitBuffer:
             block_rows=block,
             blocks={name: _block_hashes(array, block) for name, array in self.parts.items()},
             plan=identity,
-            fidelity={name: measured.to_json() for name, (measured, _, _) in self._measured.items()},
+            fidelity=self.fidelity(),
         )
+
+    def fidelity(self) -> dict[str, Any]:
+        """Return what was measured of the full unit, as its sidecar has it."""
+        return {name: measured.to_json() for name, (measured, _, _) in self._measured.items()}
 
     def _encode(self, name: str, array: Array, start: int) -> None:
         entry = self.plan.fields[name]
