@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bookkd.book._fidelity import measure_codec
-from bookkd.book._opening import is_finished
+from bookkd.book._opening import is_finished, newest_plan
 from bookkd.book.codecs import (
     CODECS,
     Codec,
@@ -15,6 +15,7 @@ from bookkd.book.codecs import (
     codec_from_config,
     codec_to_config,
 )
+from bookkd.book.compacting import Pruned, compact, prune
 from bookkd.book.growing import GrowthWriter
 from bookkd.book.lineage import lineage_of, lineage_tree
 from bookkd.book.plan import FieldPlan, Plan, TeacherInfo, Unit
@@ -33,6 +34,7 @@ __all__ = [
     "GrowthWriter",
     "Int8",
     "Plan",
+    "Pruned",
     "Raw",
     "SparseArray",
     "TeacherInfo",
@@ -40,9 +42,12 @@ __all__ = [
     "Unit",
     "codec_from_config",
     "codec_to_config",
+    "compact",
     "is_finished",
     "lineage_of",
     "lineage_tree",
     "measure_codec",
+    "newest_plan",
+    "prune",
     "verify",
 ]

@@ -45,10 +45,8 @@ class Placed(NamedTuple):
 def placed_of(file: _manifest.ViewFile) -> list[Placed]:
     """Return the lines of a view file."""
     columns = (file.starts, file.stops, file.sizes, file.sidecar_sizes)
-    return [
-        Placed(stem, *map(int, numbers), digest)
-        for stem, *numbers, digest in zip(file.stems, *columns, file.sidecars, strict=True)
-    ]
+    numbers = (column.tolist() for column in columns)
+    return [Placed(*line) for line in zip(file.stems, *numbers, file.sidecars, strict=True)]
 
 
 def commit(

@@ -22,6 +22,7 @@ __all__ = [
     "PLAN_NAME",
     "SHARD_STEM",
     "VIEW_FILE",
+    "VIEW_FOLDER",
     "block_rows_for",
     "edition_name",
     "keys_name",
@@ -39,6 +40,7 @@ LOCK_NAME = ".lock"
 EDITION_NAME = re.compile(r"edition-([0-9]{6})\.json")
 PLAN_FILE = re.compile(r"plan(?:-([0-9]{6}))?\.json")
 KEYS_FILE = re.compile(r"keys(?:-([0-9]{6}))?\.safetensors")
+VIEW_FOLDER = re.compile(r"view-[0-9]{4,5}")
 VIEW_FILE = re.compile(r"view-[0-9a-f]{8}\.json")
 SHARD_STEM = re.compile(r"rows-[0-9]{9,13}-[0-9]{9,13}(-[0-9a-f]{8})?")
 
