@@ -189,7 +189,7 @@ def test_damage_is_not_written_into_a_new_file(book):
     data[-5] ^= 8
     shard.write_bytes(data)
     before = files(book.path)
-    with pytest.raises(BookCorruptError, match=r"rows-000000064-000000128.*Repair the book first"):
+    with pytest.raises(BookCorruptError, match=r"rows-000000064-000000128.*`bookkd repair`"):
         compact(book.path)
     assert Book(book.path).edition == 1
     assert not list(book.path.rglob("*.tmp"))

@@ -6,6 +6,7 @@ import json
 import math
 import struct
 from collections.abc import Mapping
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -19,15 +20,15 @@ _ALIGNED = 8
 
 
 def laid_out(
-    stored: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]], rows: int
+    stored: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]], rows: Mapping[str, int]
 ) -> tuple[bytes, dict[str, _container.Span]]:
-    """Return the beginning of the file that `pack` makes of `rows` rows, and where its tensors lie, in their order.
+    """Return the beginning of the file that `pack` makes of such tensors, and where they lie, in the order of the file.
 
     Args:
         stored: Tensor -> (dtype, shape of one row), as `Plan.stored`.
-        rows: At least 1.
+        rows: Length of each tensor's first axis.
 
-    >>> begin, spans = laid_out({"a/values": (np.dtype("<f2"), (3,))}, 2)
+    >>> begin, spans = laid_out({"a/values": (np.dtype("<f2"), (3,))}, {"a/values": 2})
     >>> begin + bytes(12) == _container.pack({"a/values": np.zeros((2, 3), "<f2")}), spans["a/values"].row_bytes
     (True, 6)
     """
@@ -35,15 +36,19 @@ def laid_out(
     sample = _container.pack({name: np.zeros(1, dtype) for name, (dtype, _) in stored.items()})
     length = struct.unpack("<Q", sample[:8])[0]
     header = jsonio.parse(sample[8 : 8 + length], "header", limit=_container.HEADER_LIMIT)
-    first = 0
-    for name, entry in header.items():
-        if name != "__metadata__":
-            dtype, row = stored[name]
-            last = first + rows * dtype.itemsize * math.prod(row)
-            entry.update(shape=[rows, *row], data_offsets=[first, last])
-            first = last
-    text = json.dumps(header, separators=(",", ":")).encode()
+    header.pop("__metadata__", None)
+    shapes = {
+        name: (rows[name], *stored[name][1]) for name in sorted(header, key=lambda name: header[name]["data_offsets"])
+    }
+    edges = [0, *accumulate(stored[name][0].itemsize * math.prod(shape) for name, shape in shapes.items())]
+    for (name, shape), offsets in zip(shapes.items(), pairwise(edges), strict=True):
+        header[name].update(shape=list(shape), data_offsets=list(offsets))
+    ordered = {"__metadata__": _container.METADATA, **{name: header[name] for name in shapes}}
+    text = json.dumps(ordered, separators=(",", ":")).encode()
     text += b" " * (-len(text) % _ALIGNED)
     begin = struct.pack("<Q", len(text)) + text
-    spans = _container.parse_header(text, len(begin), len(begin) + first, "header")
-    return begin, dict(sorted(spans.items(), key=lambda item: item[1].start))
+    spans = {
+        name: _container.Span(stored[name][0], shape, len(begin) + first, len(begin) + last)
+        for (name, shape), (first, last) in zip(shapes.items(), pairwise(edges), strict=True)
+    }
+    return begin, spans

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +21,14 @@ from bookkd.book._shard import read_header
 from bookkd.book.plan import Unit
 from bookkd.book.reader import Book
 from bookkd.core.check import at_least
-from bookkd.core.errors import BookCorruptError, BookUnfinishedError, expected
+from bookkd.core.errors import BookCorruptError, BookUnfinishedError
 from bookkd.core.files import storage_errors, sync_folder
 from bookkd.core.lock import Lock
 
 __all__ = ["Pruned", "compact", "prune"]
 
 Progress = Callable[[int, int], None]
+_CHUNK = 2**22
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def compact(
 ) -> Book:
     """Put the shards of each view into one file, as a new edition of the same content digest.
 
-    One file a view is read fastest. Every block is checked on the way. The old edition stays readable, and on the disk until
+    One file a view is read fastest. Every file is checked on the way. The old edition stays readable, and on the disk until
     `prune`. Interrupted, it is gone on with; there is no new edition where nothing is to be put together.
 
     Args:
@@ -65,7 +65,7 @@ def compact(
 
     Raises:
         BookUnfinishedError: if a growth was begun and not finished.
-        BookCorruptError: if a block is not what was written; the old edition stays the newest.
+        BookCorruptError: if a shard is not what was written; the old edition stays the newest.
         BookLockedError: if another process writes the book.
         StorageError: if the disk is full; running it again goes on.
 
@@ -250,27 +250,29 @@ def _merge(
     if found is not None:
         meter.add(_data_bytes(book, group))
         return found
-    stored = book.plan.stored
-    begin, spans = laid_out(stored, stop - start)
     hasher = xxhash.xxh3_128()
     folder = book.path / _layout.view_folder(view)
+    with ExitStack() as opened:
+        sources = [opened.enter_context(_Source.open(book, view, line)) for line in group]
+        rows = {name: sum(source.spans[name].shape[0] for source in sources) for name in book.plan.stored}
+        begin, spans = laid_out(book.plan.stored, rows)
 
-    def pieces() -> Iterator[bytes | memoryview]:
-        hasher.update(begin)
-        yield begin
-        with ExitStack() as opened:
-            sources = [opened.enter_context(_mapped(book, view, line)) for line in group]
+        def pieces() -> Iterator[bytes | memoryview]:
+            yield begin
             for name in spans:
-                for (data, places), sidecar, line in zip(sources, sidecars, group, strict=True):
-                    for piece in _checked_blocks(
-                        data, places[name], sidecar, name, f"{folder / line.stem}.safetensors"
-                    ):
-                        hasher.update(piece)
+                for source in sources:
+                    for piece in source.take(name):
                         meter.add(len(piece))
                         yield piece
-                        piece.release()
+            for source, sidecar in zip(sources, sidecars, strict=True):
+                source.check(sidecar.digest)
 
-    _files.write_atomic(folder / f"{stem}.safetensors", pieces())
+        def hashed() -> Iterator[bytes | memoryview]:
+            for piece in pieces():
+                hasher.update(piece)
+                yield piece
+
+        _files.write_atomic(folder / f"{stem}.safetensors", hashed())
     size = max(len(begin), *(span.stop for span in spans.values()))
     sidecar = replace(
         sidecars[0],
@@ -286,35 +288,58 @@ def _merge(
     return Committed(sidecar, len(data), _files.digest_of(data))
 
 
-@contextmanager
-def _mapped(book: Book, view: int, line: Placed) -> Iterator[tuple[memoryview, dict[str, _container.Span]]]:
-    """Give the bytes of a shard and where its tensors lie, after checking size and header."""
-    relative = f"{_layout.view_folder(view)}/{line.stem}.safetensors"
-    where = str(book.path / relative)
-    descriptor, size = _files.open_inside(book.path, relative)
-    try:
-        if size != line.size:
-            raise BookCorruptError(f"Expected {where} to have {line.size} bytes, got {size}. Run `bookkd verify`.")
-        mapped = mmap.mmap(descriptor, size, access=mmap.ACCESS_READ)
-    finally:
-        os.close(descriptor)
-    with mapped:
-        spans = read_header(mapped, where)
-        _container.check_layout(spans, book.plan.stored, line.stop - line.start, where)
-        with memoryview(mapped) as data:
-            yield data, spans
+@dataclass
+class _Source:
+    """A shard that is copied tensor by tensor, and hashed as a whole on the way.
 
+    Args:
+        where: Its path, for errors.
+        data: Its bytes.
+        spans: Where its tensors lie.
+    """
 
-def _checked_blocks(
-    data: memoryview, span: _container.Span, sidecar: _manifest.Sidecar, name: str, where: str
-) -> Iterator[memoryview]:
-    step = span.row_bytes * sidecar.block_rows
-    for block, (first, last) in enumerate(pairwise([*range(span.start, span.stop, step), span.stop])):
-        piece = data[first:last]
-        if xxhash.xxh3_64_intdigest(piece) != int(sidecar.blocks[name][block]):
-            piece.release()
-            do = "Repair the book first: bookkd repair."
+    where: str
+    data: memoryview
+    spans: Mapping[str, _container.Span]
+
+    def __post_init__(self) -> None:
+        self._order = sorted(self.spans, key=lambda name: self.spans[name].start)
+        self._hasher = xxhash.xxh3_128(self.data[: self.spans[self._order[0]].start])
+        self._taken: list[str] = []
+
+    @classmethod
+    @contextmanager
+    def open(cls, book: Book, view: int, line: Placed) -> Iterator[_Source]:
+        """Map a shard after checking its size and header."""
+        relative = f"{_layout.view_folder(view)}/{line.stem}.safetensors"
+        where = str(book.path / relative)
+        descriptor, size = _files.open_inside(book.path, relative)
+        try:
+            if size != line.size:
+                raise BookCorruptError(f"Expected {where} to have {line.size} bytes, got {size}. Run `bookkd verify`.")
+            mapped = mmap.mmap(descriptor, size, access=mmap.ACCESS_READ)
+        finally:
+            os.close(descriptor)
+        with mapped, memoryview(mapped) as data:
+            spans = read_header(mapped, where)
+            _container.check_layout(spans, book.plan.stored, line.stop - line.start, where)
+            yield cls(where, data, spans)
+
+    def take(self, name: str) -> Iterator[memoryview]:
+        """Give the bytes of a tensor, in pieces."""
+        span = self.spans[name]
+        for first in range(span.start, span.stop, _CHUNK):
+            with self.data[first : min(first + _CHUNK, span.stop)] as piece:
+                self._hasher.update(piece)
+                yield piece
+        self._taken.append(name)
+
+    def check(self, digest: str) -> None:
+        """Refuse a file that is not what was written, once every tensor was taken."""
+        if self._taken != self._order:  # written by a library that orders tensors otherwise
+            self._hasher = xxhash.xxh3_128(self.data)
+        if self._hasher.hexdigest() != digest:
             raise BookCorruptError(
-                expected(f"block {block} of {name}", "what was written", "other bytes", where=where, do=do)
+                f"Expected {self.where} to have xxh3_128 {digest}, got {self._hasher.hexdigest()}. The bytes were changed: "
+                f"run `bookkd verify`, then `bookkd repair`."
             )
-        yield piece

@@ -175,7 +175,7 @@ class GrowthWriter:
     @property
     def fields(self) -> list[str]:
         """Names of the fields that have to be said; for further teachers, theirs alone."""
-        return list(self._said.fields)
+        return self._fresh or list(self.plan.fields)
 
     @property
     def rows(self) -> int:
@@ -236,7 +236,7 @@ class GrowthWriter:
             raise BookUnfinishedError(expected("units", "all written", got, where=str(self.path)))
         for piece in self._all_pieces():
             if piece.unit not in self._done:
-                self._commit(piece, None)
+                self._commit(piece, self._begun_buffer(piece))
         self._write_edition(json_cost(cost or {}))
         self.close()
         return Book(self.path)
@@ -290,8 +290,9 @@ class GrowthWriter:
         return count
 
     def _add(self, piece: _Piece, start: int, rows: Mapping[str, npt.NDArray[Any]]) -> None:
-        said = Unit(piece.unit.view, piece.said, piece.unit.stop)
-        buffer = self._buffers.setdefault(piece.unit, UnitBuffer(self._said, said))
+        buffer = self._buffers.get(piece.unit)
+        if buffer is None:
+            buffer = self._buffers[piece.unit] = self._begun_buffer(piece)
         try:
             buffer.add(start, rows)
         except TeacherOutputError:
@@ -301,26 +302,27 @@ class GrowthWriter:
             self._commit(piece, buffer)
             del self._buffers[piece.unit]
 
-    def _commit(self, piece: _Piece, said: UnitBuffer | None) -> None:
-        """Put copied and said rows together, or copied and said fields, and write the shard."""
-        copied: dict[str, Array] = {}
-        measured: list[Mapping[str, Any]] = [] if said is None else [said.fidelity()]
-        parts = {} if said is None else dict(said.parts)
-        view, start, stop = piece.unit
-        last = stop if self._fresh else min(stop, self.base.n_samples)
-        if view < self.base.n_views and start < last:
-            copied = self._copied(view, start, last)
-            carried = self._carried.of(view, start, last)
-            if self._fresh:
-                parts |= copied
-                measured = [{**carried, **measured[0]}]
-            else:
-                parts = {
-                    name: np.concatenate([array, parts[name]]) if parts else array for name, array in copied.items()
-                }
-                measured.append(carried)
-        buffer = UnitBuffer(self.plan, piece.unit)
-        buffer.copy(parts)
+    def _begun_buffer(self, piece: _Piece) -> UnitBuffer:
+        """Return the buffer of a shard, with what is copied in it."""
+        buffer = UnitBuffer(self.plan, piece.unit, self.fields)
+        stop = self._copied_to(piece.unit)
+        if stop > piece.unit.start:
+            buffer.take_over(self._copied(piece.unit.view, piece.unit.start, stop), stop - piece.unit.start)
+        return buffer
+
+    def _copied_to(self, unit: Unit) -> int:
+        """Return the end of the rows of a shard that the book has, its first row where it has none."""
+        if unit.view >= self.base.n_views:
+            return unit.start
+        return max(unit.start, min(unit.stop, self.base.n_samples))
+
+    def _commit(self, piece: _Piece, buffer: UnitBuffer) -> None:
+        view, start, _ = piece.unit
+        stop = self._copied_to(piece.unit)
+        measured = [] if piece.said == piece.unit.stop else [buffer.fidelity()]
+        if stop > start:
+            carried = self._carried.of(view, start, stop)
+            measured = [carried | measured[0]] if self._fresh else [carried, *measured]
         fidelity = merged_fidelity(measured)
         self._done[piece.unit] = commit(self.path, buffer, self._stem(piece.unit), self._identity, fidelity)
 
