@@ -16,6 +16,8 @@ from bookkd.book.codecs import (
     codec_to_config,
 )
 from bookkd.book.compacting import Pruned, compact, prune
+from bookkd.book.copying import copy_book
+from bookkd.book.extracting import extract
 from bookkd.book.growing import GrowthWriter
 from bookkd.book.lineage import lineage_of, lineage_tree
 from bookkd.book.plan import FieldPlan, Plan, TeacherInfo, Unit
@@ -43,6 +45,8 @@ __all__ = [
     "codec_from_config",
     "codec_to_config",
     "compact",
+    "copy_book",
+    "extract",
     "is_finished",
     "lineage_of",
     "lineage_tree",

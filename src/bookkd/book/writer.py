@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -99,21 +99,32 @@ class BookWriter:
         """Return the units that are not committed, in (view, start) order."""
         return [] if self._finished else [unit for unit in self.plan.units() if unit not in self._done]
 
-    def write(self, unit: Unit, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    def write(
+        self,
+        unit: Unit,
+        arrays: Mapping[str, npt.NDArray[Any]],
+        *,
+        copied: Mapping[str, npt.NDArray[Any]] | None = None,
+        fidelity: Mapping[str, Any] | None = None,
+    ) -> None:
         """Encode, check and commit one whole unit.
 
         Args:
             unit: One of `pending()`.
-            arrays: Field name -> [unit.stop - unit.start, *shape of the field], every field of the plan.
+            arrays: Field name -> [unit.stop - unit.start, *shape of the field], every field of the plan that is not copied.
+            copied: `<field>/<part>` of further fields that are encoded already, as for `copy`.
+            fidelity: What was measured of the copied ones.
 
         Raises:
             TeacherOutputError: NaN, infinity, another shape or a value that the codec cannot hold; names field, sample,
                 view and teacher. Nothing of the unit is committed.
             StorageError: full or failing disk; the book stays resumable.
         """
-        buffer = self._begin(unit)
+        buffer = self._begin(unit, said=arrays if copied else None)
+        if copied:
+            buffer.take_over(copied, buffer.unit.stop - buffer.unit.start)
         buffer.add(buffer.unit.start, arrays)
-        self._commit(buffer)
+        self._commit(buffer, None if fidelity is None else {**fidelity, **buffer.fidelity()})
         self._buffers.pop(buffer.unit, None)
 
     def write_rows(self, view: int, start: int, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
@@ -264,13 +275,13 @@ class BookWriter:
                 )
             )
 
-    def _begin(self, unit: Unit) -> UnitBuffer:
+    def _begin(self, unit: Unit, said: Collection[str] | None = None) -> UnitBuffer:
         """Return an empty buffer of a unit that is pending."""
         unit = Unit(*map(operator.index, unit))
         self._check_open(unit)
         if unit in self._done:
             raise ConfigError(expected("unit", "a pending one", f"{unit}, which is committed", where=str(self.path)))
-        return UnitBuffer(self.plan, unit)
+        return UnitBuffer(self.plan, unit, said)
 
     def _row_count(self, start: int, arrays: Mapping[str, npt.NDArray[Any]]) -> int:
         if set(arrays) != set(self.plan.fields):

@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from bookkd.book import Book, Codec, Dense, GrowthWriter, Plan, TeacherInfo
+from bookkd.book.plan import TOLD
 from bookkd.core.errors import BookMismatchError, ConfigError, expected
 from bookkd.core.fields import LOGITS, PROBE_HASH, PROBE_PROJECTIONS, SAMPLE, VIEW
 from bookkd.core.rng import generator
@@ -155,7 +156,7 @@ def _prove(stored: StoredKnowledge, replay: Replay, views: Views) -> str:
     recipe = views.recipe(book.n_samples)
     found = differences(book.plan.views, recipe, ignore=("n_views",))
     mine = fingerprint(_First(dataset, book.n_samples))
-    known = {key: value for key, value in book.plan.data.items() if key != "name"}
+    known = {key: value for key, value in book.plan.data.items() if key not in TOLD}
     fingerprinted = bool(known) and known.keys() <= mine.keys()
     if fingerprinted:
         found += [
