@@ -17,11 +17,13 @@ from bookkd.book.codecs import (
 )
 from bookkd.book.compacting import Pruned, compact, prune
 from bookkd.book.copying import copy_book
+from bookkd.book.editions import EditionInfo, editions, growth_begun
 from bookkd.book.extracting import extract
 from bookkd.book.growing import GrowthWriter
 from bookkd.book.lineage import lineage_of, lineage_tree
 from bookkd.book.plan import FieldPlan, Plan, TeacherInfo, Unit
 from bookkd.book.reader import Book
+from bookkd.book.repairing import Repaired, repair
 from bookkd.book.verification import Fault, verify
 from bookkd.book.writer import BookWriter
 
@@ -31,6 +33,7 @@ __all__ = [
     "BookWriter",
     "Codec",
     "Dense",
+    "EditionInfo",
     "Fault",
     "FieldPlan",
     "GrowthWriter",
@@ -38,6 +41,7 @@ __all__ = [
     "Plan",
     "Pruned",
     "Raw",
+    "Repaired",
     "SparseArray",
     "TeacherInfo",
     "TopK",
@@ -46,12 +50,15 @@ __all__ = [
     "codec_to_config",
     "compact",
     "copy_book",
+    "editions",
     "extract",
+    "growth_begun",
     "is_finished",
     "lineage_of",
     "lineage_tree",
     "measure_codec",
     "newest_plan",
     "prune",
+    "repair",
     "verify",
 ]

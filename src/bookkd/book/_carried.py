@@ -9,7 +9,7 @@ from typing import Any
 from bookkd.book import _fidelity, _manifest
 from bookkd.book.reader import Book
 
-__all__ = ["Carried", "merged_fidelity"]
+__all__ = ["Carried", "merged_fidelity", "nothing_measured"]
 
 
 class Carried:
@@ -32,7 +32,7 @@ class Carried:
         names = set(shards[0][1]).intersection(*(fidelity for _, fidelity in shards))
         here = [fidelity for first, fidelity in shards if start <= first < stop]
         return {
-            self._names[name]: _fidelity.merge(here, name) if here else _nothing(shards[0][1][name])
+            self._names[name]: _fidelity.merge(here, name) if here else nothing_measured(shards[0][1][name])
             for name in sorted(names & self._names.keys())
         }
 
@@ -49,7 +49,7 @@ def merged_fidelity(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     return {name: _fidelity.merge(found, name) for name in sorted(names)}
 
 
-def _nothing(like: Mapping[str, Any]) -> dict[str, Any]:
+def nothing_measured(like: Mapping[str, Any]) -> dict[str, Any]:
     """Return the measurement of no row, at the temperatures of another."""
     at = [entry["temperature"] for entry in like["temperatures"]]
     empty = {"sum": 0.0, "max": 0.0, "kept": 0.0, "histogram": [0] * len(like["temperatures"][0]["histogram"])}

@@ -24,6 +24,10 @@ VERBS = {
     "report": "bookkd.cli.report:VERB",
     "inspect": "bookkd.cli.inspect:VERB",
     "verify": "bookkd.cli.verify:VERB",
+    "compact": "bookkd.cli.compact:VERB",
+    "repair": "bookkd.cli.repair:VERB",
+    "copy": "bookkd.cli.copy:VERB",
+    "extract": "bookkd.cli.extract:VERB",
     "methods": "bookkd.cli.methods:VERB",
     "bench": "bookkd.cli.bench:VERB",
 }
@@ -41,6 +45,10 @@ _SUMMARY = {
     "report": "one page from the runs of a comparison: words, tables, charts, costs",
     "inspect": "show what a book holds and what it cost",
     "verify": "read a whole book and name every fault",
+    "compact": "put the files of each view into one; delete what is superseded",
+    "repair": "mend a damaged book: from its own files, and with its teacher",
+    "copy": "write a book again, as it is or with another codec",
+    "extract": "some classes, samples, views or teachers as a book of their own",
     "methods": "list methods with source, needs and status",
     "bench": "measure the goals of this package on this machine",
 }

@@ -25,7 +25,7 @@ from bookkd.tasks import Task
 from bookkd.views import Pick, Replay, Views, check_replay, collate, differences
 from bookkd.zoo import fingerprint
 
-__all__ = ["grow"]
+__all__ = ["check_samples", "grow"]
 
 Progress = Callable[[int, int], None]
 _PROVEN = 64
@@ -143,18 +143,27 @@ class _First:
         return self._dataset[index]
 
 
-def _prove(stored: StoredKnowledge, replay: Replay, views: Views) -> str:
-    """Refuse samples or views that are not the book's, as far as it has them; return how it was proven, in words."""
-    book, dataset = stored.book, replay.dataset
+def check_samples(book: Book, dataset: Any, views: Views) -> bool:
+    """Refuse samples or views that are not those of a book, as far as it has them.
+
+    Args:
+        book: The book.
+        dataset: Its samples, or more.
+        views: Its views, of whatever number.
+
+    Returns:
+        Whether the fingerprint proves the samples; a book of another producer may have none of ours.
+
+    Raises:
+        BookMismatchError: naming what differs.
+    """
     if len(dataset) < book.n_samples:
-        do = "Name the data that the book was made with, or more."
-        raise BookMismatchError(
-            expected(
-                "dataset", f"the book's {book.n_samples} samples and more", len(dataset), where=str(book.path), do=do
-            )
+        wish, do = (
+            f"the book's {book.n_samples} samples and more",
+            "Name the data that the book was made with, or more.",
         )
-    recipe = views.recipe(book.n_samples)
-    found = differences(book.plan.views, recipe, ignore=("n_views",))
+        raise BookMismatchError(expected("dataset", wish, len(dataset), where=str(book.path), do=do))
+    found = differences(book.plan.views, views.recipe(book.n_samples), ignore=("n_views",))
     mine = fingerprint(_First(dataset, book.n_samples))
     known = {key: value for key, value in book.plan.data.items() if key not in TOLD}
     fingerprinted = bool(known) and known.keys() <= mine.keys()
@@ -169,6 +178,13 @@ def _prove(stored: StoredKnowledge, replay: Replay, views: Views) -> str:
             f"Expected book {book.path} to begin with these samples and views, got: {'; '.join(found)}. Pass the data set, "
             "transform and seed that the book was made with."
         )
+    return fingerprinted
+
+
+def _prove(stored: StoredKnowledge, replay: Replay, views: Views) -> str:
+    """Refuse samples or views that are not the book's, as far as it has them; return how it was proven, in words."""
+    book = stored.book
+    fingerprinted = check_samples(book, replay.dataset, views)
     probed = PROBE_HASH in book.fields and PROBE_PROJECTIONS in book.fields
     if not fingerprinted and not probed:
         wish = "a fingerprint of ours or probes, to prove that the samples are its own"
