@@ -12,12 +12,14 @@ from tests.book.books import C, N, V, arrays, make, plan
 from bookkd.book import Book, Dense, FieldPlan, GrowthWriter, TeacherInfo, verify
 from bookkd.core.errors import (
     BookCorruptError,
+    BookFormatError,
     BookLockedError,
     BookMismatchError,
     BookMissingError,
     BookUnfinishedError,
     ConfigError,
 )
+from bookkd.core.jsonio import digest
 
 
 def larger(book, **changes):
@@ -240,3 +242,30 @@ def test_make_says_that_a_book_can_grow(tmp_path):
     with pytest.raises(BookMismatchError) as refused:
         make(tmp_path / "b", plan(n_views=4, batch_size=3))
     assert "--grow" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["../plan.json", "plan-2.json", "plan-000002.json/x", 7, "edition-000001.json"])
+@pytest.mark.parametrize("key", ["file", "keys_file"])
+def test_an_edition_names_files_of_the_forms_alone(tmp_path, key, name):
+    make(tmp_path / "b", plan(n_views=1))
+    path = tmp_path / "b" / "edition-000001.json"
+    found = json.loads(path.read_bytes())
+    found["plan"][key] = name
+    del found["digest"]
+    found["digest"] = digest(found)
+    path.write_text(json.dumps(found))
+    with pytest.raises(BookFormatError, match=f"`{key}` to be a text like"):
+        Book(tmp_path / "b")
+
+
+def test_a_sidecar_of_another_plan_is_not_taken(tmp_path):
+    """Left over under the name of a growth's shard: it is written again."""
+    book = make(tmp_path / "b", plan(n_views=1))
+    other = make(tmp_path / "other", plan(n_views=1, batch_size=7))
+    grow(tmp_path / "b", larger(book, n_views=2), pieces=1, finish=False)
+    for end in ("json", "safetensors"):
+        mine = tmp_path / "b" / "view-0001" / f"rows-000000000-000000064-00000002.{end}"
+        theirs = tmp_path / "other" / "view-0000" / f"rows-000000000-000000064.{end}"
+        mine.write_bytes(theirs.read_bytes().replace(b'"view": 0', b'"view": 1'))
+    assert other.content_digest != book.content_digest
+    same(grow(tmp_path / "b", larger(book, n_views=2)), make(tmp_path / "whole", plan(n_views=2)))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from tests.cli.conftest import DATA, TEACHER, VIEWS, learn, make
 from bookkd.book import Book, verify
 from bookkd.cli import main
 
+ROOT = Path(__file__).parents[2]
 SAY = [*TEACHER, "--teacher.weights"]
 
 
@@ -183,3 +186,25 @@ def test_a_further_teacher(weights, book, tmp_path, capsys):
     shown = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert [(each["number"], each["n_teachers"]) for each in shown["editions"]] == [(1, 1), (2, 2)]
     assert shown["growth_begun"] is None
+
+
+def test_the_commands_of_the_guide(weights, tmp_path, monkeypatch, capsys):
+    from bookkd.zoo import create_network, save_weights
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "one.safetensors").write_bytes(weights.read_bytes())
+    save_weights(create_network("digits-large", n_classes=10), tmp_path / "two.safetensors")
+    page = (ROOT / "docs" / "guides" / "growing.md").read_text(encoding="utf-8")
+    blocks = [part.partition("```")[0] for part in page.split("```console\n")[1:]]
+    commands = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    assert len(commands) == 11
+    for command in commands:
+        words = shlex.split(command.removeprefix("$ bookkd "))
+        if words[0] == "repair":
+            spoil(tmp_path / words[1])
+        expected = 0
+        assert main(words) == expected, (command, capsys.readouterr())
+        if words[0] in ("verify", "repair"):
+            assert verify(words[1]) == []
+    first = Book("books/first")
+    assert (first.n_samples, first.n_views, Book("books/one").n_views) == (300, 2, 4)
