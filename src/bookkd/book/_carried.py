@@ -20,11 +20,16 @@ class Carried:
     Args:
         book: The source.
         names: Field of the source -> its name in the copy.
+        views: Views whose shards all have to be measured alike, since a book of its own is made of them; a field that one of them
+            has not measured is left out. None to look at each view alone.
     """
 
-    def __init__(self, book: Book, names: Mapping[str, str]) -> None:
+    def __init__(self, book: Book, names: Mapping[str, str], views: Iterable[int] | None = None) -> None:
         self._book, self._names = book, dict(names)
         self._of = cache(self._read)
+        for view in views or ():
+            measured = set(self._names).intersection(*(fidelity for _, fidelity in self._of(view)))
+            self._names = {name: new for name, new in self._names.items() if name in measured}
 
     def of(self, view: int, start: int, stop: int) -> dict[str, Any]:
         """Return the fidelity of a sidecar for rows `start` to `stop` of a view; fields not measured everywhere are left out."""

@@ -59,7 +59,7 @@ def copy_book(path: str | Path, book: Book, *, codec: Codec | None = None, progr
     other = {} if codec is None else _other_codec(book, codec)
     plan = replace(book.plan, fields={name: other.get(name, entry) for name, entry in book.fields.items()})
     same = [name for name in book.fields if name not in other]
-    carried = Carried(book, {name: name for name in same})
+    carried = Carried(book, {name: name for name in same}, range(book.n_views))
     started = time.perf_counter()
     with BookWriter(path, plan, keys=book.keys) as writer:
         for unit in pending_units(writer, progress):

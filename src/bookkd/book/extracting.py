@@ -93,7 +93,7 @@ def extract(
     fields, places = _fields(book, teachers)
     plan = _part(book, fields, places, chosen, rows, taken, data)
     whole = chosen is None and len(rows) == book.n_samples and _first(rows)
-    carried = Carried(book, fields)
+    carried = Carried(book, fields, taken.tolist() if whole else None)
     keys = book.keys[rows] if book.keys is not None else None if _first(rows) else rows.astype(np.uint64)
     started = time.perf_counter()
     with BookWriter(path, plan, keys=keys) as writer:
