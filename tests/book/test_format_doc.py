@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
@@ -12,7 +13,7 @@ import pytest
 from scipy.special import softmax
 from tests.book.books import N, V, arrays, make, plan
 
-from bookkd.book import CODECS, Book
+from bookkd.book import CODECS, Book, GrowthWriter, compact
 from bookkd.book._layout import JSON_LIMIT, MAX_BLOCK_ROWS, MAX_FIELDS, MAX_HASHES, MAX_SAMPLES, MAX_SHARDS, MAX_VIEWS
 
 ROOT = Path(__file__).parents[2]
@@ -82,6 +83,39 @@ def test_the_reader_on_the_page_reads_what_book_reads(fresh):
     true = softmax(np.array(said, dtype=np.float64), axis=1)
     top = true.argmax(axis=1)[:, None]
     np.testing.assert_allclose(np.take_along_axis(p, top, 1), np.take_along_axis(true, top, 1), rtol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def grown(tmp_path_factory):
+    """A book of three editions: made, with more samples and views, compacted."""
+    path = tmp_path_factory.mktemp("doc") / "grown"
+    keys = np.arange(N)
+    book = make(path, plan(n_samples=100, n_views=2), keys=keys[:100])
+    larger = replace(book.plan, n_samples=N, n_views=V, unit_rows=None)
+    with GrowthWriter(path, larger, keys=keys) as writer:
+        for unit in writer.pending():
+            writer.write_rows(unit.view, unit.start, arrays(*unit))
+        writer.finish()
+    compact(path)
+    return path
+
+
+def test_schema_holds_for_a_book_of_several_editions(grown):
+    assert [check(grown, pattern, kind) for pattern, kind in {**KINDS, "plan-*.json": "plan"}.items()] == [
+        1,
+        3,
+        8,
+        20,
+        1,
+    ]
+    edition = json.loads((grown / "edition-000003.json").read_bytes())
+    assert (edition["plan"]["file"], edition["plan"]["keys_file"]) == ("plan-000002.json", "keys-000002.safetensors")
+
+
+def test_the_reader_on_the_page_reads_the_newest_edition(grown):
+    read, book = page_reader(), Book(grown)
+    samples, views = np.array([0, 99, 100, 149, 149]), np.array([0, 1, 1, 0, 2])
+    np.testing.assert_array_equal(read(grown, "logits", samples, views), book.read(samples, views)["logits"])
 
 
 def test_every_codec_has_its_section_and_no_section_is_left_over():

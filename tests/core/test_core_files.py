@@ -42,11 +42,11 @@ def test_a_failing_disk_leaves_the_old_file_and_no_other(tmp_path: Path, monkeyp
 
 
 @pytest.mark.skipif(os.name != "posix", reason="ends a process between two system calls")
-@pytest.mark.parametrize(("before", "content"), [("replace", b"old"), ("_sync_folder", b"new")])
+@pytest.mark.parametrize(("before", "content"), [("replace", b"old"), ("sync_folder", b"new")])
 def test_a_process_that_dies_leaves_the_old_file_or_the_new_one(tmp_path: Path, before: str, content: bytes):
     path = tmp_path / "file"
     write_atomic(path, b"old")
-    place = {"replace": "pathlib.Path.replace", "_sync_folder": "files._sync_folder"}[before]
+    place = {"replace": "pathlib.Path.replace", "sync_folder": "files.sync_folder"}[before]
     code = (
         "import os, pathlib\nfrom bookkd.core import files\n"
         f"{place} = lambda *_: os._exit(9)\n"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bookkd.book._fidelity import measure_codec
-from bookkd.book._opening import is_finished
+from bookkd.book._opening import is_finished, newest_plan
 from bookkd.book.codecs import (
     CODECS,
     Codec,
@@ -15,9 +15,15 @@ from bookkd.book.codecs import (
     codec_from_config,
     codec_to_config,
 )
+from bookkd.book.compacting import Pruned, compact, prune
+from bookkd.book.copying import copy_book
+from bookkd.book.editions import EditionInfo, editions, growth_begun
+from bookkd.book.extracting import extract
+from bookkd.book.growing import GrowthWriter
 from bookkd.book.lineage import lineage_of, lineage_tree
 from bookkd.book.plan import FieldPlan, Plan, TeacherInfo, Unit
 from bookkd.book.reader import Book
+from bookkd.book.repairing import Repaired, repair
 from bookkd.book.verification import Fault, verify
 from bookkd.book.writer import BookWriter
 
@@ -27,20 +33,32 @@ __all__ = [
     "BookWriter",
     "Codec",
     "Dense",
+    "EditionInfo",
     "Fault",
     "FieldPlan",
+    "GrowthWriter",
     "Int8",
     "Plan",
+    "Pruned",
     "Raw",
+    "Repaired",
     "SparseArray",
     "TeacherInfo",
     "TopK",
     "Unit",
     "codec_from_config",
     "codec_to_config",
+    "compact",
+    "copy_book",
+    "editions",
+    "extract",
+    "growth_begun",
     "is_finished",
     "lineage_of",
     "lineage_tree",
     "measure_codec",
+    "newest_plan",
+    "prune",
+    "repair",
     "verify",
 ]

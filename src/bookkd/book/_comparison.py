@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from bookkd.book.plan import VERSIONS, Plan
+from bookkd.core.errors import BookMismatchError
 
-__all__ = ["difference"]
+__all__ = ["difference", "grows", "mismatch"]
 
 
 def difference(book: Plan, run: Plan, *, versions: bool = True) -> list[str]:
@@ -31,6 +33,33 @@ def difference(book: Plan, run: Plan, *, versions: bool = True) -> list[str]:
         mine["views"] |= _libraries(book.views)
         yours["views"] |= _libraries(run.views)
     return list(_differences(mine, yours, ""))
+
+
+def grows(book: Plan, run: Plan) -> bool:
+    """Say whether a run asks for what a book has and more of it: more views, more samples, or a further teacher.
+
+    What the further samples are is not looked at: whoever grows the book does.
+    """
+    mine = [(teacher.digest, teacher.mode) for teacher in book.teachers]
+    theirs = [(teacher.digest, teacher.mode) for teacher in run.teachers]
+    if set(theirs) != set(mine):
+        more = not set(theirs) & set(mine) or theirs[: len(mine)] == mine
+        return more and (book.n_samples, book.n_views) == (run.n_samples, run.n_views)
+    larger = replace(
+        run, n_samples=book.n_samples, n_views=book.n_views, data=book.data, unit_rows=None, keys_digest=None
+    )
+    smaller = replace(book, keys_digest=None)
+    asked = [entry for entry in difference(smaller, larger, versions=False) if not entry.startswith(_GROWING)]
+    return not asked and run.n_samples >= book.n_samples and run.n_views >= book.n_views
+
+
+_GROWING = ("views.n_views ", "views.mix.pool ")
+
+
+def mismatch(differences: list[str], wish: str, do: str) -> BookMismatchError:
+    """Return the error that names at most four differences and counts the others."""
+    more = f" and {len(differences) - 4} more" if len(differences) > 4 else ""
+    return BookMismatchError(f"Expected {wish} {'; '.join(differences[:4])}{more}. {do}")
 
 
 def _libraries(views: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,9 +17,10 @@ from bookkd.book.codecs.base import Array
 from bookkd.core import jsonio
 from bookkd.core.errors import BookCorruptError, BookFormatError
 
-__all__ = ["HEADER_LIMIT", "Span", "check_layout", "header_end", "pack", "parse_header"]
+__all__ = ["HEADER_LIMIT", "METADATA", "Span", "check_layout", "header_end", "pack", "parse_header"]
 
 HEADER_LIMIT = 4 * 2**20
+METADATA = {"format": "bookkd 1"}
 _DTYPES = {
     "BOOL": "bool", "F16": "<f2", "F32": "<f4", "F64": "<f8", "I8": "i1", "I16": "<i2", "I32": "<i4", "I64": "<i8",
     "U8": "u1", "U16": "<u2", "U32": "<u4", "U64": "<u8",
@@ -54,7 +55,7 @@ def pack(tensors: Mapping[str, Array]) -> bytes:
     One metadata entry at most: safetensors does not fix the order of several, and digests must be reproducible.
     """
     plain = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
-    return bytes(save(plain, metadata={"format": "bookkd 1"}))
+    return bytes(save(plain, metadata=METADATA))
 
 
 def header_end(head: bytes, size: int, where: str) -> int:

@@ -9,6 +9,7 @@ __all__ = [
     "EDITION_NAME",
     "FORMAT_VERSION",
     "JSON_LIMIT",
+    "KEYS_FILE",
     "KEYS_NAME",
     "LOCK_NAME",
     "MAX_BLOCK_ROWS",
@@ -17,11 +18,15 @@ __all__ = [
     "MAX_SAMPLES",
     "MAX_SHARDS",
     "MAX_VIEWS",
+    "PLAN_FILE",
     "PLAN_NAME",
     "SHARD_STEM",
     "VIEW_FILE",
+    "VIEW_FOLDER",
     "block_rows_for",
     "edition_name",
+    "keys_name",
+    "plan_name",
     "shard_stem",
     "unit_rows_for",
     "view_folder",
@@ -33,6 +38,9 @@ PLAN_NAME = "plan.json"
 KEYS_NAME = "keys.safetensors"
 LOCK_NAME = ".lock"
 EDITION_NAME = re.compile(r"edition-([0-9]{6})\.json")
+PLAN_FILE = re.compile(r"plan(?:-([0-9]{6}))?\.json")
+KEYS_FILE = re.compile(r"keys(?:-([0-9]{6}))?\.safetensors")
+VIEW_FOLDER = re.compile(r"view-[0-9]{4,5}")
 VIEW_FILE = re.compile(r"view-[0-9a-f]{8}\.json")
 SHARD_STEM = re.compile(r"rows-[0-9]{9,13}-[0-9]{9,13}(-[0-9a-f]{8})?")
 
@@ -58,14 +66,27 @@ def edition_name(number: int) -> str:
     return f"edition-{number:06d}.json"
 
 
+def plan_name(number: int) -> str:
+    """Return the name of the plan of edition `number`, where it has one of its own: `plan-000002.json` for 2."""
+    return PLAN_NAME if number == 1 else f"plan-{number:06d}.json"
+
+
+def keys_name(number: int) -> str:
+    """Return the name of the keys of edition `number`, where it has its own: `keys-000002.safetensors` for 2."""
+    return KEYS_NAME if number == 1 else f"keys-{number:06d}.safetensors"
+
+
 def view_folder(view: int) -> str:
     """Return `view-0003` for 3."""
     return f"view-{view:04d}"
 
 
-def shard_stem(start: int, stop: int) -> str:
-    """Return `rows-000000000-000065536` for 0 and 65536."""
-    return f"rows-{start:09d}-{stop:09d}"
+def shard_stem(start: int, stop: int, edition: int = 1) -> str:
+    """Return `rows-000000000-000065536` for 0 and 65536; with `-00000002` behind it where edition 2 wrote it.
+
+    So no edition writes a file that another one has named, whatever it makes of the same rows.
+    """
+    return f"rows-{start:09d}-{stop:09d}" + (f"-{edition:08x}" if edition > 1 else "")
 
 
 def _power_of_two(value: int) -> int:

@@ -196,11 +196,13 @@ class Edition:
         number: 1 for the first.
         n_samples: Samples of this edition.
         views: One entry per view.
-        plan_size: Bytes of `plan.json`.
-        plan_digest: xxh3_128 of `plan.json`.
+        plan_size: Bytes of the plan's file.
+        plan_digest: xxh3_128 of the plan's file.
         identity: Digest of the plan's identity.
         fidelity: As measured while writing, merged over all units.
         cost: What making it cost; outside the content digest.
+        plan_file: Name of the plan's file; a grown edition has one of its own.
+        keys_file: Name of the keys' file, where the plan has keys.
     """
 
     number: int
@@ -211,6 +213,8 @@ class Edition:
     identity: str
     fidelity: Mapping[str, Any]
     cost: Mapping[str, Any]
+    plan_file: str = _layout.PLAN_NAME
+    keys_file: str = _layout.KEYS_NAME
 
     @property
     def content_digest(self) -> str:
@@ -218,13 +222,18 @@ class Edition:
         return jsonio.digest({"plan": self.identity, "views": [view.content for view in self.views]})
 
     def to_bytes(self) -> bytes:
-        """Return the content of the file, with its own digest."""
+        """Return the content of the file, with its own digest; names of files only where they are not the usual ones."""
+        plan: dict[str, Any] = {"bytes": self.plan_size, "xxh3_128": self.plan_digest, "identity": self.identity}
+        if self.plan_file != _layout.PLAN_NAME:
+            plan["file"] = self.plan_file
+        if self.keys_file != _layout.KEYS_NAME:
+            plan["keys_file"] = self.keys_file
         found: dict[str, Any] = {
             "format_version": _layout.FORMAT_VERSION,
             "edition": self.number,
             "n_samples": self.n_samples,
             "n_views": len(self.views),
-            "plan": {"bytes": self.plan_size, "xxh3_128": self.plan_digest, "identity": self.identity},
+            "plan": plan,
             "views": [
                 {"file": view.file, "bytes": view.size, "xxh3_128": view.digest, "content": view.content}
                 for view in self.views
@@ -264,6 +273,8 @@ class Edition:
             identity=_checked.hex_digest(plan, "identity", where),
             fidelity=_checked.mapped(found, "fidelity", where),
             cost=_checked.mapped(found, "cost", where),
+            plan_file=_named(plan, "file", where, _layout.PLAN_FILE, _layout.PLAN_NAME),
+            keys_file=_named(plan, "keys_file", where, _layout.KEYS_FILE, _layout.KEYS_NAME),
         )
         if edition.content_digest != _checked.hex_digest(found, "content_digest", where):
             raise BookFormatError(
@@ -327,6 +338,10 @@ def read_sidecar(root: Path, file: ViewFile, shard: int) -> Sidecar:
             )
         )
     return sidecar
+
+
+def _named(found: Mapping[str, Any], key: str, where: str, pattern: re.Pattern[str], usual: str) -> str:
+    return _checked.text(found, key, where, pattern) if key in found else usual
 
 
 def _view_entry(found: Any, where: str) -> ViewEntry:

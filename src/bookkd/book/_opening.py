@@ -8,18 +8,13 @@ import numpy as np
 import numpy.typing as npt
 
 from bookkd.book import _container, _files, _layout, _manifest
+from bookkd.book._numbers import edition_numbers
 from bookkd.book._shard import read_header
 from bookkd.book.plan import Plan
 from bookkd.core import jsonio
 from bookkd.core.errors import BookCorruptError, BookFormatError, BookMissingError, BookUnfinishedError
 
-__all__ = ["edition_numbers", "find_edition", "is_finished", "read_keys", "read_plan"]
-
-
-def edition_numbers(root: Path) -> list[int]:
-    """Return the numbers of the editions in `root`, ascending."""
-    found = (_layout.EDITION_NAME.fullmatch(name) for name in _files.entries(root))
-    return sorted(int(match[1]) for match in found if match)
+__all__ = ["find_edition", "is_finished", "newest_plan", "read_keys", "read_plan"]
 
 
 def is_finished(path: str | Path) -> bool:
@@ -64,25 +59,47 @@ def find_edition(root: Path, edition: int | None) -> int:
 
 def read_plan(root: Path, edition: _manifest.Edition) -> Plan:
     """Read the plan that `edition` names."""
-    found, data = _files.read_json(root, _layout.PLAN_NAME)
-    plan = Plan.from_json(found, str(root / _layout.PLAN_NAME))
+    where = str(root / edition.plan_file)
+    found, data = _files.read_json(root, edition.plan_file)
+    plan = Plan.from_json(found, where)
     if (len(data), _files.digest_of(data)) != (edition.plan_size, edition.plan_digest):
         raise BookCorruptError(
-            f"Expected {root / _layout.PLAN_NAME} to have xxh3_128 {edition.plan_digest}, got {_files.digest_of(data)}. "
+            f"Expected {where} to have xxh3_128 {edition.plan_digest}, got {_files.digest_of(data)}. "
             f"The file was changed after the edition was written."
         )
     if jsonio.digest(plan.identity()) != edition.identity:
         raise BookFormatError(
-            f"Expected {root / _layout.PLAN_NAME} to have identity {edition.identity}, got another. Run `bookkd verify`."
+            f"Expected {where} to have identity {edition.identity}, got another. Run `bookkd verify`."
         )
     return plan
 
 
-def read_keys(root: Path, plan: Plan) -> npt.NDArray[np.uint64]:
-    """Read the keys file that `plan` names."""
+def newest_plan(path: str | Path) -> Plan | None:
+    """Return the plan of a book, finished or begun; None where there is no book.
+
+    Args:
+        path: Folder of the book.
+
+    Raises:
+        BookFormatError: if the plan or the newest edition is not what the format says.
+
+    >>> newest_plan("no/such/book") is None
+    True
+    """
+    root = Path(path)
+    if is_finished(root):
+        return read_plan(root, _manifest.read_edition(root, edition_numbers(root)[-1]))
+    if not (root / _layout.PLAN_NAME).is_file():
+        return None
+    found, _ = _files.read_json(root, _layout.PLAN_NAME)
+    return Plan.from_json(found, str(root / _layout.PLAN_NAME))
+
+
+def read_keys(root: Path, plan: Plan, name: str = _layout.KEYS_NAME) -> npt.NDArray[np.uint64]:
+    """Read the keys of a plan from the file `name`."""
     limit = plan.n_samples * 8 + _container.HEADER_LIMIT
-    data = _files.read_inside(root, _layout.KEYS_NAME, limit)
-    where = str(root / _layout.KEYS_NAME)
+    data = _files.read_inside(root, name, limit)
+    where = str(root / name)
     if _files.digest_of(data) != plan.keys_digest:
         raise BookCorruptError(
             f"Expected {where} to have xxh3_128 {plan.keys_digest}, got {_files.digest_of(data)}. Run `bookkd verify`."

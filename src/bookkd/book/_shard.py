@@ -13,8 +13,9 @@ import numpy.typing as npt
 import xxhash
 
 from bookkd.book import _container, _files, _layout, _manifest
+from bookkd.book._numbers import gone
 from bookkd.book.codecs.base import Array
-from bookkd.core.errors import BookCorruptError, BookFormatError, StorageError, expected
+from bookkd.core.errors import BookCorruptError, BookFormatError, BookMissingError, StorageError, expected
 
 __all__ = ["Shard", "read_header"]
 
@@ -81,7 +82,10 @@ class Shard:
 
     def _map(self) -> dict[str, Array]:
         """Map the file after checking its size and header."""
-        descriptor, size = _files.open_inside(self._root, self._relative)
+        try:
+            descriptor, size = _files.open_inside(self._root, self._relative)
+        except BookMissingError as error:
+            raise gone(self._root, self._relative, error) from error
         try:
             if size != self._size:
                 raise BookCorruptError(

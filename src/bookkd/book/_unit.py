@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,18 +24,20 @@ class UnitBuffer:
     Args:
         plan: Resolved plan.
         unit: The unit.
+        said: Fields that `add` is given; the others are taken over. None for all.
     """
 
-    def __init__(self, plan: Plan, unit: Unit) -> None:
+    def __init__(self, plan: Plan, unit: Unit, said: Collection[str] | None = None) -> None:
         self.plan = plan
         self.unit = unit
+        self._said = set(plan.fields if said is None else said)
         self.next = unit.start
         rows = unit.stop - unit.start
         self.parts = {name: np.empty((rows, *row), dtype) for name, (dtype, row) in plan.stored.items()}
         self._measured = {
             name: (_fidelity.Measured(), _fidelity.pick(rows, entry.shape), _honoured(plan, name))
             for name, entry in plan.fields.items()
-            if is_logits(name) and entry.shape and _honoured(plan, name)
+            if is_logits(name) and entry.shape and _honoured(plan, name) and name in self._said
         }
 
     @property
@@ -51,12 +53,9 @@ class UnitBuffer:
                     "start", f"{self.next}, the next row of {self.unit}", start, do="Write a unit's rows in order."
                 )
             )
-        if set(arrays) != set(self.plan.fields):
-            raise ConfigError(
-                expected(
-                    "arrays", f"the fields {', '.join(self.plan.fields)}", f"the fields {', '.join(sorted(arrays))}"
-                )
-            )
+        if set(arrays) != self._said:
+            wish = f"the fields {', '.join(sorted(self._said))}"
+            raise ConfigError(expected("arrays", wish, f"the fields {', '.join(sorted(arrays))}"))
         rows = {name: len(np.atleast_1d(array)) for name, array in arrays.items()}
         count = next(iter(rows.values()))
         whole = self.unit.stop - self.unit.start
@@ -88,6 +87,24 @@ class UnitBuffer:
         self._measured.clear()
         self.next = self.unit.stop
 
+    def take_over(self, parts: Mapping[str, npt.NDArray[Any]], rows: int) -> None:
+        """Take encoded parts as `Book.gather` gives them: of all rows for the fields that are not said, else of the first ones.
+
+        Args:
+            parts: Of whole fields.
+            rows: How many rows they have, from the unit's first.
+        """
+        for name, given in parts.items():
+            self.parts[name][:rows] = given
+        if set(parts) == set(self.parts):
+            self.next = self.unit.start + rows
+            rest = self.unit.stop - self.next
+            self._measured = {
+                name: (measured, rows + _fidelity.pick(rest, self.plan.fields[name].shape), temperatures)
+                for name, (measured, _, temperatures) in self._measured.items()
+                if rest
+            }
+
     def sidecar(self, packed: bytes, identity: str) -> _manifest.Sidecar:
         """Return the sidecar of the full unit, stored as `packed`."""
         if not self.full:
@@ -106,8 +123,12 @@ class UnitBuffer:
             block_rows=block,
             blocks={name: _block_hashes(array, block) for name, array in self.parts.items()},
             plan=identity,
-            fidelity={name: measured.to_json() for name, (measured, _, _) in self._measured.items()},
+            fidelity=self.fidelity(),
         )
+
+    def fidelity(self) -> dict[str, Any]:
+        """Return what was measured of the full unit, as its sidecar has it."""
+        return {name: measured.to_json() for name, (measured, _, _) in self._measured.items()}
 
     def _encode(self, name: str, array: Array, start: int) -> None:
         entry = self.plan.fields[name]

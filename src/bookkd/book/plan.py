@@ -113,6 +113,8 @@ class TeacherInfo:
         return found if self.lineage is None else {**found, "lineage": dict(self.lineage)}
 
 
+TOLD = ("name", "extracted")
+"""Entries of `data` that are for people: its name, and of a part of a book what it was taken from."""
 VERSIONS = "versions"
 """Entry of a recipe of views that says which libraries drew it."""
 
@@ -337,7 +339,7 @@ class Plan:
         found = self.to_json()
         for entry in ("threads", "device", "versions", "format_version"):
             del found[entry]
-        found["data"] = {key: value for key, value in self.data.items() if key != "name"}
+        found["data"] = {key: value for key, value in self.data.items() if key not in TOLD}
         found["views"] = {key: value for key, value in self.views.items() if key != VERSIONS}
         found["teachers"] = [{"digest": teacher.digest, "mode": teacher.mode} for teacher in self.teachers]
         return found

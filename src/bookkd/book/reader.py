@@ -11,7 +11,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from bookkd.book import _manifest
+from bookkd.book import _layout, _manifest
+from bookkd.book._numbers import edition_numbers, gone
 from bookkd.book._opening import find_edition, read_keys, read_plan
 from bookkd.book._shard import Shard
 from bookkd.book.codecs import SparseArray
@@ -19,7 +20,7 @@ from bookkd.book.codecs.base import Array
 from bookkd.book.plan import FieldPlan
 from bookkd.book.verification import verify as find_faults
 from bookkd.core.check import at_least
-from bookkd.core.errors import BookCorruptError, BookMismatchError, DataError, expected
+from bookkd.core.errors import BookCorruptError, BookMismatchError, BookMissingError, DataError, expected
 from bookkd.core.names import choose
 
 __all__ = ["Book"]
@@ -58,12 +59,14 @@ class Book:
         self.verify = choose(verify, VERIFY, "verify", where="Book")
         self.max_open = at_least(max_open, 1, "max_open", where="Book")
         number = find_edition(self.path, edition)
-        self._edition = _manifest.read_edition(self.path, number)
-        self.plan = read_plan(self.path, self._edition)
-        self._files = [
-            _manifest.read_view_file(self.path, view, entry, self._edition.n_samples)
-            for view, entry in enumerate(self._edition.views)
-        ]
+        try:
+            self._read_manifests(number)
+        except BookMissingError:
+            newest = edition_numbers(self.path)[-1:]
+            if edition is not None or newest in ([], [number]):
+                raise
+            # Between finding and reading it, the edition was pruned for a newer one.
+            self._read_manifests(newest[0])
         self._stored = self.plan.stored
         counts = [len(file.stems) for file in self._files]
         self._first = np.concatenate([[0], np.cumsum(counts)])
@@ -72,6 +75,14 @@ class Book:
         self._known: dict[int, Shard] = {}
         if verify == "all":
             self._check_all()
+
+    def _read_manifests(self, number: int) -> None:
+        self._edition = _manifest.read_edition(self.path, number)
+        self.plan = read_plan(self.path, self._edition)
+        self._files = [
+            _manifest.read_view_file(self.path, view, entry, self._edition.n_samples)
+            for view, entry in enumerate(self._edition.views)
+        ]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, (str(self.path), self.edition, self.verify, self.max_open, self.content_digest)
@@ -134,7 +145,7 @@ class Book:
     @cached_property
     def keys(self) -> npt.NDArray[np.uint64] | None:
         """Key of each sample, uint64 [n_samples], or None."""
-        return None if self.plan.keys_digest is None else read_keys(self.path, self.plan)
+        return None if self.plan.keys_digest is None else read_keys(self.path, self.plan, self._edition.keys_file)
 
     def rows_of(self, keys: npt.ArrayLike) -> npt.NDArray[np.int64]:
         """Return the sample of each key, int64 of the shape of `keys`.
@@ -251,7 +262,10 @@ class Book:
     def _make_shard(self, number: int) -> Shard:
         view = int(np.searchsorted(self._first, number, side="right")) - 1
         file, index = self._files[view], number - int(self._first[view])
-        sidecar = None if self.verify == "never" else _manifest.read_sidecar(self.path, file, index)
+        try:
+            sidecar = None if self.verify == "never" else _manifest.read_sidecar(self.path, file, index)
+        except BookMissingError as error:
+            raise gone(self.path, f"{_layout.view_folder(view)}/{file.stems[index]}.json", error) from error
         return Shard(self.path, file, index, self._stored, sidecar)
 
     def _check_all(self) -> None:

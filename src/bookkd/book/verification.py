@@ -83,12 +83,12 @@ def verify(path: str | Path, edition: int | None = None, *, progress: Progress |
     try:
         plan = read_plan(root, found)
     except BookKDError as error:
-        faults.append(Fault(_layout.PLAN_NAME, message=str(error)))
+        faults.append(Fault(found.plan_file, message=str(error)))
     if plan is not None and plan.keys_digest is not None:
         try:
-            read_keys(root, plan)
+            read_keys(root, plan, found.keys_file)
         except BookKDError as error:
-            faults.append(Fault(_layout.KEYS_NAME, message=str(error)))
+            faults.append(Fault(found.keys_file, message=str(error)))
     files = []
     for view, entry in enumerate(found.views):
         try:

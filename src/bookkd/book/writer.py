@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
 import operator
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from bookkd.book import _container, _fidelity, _files, _layout, _manifest
-from bookkd.book._comparison import difference
-from bookkd.book._opening import is_finished
+from bookkd.book import _container, _files, _layout, _manifest
+from bookkd.book._committing import Committed, Placed, commit, found_unit, measured_in, write_edition, write_view
+from bookkd.book._comparison import difference, grows, mismatch
+from bookkd.book._opening import is_finished, newest_plan
 from bookkd.book._unit import UnitBuffer
 from bookkd.book.plan import Plan, Unit
 from bookkd.book.reader import Book
 from bookkd.core import jsonio
 from bookkd.core.errors import (
     BookFormatError,
-    BookKDError,
-    BookLockedError,
-    BookMismatchError,
+    BookMissingError,
     BookUnfinishedError,
     ConfigError,
     TeacherOutputError,
@@ -34,14 +32,6 @@ from bookkd.core.errors import (
 from bookkd.core.lock import Lock
 
 __all__ = ["BookWriter"]
-
-
-class _Committed(NamedTuple):
-    """A sidecar with the size and digest of its file."""
-
-    sidecar: _manifest.Sidecar
-    size: int
-    digest: str
 
 
 class BookWriter:
@@ -71,12 +61,12 @@ class BookWriter:
 
     def __init__(self, path: str | Path, plan: Plan, *, keys: npt.NDArray[np.uint64] | None = None) -> None:
         self.path = Path(path)
-        packed = None if keys is None else _packed_keys(keys, plan.n_samples)
+        packed = None if keys is None else packed_keys(keys, plan.n_samples)
         if packed is not None:
             plan = replace(plan, keys_digest=_files.digest_of(packed))
         self.plan = plan
         self._buffers: dict[Unit, UnitBuffer] = {}
-        self._done: dict[Unit, _Committed] = {}
+        self._done: dict[Unit, Committed] = {}
         self._lock: Lock | None = None
         self._finished = is_finished(self.path)
         if self._finished:
@@ -109,21 +99,32 @@ class BookWriter:
         """Return the units that are not committed, in (view, start) order."""
         return [] if self._finished else [unit for unit in self.plan.units() if unit not in self._done]
 
-    def write(self, unit: Unit, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    def write(
+        self,
+        unit: Unit,
+        arrays: Mapping[str, npt.NDArray[Any]],
+        *,
+        copied: Mapping[str, npt.NDArray[Any]] | None = None,
+        fidelity: Mapping[str, Any] | None = None,
+    ) -> None:
         """Encode, check and commit one whole unit.
 
         Args:
             unit: One of `pending()`.
-            arrays: Field name -> [unit.stop - unit.start, *shape of the field], every field of the plan.
+            arrays: Field name -> [unit.stop - unit.start, *shape of the field], every field of the plan that is not copied.
+            copied: `<field>/<part>` of further fields that are encoded already, as for `copy`.
+            fidelity: What was measured of the copied ones.
 
         Raises:
             TeacherOutputError: NaN, infinity, another shape or a value that the codec cannot hold; names field, sample,
                 view and teacher. Nothing of the unit is committed.
             StorageError: full or failing disk; the book stays resumable.
         """
-        buffer = self._begin(unit)
+        buffer = self._begin(unit, said=arrays if copied else None)
+        if copied:
+            buffer.take_over(copied, buffer.unit.stop - buffer.unit.start)
         buffer.add(buffer.unit.start, arrays)
-        self._commit(buffer)
+        self._commit(buffer, None if fidelity is None else {**fidelity, **buffer.fidelity()})
         self._buffers.pop(buffer.unit, None)
 
     def write_rows(self, view: int, start: int, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
@@ -155,12 +156,15 @@ class BookWriter:
                 self._add(unit, begin, {name: array[begin - start : end - start] for name, array in arrays.items()})
             begin = end
 
-    def copy(self, unit: Unit, parts: Mapping[str, npt.NDArray[Any]]) -> None:
+    def copy(
+        self, unit: Unit, parts: Mapping[str, npt.NDArray[Any]], *, fidelity: Mapping[str, Any] | None = None
+    ) -> None:
         """Commit one whole unit of records that are encoded already, as `Book.gather` gives them, to the bit.
 
         Args:
             unit: One of `pending()`.
             parts: `<field>/<part>` -> [unit.stop - unit.start, ...], in the dtypes and shapes of the plan.
+            fidelity: What was measured of them where they were encoded, as a sidecar has it; None for nothing.
 
         Raises:
             ConfigError: if a part is missing or of another dtype or shape.
@@ -168,7 +172,7 @@ class BookWriter:
         """
         buffer = self._begin(unit)
         buffer.copy(parts)
-        self._commit(buffer)
+        self._commit(buffer, fidelity)
 
     def finish(self, cost: Mapping[str, Any] | None = None, *, fidelity: Mapping[str, Any] | None = None) -> Book:
         """Write the view files and then the edition that names them; from here on the folder is a book.
@@ -196,21 +200,27 @@ class BookWriter:
                     )
                 )
             self._check_open(next(self.plan.units()))
-            self._write_edition(_json_cost(cost or {}), dict(fidelity or {}))
+            self._write_edition(json_cost(cost or {}), dict(fidelity or {}))
             self._finished = True
             self.close()
         return Book(self.path)
 
     def _compared(self, plan: Plan) -> Plan:
-        found, _ = _files.read_json(self.path, _layout.PLAN_NAME)
-        stored = Plan.from_json(found, str(self.path / _layout.PLAN_NAME))
+        stored = newest_plan(self.path)
+        if stored is None:
+            raise BookMissingError(
+                f"Expected {self.path} to have a plan, got none. Restore it, or make the book again."
+            )
         # A finished book takes no more records, so that the libraries of this run cannot mix with the book's.
         differences = difference(stored, plan, versions=not self._finished)
         if differences:
-            more = f" and {len(differences) - 4} more" if len(differences) > 4 else ""
-            raise BookMismatchError(
-                f"Expected {self.path} to be a book of this run, but it was made with {'; '.join(differences[:4])}{more}. "
-                f"Give another path, or the options that the book was made with."
+            grow = ""
+            if self._finished and grows(stored, plan):
+                grow = " To add what is missing to this book, run it with --grow (from Python: bookkd.making.grow)."
+            raise mismatch(
+                differences,
+                f"{self.path} to be a book of this run, but it was made with",
+                f"Give another path, or the options that the book was made with.{grow}",
             )
         return stored
 
@@ -241,24 +251,11 @@ class BookWriter:
         _files.write_atomic(self.path / _layout.PLAN_NAME, [jsonio.pretty(self.plan.to_json())])
 
     def _collect(self) -> None:
-        """Find the committed units: a sidecar of this plan, and a shard of the size that it says."""
         for unit in self.plan.units():
-            stem = f"{_layout.view_folder(unit.view)}/{_layout.shard_stem(unit.start, unit.stop)}"
-            shard = self.path / f"{stem}.safetensors"
-            # A unit whose sidecar is missing, damaged or of something else is simply written again.
-            with contextlib.suppress(BookKDError, OSError):
-                found, data = _files.read_json(self.path, f"{stem}.json")
-                sidecar = _manifest.Sidecar.from_json(found, stem)
-                if self._is_mine(sidecar, unit) and shard.stat().st_size == sidecar.size:
-                    self._done[unit] = _Committed(sidecar, len(data), _files.digest_of(data))
-
-    def _is_mine(self, sidecar: _manifest.Sidecar, unit: Unit) -> bool:
-        return (
-            Unit(sidecar.view, sidecar.start, sidecar.stop) == unit
-            and sidecar.plan == self._identity
-            and sidecar.block_rows == self.plan.block_rows
-            and set(sidecar.blocks) == set(self.plan.stored)
-        )
+            stem = _layout.shard_stem(unit.start, unit.stop)
+            found = found_unit(self.path, self.plan, unit, stem, self._identity)
+            if found is not None:
+                self._done[unit] = found
 
     @cached_property
     def _identity(self) -> str:
@@ -278,13 +275,13 @@ class BookWriter:
                 )
             )
 
-    def _begin(self, unit: Unit) -> UnitBuffer:
+    def _begin(self, unit: Unit, said: Collection[str] | None = None) -> UnitBuffer:
         """Return an empty buffer of a unit that is pending."""
         unit = Unit(*map(operator.index, unit))
         self._check_open(unit)
         if unit in self._done:
             raise ConfigError(expected("unit", "a pending one", f"{unit}, which is committed", where=str(self.path)))
-        return UnitBuffer(self.plan, unit)
+        return UnitBuffer(self.plan, unit, said)
 
     def _row_count(self, start: int, arrays: Mapping[str, npt.NDArray[Any]]) -> int:
         if set(arrays) != set(self.plan.fields):
@@ -314,23 +311,14 @@ class BookWriter:
             self._commit(buffer)
             del self._buffers[unit]
 
-    def _commit(self, buffer: UnitBuffer) -> None:
-        """Shard first, sidecar second: a unit without a sidecar was never written."""
+    def _commit(self, buffer: UnitBuffer, fidelity: Mapping[str, Any] | None = None) -> None:
         unit = buffer.unit
-        folder = self.path / _layout.view_folder(unit.view)
-        _files.make_folder(folder)
         stem = _layout.shard_stem(unit.start, unit.stop)
-        packed = _container.pack(buffer.parts)
-        sidecar = buffer.sidecar(packed, self._identity)
-        _files.write_atomic(folder / f"{stem}.safetensors", [packed])
-        data = sidecar.to_bytes()
-        _files.write_atomic(folder / f"{stem}.json", [data])
-        self._done[unit] = _Committed(sidecar, len(data), _files.digest_of(data))
+        self._done[unit] = commit(self.path, buffer, stem, self._identity, fidelity)
 
     def _write_edition(self, cost: dict[str, Any], fidelity: dict[str, Any]) -> None:
         entries = tuple(self._write_view(view) for view in range(self.plan.n_views))
         plan = _files.read_inside(self.path, _layout.PLAN_NAME)
-        measured = [committed.sidecar.fidelity for committed in self._done.values()]
         edition = _manifest.Edition(
             number=1,
             n_samples=self.plan.n_samples,
@@ -338,36 +326,19 @@ class BookWriter:
             plan_size=len(plan),
             plan_digest=_files.digest_of(plan),
             identity=self._identity,
-            fidelity=fidelity | {name: _fidelity.summary(_fidelity.merge(measured, name)) for name in measured[0]},
+            fidelity=fidelity | measured_in(done.sidecar.fidelity for done in self._done.values()),
             cost=cost,
         )
-        if not _files.create(self.path / _layout.edition_name(1), edition.to_bytes()):
-            raise BookLockedError(
-                expected("edition", "absent", f"{_layout.edition_name(1)} of another writer", where=str(self.path))
-            )
+        write_edition(self.path, edition)
 
     def _write_view(self, view: int) -> _manifest.ViewEntry:
         units = [unit for unit in self.plan.units() if unit.view == view]
-        done = [self._done[unit] for unit in units]
-        data = _manifest.ViewFile(
-            view=view,
-            stems=[_layout.shard_stem(unit.start, unit.stop) for unit in units],
-            starts=np.array([unit.start for unit in units], dtype=np.int64),
-            stops=np.array([unit.stop for unit in units], dtype=np.int64),
-            sizes=np.array([committed.sidecar.size for committed in done], dtype=np.int64),
-            sidecar_sizes=np.array([committed.size for committed in done], dtype=np.int64),
-            sidecars=[committed.digest for committed in done],
-        ).to_bytes()
-        digest = _files.digest_of(data)
-        name = f"view-{digest[:8]}.json"
-        # A killed run may have left the same file; other bytes under this name are damage that nothing refers to yet.
-        _files.write_atomic(self.path / _layout.view_folder(view) / name, [data])
-        return _manifest.ViewEntry(
-            name, len(data), digest, _manifest.content_of_view([committed.sidecar for committed in done])
-        )
+        placed = [Placed.of(_layout.shard_stem(unit.start, unit.stop), self._done[unit]) for unit in units]
+        content = _manifest.content_of_view([self._done[unit].sidecar for unit in units])
+        return write_view(self.path, view, placed, content)
 
 
-def _packed_keys(keys: npt.NDArray[np.uint64], n_samples: int) -> bytes:
+def packed_keys(keys: npt.NDArray[np.uint64], n_samples: int) -> bytes:
     found = np.asarray(keys)
     if found.shape != (n_samples,) or found.dtype.kind not in "ui" or (found.size and found.min() < 0):
         raise ConfigError(
@@ -378,7 +349,7 @@ def _packed_keys(keys: npt.NDArray[np.uint64], n_samples: int) -> bytes:
     return _container.pack({"keys": found.astype(np.uint64)})
 
 
-def _json_cost(cost: Mapping[str, Any]) -> dict[str, Any]:
+def json_cost(cost: Mapping[str, Any]) -> dict[str, Any]:
     try:
         jsonio.parse(jsonio.canonical({"": dict(cost)}), "cost", limit=_layout.JSON_LIMIT // 2)
     except (TypeError, ValueError) as error:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
-from bookkd.book import Book, lineage_tree
+from bookkd.book import Book, editions, growth_begun, lineage_tree
 from bookkd.cli._show import bytes_text, console, rows
 from bookkd.cli._verb import Verb
 
@@ -20,6 +21,8 @@ def inspect(book: str, edition: int | None = None) -> dict[str, Any]:
     return {
         "path": str(opened.path),
         "edition": opened.edition,
+        "editions": [asdict(each) for each in editions(book)],
+        "growth_begun": growth_begun(book),
         "content_digest": opened.content_digest,
         "records": opened.n_samples * opened.n_views,
         "bytes": opened.nbytes,
@@ -45,6 +48,7 @@ def show(result: dict[str, Any]) -> None:
         f"({plan['n_samples']:,} samples x {plan['n_views']} views), {bytes_text(result['bytes'])}, "
         f"{result['bytes_per_record']:.1f} bytes a record"
     )
+    _show_editions(result)
     fields = [
         (name, "x".join(map(str, entry["shape"])) or "1", entry["codec"]["name"], _settings(entry))
         for name, entry in sorted(plan["fields"].items())
@@ -78,6 +82,30 @@ def show(result: dict[str, Any]) -> None:
     if result["cost"]:
         plain = {name: value for name, value in sorted(result["cost"].items()) if not isinstance(value, list | dict)}
         out.print("Cost of making: " + ", ".join(f"{name} {value}" for name, value in plain.items()), soft_wrap=True)
+
+
+def _show_editions(result: dict[str, Any]) -> None:
+    """Print a line an edition, where there are several."""
+    if len(result["editions"]) > 1:
+        lines = [
+            (
+                each["number"],
+                f"{each['n_samples']:,}",
+                each["n_views"],
+                each["n_teachers"],
+                each["shards"],
+                bytes_text(each["bytes"]),
+                each["fault"] or each["content_digest"][:16],
+            )
+            for each in result["editions"]
+        ]
+        columns = ("edition", "samples", "views", "teachers", "files", "bytes", "content digest")
+        console().print(rows("Editions", columns, lines))
+    if result["growth_begun"]:
+        console().print(
+            f"Edition {result['growth_begun']} was begun and is not finished: run the `make --grow` again that began it.",
+            soft_wrap=True,
+        )
 
 
 def _settings(field: dict[str, Any]) -> str:

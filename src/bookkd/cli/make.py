@@ -29,6 +29,7 @@ def make(
     temperatures: tuple[float, ...] = (1.0, 4.0),
     held_out: str = "",
     task: str = "classification",
+    grow: bool = False,
 ) -> dict[str, Any]:
     """Write down what one teacher or several say about every view of a data set; an interrupted book is gone on with.
 
@@ -46,6 +47,7 @@ def make(
         temperatures: Temperatures at which the loss of the codec is measured while writing.
         held_out: Split on which the teacher's accuracy is measured first and noted in the book, such as "test".
         task: What the labels are: classification (one class a sample), multi-label or regression.
+        grow: Add to a finished book what is missing: more views, samples behind those it has, or a further teacher.
     """
     if teacher.name and teachers:
         raise ConfigError(
@@ -65,6 +67,7 @@ def make(
             temperatures=temperatures,
             held_out=held_out,
             task=task,
+            grow=grow,
             progress=progress,
         )
 
@@ -95,7 +98,9 @@ VERB = Verb(
     make,
     show,
     "  bookkd make --data cifar10 --data.root data --teacher resnet56 --teacher.weights resnet56.safetensors \\\n"
-    "    --views crop-flip --views.n_views 8 --out books/resnet56",
+    "    --views crop-flip --views.n_views 8 --out books/resnet56\n"
+    "  bookkd make --data cifar10 --data.root data --teacher resnet56 --teacher.weights resnet56.safetensors \\\n"
+    "    --views crop-flip --views.n_views 16 --out books/resnet56 --grow",
     short={
         "--data": "--data.name",
         "--download": "--data.download",

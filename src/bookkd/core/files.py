@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import xxhash
 
 from bookkd.core.errors import BookKDError, StorageError
 
-__all__ = ["TEMPORARY", "create", "file_digest", "make_folder", "storage_errors", "write_atomic"]
+__all__ = ["TEMPORARY", "create", "file_digest", "make_folder", "storage_errors", "sync_folder", "write_atomic"]
 
 TEMPORARY = ".tmp"
 """Suffix of a file that is being written; such a file belongs to nobody after its writer died."""
@@ -57,15 +57,15 @@ def make_folder(path: Path) -> None:
             raise StorageError(f"Expected {found} to be a folder, got a file. Choose another folder.")
         if not path.is_dir():
             path.mkdir(parents=True, exist_ok=True)
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
 
 
-def write_atomic(path: Path, data: bytes | Sequence[bytes | memoryview]) -> None:
+def write_atomic(path: Path, data: bytes | Iterable[bytes | memoryview]) -> None:
     """Write a file so that `path` is either what it was or the whole new content, also after a power cut.
 
     Args:
         path: Final name; its folder is created.
-        data: The bytes, or pieces of them.
+        data: The bytes, or pieces of them, which may be made while they are written.
 
     Raises:
         StorageError: full, read-only or failing disk; the temporary file is removed.
@@ -78,7 +78,7 @@ def write_atomic(path: Path, data: bytes | Sequence[bytes | memoryview]) -> None
         except OSError:
             temporary.unlink(missing_ok=True)
             raise
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
 
 
 def create(path: Path, data: bytes) -> bool:
@@ -99,11 +99,11 @@ def create(path: Path, data: bytes) -> bool:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
         return True
 
 
-def _write_temporary(path: Path, pieces: Sequence[bytes | memoryview]) -> Path:
+def _write_temporary(path: Path, pieces: Iterable[bytes | memoryview]) -> Path:
     # With the process in the name, two that write one path at once never write into one file.
     temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     try:
@@ -119,7 +119,12 @@ def _write_temporary(path: Path, pieces: Sequence[bytes | memoryview]) -> Path:
     return temporary
 
 
-def _sync_folder(path: Path) -> None:
+def sync_folder(path: Path) -> None:
+    """Make what was created, renamed or deleted in a folder durable, where the system can.
+
+    Raises:
+        OSError: a failing disk.
+    """
     if os.name != "posix":
         return
     descriptor = os.open(path, os.O_RDONLY)

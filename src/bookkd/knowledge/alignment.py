@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bookkd.book.plan import TOLD
 from bookkd.core.errors import BookMismatchError
 from bookkd.core.rng import generator
 from bookkd.knowledge.stored import StoredKnowledge
@@ -64,7 +65,7 @@ def check_alignment(
         found += [
             f"data {key} is {mine.get(key)!r}, the book's is {stored!r}"
             for key, stored in book.plan.data.items()
-            if key != "name" and mine.get(key) != stored  # the name is for people: one content has many
+            if key not in TOLD and mine.get(key) != stored  # the name is for people: one content has many
         ]
     if views.n_views > book.n_views:
         found.append(f"{views.n_views} views are asked for, the book has {book.n_views}")

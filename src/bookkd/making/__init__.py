@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from bookkd.making.batch_size import find_batch_size
+from bookkd.making.growing import grow
 from bookkd.making.local import make, plan_book
 from bookkd.making.merging import bake, merge
+from bookkd.making.repairing import repair
 from bookkd.making.several import make_several
 
-__all__ = ["bake", "find_batch_size", "make", "make_several", "merge", "plan_book"]
+__all__ = ["bake", "find_batch_size", "grow", "make", "make_several", "merge", "plan_book", "repair"]

@@ -15,10 +15,9 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader
 
-from bookkd.book import Book, BookWriter, Codec, Dense, FieldPlan, Plan, Raw, Unit
+from bookkd.book import Book, BookWriter, Codec, Dense, FieldPlan, Plan, Raw, Unit, newest_plan
 from bookkd.core.errors import ConfigError, DataError, FidelityError, TeacherOutputError, expected
 from bookkd.core.fields import INPUT, PROBE_HASH, PROBE_PROJECTIONS
-from bookkd.core.jsonio import read
 from bookkd.knowledge import LiveKnowledge, Teacher, keys_of
 from bookkd.losses import DenseTarget
 from bookkd.making.batch_size import find_batch_size
@@ -110,12 +109,13 @@ def make(
             "cpu_seconds": round(time.process_time() - cpu, 3),
             "teacher_forwards": knowledge.teacher_forwards,
             "records": written,
-            "peak_memory_bytes": _peak_memory(),
+            "peak_memory_bytes": peak_memory_bytes(),
         }
         return writer.finish(cost)
 
 
-def _peak_memory() -> int | None:
+def peak_memory_bytes() -> int | None:
+    """Return the most memory that this process has held; None where nobody knows."""
     try:
         import resource
     except ImportError:  # Windows does not have it
@@ -132,8 +132,8 @@ def _first_view(replay: Replay) -> torch.Tensor:
 
 def _planned_batch_size(path: Path) -> int | None:
     """Return the batch size of a book begun before, whose units must all use it."""
-    plan = path / "plan.json"
-    return Plan.from_json(read(plan, str(plan)), str(plan)).batch_size if plan.is_file() else None
+    plan = newest_plan(path)
+    return None if plan is None else plan.batch_size
 
 
 def plan_book(
@@ -192,14 +192,15 @@ def _write_units(
         for batch in loader:
             rows = len(batch["sample"])
             view, start = int(batch["view"][0]), int(batch["sample"][0])
-            writer.write_rows(view, start, _say(knowledge, batch, view, start))
+            writer.write_rows(view, start, say(knowledge, batch, view, start))
             written += rows
             if progress is not None:
                 progress(done + written, total)
     return written
 
 
-def _say(knowledge: LiveKnowledge, batch: Mapping[str, Any], view: int, start: int) -> dict[str, npt.NDArray[Any]]:
+def say(knowledge: LiveKnowledge, batch: Mapping[str, Any], view: int, start: int) -> dict[str, npt.NDArray[Any]]:
+    """Return what a teacher says about a batch of one view from sample `start` on, and the batch's probes, as a book keeps them."""
     try:
         targets = knowledge.targets(batch)
     except TeacherOutputError as error:

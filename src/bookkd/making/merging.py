@@ -52,7 +52,7 @@ def merge(path: str | Path, books: Sequence[Book], *, progress: Progress | None 
     if len(books) < 2:
         raise ConfigError(expected("books", "at least two", len(books), where="merge"))
     check_same([StoredKnowledge(book) for book in books])
-    sources = _sources([book.plan for book in books])
+    sources = sources_of([book.plan for book in books])
     started = time.perf_counter()
     with BookWriter(path, merged_plan([book.plan for book in books]), keys=books[0].keys) as writer:
         for unit in _units(writer, progress):
@@ -72,12 +72,12 @@ def merged_plan(plans: Sequence[Plan]) -> Plan:
     return replace(
         plans[0],
         n_views=min(plan.n_views for plan in plans),
-        fields={name: plans[place].fields[old] for name, (place, old) in _sources(plans).items()},
+        fields={name: plans[place].fields[old] for name, (place, old) in sources_of(plans).items()},
         teachers=tuple(teacher for plan in plans for teacher in plan.teachers),
     )
 
 
-def _sources(plans: Sequence[Plan]) -> dict[str, tuple[int, str]]:
+def sources_of(plans: Sequence[Plan]) -> dict[str, tuple[int, str]]:
     """Return field of the merged book -> (number of the plan, its field there); the probes are the first plan's."""
     found = [(place, name) for place, plan in enumerate(plans) for name in _logits_of(plan)]
     fields = {f"members/{member}/{LOGITS}": source for member, source in enumerate(found)}

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from bookkd.book import Book, Codec
+from bookkd.book import Book, Codec, is_finished
 from bookkd.knowledge import Teacher
 from bookkd.learning import find_device, measure
+from bookkd.making import grow as grow_book
 from bookkd.making import make, make_several
 from bookkd.making.local import Progress
 from bookkd.pipelines.options import DataOptions, NetworkOptions, ViewOptions
@@ -50,9 +51,10 @@ def make_book(
     held_out: str = "",
     accuracy: float | None = None,
     task: str = "classification",
+    grow: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Make a book from named parts, by one teacher or several; gone on with where it was begun.
+    """Make a book from named parts, by one teacher or several; gone on with where it was begun, or grown where it is finished.
 
     Args are those of `bookkd make`, and `accuracy`: what a teacher is known to reach on `held_out`, which then is not measured
     again.
@@ -87,7 +89,15 @@ def make_book(
     }
     teachers = [teacher] if isinstance(teacher, NetworkOptions) else list(teacher)
     drawn = views.build()
-    if len(teachers) == 1:
+    if grow and is_finished(out):
+        loaded = [load(each) for each in teachers]
+        says = says_variance(plain, loaded[0], dataset, views=drawn)
+        known = with_variance(plain, teacher=says, student=False)
+        del options["unit_rows"]  # those of the book stay
+        before = Book(out).edition
+        book = grow_book(out, loaded, dataset, drawn, task=known, **options)
+        notes += _growth_notes(book, before)
+    elif len(teachers) == 1:
         speaker = load(teachers[0])
         known = with_variance(plain, teacher=says_variance(plain, speaker, dataset, views=drawn), student=False)
         book = make(out, speaker, dataset, drawn, task=known, **options)
@@ -95,6 +105,16 @@ def make_book(
         loaders = [partial(load, each) for each in teachers]
         book = make_several(out, loaders, dataset, drawn, task=plain, **options)
     return {**describe(book), "data": data.name, "notes": notes}
+
+
+def _growth_notes(book: Book, before: int) -> list[str]:
+    if book.edition == before:
+        return ["nothing was missing: the book is as it was."]
+    growth = book.cost["growth"]
+    return [
+        f"edition {book.edition}: {growth['teacher_forwards']:,} samples through a teacher; that the samples of edition {before} are "
+        f"its own is proven by {growth['proven_by']}."
+    ]
 
 
 def describe(book: Book) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bookkd.book import Book, Codec
+from bookkd.book.plan import TOLD
 from bookkd.core.errors import BookMismatchError, ConfigError, expected
 from bookkd.core.fields import LOGITS
 from bookkd.knowledge import StoredKnowledge
@@ -75,7 +76,7 @@ def _labels(book: Book, data: DataOptions) -> npt.NDArray[np.int64]:
     stored = StoredKnowledge(book)
     dataset = (data if data.name else data_of_book(stored, data)).open()
     mine = fingerprint(dataset)
-    found = [key for key, value in book.plan.data.items() if key != "name" and mine.get(key) != value]
+    found = [key for key, value in book.plan.data.items() if key not in TOLD and mine.get(key) != value]
     if found:
         do = "Name the data, split and limit that the book was made with."
         wish = "the data set of the books, whose labels correct their records"

@@ -1,0 +1,54 @@
+"""Where each tensor lies in a shard, without making the shard: for files larger than memory, and for damaged ones."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Mapping
+from itertools import accumulate, pairwise
+from typing import Any
+
+import numpy as np
+
+from bookkd.book import _container
+from bookkd.core import jsonio
+
+__all__ = ["laid_out"]
+
+_ALIGNED = 8
+
+
+def laid_out(
+    stored: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]], rows: Mapping[str, int]
+) -> tuple[bytes, dict[str, _container.Span]]:
+    """Return the beginning of the file that `pack` makes of such tensors, and where they lie, in the order of the file.
+
+    Args:
+        stored: Tensor -> (dtype, shape of one row), as `Plan.stored`.
+        rows: Length of each tensor's first axis.
+
+    >>> begin, spans = laid_out({"a/values": (np.dtype("<f2"), (3,))}, {"a/values": 2})
+    >>> begin + bytes(12) == _container.pack({"a/values": np.zeros((2, 3), "<f2")}), spans["a/values"].row_bytes
+    (True, 6)
+    """
+    # The library orders tensors by dtype and name; it is asked, since the order is its own business.
+    sample = _container.pack({name: np.zeros(1, dtype) for name, (dtype, _) in stored.items()})
+    length = struct.unpack("<Q", sample[:8])[0]
+    header = jsonio.parse(sample[8 : 8 + length], "header", limit=_container.HEADER_LIMIT)
+    header.pop("__metadata__", None)
+    shapes = {
+        name: (rows[name], *stored[name][1]) for name in sorted(header, key=lambda name: header[name]["data_offsets"])
+    }
+    edges = [0, *accumulate(stored[name][0].itemsize * math.prod(shape) for name, shape in shapes.items())]
+    for (name, shape), offsets in zip(shapes.items(), pairwise(edges), strict=True):
+        header[name].update(shape=list(shape), data_offsets=list(offsets))
+    ordered = {"__metadata__": _container.METADATA, **{name: header[name] for name in shapes}}
+    text = json.dumps(ordered, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _ALIGNED)
+    begin = struct.pack("<Q", len(text)) + text
+    spans = {
+        name: _container.Span(stored[name][0], shape, len(begin) + first, len(begin) + last)
+        for (name, shape), (first, last) in zip(shapes.items(), pairwise(edges), strict=True)
+    }
+    return begin, spans
