@@ -6,10 +6,17 @@ from bookkd.book._fidelity import measure_codec
 from bookkd.book._opening import is_finished
 from bookkd.book.codecs import (
     CODECS,
+    Argmax,
+    ClassArray,
     Codec,
+    Decoded,
     Dense,
     Int8,
+    Pooled,
     Raw,
+    RowIds,
+    Sampled,
+    SampledArray,
     SparseArray,
     TopK,
     codec_from_config,
@@ -17,21 +24,30 @@ from bookkd.book.codecs import (
 )
 from bookkd.book.lineage import lineage_of, lineage_tree
 from bookkd.book.plan import FieldPlan, Plan, TeacherInfo, Unit
+from bookkd.book.ragged import RaggedArray
 from bookkd.book.reader import Book
 from bookkd.book.verification import Fault, verify
 from bookkd.book.writer import BookWriter
 
 __all__ = [
     "CODECS",
+    "Argmax",
     "Book",
     "BookWriter",
+    "ClassArray",
     "Codec",
+    "Decoded",
     "Dense",
     "Fault",
     "FieldPlan",
     "Int8",
     "Plan",
+    "Pooled",
+    "RaggedArray",
     "Raw",
+    "RowIds",
+    "Sampled",
+    "SampledArray",
     "SparseArray",
     "TeacherInfo",
     "TopK",

@@ -11,6 +11,7 @@ import numpy as np
 
 from bookkd.book import _checked, _layout
 from bookkd.book.codecs import Codec, codec_from_config, codec_to_config
+from bookkd.book.ragged import ENDS, Flat
 from bookkd.core import jsonio
 from bookkd.core.check import at_least, between, positive, unique
 from bookkd.core.errors import BookFormatError, ConfigError, expected
@@ -52,7 +53,14 @@ class FieldPlan:
             at_least(size, 1, "shape")
         if int(np.prod(self.shape, dtype=object)) > 2**31:
             raise ConfigError(expected("shape", "at most 2**31 values a record", self.shape))
-        self.codec.parts(self.shape)
+        parts = self.codec.parts(self.shape)
+        if self.codec.ragged:
+            if ENDS in parts:
+                raise ConfigError(expected("parts", f"without {ENDS}, which a ragged field has", sorted(parts)))
+            most = at_least(self.codec.most_items(self.shape), 1, "most_items", where=f"codec {self.codec.name}")
+            if most > _layout.MAX_ITEMS:
+                wish = f"at most {_layout.MAX_ITEMS} items a record"
+                raise ConfigError(expected("most_items", wish, most, where=f"codec {self.codec.name}"))
         if self.baked is not None:
             object.__setattr__(self, "baked", _json_values(self.baked, "baked"))
             positive(self.baked.get("temperature", 0), "temperature", where="a baked field")
@@ -68,8 +76,17 @@ class FieldPlan:
         return found if self.baked is None else {**found, "baked": dict(self.baked)}
 
     def stored(self, name: str) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
-        """Return the tensors of field `name` in a shard: `<name>/<part>` -> (dtype, shape of one row)."""
-        return {f"{name}/{part}": layout for part, layout in self.codec.parts(self.shape).items()}
+        """Return the tensors of field `name` in a shard: `<name>/<part>` -> (dtype, shape of one row).
+
+        Of a ragged part the shape is that of one item, and `<name>/ends` says where the items of each row end.
+        """
+        found = {f"{name}/{part}": layout for part, layout in self.codec.parts(self.shape).items()}
+        return {**found, f"{name}/{ENDS}": (np.dtype(np.uint32), ())} if self.codec.ragged else found
+
+    def flat(self, name: str) -> dict[str, Flat]:
+        """Return the tensors of field `name` that hold items of rows that vary: `<name>/<part>` -> `Flat`."""
+        ragged = self.codec.ragged
+        return {f"{name}/{part}": Flat(f"{name}/{ENDS}", self.codec.most_items(self.shape)) for part in ragged}
 
 
 @dataclass(frozen=True)
@@ -241,8 +258,13 @@ class Plan:
         return dict(sorted(found.items()))
 
     @property
+    def flat(self) -> dict[str, Flat]:
+        """Those of `stored` whose first axis is items, not rows."""
+        return {tensor: flat for name, entry in self.fields.items() for tensor, flat in entry.flat(name).items()}
+
+    @property
     def record_bytes(self) -> int:
-        """Bytes of one record in a shard, without the header."""
+        """Bytes of one record in a shard, without the header; the most where parts are ragged."""
         return sum(entry.codec.bytes_per_record(entry.shape) for entry in self.fields.values())
 
     def resolved(self) -> Plan:
@@ -250,7 +272,7 @@ class Plan:
         inputs = sum(4 * int(np.prod(entry.shape, dtype=object)) for entry in self.fields.values())
         unit = self.unit_rows or _layout.unit_rows_for(self.record_bytes, inputs, self.n_samples)
         unit = min(unit, self.n_samples)
-        parts = [dtype.itemsize * int(np.prod(row, dtype=object)) for dtype, row in self.stored.values()]
+        parts = [size for entry in self.fields.values() for size in entry.codec.part_bytes(entry.shape).values()]
         block = self.block_rows or _layout.block_rows_for(parts, unit)
         if unit < self.n_samples and unit % block:
             if self.unit_rows is None:

@@ -155,12 +155,13 @@ class BookWriter:
                 self._add(unit, begin, {name: array[begin - start : end - start] for name, array in arrays.items()})
             begin = end
 
-    def copy(self, unit: Unit, parts: Mapping[str, npt.NDArray[Any]]) -> None:
+    def copy(self, unit: Unit, parts: Mapping[str, Any]) -> None:
         """Commit one whole unit of records that are encoded already, as `Book.gather` gives them, to the bit.
 
         Args:
             unit: One of `pending()`.
-            parts: `<field>/<part>` -> [unit.stop - unit.start, ...], in the dtypes and shapes of the plan.
+            parts: `<field>/<part>` -> [unit.stop - unit.start, ...], in the dtypes and shapes of the plan; a `RaggedArray`
+                where the codec's part is ragged.
 
         Raises:
             ConfigError: if a part is missing or of another dtype or shape.

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from bookkd.book.codecs.base import Array, Codec, Parts, UnfitRowError
+from bookkd.book.codecs.base import Array, Codec, Parts, RowIds, UnfitRowError
 from bookkd.core.names import choose
 
 __all__ = ["RAW_DTYPES", "Raw"]
@@ -40,7 +40,7 @@ class Raw(Codec):
     def parts(self, shape: Sequence[int]) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
         return {"values": (np.dtype(self.dtype), tuple(shape))}
 
-    def encode(self, array: Array) -> Parts:
+    def encode(self, array: Array, ids: RowIds | None = None) -> Parts:
         values = np.asarray(array)
         target = np.dtype(self.dtype)
         if values.dtype == target:
