@@ -10,9 +10,9 @@ import jsonschema
 import numpy as np
 import pytest
 from scipy.special import softmax
-from tests.book.books import N, V, arrays, make, plan
+from tests.book.books import C, N, V, arrays, make, plan
 
-from bookkd.book import CODECS, Book
+from bookkd.book import CODECS, Argmax, Book, FieldPlan, Sampled
 from bookkd.book._layout import JSON_LIMIT, MAX_BLOCK_ROWS, MAX_FIELDS, MAX_HASHES, MAX_SAMPLES, MAX_SHARDS, MAX_VIEWS
 
 ROOT = Path(__file__).parents[2]
@@ -82,6 +82,18 @@ def test_the_reader_on_the_page_reads_what_book_reads(fresh):
     true = softmax(np.array(said, dtype=np.float64), axis=1)
     top = true.argmax(axis=1)[:, None]
     np.testing.assert_allclose(np.take_along_axis(p, top, 1), np.take_along_axis(true, top, 1), rtol=1e-3)
+
+
+def test_the_reader_on_the_page_reads_ragged_parts_and_classes(tmp_path):
+    fields = {"logits": FieldPlan((C,), Sampled(9, 2.0)), "members/0/logits": FieldPlan((C,), Argmax())}
+    book = make(tmp_path / "b", plan(fields=fields))
+    read = page_reader()
+    samples, views = np.arange(N), np.arange(N) % V
+    found = book.read(samples, views)
+    np.testing.assert_array_equal(read(book.path, "logits", samples, views), found["logits"].probabilities())
+    np.testing.assert_array_equal(
+        read(book.path, "members/0/logits", samples, views), found["members/0/logits"].classes
+    )
 
 
 def test_every_codec_has_its_section_and_no_section_is_left_over():

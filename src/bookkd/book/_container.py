@@ -83,9 +83,7 @@ def header_end(head: bytes, size: int, where: str) -> int:
     return 8 + length
 
 
-def parse_header(
-    header: bytes, begin: int, size: int, where: str, flat: Container[str] = ()
-) -> dict[str, Span]:
+def parse_header(header: bytes, begin: int, size: int, where: str, flat: Container[str] = ()) -> dict[str, Span]:
     """Parse the JSON of a header and check that its tensors fill the file exactly.
 
     Args:

@@ -24,9 +24,7 @@ from bookkd.core.errors import BookCorruptError, BookFormatError, StorageError, 
 __all__ = ["Shard", "read_header"]
 
 
-def read_header(
-    data: memoryview | mmap.mmap, where: str, flat: Container[str] = ()
-) -> dict[str, _container.Span]:
+def read_header(data: memoryview | mmap.mmap, where: str, flat: Container[str] = ()) -> dict[str, _container.Span]:
     """Parse the header of a container that is in memory or mapped; `flat` as `_container.parse_header`."""
     size = len(data)
     begin = _container.header_end(bytes(data[:8]), size, where)

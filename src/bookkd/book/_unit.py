@@ -40,9 +40,9 @@ class UnitBuffer:
             name: np.empty((rows, *row), dtype) for name, (dtype, row) in plan.stored.items() if name not in self._flat
         }
         self._measured = {
-            name: (_fidelity.Measured(), _fidelity.pick(rows, entry.shape), _honoured(plan, name))
+            name: (_fidelity.Measured(), _fidelity.pick(rows, entry.shape))
             for name, entry in plan.fields.items()
-            if is_logits(name) and entry.shape and _honoured(plan, name)
+            if is_logits(name) and entry.shape and plan.temperatures
         }
 
     @property
@@ -92,7 +92,9 @@ class UnitBuffer:
             wish = f"the parts {', '.join(sorted(wanted))}"
             raise ConfigError(expected("parts", wish, f"the parts {', '.join(sorted(parts))}"))
         for name, entry in self.plan.fields.items():
-            self._store(name, {part: parts[f"{name}/{part}"] for part in entry.codec.parts(entry.shape)}, 0, copied=True)
+            self._store(
+                name, {part: parts[f"{name}/{part}"] for part in entry.codec.parts(entry.shape)}, 0, copied=True
+            )
         # What the codec lost was measured where the records come from.
         self._measured.clear()
         self.next = self.unit.stop
@@ -115,7 +117,7 @@ class UnitBuffer:
             block_rows=block,
             blocks={name: self._hashes(name, array) for name, array in self.parts.items()},
             plan=identity,
-            fidelity={name: measured.to_json() for name, (measured, _, _) in self._measured.items()},
+            fidelity={name: measured.to_json() for name, (measured, _) in self._measured.items()},
         )
 
     def _encode(self, name: str, array: Array, start: int) -> None:
@@ -137,7 +139,7 @@ class UnitBuffer:
         begin = start - self.unit.start
         self._store(name, parts, begin)
         if name in self._measured:
-            measured, picked, temperatures = self._measured[name]
+            measured, picked = self._measured[name]
             chosen = picked[(picked >= begin) & (picked < begin + len(array))] - begin
             if len(chosen):
                 taken = {part: take_rows(encoded, chosen) for part, encoded in parts.items()}
@@ -146,7 +148,9 @@ class UnitBuffer:
                 if self.plan.task == "multi-label" and isinstance(decoded, np.ndarray):
                     # Each class is a distribution of its own, over the logits (0, z) of absent and present.
                     original, decoded = (np.stack([np.zeros_like(z), z], axis=1) for z in (original, decoded))
-                _fidelity.measure(measured, original, decoded, temperatures)
+                promised = _fidelity.honoured(entry.codec, entry.promised, self.plan.temperatures)
+                others = [each for each in self.plan.temperatures if each not in promised]
+                _fidelity.measure(measured, original, decoded, promised, others)
 
     def _store(self, name: str, parts: Parts, begin: int, *, copied: bool = False) -> None:
         """Put encoded rows in their place; of ragged ones the items are appended, and the ends noted."""
@@ -172,7 +176,9 @@ class UnitBuffer:
                 counts = given.counts
                 self._note_ends(tensor, counts, begin)
             elif not np.array_equal(counts, given.counts):
-                raise ConfigError(expected(tensor, "as many items a row as the parts before", "others", where="records"))
+                raise ConfigError(
+                    expected(tensor, "as many items a row as the parts before", "others", where="records")
+                )
 
     def _note_ends(self, tensor: str, counts: npt.NDArray[np.int64], begin: int) -> None:
         """Write where the items of rows from `begin` on end, counted from the start of each row's block."""
@@ -245,8 +251,3 @@ class UnitBuffer:
             teachers = [teachers[int(member)]]
         said = f", teacher {', '.join(teachers)}" if teachers else ""
         return f"sample {sample}, view {self.unit.view}{said}"
-
-
-def _honoured(plan: Plan, name: str) -> list[float]:
-    promised = plan.fields[name].promised
-    return [temperature for temperature in plan.temperatures if not promised or temperature in promised]

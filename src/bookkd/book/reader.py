@@ -197,7 +197,9 @@ class Book:
             except UnreadableRowError as error:
                 sample, view = int(np.atleast_1d(samples)[error.row]), int(np.resize(views, error.row + 1)[error.row])
                 wish = f"a record of codec {entry.codec.name} (sample {sample}, view {view}, {self.path})"
-                raise BookFormatError(f"Expected `{name}` to be {wish}: {error.reason}. Run `bookkd verify`.") from error
+                raise BookFormatError(
+                    f"Expected `{name}` to be {wish}: {error.reason}. Run `bookkd verify`."
+                ) from error
         return found
 
     def gather(self, samples: npt.ArrayLike, views: npt.ArrayLike, fields: Sequence[str] | None = None) -> Parts:

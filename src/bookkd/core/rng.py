@@ -113,7 +113,9 @@ def philox4x32(
     m0, m1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
     for turn in range(10):
         # The key moves by the golden ratio and by sqrt(3) - 1.
-        k0, k1 = (np.uint64((word + turn * step) % 2**32) for word, step in zip(key, (0x9E3779B9, 0xBB67AE85), strict=True))
+        k0, k1 = (
+            np.uint64((word + turn * step) % 2**32) for word, step in zip(key, (0x9E3779B9, 0xBB67AE85), strict=True)
+        )
         one, two = c0 * m0, c2 * m1
         c0, c1, c2, c3 = (two >> half) ^ c1 ^ k0, two & low, (one >> half) ^ c3 ^ k1, one & low
     return c0, c1, c2, c3

@@ -88,8 +88,13 @@ class Sampled(Codec):
         values = np.asarray(array)
         _, (width,) = self.parts(values.shape[1:])["entries"]
         if ids is None or len(ids) != len(values):
-            wish, got = f"the ids of the {len(values)} rows, which its draws come from", None if ids is None else len(ids)
-            raise ConfigError(expected("ids", wish, got, where="codec sampled", do="Pass RowIds(samples, view, field)."))
+            wish, got = (
+                f"the ids of the {len(values)} rows, which its draws come from",
+                None if ids is None else len(ids),
+            )
+            raise ConfigError(
+                expected("ids", wish, got, where="codec sampled", do="Pass RowIds(samples, view, field).")
+            )
         n_classes, drawn = values.shape[1], np.empty((len(values), self.draws), dtype=np.int64)
         rows = max(1, _CHUNK_VALUES // n_classes)
         for start in range(0, len(values), rows):
@@ -102,7 +107,9 @@ class Sampled(Codec):
         # A row begins with a fresh class, so that no run of equal classes goes on into the next row.
         places = np.flatnonzero(fresh)
         counts = np.diff(places, append=drawn.size)
-        packed = drawn.ravel()[places].astype(np.uint64) | (counts.astype(np.uint64) << np.uint64(_class_bits(n_classes)))
+        packed = drawn.ravel()[places].astype(np.uint64) | (
+            counts.astype(np.uint64) << np.uint64(_class_bits(n_classes))
+        )
         entries = packed.astype("<u8").view(np.uint8).reshape(-1, 8)[:, :width]
         return {"entries": RaggedArray(np.ascontiguousarray(entries), offsets_of(fresh.sum(axis=1)))}
 
