@@ -194,7 +194,7 @@ def test_more_items_than_the_codec_says(tmp_path):
     rows[2, :3] = 1
     with (
         BookWriter(tmp_path / "b", small) as writer,
-        pytest.raises(TeacherOutputError, match="at most 2 items .* 3.*sample 2"),
+        pytest.raises(TeacherOutputError, match=r"at most 2 items .* 3.*sample 2"),
     ):
         writer.write_rows(0, 0, {"features/boxes": rows})
 

@@ -1,5 +1,4 @@
-"""What a codec lost of the logits, measured while writing: T^2 KL(original || decoded), top-1 agreement, kept mass, and how far
-the decoded probabilities are from the original ones, as a share of what these say at all.
+"""What a codec lost of the logits, measured while writing: T^2 KL, top-1 agreement, kept mass, error of the gradient.
 
 Per unit: exact sums and a histogram with logarithmic bins, so that units merge without their records.
 """
@@ -63,7 +62,7 @@ class Measured:
         found: dict[str, Any] = {
             "n": len(agree),
             "agree": int(agree.sum()),
-            "temperatures": [_sums(at, Lost(*map(np.concatenate, zip(*self.lost[at])))) for at in sorted(self.lost)],
+            "temperatures": [_sums(at, _joined(self.lost[at])) for at in sorted(self.lost)],
         }
         if self.unbiased:
             found["unbiased"] = True
@@ -104,8 +103,8 @@ def measure(
     into.unbiased |= isinstance(decoded, SampledArray)
     for temperature in temperatures:
         found = lost(flat, decoded, temperature)
-        squared = [np.maximum(temperature**2 * kl, 0.0) for kl in found[:2]]
-        into.lost.setdefault(temperature, []).append(Lost(*squared, *found[2:]))
+        kl, every_class = (np.maximum(temperature**2 * each, 0.0) for each in found[:2])
+        into.lost.setdefault(temperature, []).append(found._replace(kl=kl, every_class=every_class))
     if not isinstance(decoded, np.ndarray):
         for temperature in unpromised:
             p = np.exp(_log_softmax(flat / temperature))
@@ -279,6 +278,10 @@ def summary(merged: Mapping[str, Any]) -> dict[str, Any]:
             for entry in merged["temperatures"]
         },
     }
+
+
+def _joined(pieces: Sequence[Lost]) -> Lost:
+    return Lost(*(np.concatenate([piece[place] for piece in pieces]) for place in range(len(Lost._fields))))
 
 
 def _of_every_class(entry: Mapping[str, Any], n: int) -> dict[str, float]:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from bookkd.book import _manifest
 from bookkd.book._opening import find_edition, read_keys, read_plan
 from bookkd.book._shard import Shard
-from bookkd.book.codecs.base import Array, Decoded, Parts, UnreadableRowError
+from bookkd.book.codecs.base import Decoded, Parts, UnreadableRowError
 from bookkd.book.plan import FieldPlan
 from bookkd.book.ragged import RaggedArray
 from bookkd.book.verification import verify as find_faults
@@ -208,7 +208,8 @@ class Book:
         Returns:
             `<field>/<part>` -> array [batch, ...], or a `RaggedArray` of as many rows where the codec's part is ragged.
         """
-        fixed, flat = [], []
+        fixed: list[str] = []
+        flat: list[str] = []
         for name in self._names(fields):
             entry = self.plan.fields[name]
             for part in entry.codec.parts(entry.shape):

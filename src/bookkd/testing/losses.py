@@ -9,8 +9,8 @@ Use it on a loss of your own in a test:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from bookkd.core.errors import FidelityError
-from bookkd.losses import DenseTarget, Loss, SparseTarget, claims_of
+from bookkd.losses import ClassTarget, DenseTarget, Loss, SampledTarget, SparseTarget, claims_of
 
 __all__ = ["CHECKS", "LossCase", "SparseArrays", "Worked", "as_arrays", "check_loss", "take"]
 
@@ -333,11 +333,27 @@ def check_claims(case: LossCase) -> None:
         assert_close(squared, plain * case.hyper["temperature"] ** 2)
     if case.from_logits is not None and not claimed.sparse:
         sparse = SparseTarget.from_logits(student, 2, (float(case.hyper.get("temperature", 1.0)),))
-        try:
-            case(student, sparse, *args[1:])
-        except FidelityError:
+        _refused(case, student, sparse, args[1:], "a sparse target")
+    if case.from_logits is not None and isinstance(args[0], DenseTarget | SparseTarget):
+        temperature = float(case.hyper.get("temperature", 1.0))
+        _refused(case, student, ClassTarget(student.argmax(-1), student.shape[-1]), args[1:], "classes alone")
+        drawn = SampledTarget(
+            student.topk(1).indices, torch.ones_like(student[..., :1]), temperature, student.shape[-1]
+        )
+        if not claimed.linear:
+            _refused(case, student, drawn, args[1:], "draws")
             return
-        raise AssertionError(f"{case.name}: expected FidelityError for a sparse target")
+        value = case(student, drawn, *args[1:])
+        _require(value.shape == student.shape[:-1], f"{case.name}: expected one value per position of draws")
+        _refused(case, student, replace(drawn, temperature=temperature + 1), args[1:], "draws at another temperature")
+
+
+def _refused(case: LossCase, student: Tensor, target: Any, rest: Sequence[Any], what: str) -> None:
+    try:
+        case(student, target, *rest)
+    except FidelityError:
+        return
+    raise AssertionError(f"{case.name}: expected FidelityError for {what}")
 
 
 CHECKS: dict[str, Callable[[LossCase], None]] = {

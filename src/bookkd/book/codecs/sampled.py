@@ -154,8 +154,7 @@ class Sampled(Codec):
         counter = (samples & _MASK32, where, turns, np.uint64(stream_id(ids.field)))
         a, b, c, d = philox4x32(counter, (self.seed & 0xFFFFFFFF, self.seed >> 32))
         words = np.stack([a | b << np.uint64(32), c | d << np.uint64(32)], axis=-1).reshape(len(samples), -1)
-        uniforms: npt.NDArray[np.float64] = (words[:, : self.draws] >> np.uint64(11)) * 2.0**-53
-        return uniforms
+        return (words[:, : self.draws] >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def _class_bits(n_classes: int) -> int:
