@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bookkd.book._fidelity import measure_codec
 from bookkd.book._opening import is_finished
+from bookkd.book.choice import Auto, Candidate, Choice, choose_codec, shortfall
 from bookkd.book.codecs import (
     CODECS,
     Argmax,
@@ -32,8 +33,11 @@ from bookkd.book.writer import BookWriter
 __all__ = [
     "CODECS",
     "Argmax",
+    "Auto",
     "Book",
     "BookWriter",
+    "Candidate",
+    "Choice",
     "ClassArray",
     "Codec",
     "Decoded",
@@ -52,11 +56,13 @@ __all__ = [
     "TeacherInfo",
     "TopK",
     "Unit",
+    "choose_codec",
     "codec_from_config",
     "codec_to_config",
     "is_finished",
     "lineage_of",
     "lineage_tree",
     "measure_codec",
+    "shortfall",
     "verify",
 ]

@@ -17,7 +17,19 @@ from bookkd.book.codecs.base import Array, Decoded
 from bookkd.core.errors import BookFormatError, FidelityError
 from bookkd.core.fields import LOGITS
 
-__all__ = ["Lost", "Measured", "honoured", "lost", "measure", "measure_codec", "merge", "pick", "summary"]
+__all__ = [
+    "Lost",
+    "Measured",
+    "honoured",
+    "joined",
+    "lost",
+    "measure",
+    "measure_codec",
+    "merge",
+    "pick",
+    "summary",
+    "with_choice",
+]
 
 ROWS = 1024
 _VALUES = 2**22
@@ -62,7 +74,7 @@ class Measured:
         found: dict[str, Any] = {
             "n": len(agree),
             "agree": int(agree.sum()),
-            "temperatures": [_sums(at, _joined(self.lost[at])) for at in sorted(self.lost)],
+            "temperatures": [_sums(at, joined(self.lost[at])) for at in sorted(self.lost)],
         }
         if self.unbiased:
             found["unbiased"] = True
@@ -280,7 +292,13 @@ def summary(merged: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _joined(pieces: Sequence[Lost]) -> Lost:
+def with_choice(measured: Mapping[str, Any], choice: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the figures of each field with what its codec was chosen for and by, where it was."""
+    return {name: {**figures, "choice": dict(choice)} if choice else figures for name, figures in measured.items()}
+
+
+def joined(pieces: Sequence[Lost]) -> Lost:
+    """Return the values of all pieces, in order."""
     return Lost(*(np.concatenate([piece[place] for piece in pieces]) for place in range(len(Lost._fields))))
 
 

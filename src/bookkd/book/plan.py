@@ -167,6 +167,7 @@ class Plan:
         device: Device of the teacher pass, recorded.
         versions: Library versions of the writer, recorded.
         keys_digest: xxh3_128 of `keys.safetensors`; set by the writer.
+        choice: Where the codec was chosen by measuring: what was asked, tried and taken, see `choose_codec`; recorded.
 
     >>> from bookkd.book import Dense
     >>> plan = Plan(n_samples=100, n_views=2, fields={"logits": FieldPlan((10,), Dense())})
@@ -191,6 +192,7 @@ class Plan:
     device: str = "cpu"
     versions: Mapping[str, str] = field(default_factory=dict)
     keys_digest: str | None = None
+    choice: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for entry, high in (("n_samples", _layout.MAX_SAMPLES), ("n_views", _layout.MAX_VIEWS)):
@@ -206,7 +208,7 @@ class Plan:
             positive(temperature, "temperatures", where="plan")
         unique(self.temperatures, "temperatures", where="plan")
         object.__setattr__(self, "temperatures", tuple(float(value) for value in self.temperatures))
-        for entry in ("data", "views", "versions"):
+        for entry in ("data", "views", "versions", "choice"):
             object.__setattr__(self, entry, _json_values(getattr(self, entry), entry))
         self._check_rows()
 
@@ -313,6 +315,8 @@ class Plan:
         found["teachers"] = [teacher.to_json() for teacher in self.teachers]
         for entry in ("class_names", "masked_classes", "temperatures"):
             found[entry] = list(found[entry])
+        if not self.choice:
+            del found["choice"]
         return {"format_version": _layout.FORMAT_VERSION, **found}
 
     @classmethod
@@ -352,13 +356,13 @@ class Plan:
     def identity(self) -> dict[str, Any]:
         """Return what makes a book another book, by name: what the content digest covers.
 
-        Left out: what the run was like (`threads`, `device`, `versions`, and in `views` the `versions` of libraries), and
+        Left out: what the run was like (`threads`, `device`, `versions`, how the codec was chosen, and in `views` the `versions` of libraries), and
         what is only told about the data (its name) and a teacher (its name, size and accuracy). One book made on two
         machines has one identity: what a view is, its probe proves.
         """
         found = self.to_json()
-        for entry in ("threads", "device", "versions", "format_version"):
-            del found[entry]
+        for entry in ("threads", "device", "versions", "choice", "format_version"):
+            found.pop(entry, None)
         found["data"] = {key: value for key, value in self.data.items() if key != "name"}
         found["views"] = {key: value for key, value in self.views.items() if key != VERSIONS}
         found["teachers"] = [{"digest": teacher.digest, "mode": teacher.mode} for teacher in self.teachers]

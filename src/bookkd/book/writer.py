@@ -339,7 +339,10 @@ class BookWriter:
             plan_size=len(plan),
             plan_digest=_files.digest_of(plan),
             identity=self._identity,
-            fidelity=fidelity | {name: _fidelity.summary(_fidelity.merge(measured, name)) for name in measured[0]},
+            fidelity=fidelity
+            | _fidelity.with_choice(
+                {name: _fidelity.summary(_fidelity.merge(measured, name)) for name in measured[0]}, self.plan.choice
+            ),
             cost=cost,
         )
         if not _files.create(self.path / _layout.edition_name(1), edition.to_bytes()):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import shlex
 from typing import Any, Literal
 
-from bookkd.book import CODECS, Codec
-from bookkd.cli._show import bytes_text, console, progress_bar
-from bookkd.cli._verb import Choice, Verb
+from bookkd.book import CODECS, Auto, Choice, Codec, codec_to_config
+from bookkd.cli import _verb
+from bookkd.cli._show import bytes_text, console, progress_bar, rows
+from bookkd.cli._verb import Verb
 from bookkd.core.errors import ConfigError, expected
 from bookkd.core.names import choose
 from bookkd.pipelines.make_book import make_book
@@ -16,7 +17,7 @@ from bookkd.zoo import FILELESS
 
 
 def make(
-    codec: Codec,
+    codec: Codec | Auto,
     teacher: NetworkOptions = NetworkOptions(),  # noqa: B008 - frozen
     teachers: list[NetworkOptions] = [],  # noqa: B006 - never changed
     out: str = "book",
@@ -35,7 +36,8 @@ def make(
     Args:
         teacher: The teacher.
         teachers: Several, run one after another: '[{"name": "resnet56", "weights": "a.safetensors"}, ...]', best in YAML.
-        codec: How logits become bytes.
+        codec: How logits become bytes; auto measures candidates on a sample of records and takes the smallest that meets
+            --max_kl and --max_bytes at all --temperatures.
         out: Folder of the book.
         data: The samples.
         views: The augmentation.
@@ -66,13 +68,59 @@ def make(
             held_out=held_out,
             task=task,
             progress=progress,
+            told=show_choice,
         )
+
+
+LOGITS_CODECS = [name for name, kind in CODECS.items() if kind.of_logits]
+"""Codecs that hold logits; "raw" and "pooled" keep arrays that are none."""
 
 
 def choose_codec(name: str) -> type[Any]:
     """Return a codec that holds logits, by name."""
-    # "raw" keeps arrays that are no logits; it promises nothing that a loss could use.
-    return CODECS[choose(name, [known for known in CODECS if known != "raw"], "codec")]
+    return CODECS[choose(name, LOGITS_CODECS, "codec")]
+
+
+def choose_codec_or_auto(name: str) -> type[Any]:
+    """Return a codec that holds logits, or the wish for the smallest that loses little enough."""
+    return Auto if name == "auto" else CODECS[choose(name, [*LOGITS_CODECS, "auto"], "codec")]
+
+
+def show_choice(choice: Choice) -> None:
+    """Print what every candidate loses on the records that were measured, on stderr: the making comes after it."""
+    values = [
+        (
+            ("* " if each.codec == choice.codec else "  ") + _codec_text(each.codec),
+            f"{each.bytes_per_record:.0f}",
+            *(_figures(each.temperatures.get(at)) for at in choice.temperatures),
+            f"{each.top1_agreement:.4f}",
+            "yes" if each.meets else "no",
+            each.why,
+        )
+        for each in choice.candidates
+    ]
+    asked = f"mean T^2 KL <= {choice.auto.max_kl:g}" + (
+        f", {choice.auto.max_bytes} bytes" if choice.auto.max_bytes else ""
+    )
+    lost = tuple(f"T = {at:g}: KL mean, p99; kept; error" for at in choice.temperatures)
+    columns = ("codec", "bytes", *lost, "agreement", "meets", "why")
+    console(stderr=True).print(rows(f"Codecs on {choice.records:,} records, asked {asked}; * taken", columns, values))
+
+
+def _codec_text(codec: Codec) -> str:
+    config = codec_to_config(codec)
+    return " ".join(
+        [
+            config["name"],
+            *(str(value) for key, value in config["configuration"].items() if key in ("k", "draws", "dtype")),
+        ]
+    )
+
+
+def _figures(lost: Any) -> str:
+    if lost is None:
+        return "-"
+    return f"{lost['mean']:.1e}, {lost['p99']:.1e}; {lost['kept_mass']:.3f}; {lost['gradient_error']:.2g}"
 
 
 def show(result: dict[str, Any]) -> None:
@@ -86,6 +134,11 @@ def show(result: dict[str, Any]) -> None:
         f"Next: bookkd learn {shlex.quote(result['path'])} --student NAME{more}",
         soft_wrap=True,
     )
+    for name, choice in result.get("chosen", {}).items():
+        chosen = choice["chosen"]
+        console().print(
+            f"Codec of {name}: {chosen['name']} {chosen['configuration'] or ''}, chosen of {len(choice['candidates'])}."
+        )
     for line in result["notes"]:
         console().print(f"Note: {line}")
 
@@ -99,8 +152,14 @@ VERB = Verb(
     short={
         "--data": "--data.name",
         "--download": "--data.download",
+        "--max_bytes": "--codec.max_bytes",
+        "--max_kl": "--codec.max_kl",
         "--teacher": "--teacher.name",
         "--views": "--views.transform",
     },
-    choices={"codec": Choice("dense", choose_codec, lambda name, **values: choose_codec(name)(**values))},
+    choices={
+        "codec": _verb.Choice(
+            "dense", choose_codec_or_auto, lambda name, **values: choose_codec_or_auto(name)(**values)
+        )
+    },
 )

@@ -156,6 +156,8 @@ class Codec(ABC):
     """True where what it keeps serves only losses that are linear in the teacher's distribution."""
     hard: ClassVar[bool] = False
     """True where it keeps a class and no distribution."""
+    of_logits: ClassVar[bool] = True
+    """False where what it keeps is no use as logits: of arrays as they are, and of features."""
     draws_rows: ClassVar[bool] = False
     """True where `encode` draws, and so needs the ids of the rows."""
 

@@ -32,6 +32,7 @@ class Pooled(Codec):
     """
 
     name: ClassVar[str] = "pooled"
+    of_logits: ClassVar[bool] = False
     grid: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:

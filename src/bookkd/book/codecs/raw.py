@@ -32,6 +32,7 @@ class Raw(Codec):
     """
 
     name: ClassVar[str] = "raw"
+    of_logits: ClassVar[bool] = False
     dtype: str
 
     def __post_init__(self) -> None:
