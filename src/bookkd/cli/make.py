@@ -92,35 +92,32 @@ def show_choice(choice: Choice) -> None:
         (
             ("* " if each.codec == choice.codec else "  ") + _codec_text(each.codec),
             f"{each.bytes_per_record:.0f}",
-            *(_figures(each.temperatures.get(at)) for at in choice.temperatures),
+            *(figure for at in choice.temperatures for figure in _figures(each.temperatures.get(at))),
             f"{each.top1_agreement:.4f}",
             "yes" if each.meets else "no",
-            each.why,
         )
         for each in choice.candidates
     ]
-    asked = f"mean T^2 KL <= {choice.auto.max_kl:g}" + (
-        f", {choice.auto.max_bytes} bytes" if choice.auto.max_bytes else ""
-    )
-    lost = tuple(f"T = {at:g}: KL mean, p99; kept; error" for at in choice.temperatures)
-    columns = ("codec", "bytes", *lost, "agreement", "meets", "why")
-    console(stderr=True).print(rows(f"Codecs on {choice.records:,} records, asked {asked}; * taken", columns, values))
+    room = f", {choice.auto.max_bytes} bytes" if choice.auto.max_bytes else ""
+    title = f"Codecs on {choice.records:,} records, asked a mean T^2 KL <= {choice.auto.max_kl:g}{room}; * is taken"
+    lost = [name for at in choice.temperatures for name in (f"T = {at:g}: KL", "p99", "kept", "error")]
+    out = console(stderr=True)
+    out.print(rows(title, ("codec", "bytes", *lost, "agreement", "meets"), values))
+    for each in choice.candidates:
+        if each.why:
+            out.print(f"{_codec_text(each.codec)}: {each.why}.", soft_wrap=True)
 
 
 def _codec_text(codec: Codec) -> str:
     config = codec_to_config(codec)
-    return " ".join(
-        [
-            config["name"],
-            *(str(value) for key, value in config["configuration"].items() if key in ("k", "draws", "dtype")),
-        ]
-    )
+    told = (str(value) for key, value in config["configuration"].items() if key in ("k", "draws", "dtype"))
+    return " ".join([config["name"], *told])
 
 
-def _figures(lost: Any) -> str:
+def _figures(lost: Any) -> tuple[str, str, str, str]:
     if lost is None:
-        return "-"
-    return f"{lost['mean']:.1e}, {lost['p99']:.1e}; {lost['kept_mass']:.3f}; {lost['gradient_error']:.2g}"
+        return ("-",) * 4
+    return f"{lost['mean']:.1e}", f"{lost['p99']:.1e}", f"{lost['kept_mass']:.3f}", f"{lost['gradient_error']:.2g}"
 
 
 def show(result: dict[str, Any]) -> None:
