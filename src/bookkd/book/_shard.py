@@ -83,8 +83,7 @@ class Shard:
     def take(self, rows: npt.NDArray[np.int64], out: Mapping[str, Array], place: slice) -> None:
         """Copy `rows` (counted from the shard's first) of each tensor in `out` to `out[name][place]`."""
         mapped = self._current()
-        if self._unchecked:
-            self._check(mapped, rows, out)
+        self._check(mapped, rows, out)
         for name, array in out.items():
             # The ids were checked: "clip" only spares numpy a buffered copy of the output.
             np.take(mapped.arrays[name], rows, axis=0, out=array[place], mode="clip")
@@ -103,7 +102,7 @@ class Shard:
             starts, counts = mapped.ends[ends].of(rows)
             places, offsets = item_places(starts, counts), offsets_of(counts)
             for name in flat:
-                found[name] = RaggedArray(np.take(mapped.arrays[name], places, axis=0, mode="clip"), offsets)
+                found[name] = RaggedArray(np.take(mapped.arrays[name], places, axis=0), offsets)
         return found
 
     def _current(self) -> _Mapped:
@@ -147,7 +146,10 @@ class Shard:
         )
 
     def _check_order(self, mapped: _Mapped, ends: str, rows: npt.NDArray[np.int64]) -> None:
-        unordered, blocks = self._unordered[ends], rows >> self._shift
+        unordered = self._unordered.get(ends)
+        if unordered is None:
+            return
+        blocks = rows >> self._shift
         fresh = unordered[blocks]
         if fresh.any():
             for block in np.unique(blocks[fresh]).tolist():
@@ -155,8 +157,12 @@ class Shard:
                 if fault:
                     raise self._bad_ends(ends, f"{fault} in block {block}")
                 unordered[block] = False
+            if not unordered.any():
+                self._unordered.pop(ends, None)
 
     def _check(self, mapped: _Mapped, rows: npt.NDArray[np.int64], names: Iterable[str]) -> None:
+        if not self._unchecked:
+            return
         blocks = rows >> self._shift
         for name in names:
             unchecked = self._unchecked.get(name)
