@@ -12,7 +12,7 @@ import pytest
 from scipy.special import softmax
 from tests.book.books import C, N, V, arrays, make, plan
 
-from bookkd.book import CODECS, Argmax, Book, FieldPlan, Sampled
+from bookkd.book import CODECS, Argmax, Auto, Book, FieldPlan, Sampled, choose_codec
 from bookkd.book._layout import JSON_LIMIT, MAX_BLOCK_ROWS, MAX_FIELDS, MAX_HASHES, MAX_SAMPLES, MAX_SHARDS, MAX_VIEWS
 
 ROOT = Path(__file__).parents[2]
@@ -25,6 +25,8 @@ KINDS = {
     "view-*/view-*.json": "view",
     "view-*/rows-*.json": "sidecar",
 }
+OPTIONAL = {"plan": {"choice"}}
+"""What a file has only where there is something to say."""
 
 
 @pytest.fixture(scope="module")
@@ -51,11 +53,25 @@ def test_schema_holds_for_fresh_and_golden_books(fresh, pattern, kind):
 @pytest.mark.parametrize(("pattern", "kind"), KINDS.items())
 def test_schema_names_every_key_and_refuses_a_wrong_value(fresh, pattern, kind):
     found = json.loads(next(iter(fresh.glob(pattern))).read_bytes())
-    assert set(found) == set(SCHEMA["$defs"][kind]["properties"]) == set(SCHEMA["$defs"][kind]["required"])
+    assert set(found) == set(SCHEMA["$defs"][kind]["required"])
+    assert set(SCHEMA["$defs"][kind]["properties"]) - set(found) == OPTIONAL.get(kind, set())
     schema = {"$ref": f"#/$defs/{kind}", "$defs": SCHEMA["$defs"]}
     for key in found:
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate({**found, key: -1}, schema)
+
+
+def test_schema_holds_for_a_book_whose_codec_was_chosen_and_for_ragged_ones(tmp_path):
+    rows = np.random.default_rng(0).normal(size=(N, C))
+    choice = choose_codec(rows, Auto(0.5), temperatures=[1.0])
+    fields = {"logits": FieldPlan((C,), choice.codec), "members/0/logits": FieldPlan((C,), Sampled(9))}
+    make(tmp_path / "b", plan(fields=fields, choice=choice.to_json()))
+    for pattern, kind in KINDS.items():
+        assert check(tmp_path / "b", pattern, kind) >= 1
+    found = json.loads((tmp_path / "b" / "plan.json").read_bytes())
+    schema = {"$ref": "#/$defs/plan", "$defs": SCHEMA["$defs"]}
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**found, "choice": {"max_kl": 1}}, schema)
 
 
 def page_reader():
