@@ -316,6 +316,7 @@ def other_items(rows):
     ("rows", "message"),
     [
         (lambda name, array: array[:-1] if name.endswith("places") else array, r"features/boxes/(places|values) to be"),
+        (lambda name, array: array[:0] if name.endswith("places") else array, r"features/boxes/(places|values) to be"),
         (
             lambda name, array: (
                 np.zeros((64 * W + 1, *array.shape[1:]), array.dtype)
@@ -394,6 +395,12 @@ def test_rows_are_taken_as_a_list_takes_them(rows, data):
     assert [taken.values[a:b].tolist() for a, b in zip(taken.offsets, taken.offsets[1:], strict=False)] == [
         rows[index] for index in chosen
     ]
+    assert [whole[index].tolist() for index in (0, -1)] == [rows[0], rows[-1]]
+    low, high = sorted(data.draw(st.tuples(st.integers(0, len(rows)), st.integers(0, len(rows)))))
+    for index in (slice(low, high), slice(None, None, -1), np.arange(low, high), np.arange(len(rows)) % 2 == 0):
+        assert [row.tolist() for row in whole[index]] == [rows[place] for place in np.arange(len(rows))[index]]
+    with pytest.raises(IndexError):
+        whole[len(rows)]
     padded = whole.to_padded(fill=999, length=7)
     assert padded.tolist() == [[*row, *[999] * (7 - len(row))] for row in rows]
     assert whole.counts.tolist() == [len(row) for row in rows]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tests.learning.digits import TASK, TRAIN, book, teacher, to_float, views
 
-from bookkd.book import Argmax, Dense, Int8, Sampled, TopK
+from bookkd.book import Argmax, BookWriter, Dense, FieldPlan, Int8, Plan, Pooled, Sampled, TopK
 from bookkd.core.errors import ConfigError, FidelityError, UnknownNameError, ViewMismatchError
 from bookkd.core.fields import INPUT, SAMPLE, VIEW, FieldInfo
 from bookkd.core.protocols import Knowledge, Needs
@@ -274,3 +274,14 @@ def test_a_student_learns_from_draws(tmp_path, batch):
     ]
     # The noise falls with the root of the draws: to a sixteenth.
     assert away[1] < away[0] / 8
+
+
+def test_pooled_features_have_the_shape_that_is_left(tmp_path):
+    maps = np.random.default_rng(0).normal(size=(5, 3, 4, 4))
+    plan = Plan(5, 1, {"features/last": FieldPlan((3, 4, 4), Pooled())})
+    with BookWriter(tmp_path / "b", plan) as writer:
+        writer.write_rows(0, 0, {"features/last": maps})
+        stored = StoredKnowledge(writer.finish())
+    assert stored.fields["features/last"] == FieldInfo((3,))
+    said = stored.targets({"sample": torch.arange(5), "view": torch.zeros(5, dtype=torch.int64)})["features/last"]
+    np.testing.assert_allclose(said.logits.numpy(), maps.mean(axis=(2, 3)), rtol=2**-10, atol=1e-6)

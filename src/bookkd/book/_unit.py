@@ -15,7 +15,7 @@ from bookkd.book import _fidelity, _files, _manifest
 from bookkd.book._ends import Ends
 from bookkd.book.codecs.base import Array, Parts, RowIds, UnfitRowError
 from bookkd.book.plan import Plan, Unit, is_logits
-from bookkd.book.ragged import RaggedArray, take_rows
+from bookkd.book.ragged import RaggedArray
 from bookkd.core.errors import ConfigError, TeacherOutputError, expected
 
 __all__ = ["UnitBuffer"]
@@ -142,7 +142,7 @@ class UnitBuffer:
             measured, picked = self._measured[name]
             chosen = picked[(picked >= begin) & (picked < begin + len(array))] - begin
             if len(chosen):
-                taken = {part: take_rows(encoded, chosen) for part, encoded in parts.items()}
+                taken = {part: encoded[chosen] for part, encoded in parts.items()}
                 decoded = entry.codec.decode(taken, entry.shape)
                 original = array[chosen]
                 if self.plan.task == "multi-label" and isinstance(decoded, np.ndarray):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from bookkd.core.errors import ConfigError, expected
 
-__all__ = ["ENDS", "Flat", "RaggedArray", "item_places", "offsets_of", "take_rows"]
+__all__ = ["ENDS", "Flat", "RaggedArray", "item_places", "offsets_of"]
 
 ENDS = "ends"
 """Part of a ragged field: the end of each row's items, counted from the start of its hashing block."""
@@ -36,8 +36,8 @@ class RaggedArray:
         ConfigError: if the offsets do not divide the values into rows.
 
     >>> rows = RaggedArray(np.array([5, 6, 7]), np.array([0, 2, 2, 3]))
-    >>> len(rows), rows.counts.tolist(), rows.take([2, 0]).values.tolist()
-    (3, [2, 0, 1], [7, 5, 6])
+    >>> len(rows), rows.counts.tolist(), rows[0].tolist(), rows[[2, 0]].values.tolist()
+    (3, [2, 0, 1], [5, 6], [7, 5, 6])
     >>> rows.to_padded(fill=-1)
     array([[ 5,  6],
            [-1, -1],
@@ -63,6 +63,20 @@ class RaggedArray:
     def counts(self) -> npt.NDArray[np.int64]:
         """Items of each row, int64 [rows]."""
         return np.diff(self.offsets)
+
+    @overload
+    def __getitem__(self, rows: int) -> npt.NDArray[Any]: ...
+
+    @overload
+    def __getitem__(self, rows: slice | Sequence[int] | npt.NDArray[Any]) -> RaggedArray: ...
+
+    def __getitem__(self, rows: int | slice | Sequence[int] | npt.NDArray[Any]) -> npt.NDArray[Any] | RaggedArray:
+        """Return the items of one row, or some rows, as an array gives its rows."""
+        if isinstance(rows, int | np.integer):
+            row = range(len(self))[rows]
+            items: npt.NDArray[Any] = self.values[self.offsets[row] : self.offsets[row + 1]]
+            return items
+        return self.take(np.arange(len(self))[rows])
 
     def take(self, rows: npt.ArrayLike) -> RaggedArray:
         """Return some rows, in any order and as often as asked.
@@ -128,11 +142,3 @@ def item_places(starts: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]) ->
     places: npt.NDArray[np.int64] = np.repeat(starts - (ends - counts), counts)
     places += np.arange(len(places))
     return places
-
-
-def take_rows(part: npt.NDArray[Any] | RaggedArray, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any] | RaggedArray:
-    """Return some rows of an encoded part."""
-    if isinstance(part, RaggedArray):
-        return part.take(rows)
-    chosen: npt.NDArray[Any] = part[rows]
-    return chosen
