@@ -20,8 +20,8 @@ from bookkd.methods import METHODS
 
 PAGE = Path(__file__).with_name("cli.md")
 
-# Names behind an option that brings options of its own; "raw" keeps arrays that are no logits and is no codec to choose.
-CHOICES = {"method": list(METHODS), "codec": [name for name in CODECS if name != "raw"]}
+# Names behind an option that brings options of its own; codecs of arrays that are no logits are none to choose.
+CHOICES = {"method": list(METHODS), "codec": [name for name, kind in CODECS.items() if kind.of_logits]}
 
 HEAD = """\
 # Command line
@@ -55,7 +55,8 @@ def verb_section(name: str) -> Iterator[str]:
     spelled |= {long: short for short, long in verb.short.items()}
     yield from tables(parser, spelled)
     for option, choice in verb.choices.items():
-        for chosen in CHOICES[option]:
+        # Only `make` has a teacher to measure before it writes.
+        for chosen in [*CHOICES[option], *(["auto"] if (name, option) == ("make", "codec") else [])]:
             if chosen != choice.default:
                 more = verb.parser([f"--{option}.name", chosen])
                 yield from tables(more, spelled, only=f"Options of {option} {chosen}")

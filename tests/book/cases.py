@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import logsumexp, softmax
 
-from bookkd.book import Dense, Int8, Raw, SparseArray, TopK
+from bookkd.book import Argmax, Dense, Int8, Pooled, Raw, Sampled, SampledArray, SparseArray, TopK
 from bookkd.testing.codecs import CodecCase
 
 
@@ -73,6 +73,53 @@ def bucket(original, decoded: SparseArray):
         assert (np.abs(stored - true) <= true * (np.exp(2 * drift) - 1) + 1e-6).all()
 
 
+def drawn(draws, temperature=1.0, spread=5.0):
+    """Counts of classes that can come, and over all rows as often as their probabilities say: within `spread` deviations.
+
+    Rare classes are counted together, so that a normal deviation means something.
+    """
+
+    def within(original, decoded: SampledArray):
+        p = softmax(original.astype(np.float64) / temperature, axis=1)
+        assert (decoded.draws, decoded.temperature, decoded.n_classes) == (draws, temperature, p.shape[1])
+        counts = np.rint(decoded.probabilities() * draws)
+        np.testing.assert_array_equal(counts.sum(axis=1), draws)
+        assert (p[counts > 0] > 0).all()
+        order = np.argsort(-p.sum(axis=0))
+        group = np.empty(len(order), dtype=np.int64)
+        group[order] = np.cumsum(p.sum(axis=0)[order]) * 8 / len(p)
+        grouped = [
+            np.stack([each[:, group == g].sum(axis=1) for g in np.unique(group)], axis=1) for each in (counts, p)
+        ]
+        came, chance = grouped
+        # The sum over rows of a group's count has mean draws sum p and variance draws sum p (1 - p).
+        away = np.abs(came.sum(axis=0) - draws * chance.sum(axis=0))
+        assert (away <= spread * np.sqrt(draws * (chance * (1 - chance)).sum(axis=0).clip(0)) + 1).all()
+
+    return within
+
+
+def likeliest(original, decoded):
+    assert decoded.n_classes == original.shape[1]
+    first = [list(row).index(max(row)) for row in original.tolist()]
+    np.testing.assert_array_equal(decoded.classes, first)
+
+
+def averages(*grid):
+    """Means over cells, one at a time."""
+
+    def within(original, decoded):
+        size = [axis // cells for axis, cells in zip(original.shape[2:], grid, strict=True)]
+        for place in np.ndindex(*grid):
+            cell = tuple(slice(at * step, (at + 1) * step) for at, step in zip(place, size, strict=True))
+            inside = original.astype(np.float64)[(slice(None), slice(None), *cell)]
+            mean = inside.reshape(*inside.shape[:2], -1).mean(axis=2)
+            got = decoded[(slice(None), slice(None), *place)] if decoded.ndim > 2 else decoded
+            assert (np.abs(got - mean) <= np.abs(mean) * 2**-11 + 2**-25).all()
+
+    return within
+
+
 def integers(dtype):
     info = np.iinfo(dtype)
     return lambda rng, rows: rng.integers(info.min, info.max, size=(rows, 2), dtype=dtype, endpoint=True)
@@ -98,6 +145,23 @@ CASES = (
     CodecCase("top_k/ties", TopK(3), (8,), lambda rng, rows: rng.integers(0, 2, (rows, 8)).astype(float), bucket, 16),
     CodecCase("top_k/confident", TopK(2), (10,), logits((10,), 100.0), bucket, 12),
     CodecCase("top_k/wide", TopK(2), (70_000,), logits((70_000,)), bucket, 2 * 2 + 2 * 4 + 4),
+    CodecCase("sampled", Sampled(50), (10,), logits((10,)), drawn(50), 10 * 2 + 4),
+    CodecCase("sampled/one draw", Sampled(1, seed=3), (10,), logits((10,), 1.0), drawn(1), 1 + 4),
+    CodecCase("sampled/language", Sampled(50), (70_000,), logits((70_000,)), drawn(50), 50 * 3 + 4),
+    CodecCase("sampled/hot", Sampled(100, 4.0, 2**64 - 1), (10,), logits((10,)), drawn(100, 4.0), 10 * 2 + 4),
+    CodecCase("sampled/masked", Sampled(50), (10,), masked((10,), [0, 7, 9]), drawn(50), 10 * 2 + 4),
+    CodecCase("sampled/confident", Sampled(50), (10,), logits((10,), 100.0), drawn(50), 10 * 2 + 4),
+    CodecCase("sampled/one class", Sampled(7), (1,), logits((1,)), drawn(7), 1 + 4),
+    CodecCase("sampled/wide entries", Sampled(4096), (70_000,), logits((70_000,), 0.1), drawn(4096), 4096 * 4 + 4),
+    CodecCase("argmax", Argmax(), (10,), logits((10,)), likeliest, 1),
+    CodecCase("argmax/two bytes", Argmax(), (257,), logits((257,)), likeliest, 2),
+    CodecCase("argmax/four bytes", Argmax(), (70_000,), logits((70_000,)), likeliest, 4),
+    CodecCase(
+        "argmax/ties", Argmax(), (8,), lambda rng, rows: rng.integers(0, 2, (rows, 8)).astype(float), likeliest, 1
+    ),
+    CodecCase("pooled", Pooled(), (3, 4, 6), logits((3, 4, 6)), averages(1, 1), 6),
+    CodecCase("pooled/grid", Pooled((2, 3)), (3, 4, 6), logits((3, 4, 6)), averages(2, 3), 3 * 6 * 2),
+    CodecCase("pooled/line", Pooled((2,)), (3, 8), logits((3, 8)), averages(2), 12),
     CodecCase("raw", Raw("uint64"), (2,), integers(np.uint64), equal, 16),
     CodecCase("raw/float32", Raw("float32"), (2,), logits((2,)), equal, 8),
     CodecCase("raw/int8", Raw("int8"), (2,), integers(np.int8), equal, 2),

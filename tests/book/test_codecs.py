@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,7 +14,7 @@ from tests.book.cases import CASES, bucket, half_a_step
 
 from bookkd.book import CODECS, Dense, FieldPlan, Int8, Raw, TopK, codec_from_config
 from bookkd.core.errors import ConfigError, FidelityError, TeacherOutputError, UnknownNameError
-from bookkd.testing.codecs import CHECKS, CodecCase, check_codec
+from bookkd.testing.codecs import CHECKS, CodecCase, check_codec, check_lost_mass_is_told
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
@@ -32,6 +35,47 @@ def test_the_suite_catches_a_codec_that_breaks_its_word():
     )
     with pytest.raises(AssertionError):
         check_codec(wrong)
+
+
+class WithoutTail(TopK):
+    """What is never offered: the largest, as if there were no others."""
+
+    name = "top_k"
+
+    def decode(self, parts, shape):
+        said = super().decode(parts, shape)
+        return replace(said, log_tail_mass=np.full_like(said.log_tail_mass, -np.inf))
+
+
+@dataclass(frozen=True)
+class Renormalised(TopK):
+    """The same as values of every class, where those left out have none."""
+
+    name: ClassVar[str] = "top_k"
+    sparse: ClassVar[bool] = True
+
+    def decode(self, parts, shape):
+        out = np.full((len(parts["values"]), *shape), -np.inf)
+        np.put_along_axis(out, parts["indices"].astype(np.int64), parts["values"], axis=1)
+        return out
+
+
+@pytest.mark.parametrize(("codec", "message"), [(WithoutTail(3), "add up to 1"), (Renormalised(3), "a SparseArray as")])
+def test_the_suite_catches_a_codec_that_loses_mass_without_saying_so(codec, message):
+    case = CodecCase("top_k", codec, (10,), lambda rng, rows: rng.normal(size=(rows, 10)), lambda a, b: None, 16)
+    with pytest.raises(AssertionError, match=message):
+        check_codec(case, [check_lost_mass_is_told])
+
+
+def test_no_registered_codec_loses_mass_without_saying_so():
+    """Whoever leaves classes out has a tail at each promised temperature, counts that add up, or promises no distribution."""
+    for case in CASES:
+        check_lost_mass_is_told(case)
+        assert not case.codec.hard or case.codec.sparse
+        assert not case.codec.sparse or case.codec.hard or case.codec.promised
+    # With no temperature there is no tail.
+    with pytest.raises(ConfigError, match="Truncation without a tail is not offered"):
+        TopK(3, ())
 
 
 finite = st.floats(-60000, 60000, width=32)

@@ -11,9 +11,9 @@ import jsonschema
 import numpy as np
 import pytest
 from scipy.special import softmax
-from tests.book.books import N, V, arrays, make, plan
+from tests.book.books import C, N, V, arrays, make, plan
 
-from bookkd.book import CODECS, Book, GrowthWriter, compact
+from bookkd.book import CODECS, Argmax, Auto, Book, FieldPlan, GrowthWriter, Sampled, choose_codec, compact
 from bookkd.book._layout import JSON_LIMIT, MAX_BLOCK_ROWS, MAX_FIELDS, MAX_HASHES, MAX_SAMPLES, MAX_SHARDS, MAX_VIEWS
 
 ROOT = Path(__file__).parents[2]
@@ -26,6 +26,8 @@ KINDS = {
     "view-*/view-*.json": "view",
     "view-*/rows-*.json": "sidecar",
 }
+OPTIONAL = {"plan": {"choice"}}
+"""What a file has only where there is something to say."""
 
 
 @pytest.fixture(scope="module")
@@ -52,11 +54,25 @@ def test_schema_holds_for_fresh_and_golden_books(fresh, pattern, kind):
 @pytest.mark.parametrize(("pattern", "kind"), KINDS.items())
 def test_schema_names_every_key_and_refuses_a_wrong_value(fresh, pattern, kind):
     found = json.loads(next(iter(fresh.glob(pattern))).read_bytes())
-    assert set(found) == set(SCHEMA["$defs"][kind]["properties"]) == set(SCHEMA["$defs"][kind]["required"])
+    assert set(found) == set(SCHEMA["$defs"][kind]["required"])
+    assert set(SCHEMA["$defs"][kind]["properties"]) - set(found) == OPTIONAL.get(kind, set())
     schema = {"$ref": f"#/$defs/{kind}", "$defs": SCHEMA["$defs"]}
     for key in found:
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate({**found, key: -1}, schema)
+
+
+def test_schema_holds_for_a_book_whose_codec_was_chosen_and_for_ragged_ones(tmp_path):
+    rows = np.random.default_rng(0).normal(size=(N, C))
+    choice = choose_codec(rows, Auto(0.5), temperatures=[1.0])
+    fields = {"logits": FieldPlan((C,), choice.codec), "members/0/logits": FieldPlan((C,), Sampled(9))}
+    make(tmp_path / "b", plan(fields=fields, choice=choice.to_json()))
+    for pattern, kind in KINDS.items():
+        assert check(tmp_path / "b", pattern, kind) >= 1
+    found = json.loads((tmp_path / "b" / "plan.json").read_bytes())
+    schema = {"$ref": "#/$defs/plan", "$defs": SCHEMA["$defs"]}
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**found, "choice": {"max_kl": 1}}, schema)
 
 
 def page_reader():
@@ -116,6 +132,18 @@ def test_the_reader_on_the_page_reads_the_newest_edition(grown):
     read, book = page_reader(), Book(grown)
     samples, views = np.array([0, 99, 100, 149, 149]), np.array([0, 1, 1, 0, 2])
     np.testing.assert_array_equal(read(grown, "logits", samples, views), book.read(samples, views)["logits"])
+
+
+def test_the_reader_on_the_page_reads_ragged_parts_and_classes(tmp_path):
+    fields = {"logits": FieldPlan((C,), Sampled(9, 2.0)), "members/0/logits": FieldPlan((C,), Argmax())}
+    book = make(tmp_path / "b", plan(fields=fields))
+    read = page_reader()
+    samples, views = np.arange(N), np.arange(N) % V
+    found = book.read(samples, views)
+    np.testing.assert_array_equal(read(book.path, "logits", samples, views), found["logits"].probabilities())
+    np.testing.assert_array_equal(
+        read(book.path, "members/0/logits", samples, views), found["members/0/logits"].classes
+    )
 
 
 def test_every_codec_has_its_section_and_no_section_is_left_over():

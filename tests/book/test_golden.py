@@ -9,13 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bookkd.book import Book, SparseArray, verify
+from bookkd.book import Book, ClassArray, SampledArray, SparseArray, verify
 
 GOLDEN = Path(__file__).parent / "golden"
 CONTENT = {
     "v1-dense": "1e3e1d15917015dacb2f8898c0c11ef2",
     "v1-int8": "220d7bb2e934233c625c23d2e7ba1f8c",
     "v1-top-k": "5fd983ce4bde75bb16d49f4dc4dd8829",
+    "v1-sampled": "c5466f609831997150d676044a245c83",
+    "v1-argmax": "e24b1326e19d50ef6db0e6af3fc26d2b",
+    "v1-pooled": "50638577c29877dece7d88ee6dd5d3fb",
 }
 
 
@@ -67,6 +70,33 @@ def test_top_k():
     np.testing.assert_allclose(found.log_tail_mass, log_tail, rtol=1e-6)
     # By hand, logits 8, 0, 1, 4 at T = 1: the two left out have (1 + e) / (e^8 + 1 + e + e^4).
     assert np.exp(found.log_tail_mass[0, 0]) == pytest.approx((1 + np.e) / (np.e**8 + 1 + np.e + np.e**4), rel=1e-6)
+
+
+def test_sampled():
+    book = Book(GOLDEN / "v1-sampled")
+    entries = book.gather([4, 1, 2], [1, 0, 1], ["logits"])["logits/entries"]
+    # Two bits of class below the count: 7 draws of class 0 are 7 * 4 + 0.
+    np.testing.assert_array_equal(entries.values[:, 0], [28, 5, 6, 28, 6, 7, 4, 17, 14, 7])
+    np.testing.assert_array_equal(entries.offsets, [0, 3, 6, 10])
+    found = book.read([4, 1, 2], [1, 0, 1])["logits"]
+    assert isinstance(found, SampledArray)
+    assert (found.draws, found.temperature, found.n_classes) == (9, 2.0, 4)
+    counts = found.probabilities() * 9
+    np.testing.assert_allclose(counts, [[7, 1, 1, 0], [7, 0, 1, 1], [1, 4, 3, 1]], rtol=1e-12)
+
+
+def test_argmax():
+    found = Book(GOLDEN / "v1-argmax").read([4, 1, 2], [1, 0, 1])["logits"]
+    assert isinstance(found, ClassArray)
+    np.testing.assert_array_equal(found.classes, [0, 0, 1])
+    assert (found.classes.dtype, found.n_classes) == (np.uint8, 4)
+
+
+def test_pooled():
+    """Two cells of two numbers: (8 + 0) / 2 and (1 + 4) / 2 for the first record."""
+    found = Book(GOLDEN / "v1-pooled").read([4, 1, 2], [1, 0, 1])["features/map"]
+    assert (found.dtype, found.shape) == (np.float16, (3, 1, 1, 2))
+    np.testing.assert_array_equal(found.reshape(3, 2), [[4.0, 2.5], [0.0, 0.1875], [2.0, 0.25]])
 
 
 @pytest.mark.parametrize("name", CONTENT)

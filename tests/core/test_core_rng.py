@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bookkd.core.errors import ConfigError
-from bookkd.core.rng import draw64, generator, stream_id
+from bookkd.core.rng import draw64, generator, philox4x32, stream_id
 
 WORD = 2**64 - 1
 WORDS = st.integers(0, WORD)
@@ -92,3 +92,35 @@ def test_neighbours_look_independent():
     # 64 shares of 2000 coins: five standard deviations are 0.056.
     assert np.abs(bits.mean(axis=0) - 0.5).max() < 0.056
     assert np.abs((bits[1:] == bits[:-1]).mean(axis=0) - 0.5).max() < 0.056
+
+
+# The known answers that Random123 publishes for philox4x32 with 10 rounds: counter, key, result.
+ALL = 0xFFFFFFFF
+KNOWN = [
+    ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+    ((ALL, ALL, ALL, ALL), (ALL, ALL), (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
+    (
+        (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+        (0xA4093822, 0x299F31D0),
+        (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+    ),
+]
+
+
+@pytest.mark.parametrize(("counter", "key", "answer"), KNOWN)
+def test_philox_of_32_bits_gives_the_known_answers(counter, key, answer):
+    assert tuple(int(word) for word in philox4x32(counter, key)) == answer
+
+
+def test_philox_of_32_bits_over_arrays_is_that_of_each():
+    columns = [np.array(words, dtype=np.uint32) for words in zip(*(counter for counter, _, _ in KNOWN), strict=True)]
+    for _, key, answer in KNOWN:
+        found = np.stack(philox4x32(tuple(columns), key), axis=1)
+        assert found.max() < 2**32
+        place = KNOWN.index(next(known for known in KNOWN if known[1] == key))
+        np.testing.assert_array_equal(found[place], answer)
+    wide = philox4x32((columns[0][:, None], columns[1][None], 0, 1), (5, 6))
+    assert wide[0].shape == (3, 3)
+    for row, column in np.ndindex(3, 3):
+        one = philox4x32((columns[0][row], columns[1][column], 0, 1), (5, 6))
+        assert [int(word) for word in one] == [int(word[row, column]) for word in wide]

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from tests.learning.digits import TASK, TRAIN, book, teacher, to_float, views
 
-from bookkd.book import Dense, Int8, TopK
+from bookkd.book import Argmax, BookWriter, Dense, FieldPlan, Int8, Plan, Pooled, Sampled, TopK
 from bookkd.core.errors import ConfigError, FidelityError, UnknownNameError, ViewMismatchError
 from bookkd.core.fields import INPUT, SAMPLE, VIEW, FieldInfo
 from bookkd.core.protocols import Knowledge, Needs
 from bookkd.core.schedules import Clock
-from bookkd.knowledge import LiveKnowledge, StoredKnowledge, Teacher, check_needs
-from bookkd.losses import DenseTarget, SparseTarget
+from bookkd.knowledge import LiveKnowledge, StoredKnowledge, Teacher, check_fields, check_needs
+from bookkd.losses import ClassTarget, DenseTarget, SampledTarget, SparseTarget
 from bookkd.methods import Supervised, VanillaKD
 from bookkd.views import Pick, Replay, collate
 from bookkd.zoo import create_preprocess
@@ -205,3 +207,81 @@ def test_a_teacher_says_how_it_runs():
     assert Teacher(network).mode == "eval"
     assert Teacher(network, to_float).mode == "eval, tests.learning.digits:to_float"
     assert Teacher(network, create_preprocess("digits-large")).mode.startswith("eval, Preprocess(mean=")
+
+
+def test_draws_and_classes_are_targets_of_their_own(tmp_path, batch):
+    spoken = LIVE.targets(batch)["logits"].logits
+    stored = StoredKnowledge(book(tmp_path / "drawn", codec=Sampled(4096)))
+    said = stored.targets(batch)["logits"]
+    assert isinstance(said, SampledTarget)
+    # The variance of a share is p (1 - p) / draws.
+    assert (said.probabilities() - spoken.softmax(-1)).abs().max() < 5 * math.sqrt(0.25 / 4096)
+    assert said.noise == stored.book.fidelity["logits"]["temperatures"]["1"]["gradient_error"] > 0
+    hard = StoredKnowledge(book(tmp_path / "hard", codec=Argmax())).targets(batch)["logits"]
+    assert isinstance(hard, ClassTarget)
+    assert hard.classes.tolist() == spoken.argmax(-1).tolist()
+
+
+def test_refusals_tell_what_was_measured(tmp_path):
+    few = StoredKnowledge(book(tmp_path / "few", codec=TopK(2, (1.0,))))
+    kept = few.book.fidelity["logits"]["unpromised"]["4"]["kept_mass"]
+    error = few.book.fidelity["logits"]["temperatures"]["1"]["gradient_error"]
+    with pytest.raises(FidelityError, match=f"promises 1 and keeps {kept:.3g} of the mass at 4"):
+        check_needs(VanillaKD(temperature=4.0).needs(TASK), few, "m")
+    with pytest.raises(
+        FidelityError, match=f"dense for method m, .*at temperature 1, as measured while making: {error:.2g}"
+    ):
+        check_needs(VanillaKD(temperature=1.0, soft_loss="mse", class_reduction="mean").needs(TASK), few, "m")
+    with pytest.raises(FidelityError, match=f"got 4, where the kept classes have {kept:.3g} of the mass"):
+        few.targets({"sample": torch.arange(2), "view": torch.zeros(2, dtype=torch.int64)})["logits"].log_tail(4.0)
+
+    drawn = StoredKnowledge(book(tmp_path / "drawn", codec=Sampled(20)))
+    noise = drawn.book.fidelity["logits"]["temperatures"]["1"]["gradient_error"]
+    check_needs(VanillaKD(temperature=1.0).needs(TASK), drawn, "m")
+    with pytest.raises(FidelityError, match=r"honour temperature 4 .* promises 1 and keeps"):
+        check_needs(VanillaKD(temperature=4.0).needs(TASK), drawn, "m")
+    with pytest.raises(FidelityError, match=f"not linear in it, got draws, .*noise .* making: {noise:.2g}"):
+        check_needs(Needs({"logits": (1.0,)}, nonlinear=("logits",)), drawn, "m")
+    check_needs(Needs({"logits": (1.0,)}, nonlinear=("logits",)), few, "m")
+
+    hard = StoredKnowledge(book(tmp_path / "hard", codec=Argmax()))
+    with pytest.raises(FidelityError, match=r"likeliest classes, which agree with it in 1\.0000 of the records"):
+        check_needs(VanillaKD(temperature=1.0).needs(TASK), hard, "m")
+
+
+def test_an_edition_that_tells_something_else_spoils_no_refusal():
+    odd = {"temperatures": [], "unpromised": {"4": {"kept_mass": "all"}}, "top1_agreement": None}
+    for sparse in (False, True):
+        info = FieldInfo((10,), True, (1.0,), hard=sparse, measured=odd)
+        with pytest.raises(FidelityError):
+            check_fields(Needs({"logits": (4.0,)}), {"logits": info}, "m")
+
+
+def test_a_student_learns_from_draws(tmp_path, batch):
+    """The term of vanilla distillation, from draws: its gradient is near the live one, and nearer with more draws."""
+    term = next(term for term in VanillaKD(temperature=1.0).objective(TASK).terms if term.teacher)
+    student = torch.randn(30, 10, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    clock = Clock()
+
+    def slope(knowledge):
+        value = term.value({"logits": student}, knowledge.targets(batch), batch, clock).mean()
+        return torch.autograd.grad(value, student)[0]
+
+    true = slope(LIVE)
+    away = [
+        (slope(StoredKnowledge(book(tmp_path / f"{draws}", codec=Sampled(draws)))) - true).norm() / true.norm()
+        for draws in (16, 4096)
+    ]
+    # The noise falls with the root of the draws: to a sixteenth.
+    assert away[1] < away[0] / 8
+
+
+def test_pooled_features_have_the_shape_that_is_left(tmp_path):
+    maps = np.random.default_rng(0).normal(size=(5, 3, 4, 4))
+    plan = Plan(5, 1, {"features/last": FieldPlan((3, 4, 4), Pooled())})
+    with BookWriter(tmp_path / "b", plan) as writer:
+        writer.write_rows(0, 0, {"features/last": maps})
+        stored = StoredKnowledge(writer.finish())
+    assert stored.fields["features/last"] == FieldInfo((3,))
+    said = stored.targets({"sample": torch.arange(5), "view": torch.zeros(5, dtype=torch.int64)})["features/last"]
+    np.testing.assert_allclose(said.logits.numpy(), maps.mean(axis=(2, 3)), rtol=2**-10, atol=1e-6)

@@ -12,9 +12,11 @@ from scipy.special import log_softmax, logsumexp, rel_entr, softmax
 from scipy.stats import entropy, pearsonr
 from tests.losses.regression_cases import REGRESSION
 
+from bookkd.book import RowIds, Sampled
 from bookkd.core.fields import IGNORE_LABEL
 from bookkd.losses import (
     DenseTarget,
+    SampledTarget,
     SparseTarget,
     batch_gram,
     class_gram,
@@ -53,6 +55,33 @@ def bare(logits):
 
 def sparse(k, *temperatures):
     return lambda logits: (SparseTarget.from_logits(logits, k, temperatures),)
+
+
+def drawn(draws, temperature):
+    """Targets of the codec's draws; every call draws the same."""
+
+    def from_logits(logits):
+        codec, values = Sampled(draws, temperature), logits.detach().double().numpy()
+        said = codec.decode(codec.encode(values, RowIds(np.arange(len(values)), 0, "logits")), values.shape[1:])
+        weights = torch.from_numpy(said.counts.to_padded(fill=0) / draws)
+        return (SampledTarget(torch.from_numpy(said.classes.to_padded(fill=0)), weights, temperature, values.shape[1]),)
+
+    return from_logits
+
+
+def ref_drawn_ce(student, shares, *, temperature, t_squared, **rest):
+    factor = temperature**2 if t_squared else 1
+    return -factor * (shares * log_softmax(student / temperature, axis=-1)).sum(axis=-1)
+
+
+def ref_drawn_kl(student, shares, *, temperature, t_squared, class_reduction):
+    factor = temperature**2 if t_squared else 1
+    return factor * rel_entr(shares, softmax(student / temperature, axis=-1)).sum(axis=-1)
+
+
+# The shares of draws 0, 0, 1: gradient p - w at T = 1.
+DRAWN = SampledTarget(torch.tensor([0, 1]), torch.tensor([2 / 3, 1 / 3], dtype=torch.float64), 1.0, 6)
+DRAWN_GRADIENT = (0.359427 - 2 / 3, 0.218004 - 1 / 3, 0.132226, 0.080199, 0.161501, 0.048643)
 
 
 def made(from_logits):
@@ -396,6 +425,29 @@ CASES = (
         ref_kl,
         (Worked(X, (TOP2,), kl_at(1.0), 0.045038, TAIL_GRADIENT), Worked(X, (ALL6,), kl_at(1.0), 0.090129)),
         sparse(2, 1.0, 4.0),
+    ),
+    LossCase(
+        "soft_target_kl/drawn",
+        soft_target_kl,
+        kl_at(2.0),
+        made(drawn(7, 2.0)),
+        ref_drawn_kl,
+        # (2/3) log(2/3 / 0.359427) + (1/3) log(1/3 / 0.218004)
+        (Worked(X, (DRAWN,), kl_at(1.0), 0.553396, DRAWN_GRADIENT),),
+        drawn(7, 2.0),
+        at_teacher="moves",
+        why="draws are the teacher on average only: so is the gradient zero there",
+    ),
+    LossCase(
+        "soft_cross_entropy/drawn",
+        soft_cross_entropy,
+        at(2.0),
+        made(drawn(7, 2.0)),
+        ref_drawn_ce,
+        (Worked(X, (DRAWN,), at(1.0), 1.189910, DRAWN_GRADIENT),),
+        drawn(7, 2.0),
+        at_teacher="moves",
+        why="draws are the teacher on average only: so is the gradient zero there",
     ),
     LossCase(
         "soft_target_kl/all-kept",

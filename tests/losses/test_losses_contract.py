@@ -8,7 +8,7 @@ import pytest
 import torch
 from tests.losses.cases import CASES, dense, made
 
-from bookkd.losses import LOSSES, Claims, SparseTarget, claims, claims_of
+from bookkd.losses import LOSSES, Claims, SampledTarget, SparseTarget, claims, claims_of
 from bookkd.testing.losses import CHECKS, LossCase, check_loss
 
 
@@ -36,8 +36,19 @@ def test_claims_on_sparse_targets_are_covered():
     assert on_sparse == {loss for loss in LOSSES.values() if claims_of(loss).sparse}
 
 
+def on_draws(case):
+    return any(isinstance(given, SampledTarget) for given in case.inputs()[1:])
+
+
+def test_claims_on_draws_are_covered():
+    assert {case.loss for case in CASES if on_draws(case)} == {
+        loss for loss in LOSSES.values() if claims_of(loss).linear
+    }
+
+
 def test_a_loss_that_is_zero_at_the_teacher_in_every_case_claims_it():
-    always = {loss for loss in LOSSES.values() if all(c.at_teacher == "zero" for c in CASES if c.loss is loss)}
+    whole = [case for case in CASES if not on_draws(case)]
+    always = {loss for loss in LOSSES.values() if all(c.at_teacher == "zero" for c in whole if c.loss is loss)}
     assert always == {loss for loss in LOSSES.values() if claims_of(loss).zero_at_teacher}
 
 

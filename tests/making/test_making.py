@@ -15,7 +15,7 @@ import torch
 from tests.learning.digits import TASK, TRAIN, teacher, to_float, views
 from torch import nn
 
-from bookkd.book import Book, Dense, Int8, TopK
+from bookkd.book import Argmax, Book, Dense, Int8, Sampled, TopK
 from bookkd.core.errors import BookMismatchError, ConfigError, DataError, DeviceError, TeacherOutputError
 from bookkd.knowledge import Teacher
 from bookkd.making import find_batch_size, make
@@ -302,7 +302,7 @@ def test_keys_of_the_data_set_are_the_books(tmp_path):
     assert book(tmp_path / "none", dataset=Keyed(["a"] * len(TRAIN))).keys is None
 
 
-@pytest.mark.parametrize("codec", [Dense("float32"), TopK(3, (1.0, 4.0)), Int8()])
+@pytest.mark.parametrize("codec", [Dense("float32"), TopK(3, (1.0, 4.0)), Int8(), Sampled(8), Argmax()])
 def test_codecs(tmp_path, codec):
     made = book(tmp_path / "book", codec=codec)
     assert made.fields["logits"].codec == codec

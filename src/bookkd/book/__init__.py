@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from bookkd.book._fidelity import measure_codec
 from bookkd.book._opening import is_finished, newest_plan
+from bookkd.book.choice import Auto, Candidate, Choice, choose_codec, shortfall
 from bookkd.book.codecs import (
     CODECS,
+    Argmax,
+    ClassArray,
     Codec,
+    Decoded,
     Dense,
     Int8,
+    Pooled,
     Raw,
+    RowIds,
+    Sampled,
+    SampledArray,
     SparseArray,
     TopK,
     codec_from_config,
@@ -22,6 +30,7 @@ from bookkd.book.extracting import extract
 from bookkd.book.growing import GrowthWriter
 from bookkd.book.lineage import lineage_of, lineage_tree
 from bookkd.book.plan import FieldPlan, Plan, TeacherInfo, Unit
+from bookkd.book.ragged import RaggedArray
 from bookkd.book.reader import Book
 from bookkd.book.repairing import Repaired, repair
 from bookkd.book.verification import Fault, verify
@@ -29,9 +38,15 @@ from bookkd.book.writer import BookWriter
 
 __all__ = [
     "CODECS",
+    "Argmax",
+    "Auto",
     "Book",
     "BookWriter",
+    "Candidate",
+    "Choice",
+    "ClassArray",
     "Codec",
+    "Decoded",
     "Dense",
     "EditionInfo",
     "Fault",
@@ -39,13 +54,19 @@ __all__ = [
     "GrowthWriter",
     "Int8",
     "Plan",
+    "Pooled",
     "Pruned",
+    "RaggedArray",
     "Raw",
     "Repaired",
+    "RowIds",
+    "Sampled",
+    "SampledArray",
     "SparseArray",
     "TeacherInfo",
     "TopK",
     "Unit",
+    "choose_codec",
     "codec_from_config",
     "codec_to_config",
     "compact",
@@ -60,5 +81,6 @@ __all__ = [
     "newest_plan",
     "prune",
     "repair",
+    "shortfall",
     "verify",
 ]

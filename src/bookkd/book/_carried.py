@@ -55,7 +55,19 @@ def merged_fidelity(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def nothing_measured(like: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the measurement of no row, at the temperatures of another."""
-    at = [entry["temperature"] for entry in like["temperatures"]]
-    empty = {"sum": 0.0, "max": 0.0, "kept": 0.0, "histogram": [0] * len(like["temperatures"][0]["histogram"])}
-    return {"n": 0, "agree": 0, "temperatures": [{"temperature": temperature, **empty} for temperature in at]}
+    """Return the measurement of no row, of what another measured at its temperatures."""
+    unpromised = [_emptied(entry) for entry in like.get("unpromised", ())]
+    return {
+        **({"unbiased": True} if like.get("unbiased") else {}),
+        **({"unpromised": unpromised} if unpromised else {}),
+        "n": 0,
+        "agree": 0,
+        "temperatures": [_emptied(entry) for entry in like["temperatures"]],
+    }
+
+
+def _emptied(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: value if key == "temperature" else [0] * len(value) if isinstance(value, list) else 0.0
+        for key, value in entry.items()
+    }

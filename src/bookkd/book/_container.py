@@ -5,15 +5,18 @@ A header is `u64 little-endian length`, then that many bytes of JSON; the data f
 
 from __future__ import annotations
 
+import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from safetensors.numpy import save
 
 from bookkd.book.codecs.base import Array
+from bookkd.book.ragged import Flat
 from bookkd.core import jsonio
 from bookkd.core.errors import BookCorruptError, BookFormatError
 
@@ -33,7 +36,7 @@ class Span:
 
     Args:
         dtype: Little-endian.
-        shape: All axes; the first one is rows.
+        shape: All axes; the first one is rows, or items of a ragged part.
         start: First byte, counted from the start of the file.
         stop: End.
     """
@@ -45,8 +48,8 @@ class Span:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one row."""
-        return (self.stop - self.start) // self.shape[0]
+        """Bytes of one row or item."""
+        return self.dtype.itemsize * math.prod(self.shape[1:])
 
 
 def pack(tensors: Mapping[str, Array]) -> bytes:
@@ -81,7 +84,7 @@ def header_end(head: bytes, size: int, where: str) -> int:
     return 8 + length
 
 
-def parse_header(header: bytes, begin: int, size: int, where: str) -> dict[str, Span]:
+def parse_header(header: bytes, begin: int, size: int, where: str, flat: Container[str] = ()) -> dict[str, Span]:
     """Parse the JSON of a header and check that its tensors fill the file exactly.
 
     Args:
@@ -89,13 +92,14 @@ def parse_header(header: bytes, begin: int, size: int, where: str) -> dict[str, 
         begin: Where the data begin in the file.
         size: Size of the file.
         where: File name for errors.
+        flat: Tensors that may have no items; every other one has rows.
 
     Raises:
         BookFormatError: unknown dtype, wrong sizes, overlap, a hole, or bytes outside the file.
     """
     found = jsonio.parse(header, where, limit=HEADER_LIMIT)
     found.pop("__metadata__", None)
-    spans = {name: _span(name, entry, begin, where) for name, entry in found.items()}
+    spans = {name: _span(name, entry, begin, where, name in flat) for name, entry in found.items()}
     end = begin
     for name, span in sorted(spans.items(), key=lambda item: (item[1].start, item[1].stop)):
         if span.start != end:
@@ -107,19 +111,33 @@ def parse_header(header: bytes, begin: int, size: int, where: str) -> dict[str, 
 
 
 def check_layout(
-    spans: Mapping[str, Span], stored: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]], rows: int, where: str
+    spans: Mapping[str, Span],
+    stored: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]],
+    rows: int,
+    where: str,
+    flat: Mapping[str, Flat] = MappingProxyType({}),
 ) -> None:
-    """Refuse a container whose tensors are not exactly the planned ones with `rows` rows."""
+    """Refuse a container whose tensors are not exactly the planned ones with `rows` rows.
+
+    The flat ones of one field have equally many items, as many as `rows` records may have at most.
+    """
     if set(spans) != set(stored):
         other = sorted(set(spans) ^ set(stored))[:4]
         raise _bad(where, f"exactly the planned tensors, got a difference in {', '.join(other)}")
+    items: dict[str, int] = {}
     for name, (dtype, row) in stored.items():
         span = spans[name]
-        if span.shape != (rows, *row) or span.dtype != dtype:
-            raise _bad(where, f"{name} to be {dtype} {(rows, *row)}, got {span.dtype} {span.shape}")
+        first = rows
+        if name in flat:
+            ends, most = flat[name]
+            first = items.setdefault(ends, span.shape[0])
+            if first > rows * most:
+                raise _bad(where, f"{name} to have at most {most} items in each of {rows} rows, got {first}")
+        if span.shape != (first, *row) or span.dtype != dtype:
+            raise _bad(where, f"{name} to be {dtype} {(first, *row)}, got {span.dtype} {span.shape}")
 
 
-def _span(name: str, entry: Any, begin: int, where: str) -> Span:
+def _span(name: str, entry: Any, begin: int, where: str, flat: bool) -> Span:
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise _bad(where, f"tensor {name} to have dtype, shape and data_offsets")
     code, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
@@ -131,7 +149,7 @@ def _span(name: str, entry: Any, begin: int, where: str) -> Span:
     count = 1
     for size in shape:
         count *= size  # Python integers do not overflow
-    if min(shape) < 1 or offsets[1] - offsets[0] != count * dtype.itemsize:
+    if min(shape[1:] if flat else shape, default=1) < 1 or offsets[1] - offsets[0] != count * dtype.itemsize:
         raise _bad(where, f"tensor {name} to have as many bytes as its shape, and no empty axis")
     return Span(dtype, tuple(shape), begin + offsets[0], begin + offsets[1])
 

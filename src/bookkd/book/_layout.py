@@ -15,6 +15,7 @@ __all__ = [
     "MAX_BLOCK_ROWS",
     "MAX_FIELDS",
     "MAX_HASHES",
+    "MAX_ITEMS",
     "MAX_SAMPLES",
     "MAX_SHARDS",
     "MAX_VIEWS",
@@ -52,6 +53,8 @@ MAX_SHARDS = 2**16
 """Shards of a view, so that a view file stays within `JSON_LIMIT`."""
 MAX_HASHES = 2**19
 """Block hashes of a shard, so that its sidecar does."""
+MAX_ITEMS = 2**20 - 1
+"""Items of a ragged record, so that the ends of a block of 4096 rows fit 32 bits."""
 JSON_LIMIT = 16 * 2**20
 
 _BLOCK_BYTES = 4 * 2**20

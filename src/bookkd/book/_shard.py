@@ -4,27 +4,39 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import xxhash
 
 from bookkd.book import _container, _files, _layout, _manifest
+from bookkd.book._ends import Ends
 from bookkd.book._numbers import gone
 from bookkd.book.codecs.base import Array
+from bookkd.book.plan import Plan
+from bookkd.book.ragged import RaggedArray, item_places, offsets_of
 from bookkd.core.errors import BookCorruptError, BookFormatError, BookMissingError, StorageError, expected
 
 __all__ = ["Shard", "read_header"]
 
 
-def read_header(data: memoryview | mmap.mmap, where: str) -> dict[str, _container.Span]:
-    """Parse the header of a container that is in memory or mapped."""
+def read_header(data: memoryview | mmap.mmap, where: str, flat: Container[str] = ()) -> dict[str, _container.Span]:
+    """Parse the header of a container that is in memory or mapped; `flat` as `_container.parse_header`."""
     size = len(data)
     begin = _container.header_end(bytes(data[:8]), size, where)
-    return _container.parse_header(bytes(data[8:begin]), begin, size, where)
+    return _container.parse_header(bytes(data[8:begin]), begin, size, where, flat)
+
+
+@dataclass(frozen=True)
+class _Mapped:
+    """What reading needs, in one piece: another thread may unmap the shard meanwhile."""
+
+    arrays: Mapping[str, Array]
+    ends: Mapping[str, Ends]
 
 
 class Shard:
@@ -34,54 +46,74 @@ class Shard:
         root: Folder of the book.
         file: The view file that names it.
         index: Its place there.
-        stored: The planned tensors.
+        plan: Of the book.
         sidecar: Its hashes; None to trust the disk.
     """
 
     def __init__(
-        self,
-        root: Path,
-        file: _manifest.ViewFile,
-        index: int,
-        stored: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]],
-        sidecar: _manifest.Sidecar | None,
+        self, root: Path, file: _manifest.ViewFile, index: int, plan: Plan, sidecar: _manifest.Sidecar | None
     ) -> None:
         self._root = root
         self._relative = f"{_layout.view_folder(file.view)}/{file.stems[index]}.safetensors"
         self._where = str(root / self._relative)
         self._view, self._start, self._stop = file.view, int(file.starts[index]), int(file.stops[index])
         self._size = int(file.sizes[index])
-        self._stored = stored
-        self._arrays: dict[str, Array] = {}
+        self._stored, self._flat = plan.stored, plan.flat
+        self._mapped: _Mapped | None = None
         self._unchecked: dict[str, npt.NDArray[np.bool_]] = {}
         self._hashes: Mapping[str, npt.NDArray[np.uint64]] = {}
-        self._shift = 0
+        self._shift = (plan.block_rows or 1).bit_length() - 1
         if sidecar is not None:
-            if set(sidecar.blocks) != set(stored):
+            if set(sidecar.blocks) != set(self._stored):
                 raise BookFormatError(
                     expected("blocks", "hashes of the planned tensors", sorted(sidecar.blocks)[:4], where=self._where)
                 )
+            if self._flat and sidecar.block_rows != plan.block_rows:
+                wish = f"{plan.block_rows}, as the plan has it"
+                raise BookFormatError(expected("block_rows", wish, sidecar.block_rows, where=self._where))
             self._shift = sidecar.block_rows.bit_length() - 1
             self._hashes = sidecar.blocks
             self._unchecked = {name: np.ones(len(hashes), dtype=np.bool_) for name, hashes in sidecar.blocks.items()}
+        blocks = (self._stop - self._start - 1 >> self._shift) + 1
+        self._unordered = {flat.ends: np.ones(blocks, dtype=np.bool_) for flat in self._flat.values()}
 
     def unmap(self) -> None:
         """Let the mapping go; which blocks were checked stays known."""
-        self._arrays = {}
+        self._mapped = None
 
     def take(self, rows: npt.NDArray[np.int64], out: Mapping[str, Array], place: slice) -> None:
         """Copy `rows` (counted from the shard's first) of each tensor in `out` to `out[name][place]`."""
-        arrays = self._arrays
-        if not arrays:
-            arrays = self._arrays = self._map()
-        if self._unchecked:
-            self._check(arrays, rows, out)
+        mapped = self._current()
+        self._check(mapped, rows, out)
         for name, array in out.items():
             # The ids were checked: "clip" only spares numpy a buffered copy of the output.
-            np.take(arrays[name], rows, axis=0, out=array[place], mode="clip")
+            np.take(mapped.arrays[name], rows, axis=0, out=array[place], mode="clip")
 
-    def _map(self) -> dict[str, Array]:
-        """Map the file after checking its size and header."""
+    def take_items(self, rows: npt.NDArray[np.int64], names: Sequence[str]) -> dict[str, RaggedArray]:
+        """Return the items of `rows` (counted from the shard's first) of each flat tensor in `names`."""
+        mapped, found = self._current(), {}
+        groups: dict[str, list[str]] = defaultdict(list)
+        for name in names:
+            groups[self._flat[name].ends].append(name)
+        for ends, flat in groups.items():
+            # The ends first: they say which bytes a block of items is, and how much memory is taken.
+            self._check(mapped, rows, [ends])
+            self._check_order(mapped, ends, rows)
+            self._check(mapped, rows, flat)
+            starts, counts = mapped.ends[ends].of(rows)
+            places, offsets = item_places(starts, counts), offsets_of(counts)
+            for name in flat:
+                found[name] = RaggedArray(np.take(mapped.arrays[name], places, axis=0), offsets)
+        return found
+
+    def _current(self) -> _Mapped:
+        mapped = self._mapped
+        if mapped is None:
+            mapped = self._mapped = self._map()
+        return mapped
+
+    def _map(self) -> _Mapped:
+        """Map the file after checking its size and header, and that its items divide into blocks."""
         try:
             descriptor, size = _files.open_inside(self._root, self._relative)
         except BookMissingError as error:
@@ -96,11 +128,45 @@ class Shard:
             raise StorageError(f"Expected {self._where} to be mappable, got: {error}. Lower `max_open`.") from error
         finally:
             os.close(descriptor)
-        spans = read_header(mapped, self._where)
-        _container.check_layout(spans, self._stored, self._stop - self._start, self._where)
-        return {name: np.ndarray(span.shape, span.dtype, mapped, span.start) for name, span in spans.items()}
+        spans = read_header(mapped, self._where, self._flat)
+        _container.check_layout(spans, self._stored, self._stop - self._start, self._where, self._flat)
+        arrays = {name: np.ndarray(span.shape, span.dtype, mapped, span.start) for name, span in spans.items()}
+        ends = {
+            flat.ends: Ends(arrays[flat.ends], self._shift, len(arrays[name]), flat.most)
+            for name, flat in self._flat.items()
+        }
+        found = _Mapped(arrays, ends)
+        for name, each in ends.items():
+            fault = each.fault()
+            if fault:
+                # Where bits flipped, the hashes name the block.
+                self._check(found, np.arange(self._stop - self._start), [name])
+                raise self._bad_ends(name, fault)
+        return found
 
-    def _check(self, arrays: Mapping[str, Array], rows: npt.NDArray[np.int64], names: Mapping[str, Array]) -> None:
+    def _bad_ends(self, name: str, fault: str) -> BookFormatError:
+        return BookFormatError(
+            f"Expected {name} in {self._where} to say where the items of each row end, got {fault}. Run `bookkd verify`."
+        )
+
+    def _check_order(self, mapped: _Mapped, ends: str, rows: npt.NDArray[np.int64]) -> None:
+        unordered = self._unordered.get(ends)
+        if unordered is None:
+            return
+        blocks = rows >> self._shift
+        fresh = unordered[blocks]
+        if fresh.any():
+            for block in np.unique(blocks[fresh]).tolist():
+                fault = mapped.ends[ends].fault_of(block)
+                if fault:
+                    raise self._bad_ends(ends, f"{fault} in block {block}")
+                unordered[block] = False
+            if not unordered.any():
+                self._unordered.pop(ends, None)
+
+    def _check(self, mapped: _Mapped, rows: npt.NDArray[np.int64], names: Iterable[str]) -> None:
+        if not self._unchecked:
+            return
         blocks = rows >> self._shift
         for name in names:
             unchecked = self._unchecked.get(name)
@@ -109,15 +175,18 @@ class Shard:
             fresh = unchecked[blocks]
             if fresh.any():
                 for block in np.unique(blocks[fresh]).tolist():
-                    self._check_block(arrays[name], name, block)
+                    self._check_block(mapped, name, block)
                     unchecked[block] = False
                 if not unchecked.any():
                     self._unchecked.pop(name, None)
 
-    def _check_block(self, array: Array, name: str, block: int) -> None:
+    def _check_block(self, mapped: _Mapped, name: str, block: int) -> None:
         first = block << self._shift
-        rows = array[first : first + (1 << self._shift)]
-        if xxhash.xxh3_64_intdigest(rows.data) != int(self._hashes[name][block]):
+        place = slice(first, first + (1 << self._shift))
+        if name in self._flat:
+            items = mapped.ends[self._flat[name].ends].first
+            place = slice(int(items[block]), int(items[block + 1]))
+        if xxhash.xxh3_64_intdigest(mapped.arrays[name][place].data) != int(self._hashes[name][block]):
             stop = min(self._start + first + (1 << self._shift), self._stop)
             raise BookCorruptError(
                 f"Expected block {block} of {name} in {self._where} (view {self._view}, samples {self._start + first} "

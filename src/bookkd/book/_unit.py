@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -10,9 +12,10 @@ import numpy.typing as npt
 import xxhash
 
 from bookkd.book import _fidelity, _files, _manifest
-from bookkd.book.codecs import SparseArray, UnfitRowError
-from bookkd.book.codecs.base import Array
+from bookkd.book._ends import Ends
+from bookkd.book.codecs.base import Array, Parts, RowIds, UnfitRowError
 from bookkd.book.plan import Plan, Unit, is_logits
+from bookkd.book.ragged import RaggedArray
 from bookkd.core.errors import ConfigError, TeacherOutputError, expected
 
 __all__ = ["UnitBuffer"]
@@ -33,17 +36,31 @@ class UnitBuffer:
         self._said = set(plan.fields if said is None else said)
         self.next = unit.start
         rows = unit.stop - unit.start
-        self.parts = {name: np.empty((rows, *row), dtype) for name, (dtype, row) in plan.stored.items()}
+        self._flat = plan.flat
+        self._items: dict[str, list[Array]] = {name: [] for name in self._flat}
+        self._rows = {
+            name: np.empty((rows, *row), dtype) for name, (dtype, row) in plan.stored.items() if name not in self._flat
+        }
         self._measured = {
-            name: (_fidelity.Measured(), _fidelity.pick(rows, entry.shape), _honoured(plan, name))
+            name: (_fidelity.Measured(), _fidelity.pick(rows, entry.shape))
             for name, entry in plan.fields.items()
-            if is_logits(name) and entry.shape and _honoured(plan, name) and name in self._said
+            if is_logits(name) and entry.shape and plan.temperatures and name in self._said
         }
 
     @property
     def full(self) -> bool:
         """Say whether every row is there."""
         return self.next == self.unit.stop
+
+    @property
+    def _encoded(self) -> set[str]:
+        """Names of what codecs encode, without the ends of ragged parts, which follow from them."""
+        return {*self._rows, *self._items} - {flat.ends for flat in self._flat.values()}
+
+    @cached_property
+    def parts(self) -> dict[str, Array]:
+        """The tensors of the full unit."""
+        return self._rows | {name: np.concatenate(items) for name, items in self._items.items()}
 
     def add(self, start: int, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         """Add rows from sample `start` on; see `BookWriter.write_rows`."""
@@ -72,36 +89,36 @@ class UnitBuffer:
             self._encode(name, np.asarray(array), start)
         self.next = start + count
 
-    def copy(self, parts: Mapping[str, npt.NDArray[Any]]) -> None:
+    def copy(self, parts: Mapping[str, Any]) -> None:
         """Take the whole unit as encoded parts; see `BookWriter.copy`."""
-        if set(parts) != set(self.parts):
-            wish = f"the parts {', '.join(self.parts)}"
+        if set(parts) != self._encoded:
+            wish = f"the parts {', '.join(sorted(self._encoded))}"
             raise ConfigError(expected("parts", wish, f"the parts {', '.join(sorted(parts))}"))
-        for name, given in parts.items():
-            own = self.parts[name]
-            if given.shape != own.shape or given.dtype != own.dtype:
-                wish = f"{own.dtype} of shape {own.shape}"
-                raise ConfigError(expected(name, wish, f"{given.dtype} of shape {given.shape}", where="copied records"))
-            own[...] = given
+        for name, entry in self.plan.fields.items():
+            self._store(
+                name, {part: parts[f"{name}/{part}"] for part in entry.codec.parts(entry.shape)}, 0, copied=True
+            )
         # What the codec lost was measured where the records come from.
         self._measured.clear()
         self.next = self.unit.stop
 
-    def take_over(self, parts: Mapping[str, npt.NDArray[Any]], rows: int) -> None:
+    def take_over(self, parts: Mapping[str, Any], rows: int) -> None:
         """Take encoded parts as `Book.gather` gives them: of all rows for the fields that are not said, else of the first ones.
 
         Args:
             parts: Of whole fields.
             rows: How many rows they have, from the unit's first.
         """
-        for name, given in parts.items():
-            self.parts[name][:rows] = given
-        if set(parts) == set(self.parts):
+        for name, entry in self.plan.fields.items():
+            own = entry.codec.parts(entry.shape)
+            if all(f"{name}/{part}" in parts for part in own):
+                self._store(name, {part: parts[f"{name}/{part}"] for part in own}, 0)
+        if set(parts) == self._encoded:
             self.next = self.unit.start + rows
             rest = self.unit.stop - self.next
             self._measured = {
-                name: (measured, rows + _fidelity.pick(rest, self.plan.fields[name].shape), temperatures)
-                for name, (measured, _, temperatures) in self._measured.items()
+                name: (measured, rows + _fidelity.pick(rest, self.plan.fields[name].shape))
+                for name, (measured, _) in self._measured.items()
                 if rest
             }
 
@@ -113,7 +130,7 @@ class UnitBuffer:
                     "arrays", f"all rows of {self.unit}", f"rows up to {self.next}", do="Give every row of the unit."
                 )
             )
-        block = self.plan.block_rows or len(next(iter(self.parts.values())))
+        block = self._block
         return _manifest.Sidecar(
             view=self.unit.view,
             start=self.unit.start,
@@ -121,14 +138,14 @@ class UnitBuffer:
             size=len(packed),
             digest=_files.digest_of(packed),
             block_rows=block,
-            blocks={name: _block_hashes(array, block) for name, array in self.parts.items()},
+            blocks={name: self._hashes(name, array) for name, array in self.parts.items()},
             plan=identity,
             fidelity=self.fidelity(),
         )
 
     def fidelity(self) -> dict[str, Any]:
         """Return what was measured of the full unit, as its sidecar has it."""
-        return {name: measured.to_json() for name, (measured, _, _) in self._measured.items()}
+        return {name: measured.to_json() for name, (measured, _) in self._measured.items()}
 
     def _encode(self, name: str, array: Array, start: int) -> None:
         entry = self.plan.fields[name]
@@ -139,25 +156,92 @@ class UnitBuffer:
             )
         self._check_finite(name, array, start)
         try:
-            parts = entry.codec.encode(array)
+            ids = RowIds(np.arange(start, start + len(array)), self.unit.view, name)
+            parts = entry.codec.encode(array, ids) if entry.codec.draws_rows else entry.codec.encode(array)
         except UnfitRowError as error:
             where = self._where(name, start + error.row)
             raise TeacherOutputError(
                 f"Expected `{name}` to fit codec {entry.codec.name} ({where}): {error.reason}."
             ) from error
         begin = start - self.unit.start
-        for part, encoded in parts.items():
-            self.parts[f"{name}/{part}"][begin : begin + len(array)] = encoded
+        self._store(name, parts, begin)
         if name in self._measured:
-            measured, picked, temperatures = self._measured[name]
+            measured, picked = self._measured[name]
             chosen = picked[(picked >= begin) & (picked < begin + len(array))] - begin
             if len(chosen):
-                decoded = entry.codec.decode({part: encoded[chosen] for part, encoded in parts.items()}, entry.shape)
+                taken = {part: encoded[chosen] for part, encoded in parts.items()}
+                decoded = entry.codec.decode(taken, entry.shape)
                 original = array[chosen]
-                if self.plan.task == "multi-label" and not isinstance(decoded, SparseArray):
+                if self.plan.task == "multi-label" and isinstance(decoded, np.ndarray):
                     # Each class is a distribution of its own, over the logits (0, z) of absent and present.
                     original, decoded = (np.stack([np.zeros_like(z), z], axis=1) for z in (original, decoded))
-                _fidelity.measure(measured, original, decoded, temperatures)
+                promised = _fidelity.honoured(entry.codec, entry.promised, self.plan.temperatures)
+                others = [each for each in self.plan.temperatures if each not in promised]
+                _fidelity.measure(measured, original, decoded, promised, others)
+
+    def _store(self, name: str, parts: Parts, begin: int, *, copied: bool = False) -> None:
+        """Put encoded rows in their place; of ragged ones the items are appended, and the ends noted."""
+        entry = self.plan.fields[name]
+        layout, counts = entry.codec.parts(entry.shape), None
+        rows = self.unit.stop - self.unit.start
+        for part, given in parts.items():
+            tensor, (dtype, row) = f"{name}/{part}", layout[part]
+            wish, ragged = f"{dtype} of shape {(rows, *row)}", part in entry.codec.ragged
+            if isinstance(given, RaggedArray) != ragged:
+                got = f"a {type(given).__name__}"
+                raise ConfigError(expected(tensor, "a RaggedArray" if ragged else wish, got, where="records"))
+            values = given.values if ragged else given
+            if copied and (values.dtype != dtype or len(given) != rows or values.shape[1:] != row):
+                raise ConfigError(
+                    expected(tensor, wish, f"{values.dtype} of shape {values.shape}", where="copied records")
+                )
+            if not ragged:
+                self._rows[tensor][begin : begin + len(given)] = given
+                continue
+            self._items[tensor].append(values)
+            if counts is None:
+                counts = given.counts
+                self._note_ends(tensor, counts, begin)
+            elif not np.array_equal(counts, given.counts):
+                raise ConfigError(
+                    expected(tensor, "as many items a row as the parts before", "others", where="records")
+                )
+
+    def _note_ends(self, tensor: str, counts: npt.NDArray[np.int64], begin: int) -> None:
+        """Write where the items of rows from `begin` on end, counted from the start of each row's block."""
+        name, most = self._flat[tensor]
+        if counts.max(initial=0) > most:
+            row = self.unit.start + begin + int(counts.argmax())
+            raise TeacherOutputError(
+                expected(tensor, f"at most {most} items a record", int(counts.max()), where=self._where(tensor, row))
+            )
+        ends = self._rows[name]
+        stop, block = begin + len(counts), self._block
+        first = begin - begin % block
+        known = np.diff(ends[first:begin].astype(np.int64), prepend=0)
+        since = np.concatenate([known, counts])
+        total = np.cumsum(since)
+        # What was before each block's first row is taken off the running sum.
+        starts = np.arange(len(since)) // block * block
+        before = np.where(starts > 0, total[starts - 1], 0)
+        ends[begin:stop] = (total - before)[begin - first :]
+
+    @property
+    def _block(self) -> int:
+        return self.plan.block_rows or self.unit.stop - self.unit.start
+
+    def _hashes(self, name: str, array: Array) -> npt.NDArray[np.uint64]:
+        """Return the hash of each block of rows, or of the items of these rows."""
+        rows = self.unit.stop - self.unit.start
+        edges = np.append(np.arange(0, rows, self._block), rows)
+        if name in self._flat:
+            ends, most = self._flat[name]
+            edges = Ends(self._rows[ends], self._block.bit_length() - 1, len(array), most).first
+        hashes = [
+            xxhash.xxh3_64_intdigest(np.ascontiguousarray(array[begin:end]).data)
+            for begin, end in pairwise(edges.tolist())
+        ]
+        return np.array(hashes, dtype=np.uint64)
 
     def _check_finite(self, name: str, array: Array, start: int) -> None:
         if array.dtype.kind != "f" or np.isfinite(array).all():
@@ -194,16 +278,3 @@ class UnitBuffer:
             teachers = [teachers[int(member)]]
         said = f", teacher {', '.join(teachers)}" if teachers else ""
         return f"sample {sample}, view {self.unit.view}{said}"
-
-
-def _honoured(plan: Plan, name: str) -> list[float]:
-    promised = plan.fields[name].promised
-    return [temperature for temperature in plan.temperatures if not promised or temperature in promised]
-
-
-def _block_hashes(array: Array, block_rows: int) -> npt.NDArray[np.uint64]:
-    starts = range(0, len(array), block_rows)
-    hashes = [
-        xxhash.xxh3_64_intdigest(np.ascontiguousarray(array[start : start + block_rows]).data) for start in starts
-    ]
-    return np.array(hashes, dtype=np.uint64)

@@ -11,6 +11,7 @@ import numpy as np
 
 from bookkd.book import _checked, _layout
 from bookkd.book.codecs import Codec, codec_from_config, codec_to_config
+from bookkd.book.ragged import ENDS, Flat
 from bookkd.core import jsonio
 from bookkd.core.check import at_least, finite, positive, unique
 from bookkd.core.errors import BookFormatError, ConfigError, expected
@@ -52,7 +53,14 @@ class FieldPlan:
             at_least(size, 1, "shape")
         if int(np.prod(self.shape, dtype=object)) > 2**31:
             raise ConfigError(expected("shape", "at most 2**31 values a record", self.shape))
-        self.codec.parts(self.shape)
+        parts = self.codec.parts(self.shape)
+        if self.codec.ragged:
+            if ENDS in parts:
+                raise ConfigError(expected("parts", f"without {ENDS}, which a ragged field has", sorted(parts)))
+            most = at_least(self.codec.most_items(self.shape), 1, "most_items", where=f"codec {self.codec.name}")
+            if most > _layout.MAX_ITEMS:
+                wish = f"at most {_layout.MAX_ITEMS} items a record"
+                raise ConfigError(expected("most_items", wish, most, where=f"codec {self.codec.name}"))
         if self.baked is not None:
             object.__setattr__(self, "baked", _json_values(self.baked, "baked"))
             positive(self.baked.get("temperature", 0), "temperature", where="a baked field")
@@ -68,8 +76,17 @@ class FieldPlan:
         return found if self.baked is None else {**found, "baked": dict(self.baked)}
 
     def stored(self, name: str) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
-        """Return the tensors of field `name` in a shard: `<name>/<part>` -> (dtype, shape of one row)."""
-        return {f"{name}/{part}": layout for part, layout in self.codec.parts(self.shape).items()}
+        """Return the tensors of field `name` in a shard: `<name>/<part>` -> (dtype, shape of one row).
+
+        Of a ragged part the shape is that of one item, and `<name>/ends` says where the items of each row end.
+        """
+        found = {f"{name}/{part}": layout for part, layout in self.codec.parts(self.shape).items()}
+        return {**found, f"{name}/{ENDS}": (np.dtype(np.uint32), ())} if self.codec.ragged else found
+
+    def flat(self, name: str) -> dict[str, Flat]:
+        """Return the tensors of field `name` that hold items of rows that vary: `<name>/<part>` -> `Flat`."""
+        ragged = self.codec.ragged
+        return {f"{name}/{part}": Flat(f"{name}/{ENDS}", self.codec.most_items(self.shape)) for part in ragged}
 
 
 @dataclass(frozen=True)
@@ -152,6 +169,7 @@ class Plan:
         device: Device of the teacher pass, recorded.
         versions: Library versions of the writer, recorded.
         keys_digest: xxh3_128 of `keys.safetensors`; set by the writer.
+        choice: Where the codec was chosen by measuring: what was asked, tried and taken, see `choose_codec`; recorded.
 
     >>> from bookkd.book import Dense
     >>> plan = Plan(n_samples=100, n_views=2, fields={"logits": FieldPlan((10,), Dense())})
@@ -176,6 +194,7 @@ class Plan:
     device: str = "cpu"
     versions: Mapping[str, str] = field(default_factory=dict)
     keys_digest: str | None = None
+    choice: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for entry, high in (("n_samples", _layout.MAX_SAMPLES), ("n_views", _layout.MAX_VIEWS)):
@@ -191,7 +210,7 @@ class Plan:
             positive(temperature, "temperatures", where="plan")
         unique(self.temperatures, "temperatures", where="plan")
         object.__setattr__(self, "temperatures", tuple(float(value) for value in self.temperatures))
-        for entry in ("data", "views", "versions"):
+        for entry in ("data", "views", "versions", "choice"):
             object.__setattr__(self, entry, _json_values(getattr(self, entry), entry))
         self._check_rows()
 
@@ -243,8 +262,13 @@ class Plan:
         return dict(sorted(found.items()))
 
     @property
+    def flat(self) -> dict[str, Flat]:
+        """Those of `stored` whose first axis is items, not rows."""
+        return {tensor: flat for name, entry in self.fields.items() for tensor, flat in entry.flat(name).items()}
+
+    @property
     def record_bytes(self) -> int:
-        """Bytes of one record in a shard, without the header."""
+        """Bytes of one record in a shard, without the header; the most where parts are ragged."""
         return sum(entry.codec.bytes_per_record(entry.shape) for entry in self.fields.values())
 
     def resolved(self) -> Plan:
@@ -252,7 +276,7 @@ class Plan:
         inputs = sum(4 * int(np.prod(entry.shape, dtype=object)) for entry in self.fields.values())
         unit = self.unit_rows or _layout.unit_rows_for(self.record_bytes, inputs, self.n_samples)
         unit = min(unit, self.n_samples)
-        parts = [dtype.itemsize * int(np.prod(row, dtype=object)) for dtype, row in self.stored.values()]
+        parts = [size for entry in self.fields.values() for size in entry.codec.part_bytes(entry.shape).values()]
         block = self.block_rows or _layout.block_rows_for(parts, unit)
         if unit < self.n_samples and unit % block:
             if self.unit_rows is None:
@@ -293,6 +317,8 @@ class Plan:
         found["teachers"] = [teacher.to_json() for teacher in self.teachers]
         for entry in ("class_names", "masked_classes", "temperatures"):
             found[entry] = list(found[entry])
+        if not self.choice:
+            del found["choice"]
         return {"format_version": _layout.FORMAT_VERSION, **found}
 
     @classmethod
@@ -332,13 +358,13 @@ class Plan:
     def identity(self) -> dict[str, Any]:
         """Return what makes a book another book, by name: what the content digest covers.
 
-        Left out: what the run was like (`threads`, `device`, `versions`, and in `views` the `versions` of libraries), and
+        Left out: what the run was like (`threads`, `device`, `versions`, how the codec was chosen, and in `views` the `versions` of libraries), and
         what is only told about the data (its name) and a teacher (its name, size and accuracy). One book made on two
         machines has one identity: what a view is, its probe proves.
         """
         found = self.to_json()
-        for entry in ("threads", "device", "versions", "format_version"):
-            del found[entry]
+        for entry in ("threads", "device", "versions", "choice", "format_version"):
+            found.pop(entry, None)
         found["data"] = {key: value for key, value in self.data.items() if key not in TOLD}
         found["views"] = {key: value for key, value in self.views.items() if key != VERSIONS}
         found["teachers"] = [{"digest": teacher.digest, "mode": teacher.mode} for teacher in self.teachers]

@@ -15,12 +15,19 @@ from bookkd.book import _layout, _manifest
 from bookkd.book._numbers import edition_numbers, gone
 from bookkd.book._opening import find_edition, read_keys, read_plan
 from bookkd.book._shard import Shard
-from bookkd.book.codecs import SparseArray
-from bookkd.book.codecs.base import Array
+from bookkd.book.codecs.base import Decoded, Parts, UnreadableRowError
 from bookkd.book.plan import FieldPlan
+from bookkd.book.ragged import RaggedArray
 from bookkd.book.verification import verify as find_faults
 from bookkd.core.check import at_least
-from bookkd.core.errors import BookCorruptError, BookMismatchError, BookMissingError, DataError, expected
+from bookkd.core.errors import (
+    BookCorruptError,
+    BookFormatError,
+    BookMismatchError,
+    BookMissingError,
+    DataError,
+    expected,
+)
 from bookkd.core.names import choose
 
 __all__ = ["Book"]
@@ -67,7 +74,7 @@ class Book:
                 raise
             # Between finding and reading it, the edition was pruned for a newer one.
             self._read_manifests(newest[0])
-        self._stored = self.plan.stored
+        self._stored, self._flat = self.plan.stored, self.plan.flat
         counts = [len(file.stems) for file in self._files]
         self._first = np.concatenate([[0], np.cumsum(counts)])
         self._starts = np.concatenate([view * self.n_samples + file.starts for view, file in enumerate(self._files)])
@@ -179,7 +186,7 @@ class Book:
 
     def read(
         self, samples: npt.ArrayLike, views: npt.ArrayLike, fields: Sequence[str] | None = None
-    ) -> dict[str, Array | SparseArray]:
+    ) -> dict[str, Decoded]:
         """Read and decode the records of a batch.
 
         Args:
@@ -188,42 +195,69 @@ class Book:
             fields: Names of fields; None for all.
 
         Returns:
-            Field name -> array [batch, ...] as its codec decodes it, or a `SparseArray`.
+            Field name -> array [batch, ...] as its codec decodes it, or what is left of a distribution: a `SparseArray`,
+            `SampledArray` or `ClassArray`.
 
         Raises:
             DataError: for an id or view that the book does not have.
             UnknownNameError: for an unknown field.
             BookCorruptError: if a touched block is not what was written.
+            BookFormatError: if a record is none that its codec writes.
         """
         names = self._names(fields)
         stored = self.gather(samples, views, names)
-        found: dict[str, Array | SparseArray] = {}
+        found: dict[str, Decoded] = {}
         for name in names:
             entry = self.plan.fields[name]
             parts = {part: stored[f"{name}/{part}"] for part in entry.codec.parts(entry.shape)}
-            found[name] = entry.codec.decode(parts, entry.shape)
+            try:
+                found[name] = entry.codec.decode(parts, entry.shape)
+            except UnreadableRowError as error:
+                sample, view = int(np.atleast_1d(samples)[error.row]), int(np.resize(views, error.row + 1)[error.row])
+                wish = f"a record of codec {entry.codec.name} (sample {sample}, view {view}, {self.path})"
+                raise BookFormatError(
+                    f"Expected `{name}` to be {wish}: {error.reason}. Run `bookkd verify`."
+                ) from error
         return found
 
-    def gather(
-        self, samples: npt.ArrayLike, views: npt.ArrayLike, fields: Sequence[str] | None = None
-    ) -> dict[str, Array]:
-        """Return the stored parts of a batch without decoding: `<field>/<part>` -> [batch, ...]; arguments as `read`."""
-        parts = [part for name in self._names(fields) for part in self.plan.fields[name].stored(name)]
+    def gather(self, samples: npt.ArrayLike, views: npt.ArrayLike, fields: Sequence[str] | None = None) -> Parts:
+        """Return the stored parts of a batch without decoding; arguments as `read`.
+
+        Returns:
+            `<field>/<part>` -> array [batch, ...], or a `RaggedArray` of as many rows where the codec's part is ragged.
+        """
+        fixed: list[str] = []
+        flat: list[str] = []
+        for name in self._names(fields):
+            entry = self.plan.fields[name]
+            for part in entry.codec.parts(entry.shape):
+                (flat if part in entry.codec.ragged else fixed).append(f"{name}/{part}")
         rows, shards = self._locate(samples, views)
-        out = {part: np.empty((len(rows), *self._stored[part][1]), self._stored[part][0]) for part in parts}
+        out: Parts = {part: np.empty((len(rows), *self._stored[part][1]), self._stored[part][0]) for part in fixed}
         if not len(rows):
-            return out
+            none = np.zeros(1, dtype=np.int64)
+            return out | {part: RaggedArray(np.empty((0, *row), dtype), none) for part, (dtype, row) in self._of(flat)}
         if (shards == shards[0]).all():
-            self._shard(int(shards[0])).take(rows, out, slice(None))
-            return out
+            shard = self._shard(int(shards[0]))
+            shard.take(rows, out, slice(None))
+            return out | shard.take_items(rows, flat) if flat else out
         order = np.argsort(shards, kind="stable")
         rows, shards = rows[order], shards[order]
         edges = [0, *(np.flatnonzero(shards[1:] != shards[:-1]) + 1).tolist(), len(shards)]
+        pieces = []
         for begin, end in pairwise(edges):
-            self._shard(int(shards[begin])).take(rows[begin:end], out, slice(begin, end))
+            shard = self._shard(int(shards[begin]))
+            shard.take(rows[begin:end], out, slice(begin, end))
+            pieces.append(shard.take_items(rows[begin:end], flat) if flat else {})
         back = np.empty_like(order)
         back[order] = np.arange(len(order))
-        return {part: np.take(array, back, axis=0) for part, array in out.items()}
+        found: Parts = {part: np.take(array, back, axis=0) for part, array in out.items()}
+        for part in flat:
+            found[part] = RaggedArray.concatenate([piece[part] for piece in pieces]).take(back)
+        return found
+
+    def _of(self, parts: Sequence[str]) -> list[tuple[str, tuple[np.dtype[Any], tuple[int, ...]]]]:
+        return [(part, self._stored[part]) for part in parts]
 
     def _names(self, fields: Sequence[str] | None) -> list[str]:
         if fields is None:
@@ -266,7 +300,7 @@ class Book:
             sidecar = None if self.verify == "never" else _manifest.read_sidecar(self.path, file, index)
         except BookMissingError as error:
             raise gone(self.path, f"{_layout.view_folder(view)}/{file.stems[index]}.json", error) from error
-        return Shard(self.path, file, index, self._stored, sidecar)
+        return Shard(self.path, file, index, self.plan, sidecar)
 
     def _check_all(self) -> None:
         faults = find_faults(self.path, self.edition)

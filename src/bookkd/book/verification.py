@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from io import FileIO
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import xxhash
 
 from bookkd.book import _container, _files, _layout, _manifest
+from bookkd.book._ends import Ends
 from bookkd.book._opening import find_edition, read_keys, read_plan
 from bookkd.book.plan import Plan
+from bookkd.book.ragged import Flat
 from bookkd.core.errors import BookKDError, BookUnfinishedError
 
 __all__ = ["Fault", "verify"]
@@ -165,11 +169,15 @@ def _verify_shard(
                 yield Fault(relative, view, start, stop, message=f"Expected {sidecar.size} bytes, got {size}.")
                 return
             whole = _digest(file, meter) == sidecar.digest
-            spans = _header(file, size, str(root / relative))
+            where, flat = str(root / relative), plan.flat if plan is not None else None
+            spans = _header(file, size, where, flat)
             if plan is not None:
-                _container.check_layout(spans, plan.stored, stop - start, str(root / relative))
+                _container.check_layout(spans, plan.stored, stop - start, where, plan.flat)
+            ends = {each.ends: _ends(file, spans, name, each, sidecar) for name, each in (flat or {}).items()}
             if not whole:
-                yield from _faulty_blocks(file, relative, sidecar, spans)
+                yield from _faulty_blocks(file, relative, sidecar, spans, flat or {}, ends)
+            for name, each in ends.items():
+                yield from _faulty_ends(relative, sidecar, name, each)
     except (BookKDError, OSError) as error:
         yield Fault(relative, view, start, stop, message=str(error))
 
@@ -183,9 +191,36 @@ def _digest(file: FileIO, meter: _Meter) -> str:
     return state.hexdigest()
 
 
-def _header(file: FileIO, size: int, where: str) -> dict[str, _container.Span]:
+def _header(file: FileIO, size: int, where: str, flat: Mapping[str, Flat] | None) -> dict[str, _container.Span]:
+    """Parse the header; without a plan (None) nobody knows which tensors may be empty."""
     begin = _container.header_end(_at(file, 0, 8), size, where)
-    return _container.parse_header(_at(file, 8, begin - 8), begin, size, where)
+    return _container.parse_header(_at(file, 8, begin - 8), begin, size, where, _Any() if flat is None else flat)
+
+
+class _Any:
+    def __contains__(self, name: object) -> bool:
+        return True
+
+
+def _ends(
+    file: FileIO, spans: Mapping[str, _container.Span], name: str, flat: Flat, sidecar: _manifest.Sidecar
+) -> Ends:
+    span = spans[flat.ends]
+    ends = np.frombuffer(_at(file, span.start, span.stop - span.start), dtype=span.dtype)
+    return Ends(ends, sidecar.block_rows.bit_length() - 1, spans[name].shape[0], flat.most)
+
+
+def _faulty_ends(relative: str, sidecar: _manifest.Sidecar, name: str, ends: Ends) -> Iterator[Fault]:
+    """Name ends that fall, or that do not add up, whatever their hashes say."""
+    fault = ends.fault()
+    if fault:
+        yield Fault(relative, sidecar.view, sidecar.start, sidecar.stop, name, message=f"It says {fault}.")
+    for block in range(len(ends.first) - 1):
+        fault = ends.fault_of(block)
+        if fault:
+            first = sidecar.start + block * sidecar.block_rows
+            stop = min(first + sidecar.block_rows, sidecar.stop)
+            yield Fault(relative, sidecar.view, first, stop, name, block, f"It says {fault}.")
 
 
 def _at(file: FileIO, offset: int, count: int) -> bytes:
@@ -194,14 +229,22 @@ def _at(file: FileIO, offset: int, count: int) -> bytes:
 
 
 def _faulty_blocks(
-    file: FileIO, relative: str, sidecar: _manifest.Sidecar, spans: dict[str, _container.Span]
+    file: FileIO,
+    relative: str,
+    sidecar: _manifest.Sidecar,
+    spans: Mapping[str, _container.Span],
+    flat: Mapping[str, Flat],
+    ends: Mapping[str, Ends],
 ) -> Iterator[Fault]:
     """Name the blocks that differ; where none does, it is the header."""
     found = False
+    rows = np.append(np.arange(0, sidecar.stop - sidecar.start, sidecar.block_rows), sidecar.stop - sidecar.start)
     for part, span in sorted(spans.items()):
-        step = span.row_bytes * sidecar.block_rows
-        for block, offset in enumerate(range(span.start, span.stop, step)):
-            data = _at(file, offset, min(step, span.stop - offset))
+        if part in flat and ends[flat[part].ends].fault():
+            continue  # where its blocks lie is not known; the ends are a fault themselves
+        edges = ends[flat[part].ends].first if part in flat else np.minimum(rows, span.shape[0])
+        for block, (first, last) in enumerate(pairwise((span.start + edges * span.row_bytes).tolist())):
+            data = _at(file, first, last - first)
             recorded = sidecar.blocks[part][block] if part in sidecar.blocks else None
             if recorded is None or xxhash.xxh3_64_intdigest(data) != int(recorded):
                 found = True

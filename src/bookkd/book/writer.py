@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bookkd.book import _container, _files, _layout, _manifest
+from bookkd.book import _container, _fidelity, _files, _layout, _manifest
 from bookkd.book._committing import Committed, Placed, commit, found_unit, measured_in, write_edition, write_view
 from bookkd.book._comparison import difference, grows, mismatch
 from bookkd.book._opening import is_finished, newest_plan
@@ -156,14 +156,13 @@ class BookWriter:
                 self._add(unit, begin, {name: array[begin - start : end - start] for name, array in arrays.items()})
             begin = end
 
-    def copy(
-        self, unit: Unit, parts: Mapping[str, npt.NDArray[Any]], *, fidelity: Mapping[str, Any] | None = None
-    ) -> None:
+    def copy(self, unit: Unit, parts: Mapping[str, Any], *, fidelity: Mapping[str, Any] | None = None) -> None:
         """Commit one whole unit of records that are encoded already, as `Book.gather` gives them, to the bit.
 
         Args:
             unit: One of `pending()`.
-            parts: `<field>/<part>` -> [unit.stop - unit.start, ...], in the dtypes and shapes of the plan.
+            parts: `<field>/<part>` -> [unit.stop - unit.start, ...], in the dtypes and shapes of the plan; a `RaggedArray`
+                where the codec's part is ragged.
             fidelity: What was measured of them where they were encoded, as a sidecar has it; None for nothing.
 
         Raises:
@@ -326,7 +325,10 @@ class BookWriter:
             plan_size=len(plan),
             plan_digest=_files.digest_of(plan),
             identity=self._identity,
-            fidelity=fidelity | measured_in(done.sidecar.fidelity for done in self._done.values()),
+            fidelity=fidelity
+            | _fidelity.with_choice(
+                measured_in(done.sidecar.fidelity for done in self._done.values()), self.plan.choice
+            ),
             cost=cost,
         )
         write_edition(self.path, edition)

@@ -14,9 +14,10 @@ from rich.table import Table
 __all__ = ["busy", "bytes_text", "console", "progress_bar", "rows"]
 
 
-def console() -> Console:
-    """Return the console of stdout; wide where nobody watches, so that lines are not broken."""
-    return Console(width=None if sys.stdout.isatty() else 140, highlight=False)
+def console(*, stderr: bool = False) -> Console:
+    """Return the console of stdout or stderr; wide where nobody watches, so that lines are not broken."""
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(width=None if stream.isatty() else 140, highlight=False, stderr=stderr)
 
 
 def rows(title: str, columns: Sequence[str], values: Sequence[Sequence[Any]]) -> Table:

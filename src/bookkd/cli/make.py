@@ -5,9 +5,10 @@ from __future__ import annotations
 import shlex
 from typing import Any, Literal
 
-from bookkd.book import CODECS, Codec
-from bookkd.cli._show import bytes_text, console, progress_bar
-from bookkd.cli._verb import Choice, Verb
+from bookkd.book import CODECS, Auto, Choice, Codec, codec_to_config
+from bookkd.cli import _verb
+from bookkd.cli._show import bytes_text, console, progress_bar, rows
+from bookkd.cli._verb import Verb
 from bookkd.core.errors import ConfigError, expected
 from bookkd.core.names import choose
 from bookkd.pipelines.make_book import make_book
@@ -16,7 +17,7 @@ from bookkd.zoo import FILELESS
 
 
 def make(
-    codec: Codec,
+    codec: Codec | Auto,
     teacher: NetworkOptions = NetworkOptions(),  # noqa: B008 - frozen
     teachers: list[NetworkOptions] = [],  # noqa: B006 - never changed
     out: str = "book",
@@ -36,7 +37,8 @@ def make(
     Args:
         teacher: The teacher.
         teachers: Several, run one after another: '[{"name": "resnet56", "weights": "a.safetensors"}, ...]', best in YAML.
-        codec: How logits become bytes.
+        codec: How logits become bytes; auto measures candidates on a sample of records and takes the smallest that meets
+            --max_kl and --max_bytes at all --temperatures.
         out: Folder of the book.
         data: The samples.
         views: The augmentation.
@@ -69,13 +71,56 @@ def make(
             task=task,
             grow=grow,
             progress=progress,
+            told=show_choice,
         )
+
+
+LOGITS_CODECS = [name for name, kind in CODECS.items() if kind.of_logits]
+"""Codecs that hold logits; "raw" and "pooled" keep arrays that are none."""
 
 
 def choose_codec(name: str) -> type[Any]:
     """Return a codec that holds logits, by name."""
-    # "raw" keeps arrays that are no logits; it promises nothing that a loss could use.
-    return CODECS[choose(name, [known for known in CODECS if known != "raw"], "codec")]
+    return CODECS[choose(name, LOGITS_CODECS, "codec")]
+
+
+def choose_codec_or_auto(name: str) -> type[Any]:
+    """Return a codec that holds logits, or the wish for the smallest that loses little enough."""
+    return Auto if name == "auto" else CODECS[choose(name, [*LOGITS_CODECS, "auto"], "codec")]
+
+
+def show_choice(choice: Choice) -> None:
+    """Print what every candidate loses on the records that were measured, on stderr: the making comes after it."""
+    values = [
+        (
+            ("* " if each.codec == choice.codec else "  ") + _codec_text(each.codec),
+            f"{each.bytes_per_record:.0f}",
+            *(figure for at in choice.temperatures for figure in _figures(each.temperatures.get(at))),
+            f"{each.top1_agreement:.4f}",
+            "yes" if each.meets else "no",
+        )
+        for each in choice.candidates
+    ]
+    room = f", {choice.auto.max_bytes} bytes" if choice.auto.max_bytes else ""
+    title = f"Codecs on {choice.records:,} records, asked a mean T^2 KL <= {choice.auto.max_kl:g}{room}; * is taken"
+    lost = [name for at in choice.temperatures for name in (f"T = {at:g}: KL", "p99", "kept", "error")]
+    out = console(stderr=True)
+    out.print(rows(title, ("codec", "bytes", *lost, "agreement", "meets"), values))
+    for each in choice.candidates:
+        if each.why:
+            out.print(f"{_codec_text(each.codec)}: {each.why}.", soft_wrap=True)
+
+
+def _codec_text(codec: Codec) -> str:
+    config = codec_to_config(codec)
+    told = (str(value) for key, value in config["configuration"].items() if key in ("k", "draws", "dtype"))
+    return " ".join([config["name"], *told])
+
+
+def _figures(lost: Any) -> tuple[str, str, str, str]:
+    if lost is None:
+        return ("-",) * 4
+    return f"{lost['mean']:.1e}", f"{lost['p99']:.1e}", f"{lost['kept_mass']:.3f}", f"{lost['gradient_error']:.2g}"
 
 
 def show(result: dict[str, Any]) -> None:
@@ -89,6 +134,11 @@ def show(result: dict[str, Any]) -> None:
         f"Next: bookkd learn {shlex.quote(result['path'])} --student NAME{more}",
         soft_wrap=True,
     )
+    for name, choice in result.get("chosen", {}).items():
+        chosen = choice["chosen"]
+        console().print(
+            f"Codec of {name}: {chosen['name']} {chosen['configuration'] or ''}, chosen of {len(choice['candidates'])}."
+        )
     for line in result["notes"]:
         console().print(f"Note: {line}")
 
@@ -104,8 +154,14 @@ VERB = Verb(
     short={
         "--data": "--data.name",
         "--download": "--data.download",
+        "--max_bytes": "--codec.max_bytes",
+        "--max_kl": "--codec.max_kl",
         "--teacher": "--teacher.name",
         "--views": "--views.transform",
     },
-    choices={"codec": Choice("dense", choose_codec, lambda name, **values: choose_codec(name)(**values))},
+    choices={
+        "codec": _verb.Choice(
+            "dense", choose_codec_or_auto, lambda name, **values: choose_codec_or_auto(name)(**values)
+        )
+    },
 )

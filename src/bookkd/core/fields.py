@@ -7,7 +7,9 @@ so that any loader, collate function or trainer can carry it.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from bookkd.core.errors import ConfigError, expected
 
@@ -97,9 +99,15 @@ class FieldInfo:
         sparse: True where only some classes are kept, with the rest in a tail bucket.
         temperatures: Temperatures that the field can honour; empty means every one.
         exact: True where a book keeps float32 whatever codec is asked for, since small values count as much as large ones.
+        linear: True where it serves only losses that are linear in it, since it is draws.
+        hard: True where it is the likeliest class and no distribution.
+        measured: What the codec lost, as a book's edition has it; for refusals.
     """
 
     shape: tuple[int, ...]
     sparse: bool = False
     temperatures: tuple[float, ...] = ()
     exact: bool = False
+    linear: bool = False
+    hard: bool = False
+    measured: Mapping[str, Any] = field(default_factory=dict, compare=False)

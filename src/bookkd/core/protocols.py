@@ -29,7 +29,7 @@ class Knowledge(Protocol):
         ...
 
     def targets(self, batch: Mapping[str, Any], fields: Sequence[str] | None = None) -> dict[str, Any]:
-        """Say it for the whole batch: field name -> `losses.targets.DenseTarget` or `SparseTarget`, without gradient.
+        """Say it for the whole batch: field name -> a target of `losses`, without gradient.
 
         Args:
             batch: At least `sample` and `view` (a book) or `input` (a live teacher), see `core/fields.py`.
@@ -47,9 +47,11 @@ class Needs:
         dense: Fields that must be dense, since a loss of the method cannot honour a tail bucket.
         views_per_sample: Views of one sample in one batch.
         live_teacher: True where gradients or inputs of the student's own making must pass through the teacher.
+        nonlinear: Of the others, fields that a loss reads otherwise than linearly, so that draws would bias it.
     """
 
     fields: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     dense: tuple[str, ...] = ()
     views_per_sample: int = 1
     live_teacher: bool = False
+    nonlinear: tuple[str, ...] = ()

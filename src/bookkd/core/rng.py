@@ -1,7 +1,8 @@
 """Counter-based randomness: every draw is a function of (seed, stream, sample, view), never of what was drawn before.
 
 The generator is Philox4x64-10 as numpy ships it: key = (seed, stream), counter = (0, 0, sample, view). Two draws with
-different numbers are independent, and a draw can be repeated in any order, process or rank.
+different numbers are independent, and a draw can be repeated in any order, process or rank. Where millions of counters are drawn
+from at once, numpy's generator has no call for them: `philox4x32` is the same construction with words of 32 bits, over arrays.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy.typing as npt
 
 from bookkd.core.errors import ConfigError, expected
 
-__all__ = ["draw64", "generator", "stream_id"]
+__all__ = ["draw64", "generator", "philox4x32", "stream_id"]
 
 _MASK = 2**64 - 1
 
@@ -88,3 +89,33 @@ def draw64(
         bits.state = state
         out[row] = bits.random_raw(count)
     return out
+
+
+def philox4x32(
+    counter: tuple[npt.ArrayLike, npt.ArrayLike, npt.ArrayLike, npt.ArrayLike], key: tuple[int, int]
+) -> tuple[npt.NDArray[np.uint64], ...]:
+    """Return Philox4x32-10 of every counter: four words of 32 bits that depend on counter and key alone.
+
+    Args:
+        counter: Four words, each a number or an array from 0 to 2**32 - 1; they are broadcast against each other.
+        key: Two words.
+
+    Returns:
+        Four arrays of the common shape, uint64, each value below 2**32.
+
+    >>> [f"{int(word):08x}" for word in philox4x32((0, 0, 0, 0), (0, 0))]
+    ['6627e8d5', 'e169c58d', 'bc57ac4c', '9b00dbd8']
+
+    Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011, and its known answers in Random123.
+    """
+    c0, c1, c2, c3 = np.broadcast_arrays(*(np.asarray(word, dtype=np.uint64) for word in counter))
+    low, half = np.uint64(2**32 - 1), np.uint64(32)
+    m0, m1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
+    for turn in range(10):
+        # The key moves by the golden ratio and by sqrt(3) - 1.
+        k0, k1 = (
+            np.uint64((word + turn * step) % 2**32) for word, step in zip(key, (0x9E3779B9, 0xBB67AE85), strict=True)
+        )
+        one, two = c0 * m0, c2 * m1
+        c0, c1, c2, c3 = (two >> half) ^ c1 ^ k0, two & low, (one >> half) ^ c3 ^ k1, one & low
+    return c0, c1, c2, c3

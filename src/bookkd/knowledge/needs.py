@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from bookkd.book import Book
 from bookkd.core.errors import ConfigError, FidelityError, expected
@@ -86,20 +87,56 @@ Make a book that holds it: bookkd make ... --task classification.
                 f"Expected the knowledge to have field {name!r} for method {method}, got {have}{place}. "
                 f"{_HOW.get(name, _OTHERWISE)}"
             )
+        if info.hard:
+            agree = _figure(info, "top1_agreement")
+            said = "" if agree is None else f", which agree with it in {agree:.4f} of the records measured"
+            raise FidelityError(
+                f"Expected field {name!r} to be a distribution for method {method}, got the teacher's likeliest classes{said}{place}. "
+                "Learn from them as labels, or make the book with bookkd make ... --codec dense, int8 or top_k."
+            )
         if info.sparse and name in needs.dense:
+            lost = [each for t in temperatures or info.temperatures for each in _lost(info, t)][:1]
+            said = f" ({lost[0]})" if lost else ""
             raise FidelityError(
                 f"Expected field {name!r} to be dense for method {method}, got a sparse codec, which serves no loss over every "
-                f"class and no temperature that moves steadily{place}. "
+                f"class and no temperature that moves steadily{said}{place}. "
                 "Make the book with bookkd make ... --codec dense, or --codec int8."
+            )
+        if info.linear and name in needs.nonlinear:
+            noise = [each for t in info.temperatures for each in _lost(info, t)][:1]
+            raise FidelityError(
+                f"Expected field {name!r} to be a distribution for method {method}, whose losses are not linear in it, got draws, "
+                f"which bias them{f' ({noise[0]})' if noise else ''}{place}. "
+                "Make the book with bookkd make ... --codec dense, int8 or top_k."
             )
         missing = [t for t in temperatures if info.temperatures and t not in info.temperatures]
         if missing:
             promised = ", ".join(f"{t:g}" for t in info.temperatures)
+            kept = _figure(info, "unpromised", f"{missing[0]:g}", "kept_mass")
+            said = "" if kept is None else f" and keeps {kept:.3g} of the mass at {missing[0]:g}"
             raise FidelityError(
                 f"Expected field {name!r} to honour temperature {missing[0]:g} for method {method}, got a codec that "
-                f"promises {promised}{place}. Use one of these, or make the book with --codec.temperatures including "
+                f"promises {promised}{said}{place}. Use one of these, or make the book with --codec.temperatures including "
                 f"{missing[0]:g}."
             )
+
+
+def _figure(info: FieldInfo, *path: str) -> float | None:
+    """Return a number that the book measured, if it has it: an edition may hold anything under this name."""
+    found: Any = info.measured
+    for key in path:
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return float(found) if isinstance(found, int | float) else None
+
+
+def _lost(info: FieldInfo, temperature: float) -> list[str]:
+    at = f"{temperature:g}"
+    error = _figure(info, "temperatures", at, "gradient_error")
+    if error is not None:
+        what = "noise" if info.linear else "error"
+        return [f"{what} of its gradient at temperature {at}, as measured while making: {error:.2g}"]
+    kept = _figure(info, "unpromised", at, "kept_mass")
+    return [] if kept is None else [f"mass that it keeps at temperature {at}, as measured while making: {kept:.3g}"]
 
 
 def check_views(needs: Needs, n_views: int, method: str, *, books: Sequence[Book] = (), where: str = "") -> None:

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bookkd.book import Book, Plan, SparseArray, TeacherInfo
+from bookkd.book import Book, ClassArray, Decoded, FieldPlan, Plan, SampledArray, SparseArray, TeacherInfo
 from bookkd.core.check import unique
 from bookkd.core.errors import ConfigError, expected
 from bookkd.core.fields import INPUT, LOGITS, PROBE_HASH, PROBE_PROJECTIONS, PROBE_TAKEN, SAMPLE, VIEW, FieldInfo
 from bookkd.core.names import choose
 from bookkd.knowledge.base import Teacherless
-from bookkd.losses import BakedTarget, CombinedTarget, DenseTarget, SparseTarget, Target
+from bookkd.losses import BakedTarget, ClassTarget, CombinedTarget, DenseTarget, SampledTarget, SparseTarget, Target
 from bookkd.views import check_probes
 
 __all__ = ["StoredKnowledge", "member_fields"]
@@ -48,7 +48,7 @@ class StoredKnowledge(Teacherless):
         self.teachers: tuple[TeacherInfo, ...] = tuple(self.book.plan.teachers[place] for place in chosen)
         """Who is read, in the order of `teachers`."""
         fields = {
-            name: FieldInfo(plan.shape, plan.codec.sparse, tuple(plan.promised))
+            name: _info(plan, self.book.fidelity.get(name))
             for name, plan in self.book.fields.items()
             if name not in (*_PROBES, *left_out)
         }
@@ -68,7 +68,8 @@ class StoredKnowledge(Teacherless):
             fields: The fields wanted; None for all.
 
         Returns:
-            Field name -> `DenseTarget` in the stored precision, or `SparseTarget`, where `input` is (else on the CPU).
+            Field name -> `DenseTarget` in the stored precision, or the `SparseTarget`, `SampledTarget` or `ClassTarget` that
+            its codec left, where `input` is (else on the CPU).
 
         Raises:
             ViewMismatchError: if a view in the batch is not the one that the teacher saw.
@@ -89,9 +90,10 @@ class StoredKnowledge(Teacherless):
             said[LOGITS] = each[0] if len(each) == 1 else CombinedTarget.of(each, accuracies)
         return {name: said[name] for name in wanted}
 
-    def _target(self, name: str, read: np.ndarray[Any, Any] | SparseArray, device: torch.device) -> Target:
-        target, baked = _target(read, device), self.book.fields[name].baked
-        if baked is None:
+    def _target(self, name: str, read: Decoded, device: torch.device) -> Target:
+        target = _target(read, device, self.book.fidelity.get(name))
+        baked = self.book.fields[name].baked
+        if baked is None or isinstance(target, SampledTarget | ClassTarget):
             return target
         only = float(baked["temperature"])
         return target.promising(only) if isinstance(target, SparseTarget) else BakedTarget(target, only)
@@ -147,11 +149,42 @@ def _place(wanted: str | int, names: Sequence[str], where: str) -> int:
     return names.index(wanted)
 
 
-def _target(read: np.ndarray[Any, Any] | SparseArray, device: torch.device) -> DenseTarget | SparseTarget:
+def _info(plan: FieldPlan, measured: Any) -> FieldInfo:
+    codec = plan.codec
+    return FieldInfo(
+        codec.decoded_shape(plan.shape),
+        codec.sparse,
+        tuple(plan.promised),
+        linear=codec.linear,
+        hard=codec.hard,
+        measured=measured if isinstance(measured, Mapping) else {},
+    )
+
+
+def _target(
+    read: Decoded, device: torch.device, measured: Any
+) -> DenseTarget | SparseTarget | SampledTarget | ClassTarget:
     def tensor(array: np.ndarray[Any, Any]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)
 
     if isinstance(read, SparseArray):
         indices = tensor(read.indices.astype(np.int64))
-        return SparseTarget(tensor(read.values), indices, tensor(read.log_tail_mass), read.temperatures, read.n_classes)
+        values, mass = tensor(read.values), tensor(read.log_tail_mass)
+        kept = _numbers(measured, "unpromised", "kept_mass")
+        return SparseTarget(values, indices, mass, read.temperatures, read.n_classes, kept)
+    if isinstance(read, SampledArray):
+        weights = read.counts.to_padded(fill=0).astype(np.float32) / np.float32(read.draws)
+        noise = _numbers(measured, "temperatures", "gradient_error").get(read.temperature)
+        classes = tensor(read.classes.to_padded(fill=0))
+        return SampledTarget(classes, tensor(weights), read.temperature, read.n_classes, noise)
+    if isinstance(read, ClassArray):
+        return ClassTarget(tensor(read.classes.astype(np.int64)), read.n_classes)
     return DenseTarget(tensor(read))
+
+
+def _numbers(measured: Any, group: str, figure: str) -> dict[float, float]:
+    """Return temperature -> a figure of an edition, which may hold anything there."""
+    try:
+        return {float(at): float(entry[figure]) for at, entry in measured[group].items()}
+    except (TypeError, KeyError, ValueError, AttributeError):
+        return {}

@@ -7,6 +7,7 @@ from bookkd.losses.combined import BakedTarget, CombinedTarget, TransformedTarge
 from bookkd.losses.correlation import correlation_inter, correlation_intra
 from bookkd.losses.decoupled import decoupled_kl
 from bookkd.losses.divergences import generalised_jsd, reverse_kl, skew_kl, skew_reverse_kl
+from bookkd.losses.drawn import ClassTarget, SampledTarget
 from bookkd.losses.entropy import student_entropy, teacher_entropy
 from bookkd.losses.gram import batch_gram, class_gram
 from bookkd.losses.labels import cross_entropy
@@ -21,10 +22,12 @@ __all__ = [
     "LOSSES",
     "BakedTarget",
     "Claims",
+    "ClassTarget",
     "CombinedTarget",
     "DenseTarget",
     "FullTarget",
     "Loss",
+    "SampledTarget",
     "SparseTarget",
     "Target",
     "TransformedTarget",

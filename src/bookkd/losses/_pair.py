@@ -9,9 +9,12 @@ from torch import Tensor
 
 from bookkd.core.check import positive
 from bookkd.core.errors import ConfigError, FidelityError, expected
+from bookkd.losses.drawn import ClassTarget, SampledTarget
 from bookkd.losses.targets import FullTarget, SparseTarget, Target, as_target, computing_dtype
 
-__all__ = ["check_student", "dense_only", "kl", "log_pair", "mixture", "probabilities", "scaled", "weighted_sum"]
+__all__ = [
+    "check_student", "dense_only", "drawn_pair", "kl", "log_pair", "mixture", "probabilities", "scaled", "weighted_sum",
+]  # fmt: skip
 
 
 def check_student(student: Tensor, target: Target, loss: str) -> None:
@@ -47,6 +50,8 @@ def dense_only(teacher: Target | Tensor, loss: str, reason: str) -> FullTarget:
         FidelityError: with the reason why the loss cannot honour a sparse target.
     """
     target = as_target(teacher)
+    if isinstance(target, SampledTarget | ClassTarget):
+        raise target.refuse(loss)
     if isinstance(target, SparseTarget):
         raise FidelityError(
             expected(
@@ -75,9 +80,14 @@ def log_pair(student: Tensor, teacher: Target | Tensor, temperature: float, loss
 
     Returns:
         Two tensors of shape [..., outcomes] in the computing dtype; the teacher's carries no gradient.
+
+    Raises:
+        FidelityError: for draws and for classes alone, or if a sparse target does not promise the temperature.
     """
     positive(temperature, "temperature", where=loss)
     target = as_target(teacher)
+    if isinstance(target, SampledTarget | ClassTarget):
+        raise target.refuse(loss)
     check_student(student, target, loss)
     dtype = computing_dtype(student.dtype, target.dtype)
     logits = student.to(dtype) / temperature
@@ -93,6 +103,21 @@ def log_pair(student: Tensor, teacher: Target | Tensor, temperature: float, loss
     others = logits.scatter(-1, target.indices, low).logsumexp(-1, keepdim=True)
     log_tail = target.log_tail(temperature).to(dtype).unsqueeze(-1)
     return torch.cat([kept, others], -1).log_softmax(-1), torch.cat([log_t, log_tail], -1)
+
+
+def drawn_pair(student: Tensor, target: SampledTarget, temperature: float, loss: str) -> tuple[Tensor, Tensor]:
+    """Return the student's log-probabilities of the classes that were drawn, and their weights, both [..., k].
+
+    Raises:
+        FidelityError: at another temperature than that of the draws.
+    """
+    positive(temperature, "temperature", where=loss)
+    target.check_temperature(temperature, loss)
+    check_student(student, target, loss)
+    dtype = computing_dtype(student.dtype, target.dtype)
+    logits = student.to(dtype) / temperature
+    log_q = logits.gather(-1, target.classes) - logits.logsumexp(-1, keepdim=True)
+    return log_q, target.weights.detach().to(dtype)
 
 
 def probabilities(

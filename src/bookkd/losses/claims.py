@@ -31,6 +31,7 @@ class Claims:
         why_not: The reason, where `zero_at_teacher` is False.
         full_support: Whether it is infinite where the teacher rules out a class that the student does not; a function of the
             hyper-parameters where these decide it.
+        linear: Whether it is linear in the teacher's distribution, up to a constant, and honours a `SampledTarget`.
 
     >>> Claims(zero_at_teacher=False)
     Traceback (most recent call last):
@@ -44,6 +45,7 @@ class Claims:
     zero_at_teacher: bool = True
     why_not: str = ""
     full_support: bool | Callable[[Mapping[str, Any]], bool] = False
+    linear: bool = False
 
     def __post_init__(self) -> None:
         choose(self.scope, ("position", "batch"), "scope", where="claims of a loss")
@@ -66,6 +68,7 @@ def claims(
     zero_at_teacher: bool = True,
     why_not: str = "",
     full_support: bool | Callable[[Mapping[str, Any]], bool] = False,
+    linear: bool = False,
 ) -> Callable[[_AnyLoss], _AnyLoss]:
     """Attach `Claims` to a loss.
 
@@ -76,6 +79,7 @@ def claims(
         zero_at_teacher: See `Claims`.
         why_not: See `Claims`.
         full_support: See `Claims`.
+        linear: See `Claims`.
 
     >>> @claims(scope="batch")
     ... def relational(student, teacher):
@@ -83,7 +87,7 @@ def claims(
     >>> claims_of(relational).scope
     'batch'
     """
-    declared = Claims(scope, t_squared, sparse, zero_at_teacher, why_not, full_support)
+    declared = Claims(scope, t_squared, sparse, zero_at_teacher, why_not, full_support, linear)
 
     def attach(loss: _AnyLoss) -> _AnyLoss:
         loss.claims = declared  # type: ignore[attr-defined]

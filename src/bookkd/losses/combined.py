@@ -13,6 +13,7 @@ from torch import Tensor
 from bookkd.core.check import finite
 from bookkd.core.errors import ConfigError, FidelityError, expected
 from bookkd.core.names import choose
+from bookkd.losses.drawn import ClassTarget, SampledTarget
 from bookkd.losses.targets import FullTarget, SparseTarget, Target, computing_dtype
 
 __all__ = ["BakedTarget", "CombinedTarget", "TransformedTarget"]
@@ -125,6 +126,8 @@ class CombinedTarget(FullTarget):
 
 
 def _refuse_sparse(member: Target) -> None:
+    if isinstance(member, SampledTarget | ClassTarget):
+        raise member.refuse("several teachers combined")
     if isinstance(member, SparseTarget):
         do = "Make the books with codec dense or int8."
         got = f"the {member.k} largest of {member.n_classes}"

@@ -9,14 +9,15 @@ from torch import Tensor
 from bookkd.core.check import positive
 from bookkd.core.errors import ConfigError, FidelityError, expected
 from bookkd.core.names import choose
-from bookkd.losses._pair import kl, log_pair, probabilities, scaled, weighted_sum
+from bookkd.losses._pair import drawn_pair, kl, log_pair, probabilities, scaled, weighted_sum
 from bookkd.losses.claims import claims
+from bookkd.losses.drawn import SampledTarget
 from bookkd.losses.targets import Target, computing_dtype
 
 __all__ = ["probability_cross_entropy", "soft_cross_entropy", "soft_target_kl", "softened_mse"]
 
 
-@claims(t_squared=True, sparse=True)
+@claims(t_squared=True, sparse=True, linear=True)
 def soft_target_kl(
     student: Tensor,
     teacher: Target | Tensor,
@@ -31,6 +32,10 @@ def soft_target_kl(
     On a sparse target the sum runs over the kept classes and one tail bucket, (1 - M) log((1 - M) / (1 - P)), where
     M and P are the masses that teacher and student give to the kept classes: never more than the dense value, and 0
     with zero gradient where the student equals the teacher.
+    On a sampled target p is the share w of each class among the draws. The gradient is that of the dense loss on average,
+    since the term with the student is linear in w. The value is not: its expectation is above the dense value by the
+    entropy of the teacher less that of the draws, a constant of the records. It is 0 where the student repeats the draws,
+    and a student that equals the teacher has zero gradient on average only.
 
     Args:
         student: Logits, shape [..., K].
@@ -43,7 +48,7 @@ def soft_target_kl(
         One value per position, shape [...].
 
     Raises:
-        FidelityError: if a sparse target does not promise T.
+        FidelityError: if a sparse or sampled target does not promise T.
         ConfigError: if shapes do not match or a value is out of range.
 
     >>> import torch
@@ -55,12 +60,18 @@ def soft_target_kl(
     the value by the teacher's entropy and no gradient. Tail bucket: Anshumann et al. 2025 (arXiv 2503.16870).
     """
     choose(class_reduction, ("sum", "mean"), "class_reduction", where="soft_target_kl")
-    log_q, log_p = log_pair(student, teacher, temperature, "soft_target_kl")
-    value = scaled(kl(log_p, log_q), temperature, t_squared)
+    if isinstance(teacher, SampledTarget):
+        log_q, weights = drawn_pair(student, teacher, temperature, "soft_target_kl")
+        value = scaled(weighted_sum(weights, weights.log() - log_q), temperature, t_squared)
+    else:
+        log_q, log_p = log_pair(student, teacher, temperature, "soft_target_kl")
+        value = scaled(kl(log_p, log_q), temperature, t_squared)
     return value / student.shape[-1] if class_reduction == "mean" else value
 
 
-@claims(t_squared=True, sparse=True, zero_at_teacher=False, why_not="its value there is the teacher's entropy")
+@claims(
+    t_squared=True, sparse=True, linear=True, zero_at_teacher=False, why_not="its value there is the teacher's entropy"
+)
 def soft_cross_entropy(student: Tensor, teacher: Target | Tensor, *, temperature: float, t_squared: bool) -> Tensor:
     r"""Cross-entropy of the student under the softened teacher.
 
@@ -68,7 +79,8 @@ def soft_cross_entropy(student: Tensor, teacher: Target | Tensor, *, temperature
 
     Args:
         student: Logits, shape [..., K].
-        teacher: Target of the same positions and classes; a sparse one gives a sum over kept classes and tail bucket.
+        teacher: Target of the same positions and classes; a sparse one gives a sum over kept classes and tail bucket, a
+            sampled one a value and a gradient that are the dense ones on average.
         temperature: T, above 0.
         t_squared: Whether to multiply by T^2; TextBrewer and PaddleSlim do not.
 
@@ -76,7 +88,7 @@ def soft_cross_entropy(student: Tensor, teacher: Target | Tensor, *, temperature
         One value per position, shape [...].
 
     Raises:
-        FidelityError: if a sparse target does not promise T.
+        FidelityError: if a sparse or sampled target does not promise T.
         ConfigError: if shapes do not match or a value is out of range.
 
     >>> import torch
@@ -86,6 +98,9 @@ def soft_cross_entropy(student: Tensor, teacher: Target | Tensor, *, temperature
 
     Source: Hinton et al. 2015 (arXiv 1503.02531), section 2.
     """
+    if isinstance(teacher, SampledTarget):
+        log_q, weights = drawn_pair(student, teacher, temperature, "soft_cross_entropy")
+        return scaled(-weighted_sum(weights, log_q), temperature, t_squared)
     log_q, log_p = log_pair(student, teacher, temperature, "soft_cross_entropy")
     return scaled(-weighted_sum(log_p.exp(), log_q), temperature, t_squared)
 

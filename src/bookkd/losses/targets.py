@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from bookkd.core.check import at_least, positive, unique
 from bookkd.core.errors import ConfigError, FidelityError, expected
+from bookkd.losses.drawn import ClassTarget, SampledTarget
 
 __all__ = ["DenseTarget", "FullTarget", "SparseTarget", "Target", "as_target", "computing_dtype"]
 
@@ -137,6 +138,7 @@ class SparseTarget:
             -inf where nothing was left out.
         temperatures: The temperatures that can be honoured.
         n_classes: Number of classes.
+        kept_mass: Mean mass of the kept classes at other temperatures, where it was measured: for refusals.
 
     >>> target = SparseTarget.from_logits(torch.tensor([[4.0, 2.0, 1.0, 0.0, -1.0]]), 2, (1.0, 2.0))
     >>> target.indices, target.kept_log_probabilities(2.0).exp()
@@ -148,6 +150,7 @@ class SparseTarget:
     log_tail_mass: Tensor
     temperatures: tuple[float, ...]
     n_classes: int
+    kept_mass: Mapping[float, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         where = "sparse target"
@@ -194,11 +197,13 @@ class SparseTarget:
                 # A float32 mass may round to just above 1.
                 return mass.to(computing_dtype(self.dtype, mass.dtype)).clamp_max(0)
         known = ", ".join(f"{promised:g}" for promised in self.temperatures) or "none"
+        kept = self.kept_mass.get(temperature)
+        got = temperature if kept is None else f"{temperature:g}, where the kept classes have {kept:.3g} of the mass"
         raise FidelityError(
             expected(
                 "temperature",
                 f"one that the sparse target promises ({known})",
-                temperature,
+                got,
                 do="Use one of these, or make the book again with this temperature or with dense logits.",
             )
         )
@@ -222,7 +227,7 @@ class SparseTarget:
             FidelityError: if it was not promised.
         """
         mass = self.log_tail(temperature).unsqueeze(-1)
-        return SparseTarget(self.values, self.indices, mass, (temperature,), self.n_classes)
+        return replace(self, log_tail_mass=mass, temperatures=(temperature,))
 
     def to(self, device: torch.device | str) -> SparseTarget:
         """Return the target on `device`; the copies do not wait for the device."""
@@ -234,7 +239,7 @@ class SparseTarget:
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> SparseTarget:
         values, indices, log_tail_mass = change(self.values), change(self.indices), change(self.log_tail_mass)
-        return SparseTarget(values, indices, log_tail_mass, self.temperatures, self.n_classes)
+        return replace(self, values=values, indices=indices, log_tail_mass=log_tail_mass)
 
     @classmethod
     def from_logits(cls, logits: Tensor, k: int, temperatures: tuple[float, ...]) -> SparseTarget:
@@ -259,7 +264,7 @@ class SparseTarget:
         return cls(values - values[..., :1], indices, log_tail_mass, tuple(temperatures), n_classes)
 
 
-Target = FullTarget | SparseTarget
+Target = FullTarget | SparseTarget | SampledTarget | ClassTarget
 """What a loss takes as `teacher`; a bare tensor of logits is taken as a `DenseTarget`."""
 
 

@@ -11,6 +11,7 @@ from bookkd.core.errors import ConfigError, expected
 from bookkd.core.names import choose
 from bookkd.losses._pair import check_student, kl, scaled
 from bookkd.losses.claims import claims
+from bookkd.losses.drawn import ClassTarget, SampledTarget
 from bookkd.losses.targets import SparseTarget, Target, computing_dtype
 
 __all__ = ["truncated_kl"]
@@ -49,7 +50,7 @@ def truncated_kl(
         One value per position, shape [...].
 
     Raises:
-        FidelityError: if "none" is asked at a temperature that is not promised.
+        FidelityError: if "none" is asked at a temperature that is not promised, or for draws or classes alone.
         ConfigError: if the target is dense, shapes do not match or a value is out of range.
 
     >>> import torch
@@ -63,6 +64,8 @@ def truncated_kl(
     where = "truncated_kl"
     positive(temperature, "temperature", where=where)
     choose(renormalise, ("none", "teacher", "both"), "renormalise", where=where)
+    if isinstance(teacher, SampledTarget | ClassTarget):
+        raise teacher.refuse(where)
     if not isinstance(teacher, SparseTarget):
         do = "Use soft_target_kl for dense targets."
         raise ConfigError(expected("teacher", "a sparse target", type(teacher).__name__, where=where, do=do))

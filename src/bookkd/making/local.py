@@ -15,12 +15,13 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader
 
-from bookkd.book import Book, BookWriter, Codec, Dense, FieldPlan, Plan, Raw, Unit, newest_plan
+from bookkd.book import Auto, Book, BookWriter, Codec, Dense, FieldPlan, Plan, Raw, Unit, newest_plan
 from bookkd.core.errors import ConfigError, DataError, FidelityError, TeacherOutputError, expected
 from bookkd.core.fields import INPUT, PROBE_HASH, PROBE_PROJECTIONS
 from bookkd.knowledge import LiveKnowledge, Teacher, keys_of
 from bookkd.losses import DenseTarget
 from bookkd.making.batch_size import find_batch_size
+from bookkd.making.choosing import Told, chosen_codec
 from bookkd.tasks import Task
 from bookkd.views import Pick, Replay, Views, check_replay, collate
 from bookkd.zoo import fingerprint
@@ -54,13 +55,14 @@ def make(
     views: Views,
     *,
     task: Task,
-    codec: Codec | None = None,
+    codec: Codec | Auto | None = None,
     batch_size: int | None = None,
     unit_rows: int | None = None,
     workers: int = 0,
     temperatures: tuple[float, ...] = (1.0, 4.0),
     keys: npt.NDArray[np.uint64] | None = None,
     progress: Progress | None = None,
+    told: Told | None = None,
 ) -> Book:
     """Write down what a teacher says about every view of every sample.
 
@@ -73,7 +75,9 @@ def make(
         dataset: `dataset[i] -> (image, label)`, with `len`.
         views: Replayable augmentation.
         task: Turns the teacher's output into fields.
-        codec: How logits become bytes; float16 where None.
+        codec: How logits become bytes; float16 where None. With `Auto`, the smallest codec that meets it on a sample of
+            records; a book begun before keeps the codec that was chosen then. `bookkd.book.shortfall` says whether the
+            whole book meets it.
         batch_size: Samples a pass; None takes that of a book begun before, else finds one.
         unit_rows: Samples of a unit, the grain of resuming; None chooses by record size.
         workers: Loader processes.
@@ -81,6 +85,7 @@ def make(
         keys: Own id of each sample, uint64, so that reordered data finds its records; the data set's attribute `keys`
             where None.
         progress: Called with (records done, records in all).
+        told: Called with the choice where a codec was chosen by measuring, before anything is written.
 
     Returns:
         The finished book, open.
@@ -89,7 +94,7 @@ def make(
         BookMismatchError: if the folder holds a book of another teacher, data set, recipe or codec.
         TeacherOutputError: if the teacher says NaN, infinity or another width; nothing of that unit is kept.
         ConfigError: if the views cannot be replayed.
-        FidelityError: for a sparse codec where the task needs every value.
+        FidelityError: for a sparse codec where the task needs every value; if no codec meets `Auto`.
         StorageError: if the disk is full; running `make` again goes on.
     """
     knowledge = LiveKnowledge(teacher, task)
@@ -99,8 +104,13 @@ def make(
     check_replay(replay)
     if batch_size is None:
         batch_size = _planned_batch_size(Path(path)) or find_batch_size(teacher, _first_view(replay))
+    choice: Mapping[str, Any] = {}
+    if isinstance(codec, Auto):
+        codec, choice = chosen_codec(
+            Path(path), codec, knowledge, replay, temperatures=temperatures, batch_size=batch_size, told=told
+        )
     plan = plan_book(teacher, dataset, views, task, codec=codec or Dense(), temperatures=temperatures)
-    plan = replace(plan, batch_size=batch_size, unit_rows=unit_rows)
+    plan = replace(plan, batch_size=batch_size, unit_rows=unit_rows, choice=choice)
     with BookWriter(path, plan, keys=keys_of(dataset) if keys is None else keys) as writer:
         started, cpu = time.perf_counter(), time.process_time()
         written = _write_units(writer, knowledge, replay, batch_size, workers, progress)

@@ -74,6 +74,7 @@ def merged_plan(plans: Sequence[Plan]) -> Plan:
         n_views=min(plan.n_views for plan in plans),
         fields={name: plans[place].fields[old] for name, (place, old) in sources_of(plans).items()},
         teachers=tuple(teacher for plan in plans for teacher in plan.teachers),
+        choice={},  # each part's own is in its fidelity
     )
 
 
@@ -215,6 +216,7 @@ def _baked_plan(
         fields=fields,
         teachers=tuple(teacher for book in books for teacher in book.plan.teachers),
         temperatures=(float(temperature),),
+        choice={},
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bookkd.book import Book, BookWriter, Dense, is_finished
+from bookkd.book import Auto, Book, BookWriter, Dense, is_finished
 from bookkd.core.errors import ConfigError, expected
 from bookkd.core.fields import LOGITS
 from bookkd.knowledge import Teacher, keys_of
@@ -101,7 +101,12 @@ def _finished(
     """Return the book of a folder that is finished, after comparing it with what it would be made of now."""
     codec, temperatures = options.get("codec") or Dense(), options.get("temperatures", (1.0, 4.0))
     book = Book(path)
-    plans = [plan_book(load(), dataset, views, task, codec=codec, temperatures=temperatures) for load in teachers]
+    plans = []
+    for place, load in enumerate(teachers):
+        own = book.fields.get(f"members/{place}/{LOGITS}")
+        # What was chosen for each teacher stays chosen.
+        used = (own.codec if own is not None else Dense()) if isinstance(codec, Auto) else codec
+        plans.append(plan_book(load(), dataset, views, task, codec=used, temperatures=temperatures))
     plan = replace(merged_plan(plans), batch_size=options.get("batch_size") or book.plan.batch_size, unit_rows=None)
     keys = options.get("keys")
     with BookWriter(path, plan, keys=keys_of(dataset) if keys is None else keys) as writer:

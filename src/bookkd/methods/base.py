@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -118,7 +118,12 @@ class BaseMethod:
         asked = {name: at for name, at in objective.needs().items() if not name.startswith(OWN)}
         fields = {source: at for name, at in asked.items() for source in task.sources(name)}
         dense = [name for name in (objective.dense_only() if task.sparse else asked) if name in asked]
-        return Needs(fields=fields, dense=tuple(source for name in dense for source in task.sources(name)))
+        bent = [name for name in objective.nonlinear() if name in asked and name not in dense]
+
+        def sources(names: Sequence[str]) -> tuple[str, ...]:
+            return tuple(source for name in names for source in task.sources(name))
+
+        return Needs(fields=fields, dense=sources(dense), nonlinear=sources(bent))
 
     def handlers(self) -> tuple[Handler, ...]:
         """Return none."""

@@ -78,6 +78,13 @@ class Objective:
         }
         return tuple(sorted(fields))
 
+    def nonlinear(self) -> tuple[str, ...]:
+        """Return the teacher's fields that a term reads from a sparse target, but not linearly: draws would bias it."""
+        found = {
+            term.teacher for term in self.terms if term.teacher is not None and not term.own and not term.claims.linear
+        }
+        return tuple(sorted(found - set(self.dense_only())))
+
     def refuse_split(self, parts: int) -> None:
         """Refuse to divide a batch over `parts` micro-batches or ranks where a term relates its rows.
 

@@ -19,7 +19,15 @@ from bookkd.core.check import at_least, between, finite, positive
 from bookkd.core.errors import ConfigError, FidelityError, expected
 from bookkd.core.fields import IGNORE_LABEL, LABEL, PARTNER_LABEL
 from bookkd.core.names import choose
-from bookkd.losses import CombinedTarget, FullTarget, SparseTarget, Target, TransformedTarget
+from bookkd.losses import (
+    ClassTarget,
+    CombinedTarget,
+    FullTarget,
+    SampledTarget,
+    SparseTarget,
+    Target,
+    TransformedTarget,
+)
 from bookkd.losses.targets import computing_dtype
 from bookkd.objectives.terms import Term
 
@@ -68,6 +76,8 @@ class FieldTransform:
         Raises:
             FidelityError: for a sparse target, whose classes left out no transform can see.
         """
+        if isinstance(target, SampledTarget | ClassTarget):
+            raise target.refuse(f"transform {type(self).__name__}")
         if isinstance(target, SparseTarget):
             got = f"the {target.k} largest of {target.n_classes}"
             do = "Make the book with the codec dense or int8."

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from bookkd.book import Book, Codec, is_finished
+from bookkd.book import Auto, Book, Choice, Codec, is_finished, shortfall
 from bookkd.knowledge import Teacher
 from bookkd.learning import find_device, measure
 from bookkd.making import grow as grow_book
@@ -42,7 +42,7 @@ def make_book(
     data: DataOptions,
     teacher: NetworkOptions | Sequence[NetworkOptions],
     views: ViewOptions,
-    codec: Codec | None = None,
+    codec: Codec | Auto | None = None,
     batch_size: int | None = None,
     unit_rows: int | None = None,
     workers: int = 0,
@@ -53,11 +53,12 @@ def make_book(
     task: str = "classification",
     grow: bool = False,
     progress: Progress | None = None,
+    told: Callable[[Choice], None] | None = None,
 ) -> dict[str, Any]:
     """Make a book from named parts, by one teacher or several; gone on with where it was begun, or grown where it is finished.
 
-    Args are those of `bookkd make`, and `accuracy`: what a teacher is known to reach on `held_out`, which then is not measured
-    again.
+    Args are those of `bookkd make`, `accuracy`: what a teacher is known to reach on `held_out`, which then is not measured
+    again; and `told`: called with the choice where a codec is chosen by measuring.
 
     Returns:
         What `bookkd make --json` prints.
@@ -86,6 +87,7 @@ def make_book(
         "workers": workers,
         "temperatures": temperatures,
         "progress": progress,
+        "told": told,
     }
     teachers = [teacher] if isinstance(teacher, NetworkOptions) else list(teacher)
     drawn = views.build()
@@ -104,7 +106,9 @@ def make_book(
     else:
         loaders = [partial(load, each) for each in teachers]
         book = make_several(out, loaders, dataset, drawn, task=plain, **options)
-    return {**describe(book), "data": data.name, "notes": notes}
+    notes += shortfall(book)
+    chosen = {name: lost["choice"] for name, lost in book.fidelity.items() if "choice" in lost}
+    return {**describe(book), "data": data.name, "notes": notes, **({"chosen": chosen} if chosen else {})}
 
 
 def _growth_notes(book: Book, before: int) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bookkd.book import SparseArray
+from bookkd.book import Decoded, SparseArray
 from bookkd.core.errors import ConfigError, FidelityError, expected
 
 __all__ = ["record_statistics"]
@@ -16,7 +16,7 @@ Array = npt.NDArray[Any]
 
 
 def record_statistics(
-    decoded: Array | SparseArray, labels: npt.ArrayLike | None = None, *, temperature: float = 1.0
+    decoded: Decoded, labels: npt.ArrayLike | None = None, *, temperature: float = 1.0
 ) -> dict[str, Array]:
     """Describe the records of a batch by their distribution p = softmax(logits / temperature).
 

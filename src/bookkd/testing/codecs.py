@@ -9,13 +9,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import FrozenInstanceError, dataclass, fields
+from dataclasses import FrozenInstanceError, dataclass, fields, is_dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from bookkd.book import Codec, SparseArray, codec_from_config, codec_to_config
-from bookkd.book.codecs.base import Array
+from bookkd.book import (
+    ClassArray,
+    Codec,
+    Decoded,
+    RaggedArray,
+    RowIds,
+    SampledArray,
+    SparseArray,
+    codec_from_config,
+    codec_to_config,
+)
+from bookkd.book.codecs.base import Array, Parts
 from bookkd.core.errors import FidelityError
 
 __all__ = ["CHECKS", "CodecCase", "check_codec"]
@@ -34,52 +45,76 @@ class CodecCase:
         shape: Shape of one record.
         make: From a generator and a number of rows to an array [rows, *shape].
         within: Asserts that (original, decoded) differ by no more than the codec states, by an independent reference.
-        n_bytes: Bytes of a record, worked out by hand.
+        n_bytes: Bytes of a record, worked out by hand; the most where parts are ragged.
     """
 
     name: str
     codec: Codec
     shape: tuple[int, ...]
     make: Callable[[np.random.Generator, int], Array]
-    within: Callable[[Array, Array | SparseArray], None]
+    within: Callable[[Array, Any], None]
     n_bytes: int
 
     def rows(self, count: int = ROWS) -> Array:
         """Return the same rows in every check."""
         return self.make(np.random.default_rng(20), count)
 
+    def encode(self, rows: Array, start: int = 0) -> Parts:
+        """Encode rows as the records from `start` on of one view."""
+        ids = RowIds(np.arange(start, start + len(rows)), 1, "logits")
+        return self.codec.encode(rows, ids) if self.codec.draws_rows else self.codec.encode(rows)
+
 
 def check_round_trip(case: CodecCase) -> None:
     """What comes back differs by no more than the stated error, whatever the float type or memory order that came in."""
     rows = case.rows()
-    decoded = _decode(case, case.codec.encode(rows))
+    decoded = _decode(case, case.encode(rows))
     case.within(rows, decoded)
     strided = np.asfortranarray(rows)
-    _assert_equal(decoded, _decode(case, case.codec.encode(strided)))
+    _assert_equal(decoded, _decode(case, case.encode(strided)))
+    if isinstance(decoded, np.ndarray):
+        shape = case.codec.decoded_shape(case.shape)
+        _promise(decoded.shape == (ROWS, *shape), case, f"decoded records of shape {shape}, got {decoded.shape[1:]}")
 
 
 def check_parts(case: CodecCase) -> None:
     """Encoded parts have the planned names, dtypes and shapes, and the stated number of bytes a record."""
-    parts = case.codec.encode(case.rows())
+    parts = case.encode(case.rows())
     planned = case.codec.parts(case.shape)
-    made = {name: (part.dtype, part.shape[1:]) for name, part in parts.items()}
+    ragged = {name for name, part in parts.items() if isinstance(part, RaggedArray)}
+    _promise(ragged == set(case.codec.ragged), case, f"ragged parts {case.codec.ragged}, got {sorted(ragged)}")
+    arrays = {name: part.values if name in ragged else part for name, part in parts.items()}
+    made = {name: (array.dtype, array.shape[1:]) for name, array in arrays.items()}
     _promise(made == planned, case, f"parts as planned {planned}, got {made}")
     _promise({len(part) for part in parts.values()} == {ROWS}, case, "one encoded row per record in each part")
-    total = sum(part.nbytes for part in parts.values())
+    total = sum(array.nbytes for array in arrays.values()) + (4 * ROWS if ragged else 0)
     stated = case.codec.bytes_per_record(case.shape)
-    _promise(total == ROWS * stated == ROWS * case.n_bytes, case, f"{case.n_bytes} bytes a record, got {total / ROWS}")
+    fits = total <= ROWS * stated if ragged else total == ROWS * stated
+    _promise(
+        fits and stated == case.n_bytes, case, f"{case.n_bytes} bytes a record, stated {stated}, got {total / ROWS}"
+    )
+    most = case.codec.most_items(case.shape)
+    for name in ragged:
+        longest = int(parts[name].counts.max())
+        _promise(longest <= most, case, f"at most {most} items a record, got {longest}")
 
 
 def check_rows_are_independent(case: CodecCase) -> None:
     """Encoding pieces equals pieces of the encoding, and decoding any rows in any order equals these rows of the whole."""
     rows = case.rows()
-    whole = case.codec.encode(rows)
-    pieces = [case.codec.encode(rows[start : start + 10]) for start in range(0, ROWS, 10)]
+    whole = case.encode(rows)
+    pieces = [case.encode(rows[start : start + 10], start) for start in range(0, ROWS, 10)]
     for name, part in whole.items():
-        np.testing.assert_array_equal(part, np.concatenate([piece[name] for piece in pieces]))
+        if isinstance(part, RaggedArray):
+            joined = RaggedArray.concatenate([piece[name] for piece in pieces])
+            np.testing.assert_array_equal(part.offsets, joined.offsets)
+            np.testing.assert_array_equal(part.values, joined.values)
+        else:
+            np.testing.assert_array_equal(part, np.concatenate([piece[name] for piece in pieces]))
     decoded = _decode(case, whole)
     for chosen in (np.arange(0), np.array([3]), np.random.default_rng(21).permutation(ROWS), np.array([5, 5, 0])):
-        _assert_equal(_rows_of(decoded, chosen), _decode(case, {name: part[chosen] for name, part in whole.items()}))
+        taken = {name: part[chosen] for name, part in whole.items()}
+        _assert_equal(_rows_of(decoded, chosen), _decode(case, taken))
 
 
 def check_input_is_kept(case: CodecCase) -> None:
@@ -87,11 +122,11 @@ def check_input_is_kept(case: CodecCase) -> None:
     rows = case.rows()
     before = rows.copy()
     rows.flags.writeable = False
-    parts = case.codec.encode(rows)
+    parts = case.encode(rows)
     np.testing.assert_array_equal(rows, before)
-    frozen = {name: part.copy() for name, part in parts.items()}
+    frozen = {name: part[np.arange(ROWS)] for name, part in parts.items()}
     for part in frozen.values():
-        part.flags.writeable = False
+        (part.values if isinstance(part, RaggedArray) else part).flags.writeable = False
     _assert_equal(_decode(case, parts), _decode(case, frozen))
 
 
@@ -110,18 +145,48 @@ def check_configuration(case: CodecCase) -> None:
 
 def check_temperatures(case: CodecCase) -> None:
     """Every promised temperature is honoured; where there is a list, another one is refused with the list."""
+    if case.codec.hard:
+        _refuses(case, 1.0, "no `temperature`")
+        return
     for temperature in case.codec.promised or (0.5, 1.0, 4.0, 20.0):
         case.codec.check_temperature(temperature)
     if case.codec.promised:
-        other = max(case.codec.promised) + 1.0
-        try:
-            case.codec.check_temperature(other)
-        except FidelityError as error:
-            _promise("promises" in str(error), case, f"the promised temperatures in the refusal, got {error}")
-        else:
-            _promise(False, case, f"a refusal of temperature {other}")
-    decoded = _decode(case, case.codec.encode(case.rows()))
-    _promise(case.codec.sparse == isinstance(decoded, SparseArray), case, "`sparse` as what decode returns")
+        _refuses(case, max(case.codec.promised) + 1.0, "promises")
+
+
+def check_lost_mass_is_told(case: CodecCase) -> None:
+    """What is left out of a distribution stands in the record: a tail, counts that add up, or no distribution at all."""
+    rows = case.rows()
+    decoded = _decode(case, case.encode(rows))
+    kinds = {(False, False): SparseArray, (True, False): SampledArray, (False, True): ClassArray}
+    kind = kinds[case.codec.linear, case.codec.hard] if case.codec.sparse else np.ndarray
+    _promise(
+        type(decoded) is kind, case, f"a {kind.__name__} as `sparse`, `linear` and `hard` say, got {type(decoded)}"
+    )
+    if isinstance(decoded, SampledArray):
+        sums = np.add.reduceat(decoded.counts.values, decoded.counts.offsets[:-1])
+        _promise(bool((sums == decoded.draws).all()), case, f"counts that add up to {decoded.draws}, got {sums}")
+    if not isinstance(decoded, SparseArray):
+        return
+    _promise(len(case.codec.promised) > 0, case, "temperatures at which the tail is known, got none")
+    for column, temperature in enumerate(decoded.temperatures):
+        scaled = rows.astype(np.float64) / temperature
+        p = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+        p /= p.sum(axis=1, keepdims=True)
+        kept = np.take_along_axis(p, decoded.indices.astype(np.int64), axis=1).sum(axis=1)
+        off = np.abs(kept + np.exp(decoded.log_tail_mass[:, column].astype(np.float64)) - 1).max()
+        _promise(
+            off < 1e-5, case, f"kept mass and tail that add up to 1 at temperature {temperature:g}, off by {off:g}"
+        )
+
+
+def _refuses(case: CodecCase, temperature: float, words: str) -> None:
+    try:
+        case.codec.check_temperature(temperature)
+    except FidelityError as error:
+        _promise(words in str(error), case, f"{words} in the refusal, got {error}")
+    else:
+        _promise(False, case, f"a refusal of temperature {temperature}")
 
 
 CHECKS: tuple[Callable[[CodecCase], None], ...] = (
@@ -131,6 +196,7 @@ CHECKS: tuple[Callable[[CodecCase], None], ...] = (
     check_input_is_kept,
     check_configuration,
     check_temperatures,
+    check_lost_mass_is_told,
 )
 
 
@@ -146,22 +212,28 @@ def _promise(held: bool, case: CodecCase, what: str) -> None:
         raise AssertionError(f"{case.name}: expected {what}")
 
 
-def _decode(case: CodecCase, parts: dict[str, Array]) -> Array | SparseArray:
+def _decode(case: CodecCase, parts: Parts) -> Decoded:
     return case.codec.decode(parts, case.shape)
 
 
-def _rows_of(target: Array | SparseArray, rows: npt.NDArray[np.int64]) -> Array | SparseArray:
-    if not isinstance(target, SparseArray):
+def _rows_of(target: Decoded, rows: npt.NDArray[np.int64]) -> Decoded:
+    if isinstance(target, np.ndarray):
         chosen: Array = target[rows]
         return chosen
-    parts = (target.values[rows], target.indices[rows], target.log_tail_mass[rows])
-    return SparseArray(*parts, target.temperatures, target.n_classes)
+    kept = {entry.name: getattr(target, entry.name) for entry in fields(target)}
+    arrays = {name: value for name, value in kept.items() if isinstance(value, np.ndarray | RaggedArray)}
+    return type(target)(**{**kept, **{name: value[rows] for name, value in arrays.items()}})
 
 
-def _assert_equal(one: Array | SparseArray, other: Array | SparseArray) -> None:
-    if isinstance(one, SparseArray) and isinstance(other, SparseArray):
-        np.testing.assert_array_equal((*one.temperatures, one.n_classes), (*other.temperatures, other.n_classes))
-        for name in ("values", "indices", "log_tail_mass"):
-            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+def _assert_equal(one: Any, other: Any) -> None:
+    if is_dataclass(one):
+        _same(type(one), type(other))
+        for entry in fields(one):
+            _assert_equal(getattr(one, entry.name), getattr(other, entry.name))
     else:
         np.testing.assert_array_equal(one, other)
+
+
+def _same(one: type[Any], other: type[Any]) -> None:
+    if one is not other:
+        raise AssertionError(f"expected a {one.__name__}, got a {other.__name__}")

@@ -9,8 +9,8 @@ Use it on a loss of your own in a test:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from bookkd.core.errors import FidelityError
-from bookkd.losses import DenseTarget, Loss, SparseTarget, claims_of
+from bookkd.losses import ClassTarget, DenseTarget, Loss, SampledTarget, SparseTarget, claims_of
 
 __all__ = ["CHECKS", "LossCase", "SparseArrays", "Worked", "as_arrays", "check_loss", "take"]
 
@@ -117,15 +117,17 @@ class LossCase:
 
 def take(given: Any, index: Any) -> Any:
     """Return the rows `index` of a tensor or target; anything else as it is."""
-    if isinstance(given, DenseTarget | SparseTarget):
+    if isinstance(given, DenseTarget | SparseTarget | SampledTarget):
         return given.rows(index)
     return given[index] if isinstance(given, Tensor) else given
 
 
 def as_arrays(given: Any) -> Any:
-    """Return a tensor or target as numpy: float64 logits, integers, or `SparseArrays`."""
+    """Return a tensor or target as numpy: float64 logits, integers, `SparseArrays`, or of draws the share of every class."""
     if isinstance(given, DenseTarget):
         return as_arrays(given.logits)
+    if isinstance(given, SampledTarget):
+        return as_arrays(given.probabilities())
     if isinstance(given, SparseTarget):
         values, indices, masses = (as_arrays(part) for part in (given.values, given.indices, given.log_tail_mass))
         return SparseArrays(values, indices, masses, given.temperatures, given.n_classes)
@@ -138,6 +140,8 @@ def _change(given: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """Apply `change` to every floating tensor of an argument."""
     if isinstance(given, DenseTarget):
         return DenseTarget(change(given.logits))
+    if isinstance(given, SampledTarget):
+        return replace(given, weights=change(given.weights))
     if isinstance(given, SparseTarget):
         values, masses = change(given.values), change(given.log_tail_mass)
         return SparseTarget(values, given.indices, masses, given.temperatures, given.n_classes)
@@ -205,7 +209,10 @@ def check_worked(case: LossCase) -> None:
 def check_fixed_point(case: LossCase) -> None:
     """Where the student says what the teacher says, value and gradient are what the case and the claims promise."""
     claimed = claims_of(case.loss)
-    _require(not claimed.zero_at_teacher or case.at_teacher == "zero", f"{case.name}: claims zero_at_teacher")
+    # Draws are the teacher on average only: what holds at the teacher does not hold at each of them.
+    drawn = any(isinstance(given, SampledTarget) for given in case.inputs())
+    whole = not claimed.zero_at_teacher or drawn
+    _require(whole or case.at_teacher == "zero", f"{case.name}: claims zero_at_teacher")
     exact = case.at_teacher == "zero" and case.slack <= ROUNDING
     _require(exact or bool(case.why), f"{case.name}: says no reason why it is not zero")
     if case.from_logits is None:
@@ -333,11 +340,27 @@ def check_claims(case: LossCase) -> None:
         assert_close(squared, plain * case.hyper["temperature"] ** 2)
     if case.from_logits is not None and not claimed.sparse:
         sparse = SparseTarget.from_logits(student, 2, (float(case.hyper.get("temperature", 1.0)),))
-        try:
-            case(student, sparse, *args[1:])
-        except FidelityError:
+        _refused(case, student, sparse, args[1:], "a sparse target")
+    if case.from_logits is not None and isinstance(args[0], DenseTarget | SparseTarget):
+        temperature = float(case.hyper.get("temperature", 1.0))
+        _refused(case, student, ClassTarget(student.argmax(-1), student.shape[-1]), args[1:], "classes alone")
+        drawn = SampledTarget(
+            student.topk(1).indices, torch.ones_like(student[..., :1]), temperature, student.shape[-1]
+        )
+        if not claimed.linear:
+            _refused(case, student, drawn, args[1:], "draws")
             return
-        raise AssertionError(f"{case.name}: expected FidelityError for a sparse target")
+        value = case(student, drawn, *args[1:])
+        _require(value.shape == student.shape[:-1], f"{case.name}: expected one value per position of draws")
+        _refused(case, student, replace(drawn, temperature=temperature + 1), args[1:], "draws at another temperature")
+
+
+def _refused(case: LossCase, student: Tensor, target: Any, rest: Sequence[Any], what: str) -> None:
+    try:
+        case(student, target, *rest)
+    except FidelityError:
+        return
+    raise AssertionError(f"{case.name}: expected FidelityError for {what}")
 
 
 CHECKS: dict[str, Callable[[LossCase], None]] = {

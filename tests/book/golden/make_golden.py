@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bookkd.book import Book, BookWriter, Dense, FieldPlan, Int8, Plan, Raw, TeacherInfo, TopK
+from bookkd.book import Argmax, Book, BookWriter, Dense, FieldPlan, Int8, Plan, Pooled, Raw, Sampled, TeacherInfo, TopK
 
 HERE = Path(__file__).parent
 
@@ -31,15 +31,25 @@ LOGITS = np.array(
 )  # [views, samples, classes]
 HASHES = np.array([[1, 2, 3, 4, 2**64 - 1], [5, 6, 7, 8, 2**63]], dtype=np.uint64)
 KEYS = np.array([100, 7, 2**63, 3, 55], dtype=np.uint64)
-CODECS = {"v1-dense": Dense(), "v1-int8": Int8(), "v1-top-k": TopK(2, (1.0, 4.0))}
+CODECS = {
+    "v1-dense": Dense(),
+    "v1-int8": Int8(),
+    "v1-top-k": TopK(2, (1.0, 4.0)),
+    "v1-sampled": Sampled(9, 2.0, 5),
+    "v1-argmax": Argmax(),
+    "v1-pooled": Pooled((1, 2)),
+}
+FIELDS = {"v1-pooled": "features/map"}
+"""Field of the numbers above, where they are no logits but maps [1, 1, 4]."""
 
 
 def plan(name: str) -> Plan:
     """Return the plan of one golden book: two views of five samples, two shards a view, blocks of two rows."""
+    shape = (1, 1, 4) if name == "v1-pooled" else (4,)
     return Plan(
         n_samples=5,
         n_views=2,
-        fields={"logits": FieldPlan((4,), CODECS[name]), "probe/hash": FieldPlan((), Raw("uint64"))},
+        fields={FIELDS.get(name, "logits"): FieldPlan(shape, CODECS[name]), "probe/hash": FieldPlan((), Raw("uint64"))},
         teachers=(TeacherInfo("golden", "00112233", 10, 40, 0.5, "test"),),
         data={"name": "literal", "n": 5},
         views={"recipe": "literal", "seed": 7},
@@ -55,12 +65,13 @@ def write(name: str, path: Path) -> Book:
     with BookWriter(path, plan(name), keys=KEYS) as writer:
         for unit in writer.pending():
             rows = (unit.view, slice(unit.start, unit.stop))
-            writer.write(unit, {"logits": LOGITS[rows], "probe/hash": HASHES[rows]})
+            field = FIELDS.get(name, "logits")
+            numbers = LOGITS[rows].reshape(-1, *writer.plan.fields[field].shape)
+            writer.write(unit, {field: numbers, "probe/hash": HASHES[rows]})
         return writer.finish({"seconds": 0.25})
 
 
 if __name__ == "__main__":
     for name in CODECS:
-        if (HERE / name).exists():
-            raise SystemExit(f"{HERE / name} is there: golden books are never written again.")
-        write(name, HERE / name)
+        if not (HERE / name).exists():  # golden books are never written again
+            write(name, HERE / name)

@@ -6,32 +6,56 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
-from bookkd.book.codecs.base import Codec, Parts, SparseArray, UnfitRowError
+from bookkd.book.codecs.argmax import Argmax
+from bookkd.book.codecs.base import (
+    ClassArray,
+    Codec,
+    Decoded,
+    Parts,
+    RowIds,
+    SampledArray,
+    SparseArray,
+    UnfitRowError,
+    UnreadableRowError,
+)
 from bookkd.book.codecs.dense import Dense
 from bookkd.book.codecs.int8 import Int8
+from bookkd.book.codecs.pooled import Pooled
 from bookkd.book.codecs.raw import Raw
+from bookkd.book.codecs.sampled import Sampled
 from bookkd.book.codecs.top_k import TopK
 from bookkd.core.errors import ConfigError, expected
 from bookkd.core.names import choose
 
 __all__ = [
     "CODECS",
+    "Argmax",
+    "ClassArray",
     "Codec",
+    "Decoded",
     "Dense",
     "Int8",
     "Parts",
+    "Pooled",
     "Raw",
+    "RowIds",
+    "Sampled",
+    "SampledArray",
     "SparseArray",
     "TopK",
     "UnfitRowError",
+    "UnreadableRowError",
     "codec_from_config",
     "codec_to_config",
 ]
 
 CODECS: dict[str, type[Codec]] = {
+    "argmax": Argmax,
     "dense": Dense,
     "int8": Int8,
+    "pooled": Pooled,
     "raw": Raw,
+    "sampled": Sampled,
     "top_k": TopK,
 }
 """Codec name -> class. One line a codec; a test holds this table equal to the cases."""

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from bookkd.book.codecs.base import Array, Codec, Parts, to_float16
+from bookkd.book.codecs.base import Array, Codec, Parts, RowIds, to_float16
 from bookkd.core.names import choose
 
 __all__ = ["Dense"]
@@ -37,7 +37,7 @@ class Dense(Codec):
     def parts(self, shape: Sequence[int]) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
         return {"values": (np.dtype(self.dtype), tuple(shape))}
 
-    def encode(self, array: Array) -> Parts:
+    def encode(self, array: Array, ids: RowIds | None = None) -> Parts:
         values = np.asarray(array)
         return {"values": to_float16(values) if self.dtype == "float16" else values.astype(np.float32)}
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from bookkd.book.codecs.base import Array, Codec, Parts, UnfitRowError
+from bookkd.book.codecs.base import Array, Codec, Parts, RowIds, UnfitRowError
 
 __all__ = ["Int8"]
 
@@ -33,7 +33,7 @@ class Int8(Codec):
         half = np.dtype(np.float16)
         return {"codes": (np.dtype(np.uint8), tuple(shape)), "scale": (half, ()), "minimum": (half, ())}
 
-    def encode(self, array: Array) -> Parts:
+    def encode(self, array: Array, ids: RowIds | None = None) -> Parts:
         values = np.asarray(array)
         flat = values.reshape(len(values), -1).astype(np.float64)
         masked = np.isneginf(flat)

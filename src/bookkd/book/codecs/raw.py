@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from bookkd.book.codecs.base import Array, Codec, Parts, UnfitRowError
+from bookkd.book.codecs.base import Array, Codec, Parts, RowIds, UnfitRowError
 from bookkd.core.names import choose
 
 __all__ = ["RAW_DTYPES", "Raw"]
@@ -32,6 +32,7 @@ class Raw(Codec):
     """
 
     name: ClassVar[str] = "raw"
+    of_logits: ClassVar[bool] = False
     dtype: str
 
     def __post_init__(self) -> None:
@@ -40,7 +41,7 @@ class Raw(Codec):
     def parts(self, shape: Sequence[int]) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
         return {"values": (np.dtype(self.dtype), tuple(shape))}
 
-    def encode(self, array: Array) -> Parts:
+    def encode(self, array: Array, ids: RowIds | None = None) -> Parts:
         values = np.asarray(array)
         target = np.dtype(self.dtype)
         if values.dtype == target:

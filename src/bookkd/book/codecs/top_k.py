@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from bookkd.book.codecs.base import Array, Codec, Parts, SparseArray, to_float16
+from bookkd.book.codecs.base import Array, Codec, Parts, RowIds, SparseArray, index_dtype, to_float16
 from bookkd.core.check import at_least, positive, unique
 from bookkd.core.errors import ConfigError, expected
 
@@ -72,11 +72,11 @@ class TopK(Codec):
             raise ConfigError(expected("k", f"at most the {shape[0]} classes", self.k, where="codec top_k"))
         return {
             "values": (np.dtype(np.float16), (self.k,)),
-            "indices": (_index_dtype(shape[0]), (self.k,)),
+            "indices": (index_dtype(shape[0]), (self.k,)),
             "log_tail_mass": (np.dtype(np.float32), (len(self.temperatures),)),
         }
 
-    def encode(self, array: Array) -> Parts:
+    def encode(self, array: Array, ids: RowIds | None = None) -> Parts:
         values = np.asarray(array)
         layout = self.parts(values.shape[1:])
         out = {part: np.empty((len(values), *row), dtype) for part, (dtype, row) in layout.items()}
@@ -95,10 +95,6 @@ class TopK(Codec):
 
     def decode(self, parts: Mapping[str, Array], shape: Sequence[int]) -> SparseArray:
         return SparseArray(parts["values"], parts["indices"], parts["log_tail_mass"], self.temperatures, shape[0])
-
-
-def _index_dtype(n_classes: int) -> np.dtype[Any]:
-    return np.dtype(np.uint16 if n_classes <= 2**16 else np.uint32)
 
 
 def _largest(rows: Array, k: int) -> Array:

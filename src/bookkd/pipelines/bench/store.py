@@ -7,19 +7,24 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
 
-from bookkd.book import Book, BookWriter, Dense, FieldPlan, Plan, verify
-from bookkd.core.fields import LOGITS
+from bookkd.book import Book, BookWriter, Dense, FieldPlan, Plan, RaggedArray, Sampled, verify
+from bookkd.core.fields import LOGITS, SAMPLE, VIEW
 from bookkd.core.rng import generator
+from bookkd.knowledge import StoredKnowledge
+from bookkd.losses import soft_cross_entropy
 from bookkd.pipelines.bench.measure import Goal, paired
 
 __all__ = ["bench_store"]
 
 BATCH = 256
+LANGUAGE = 2**17
+"""Classes of a language model: ids of 17 bits."""
 
 
 def bench_store(*, pairs: int, quick: bool) -> list[Goal]:
-    """Measure gather and verify on synthetic books.
+    """Measure gather, decoding of draws and verify on synthetic books.
 
     Args:
         pairs: Interleaved pairs of each ratio.
@@ -37,6 +42,9 @@ def bench_store(*, pairs: int, quick: bool) -> list[Goal]:
             _gather("1 KiB rows, one file, one view", wide, wide_array, pairs, 0.4),
             _gather("20-byte rows, one file, one view", narrow, narrow_array, pairs, None),
             _gather("1 KiB rows, 8 views in a batch", spread, spread_array, pairs, None),
+            _ragged_gather("about 100 bytes a row", _drawn(Path(folder) / "drawn", rows // 10, 2000, 50), pairs, None),
+            _ragged_gather("about 2 KiB a row", _drawn(Path(folder) / "long", rows // 40, 2000, 1000), pairs, 0.8),
+            _sampled_decode(_drawn(Path(folder) / "language", 512, LANGUAGE, 50), pairs),
             _verifying(wide, pairs),
         ]
 
@@ -84,6 +92,58 @@ def _gather(words: str, book: Book, array: np.ndarray, pairs: int, goal: float |
         goal,
         sense,
     )
+
+
+def _drawn(path: Path, n_samples: int, n_classes: int, count: int) -> Book:
+    """Return a book of draws in one file, from logits as spread as those of a language model."""
+    fields = {LOGITS: FieldPlan((n_classes,), Sampled(count))}
+    plan = Plan(n_samples=n_samples, n_views=1, fields=fields, temperatures=(), unit_rows=n_samples)
+    draws, chunk = generator(2, "bench store"), max(1, 2**22 // n_classes)
+    with BookWriter(path, plan) as writer:
+        for start in range(0, n_samples, chunk):
+            rows = min(chunk, n_samples - start)
+            writer.write_rows(0, start, {LOGITS: 2 * draws.standard_normal((rows, n_classes), dtype=np.float32)})
+        return writer.finish()
+
+
+def _ragged_gather(words: str, book: Book, pairs: int, goal: float | None) -> Goal:
+    """Measure random batches of rows that differ in length, against the same rows and offsets in memory."""
+    draws = generator(3, "bench store")
+    batches = [draws.integers(book.n_samples, size=BATCH) for _ in range(64)]
+    whole: RaggedArray = book.gather(np.arange(book.n_samples), 0, [LOGITS])[f"{LOGITS}/entries"]
+
+    def from_book() -> None:
+        for samples in batches:
+            book.gather(samples, 0, [LOGITS])
+
+    def from_memory() -> None:
+        for samples in batches:
+            whole.take(samples)
+
+    name = f"ragged gather speed / the same in memory ({words}, batch {BATCH})"
+    return Goal.of(name, paired(from_memory, from_book, pairs), goal, ">=")
+
+
+def _sampled_decode(book: Book, pairs: int) -> Goal:
+    """Measure reading draws of a language model's size as targets, against the least step that has as many classes.
+
+    That step is a head of 64 features, its loss, both gradients and an update; a real student does more.
+    """
+    knowledge, draws = StoredKnowledge(book), generator(4, "bench store")
+    batch = {name: torch.zeros(BATCH, dtype=torch.int64) for name in (SAMPLE, VIEW)}
+    batch[SAMPLE] = torch.from_numpy(draws.integers(book.n_samples, size=BATCH))
+    features = torch.from_numpy(draws.standard_normal((BATCH, 64), dtype=np.float32))
+    head = torch.zeros(64, LANGUAGE, requires_grad=True)
+    target = knowledge.targets(batch)[LOGITS]
+
+    def step() -> None:
+        loss = soft_cross_entropy(features @ head, target, temperature=1.0, t_squared=True).mean()
+        (slope,) = torch.autograd.grad(loss, head)
+        with torch.no_grad():
+            head.sub_(slope, alpha=0.1)
+
+    name = f"sampled decode / step (50 draws of {LANGUAGE:,} classes, batch {BATCH}, head of 64)"
+    return Goal.of(name, paired(lambda: knowledge.targets(batch), step, pairs), 0.05)
 
 
 def _verifying(book: Book, pairs: int) -> Goal:

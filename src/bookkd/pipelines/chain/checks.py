@@ -65,7 +65,7 @@ def check_link(
     fields = {}
     for name, info in task.field_infos.items():
         used.parts(info.shape)  # refuses a record that the codec cannot hold
-        fields[name] = replace(info, sparse=used.sparse, temperatures=used.promised)
+        fields[name] = replace(info, sparse=used.sparse, temperatures=used.promised, linear=used.linear, hard=used.hard)
     check_fields(needs, fields, method.name, where=_WHERE)
     check_views(needs, n_views, method.name, where=_WHERE)
     whole = method.objective(task).relational
