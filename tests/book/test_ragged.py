@@ -199,6 +199,37 @@ def test_more_items_than_the_codec_says(tmp_path):
         writer.write_rows(0, 0, {"features/boxes": rows})
 
 
+def test_rows_that_are_given_again_after_an_error_are_there_once(made, tmp_path, monkeypatch):
+    encode = Raw.encode
+
+    def fail(codec, array, ids=None):
+        raise ConfigError("once")
+
+    with BookWriter(tmp_path / "b", plan()) as writer:
+        for unit in writer.pending():
+            for start in range(unit.start, unit.stop, 16):
+                rows = slice(start, min(start + 16, unit.stop))
+                arrays = {"features/boxes": TRUTH[unit.view][rows], "probe/hash": np.arange(rows.start, rows.stop)}
+                monkeypatch.setattr(Raw, "encode", fail)
+                with pytest.raises(ConfigError, match="once"):
+                    writer.write_rows(unit.view, start, arrays)
+                monkeypatch.setattr(Raw, "encode", encode)
+                writer.write_rows(unit.view, start, arrays)
+        assert writer.finish().content_digest == Book(made).content_digest
+
+
+def test_items_of_another_type_are_refused(tmp_path, monkeypatch):
+    encode = Present.encode
+
+    def wide(codec, array, ids=None):
+        parts = encode(codec, array)
+        return {**parts, "values": RaggedArray(parts["values"].values.astype(np.float32), parts["values"].offsets)}
+
+    monkeypatch.setattr(Present, "encode", wide)
+    with pytest.raises(ConfigError, match="features/boxes/values` to be float16 of shape"):
+        write(tmp_path / "b")
+
+
 def test_what_a_ragged_codec_may_not_say():
     with pytest.raises(ConfigError, match="at most 1048575 items a record, got 1048576"):
         FieldPlan((W,), Present(most=2**20))
