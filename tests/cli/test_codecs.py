@@ -66,6 +66,7 @@ def test_draws_teach_at_their_temperature_and_nothing_else(weights, tmp_path, re
     line = refused(learn(tmp_path / "b", tmp_path / "hot", "--method.temperature", "4"))
     assert "honour temperature 4" in line
     assert "promises 1 and keeps 0." in line
+    assert line.endswith("make the book with --codec.temperature 4.")
     line = refused(learn(tmp_path / "b", tmp_path / "other", "--method", "dkd"))
     assert "to be dense for method dkd" in line
     assert "mass that it keeps at temperature 4, as measured while making: 0." in line

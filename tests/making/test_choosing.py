@@ -107,3 +107,5 @@ def test_each_of_several_teachers_has_its_own(tmp_path):
     assert made.plan.choice == {}
     again = make_several(tmp_path / "b", [teacher, sure], TRAIN, views(), **options)
     assert again.content_digest == Book(tmp_path / "b").content_digest == made.content_digest
+    with pytest.raises(BookMismatchError, match=r"`max_kl` to be 0\.002, which .* was begun with, got 0\.1"):
+        make_several(tmp_path / "b", [teacher, sure], TRAIN, views(), **{**options, "codec": Auto(0.1)})

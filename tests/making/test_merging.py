@@ -19,7 +19,7 @@ from bookkd.core.errors import (
     UnknownNameError,
 )
 from bookkd.knowledge import Ensemble, LiveKnowledge, StoredKnowledge, Teacher, lineage_of_weights, teachers_behind
-from bookkd.losses import soft_target_kl
+from bookkd.losses import SampledTarget, soft_target_kl
 from bookkd.making import bake, make, make_several, merge
 from bookkd.methods import BookKD, Supervised, VanillaKD
 from bookkd.objectives import Extract, Flatten
@@ -303,6 +303,17 @@ class TestBake:
         torch.testing.assert_close(1 - target.log_tail(4.0).exp(), kept, rtol=0, atol=2e-3)
         with pytest.raises(FidelityError, match=r"one that the sparse target promises \(4\), got 2\.0"):
             target.log_tail(2.0)
+
+    def test_drawn_it_serves_at_its_temperature_alone(self, three, tmp_path):
+        found = self.baked(tmp_path / "baked", three, codec=Sampled(4096, 4.0))
+        target = StoredKnowledge(found).targets(BATCH)["logits"]
+        assert (type(target), target.temperature) == (SampledTarget, 4.0)
+        away = (target.probabilities() - self.read_time(three).exp()).abs().max()
+        assert away < 5 * (0.25 / 4096) ** 0.5
+        with pytest.raises(FidelityError, match=r"codec sampled promises \(1\), got 4"):
+            self.baked(tmp_path / "other", three, codec=Sampled(7))
+        with pytest.raises(FidelityError, match="of codec argmax"):
+            self.baked(tmp_path / "hard", three, codec=Argmax())
 
     def test_in_an_ensemble_its_temperature_binds_all(self, three, tmp_path):
         four, two = (

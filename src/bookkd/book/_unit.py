@@ -37,7 +37,8 @@ class UnitBuffer:
         self.next = unit.start
         rows = unit.stop - unit.start
         self._flat = plan.flat
-        self._items: dict[str, list[Array]] = {name: [] for name in self._flat}
+        # By the row they begin at: rows that are given again, after an error, replace those before.
+        self._items: dict[str, dict[int, Array]] = {name: {} for name in self._flat}
         self._rows = {
             name: np.empty((rows, *row), dtype) for name, (dtype, row) in plan.stored.items() if name not in self._flat
         }
@@ -60,7 +61,9 @@ class UnitBuffer:
     @cached_property
     def parts(self) -> dict[str, Array]:
         """The tensors of the full unit."""
-        return self._rows | {name: np.concatenate(items) for name, items in self._items.items()}
+        return self._rows | {
+            name: np.concatenate([items[begin] for begin in sorted(items)]) for name, items in self._items.items()
+        }
 
     def add(self, start: int, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         """Add rows from sample `start` on; see `BookWriter.write_rows`."""
@@ -191,14 +194,15 @@ class UnitBuffer:
                 got = f"a {type(given).__name__}"
                 raise ConfigError(expected(tensor, "a RaggedArray" if ragged else wish, got, where="records"))
             values = given.values if ragged else given
-            if copied and (values.dtype != dtype or len(given) != rows or values.shape[1:] != row):
-                raise ConfigError(
-                    expected(tensor, wish, f"{values.dtype} of shape {values.shape}", where="copied records")
-                )
+            # Fixed rows that were encoded here fit, or numpy refuses them; items are joined as they are.
+            other = values.dtype != dtype or values.shape[1:] != row
+            if ((copied or ragged) and other) or (copied and len(given) != rows):
+                got = f"{values.dtype} of shape {values.shape}"
+                raise ConfigError(expected(tensor, wish, got, where="copied records" if copied else "records"))
             if not ragged:
                 self._rows[tensor][begin : begin + len(given)] = given
                 continue
-            self._items[tensor].append(values)
+            self._items[tensor][begin] = values
             if counts is None:
                 counts = given.counts
                 self._note_ends(tensor, counts, begin)

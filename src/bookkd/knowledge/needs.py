@@ -114,10 +114,10 @@ Make a book that holds it: bookkd make ... --task classification.
             promised = ", ".join(f"{t:g}" for t in info.temperatures)
             kept = _figure(info, "unpromised", f"{missing[0]:g}", "kept_mass")
             said = "" if kept is None else f" and keeps {kept:.3g} of the mass at {missing[0]:g}"
+            option = "--codec.temperature" if info.linear else "--codec.temperatures including"
             raise FidelityError(
                 f"Expected field {name!r} to honour temperature {missing[0]:g} for method {method}, got a codec that "
-                f"promises {promised}{said}{place}. Use one of these, or make the book with --codec.temperatures including "
-                f"{missing[0]:g}."
+                f"promises {promised}{said}{place}. Use one of these, or make the book with {option} {missing[0]:g}."
             )
 
 

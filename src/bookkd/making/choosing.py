@@ -18,7 +18,7 @@ from bookkd.knowledge import LiveKnowledge
 from bookkd.losses import DenseTarget
 from bookkd.views import Pick, Replay, collate
 
-__all__ = ["Told", "chosen_codec", "sample_logits"]
+__all__ = ["Told", "check_wish", "chosen_codec", "sample_logits"]
 
 RECORDS = 2048
 _VALUES = 2**24
@@ -64,23 +64,32 @@ def chosen_codec(
     file = path / "plan.json"
     begun = Plan.from_json(read(file, str(file)), str(file)) if file.is_file() else None
     if begun is not None and begun.choice and LOGITS in begun.fields:
-        asked = {"max_kl": auto.max_kl, "max_bytes": auto.max_bytes, "temperatures": list(map(float, temperatures))}
-        for key, value in asked.items():
-            if begun.choice.get(key) != value:
-                raise BookMismatchError(
-                    expected(
-                        key,
-                        f"{begun.choice.get(key)}, which {path} was begun with",
-                        value,
-                        do="Give another path, or its options.",
-                    )
-                )
+        check_wish(begun.choice, auto, temperatures, path)
         return begun.fields[LOGITS].codec, begun.choice
     logits, ids = sample_logits(knowledge, replay, batch_size)
     choice = choose_codec(logits, auto, temperatures=temperatures, ids=ids)
     if told is not None:
         told(choice)
     return choice.codec, choice.to_json()
+
+
+def check_wish(choice: Mapping[str, Any], auto: Auto, temperatures: tuple[float, ...], path: Path) -> None:
+    """Refuse to go on with a book whose codec was chosen for something else.
+
+    Args:
+        choice: What the book keeps of its choice.
+        auto: What is asked now.
+        temperatures: Where.
+        path: Folder of the book, for the error.
+
+    Raises:
+        BookMismatchError: naming what differs.
+    """
+    asked = {"max_kl": auto.max_kl, "max_bytes": auto.max_bytes, "temperatures": list(map(float, temperatures))}
+    for key, value in asked.items():
+        if choice.get(key) != value:
+            wish = f"{choice.get(key)}, which {path} was begun with"
+            raise BookMismatchError(expected(key, wish, value, do="Give another path, or its options."))
 
 
 def sample_logits(

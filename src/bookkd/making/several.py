@@ -8,10 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bookkd.book import Auto, Book, BookWriter, Dense, is_finished
+from bookkd.book import Auto, Book, BookWriter, Codec, Dense, is_finished
 from bookkd.core.errors import ConfigError, expected
 from bookkd.core.fields import LOGITS
 from bookkd.knowledge import Teacher, keys_of
+from bookkd.making.choosing import check_wish
 from bookkd.making.local import Progress, make, plan_book
 from bookkd.making.merging import merge, merged_plan
 from bookkd.tasks import Task
@@ -81,6 +82,17 @@ def make_several(
     return book
 
 
+def _chosen(book: Book, place: int, auto: Auto, temperatures: tuple[float, ...]) -> Codec:
+    """Return the codec that was chosen for one teacher; what was chosen stays chosen."""
+    name = f"members/{place}/{LOGITS}"
+    if name not in book.fields:
+        return Dense()  # another book, which is then refused with what differs
+    choice = book.fidelity.get(name, {}).get("choice")
+    if choice is not None:
+        check_wish(choice, auto, temperatures, book.path)
+    return book.fields[name].codec
+
+
 def _parts_of(path: Path) -> Path:
     """Return the folder of the parts, beside that of the book."""
     named = path if path.name not in ("", "..") else path.resolve()  # "." and ".." have no name of their own
@@ -103,9 +115,7 @@ def _finished(
     book = Book(path)
     plans = []
     for place, load in enumerate(teachers):
-        own = book.fields.get(f"members/{place}/{LOGITS}")
-        # What was chosen for each teacher stays chosen.
-        used = (own.codec if own is not None else Dense()) if isinstance(codec, Auto) else codec
+        used = _chosen(book, place, codec, temperatures) if isinstance(codec, Auto) else codec
         plans.append(plan_book(load(), dataset, views, task, codec=used, temperatures=temperatures))
     plan = replace(merged_plan(plans), batch_size=options.get("batch_size") or book.plan.batch_size, unit_rows=None)
     keys = options.get("keys")
