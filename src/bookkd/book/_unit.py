@@ -96,7 +96,7 @@ class UnitBuffer:
         """
         for name, given in parts.items():
             self.parts[name][:rows] = given
-        if set(parts) == set(self.parts):
+        if all(part in parts for name in self._said for part in self.plan.fields[name].stored(name)):
             self.next = self.unit.start + rows
             rest = self.unit.stop - self.next
             self._measured = {
