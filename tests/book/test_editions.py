@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import signal
@@ -31,6 +32,7 @@ from bookkd.book import (
     repair,
     verify,
 )
+from bookkd.core.errors import BookLockedError, StorageError
 
 ROOT = Path(__file__).parents[2]
 
@@ -229,8 +231,6 @@ with GrowthWriter(sys.argv[1], larger(book, n_views=5)):
 
 
 def test_another_process_is_refused_and_readers_are_not(tmp_path):
-    from bookkd.core.errors import BookLockedError
-
     book = make(tmp_path / "b")
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(tmp_path / "b")],
@@ -290,3 +290,25 @@ def test_a_reader_in_another_process_reopens_its_edition(tmp_path):
     grown = grow(tmp_path / "b", larger(book, n_views=4))
     assert pickle.loads(packed).content_digest == book.content_digest
     assert pickle.loads(pickle.dumps(grown)).n_views == 4
+
+
+@pytest.mark.parametrize("calls", [0, 1, 2, 3, 5])
+@pytest.mark.parametrize("work", ["grow", "compact", "copy", "extract", "repair"])
+def test_a_full_disk_leaves_the_book_and_the_work_goes_on(tmp_path, work, calls):
+    wanted = start(tmp_path, work)
+    count = [0]
+
+    def full(descriptor):
+        count[0] += 1
+        if count[0] > calls:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with patch("os.fsync", full), pytest.raises(StorageError, match=r"make room .* then run again"):
+        run(tmp_path, work)
+    assert not (tmp_path / "b" / ".lock").exists()
+    assert not list((tmp_path / "b").rglob("*.tmp"))
+    if work != "repair":
+        assert Book(tmp_path / "b").edition == 1
+        assert verify(tmp_path / "b") == []
+    with UNSYNCED:
+        assert Book(run(tmp_path, work)).content_digest == wanted

@@ -121,7 +121,7 @@ def test_schema_holds_for_a_book_of_several_editions(grown):
         1,
         3,
         8,
-        20,
+        14,
         1,
     ]
     edition = json.loads((grown / "edition-000003.json").read_bytes())

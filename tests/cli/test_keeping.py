@@ -43,6 +43,11 @@ def test_a_book_grows_by_views(weights, book, large, capsys, refused):
     assert make(weights, book, "--views.n_views", "3") == 0  # the same command without --grow finds its book, too
 
 
+def test_what_has_no_effect_is_said(weights, book, capsys):
+    assert make(weights, book, "--views.n_views", "3", "--grow", "--unit_rows", "32") == 0
+    assert "a unit stays at the book's 96 samples, not 32" in " ".join(capsys.readouterr().out.split())
+
+
 def test_grow_on_a_new_folder_makes_the_book(weights, large, tmp_path):
     assert make(weights, tmp_path / "b", "--views.n_views", "3", "--grow") == 0
     assert Book(tmp_path / "b").content_digest == Book(large).content_digest

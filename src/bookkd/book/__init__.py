@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bookkd.book._editions import EditionInfo, editions, growth_begun
 from bookkd.book._fidelity import measure_codec
 from bookkd.book._opening import is_finished, newest_plan
 from bookkd.book.choice import Auto, Candidate, Choice, choose_codec, shortfall
@@ -25,7 +26,6 @@ from bookkd.book.codecs import (
 )
 from bookkd.book.compacting import Pruned, compact, prune
 from bookkd.book.copying import copy_book
-from bookkd.book.editions import EditionInfo, editions, growth_begun
 from bookkd.book.extracting import extract
 from bookkd.book.growing import GrowthWriter
 from bookkd.book.lineage import lineage_of, lineage_tree

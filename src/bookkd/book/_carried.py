@@ -55,19 +55,17 @@ def merged_fidelity(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def nothing_measured(like: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the measurement of no row, of what another measured at its temperatures."""
-    unpromised = [_emptied(entry) for entry in like.get("unpromised", ())]
-    return {
-        **({"unbiased": True} if like.get("unbiased") else {}),
-        **({"unpromised": unpromised} if unpromised else {}),
-        "n": 0,
-        "agree": 0,
-        "temperatures": [_emptied(entry) for entry in like["temperatures"]],
-    }
+    """Return the measurement of no row, at the temperatures of another: every sum and count is 0.
+
+    >>> nothing_measured({"n": 3, "temperatures": [{"temperature": 4.0, "sum": 0.5, "histogram": [0, 3]}]})
+    {'n': 0, 'temperatures': [{'temperature': 4.0, 'sum': 0.0, 'histogram': [0, 0]}]}
+    """
+    return {key: value if key == "temperature" else _zero(value) for key, value in like.items()}
 
 
-def _emptied(entry: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        key: value if key == "temperature" else [0] * len(value) if isinstance(value, list) else 0.0
-        for key, value in entry.items()
-    }
+def _zero(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return nothing_measured(value)
+    if isinstance(value, list):
+        return [_zero(each) for each in value]
+    return type(value)(0) if isinstance(value, int | float) and not isinstance(value, bool) else value

@@ -112,11 +112,13 @@ class UnitBuffer:
             parts: Of whole fields.
             rows: How many rows they have, from the unit's first.
         """
+        taken = set()
         for name, entry in self.plan.fields.items():
             own = entry.codec.parts(entry.shape)
             if all(f"{name}/{part}" in parts for part in own):
                 self._store(name, {part: parts[f"{name}/{part}"] for part in own}, 0)
-        if set(parts) == self._encoded:
+                taken.add(name)
+        if self._said <= taken:
             self.next = self.unit.start + rows
             rest = self.unit.stop - self.next
             self._measured = {

@@ -203,39 +203,37 @@ def _mend_view(
             work.restored.append(name)
         else:
             unproven.append(index)
-    if unproven:
-        return _mend_unproven(work, edition, file, lines, sidecars, unproven, tick)
-    return _mend_shards(work, edition, plan, file.view, lines, [each for each in sidecars if each is not None], tick)
+    whole = [each for each in sidecars if each is not None]
+    if unproven and not _proven(work, edition, file.view, lines, whole, unproven):
+        for _ in lines:
+            tick()
+        return None
+    return _mend_shards(work, edition, plan, file.view, lines, whole, tick, renewed=bool(unproven))
 
 
-def _mend_unproven(
+def _proven(
     work: _Work,
     edition: _manifest.Edition,
-    file: _manifest.ViewFile,
+    view: int,
     lines: list[Placed],
-    sidecars: Sequence[_manifest.Sidecar | None],
+    sidecars: list[_manifest.Sidecar],
     unproven: Sequence[int],
-    tick: Callable[[], None],
-) -> tuple[list[Placed], str] | None:
-    """Put sidecars that lost their measurements under a new edition, where the content of the view proves their hashes."""
-    content = edition.views[file.view].content
-    whole = [each for each in sidecars if each is not None]
-    for _ in lines:
-        tick()
-    if len(whole) != len(lines) or _content(whole) != content:
+) -> bool:
+    """Put sidecars that lost their measurements in place, if the content of the view proves their hashes."""
+    names = [f"{_layout.view_folder(view)}/{line.stem}.json" for line in lines]
+    if len(sidecars) != len(lines) or _content(sidecars) != edition.views[view].content:
         for index in unproven:
-            place = f"view {file.view}, samples {lines[index].start} to {lines[index].stop}"
-            work.lost.append(f"{_layout.view_folder(file.view)}/{lines[index].stem}.json: {SIDECAR_LOST} ({place})")
-        return None
-    intact = [each for index, each in enumerate(whole) if index not in unproven]
+            place = f"view {view}, samples {lines[index].start} to {lines[index].stop}"
+            work.lost.append(f"{names[index]}: {SIDECAR_LOST} ({place})")
+        return False
+    intact = [each for index, each in enumerate(sidecars) if index not in unproven]
     for index in unproven:
-        sidecar = without_measurements(whole[index], intact)
-        data = sidecar.to_bytes()
-        name = f"{_layout.view_folder(file.view)}/{lines[index].stem}.json"
-        _files.write_atomic(work.root / name, [data])
-        work.renewed.append(name)
-        lines[index] = Placed.of(lines[index].stem, Committed(sidecar, len(data), _files.digest_of(data)))
-    return lines, content
+        sidecars[index] = without_measurements(sidecars[index], intact)
+        data = sidecars[index].to_bytes()
+        _files.write_atomic(work.root / names[index], [data])
+        work.renewed.append(names[index])
+        lines[index] = Placed.of(lines[index].stem, Committed(sidecars[index], len(data), _files.digest_of(data)))
+    return True
 
 
 def _content(sidecars: Sequence[_manifest.Sidecar]) -> str:
@@ -253,8 +251,10 @@ def _mend_shards(
     lines: list[Placed],
     sidecars: list[_manifest.Sidecar],
     tick: Callable[[], None],
+    *,
+    renewed: bool,
 ) -> tuple[list[Placed], str] | None:
-    renewed = False
+    """Mend the shards of a view whose sidecars are known; return its lines and content where a new edition has to name them."""
     for index, (line, sidecar) in enumerate(zip(lines, sidecars, strict=True)):
         tick()
         relative = f"{_layout.view_folder(view)}/{line.stem}.safetensors"

@@ -95,8 +95,11 @@ def make_book(
         loaded = [load(each) for each in teachers]
         says = says_variance(plain, loaded[0], dataset, views=drawn)
         known = with_variance(plain, teacher=says, student=False)
-        del options["unit_rows"]  # those of the book stay
-        before = Book(out).edition
+        del options["unit_rows"]
+        had = Book(out)
+        if unit_rows not in (None, had.plan.unit_rows):
+            notes.append(f"a unit stays at the book's {had.plan.unit_rows} samples, not {unit_rows}.")
+        before = had.edition
         book = grow_book(out, loaded, dataset, drawn, task=known, **options)
         notes += _growth_notes(book, before)
     elif len(teachers) == 1:
