@@ -43,6 +43,19 @@ def test_a_book_grows_by_views(weights, book, large, capsys, refused):
     assert make(weights, book, "--views.n_views", "3") == 0  # the same command without --grow finds its book, too
 
 
+def test_a_book_whose_codec_was_chosen_grows_with_it(weights, tmp_path, capsys):
+    asked = ["--codec", "auto", "--codec.max_kl", "0.01"]
+    assert make(weights, tmp_path / "b", *asked) == 0
+    before = Book(tmp_path / "b")
+    assert before.plan.choice
+    assert make(weights, tmp_path / "b", "--views.n_views", "3", "--grow", *asked) == 0
+    after = Book(tmp_path / "b")
+    assert (after.n_views, after.edition) == (3, 2)
+    assert after.fields == before.fields
+    assert after.plan.choice == before.plan.choice
+    assert verify(tmp_path / "b") == []
+
+
 def test_what_has_no_effect_is_said(weights, book, capsys):
     assert make(weights, book, "--views.n_views", "3", "--grow", "--unit_rows", "32") == 0
     assert "a unit stays at the book's 96 samples, not 32" in " ".join(capsys.readouterr().out.split())

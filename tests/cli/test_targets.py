@@ -67,7 +67,7 @@ def test_from_book_to_table(books, teachers, tmp_path, data, last_json, capsys):
     task, first = TASKS[data], {"digits-pairs": "map", "digits-angle": "r2"}[data]
     book = Book(books / data)
     assert book.plan.task == task
-    assert 0 <= book.plan.teachers[0].accuracy <= 1
+    assert book.plan.teachers[0].accuracy <= 1
     # The task comes from the book, and the data set too where that is whole.
     assert learn(books / data, tmp_path / "run", "--data.limit", "60", "--json") == 0
     learned = last_json()

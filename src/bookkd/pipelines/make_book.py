@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from bookkd.book import Auto, Book, Choice, Codec, is_finished, shortfall
-from bookkd.knowledge import Teacher
+from bookkd.core.fields import LOGITS
+from bookkd.knowledge import Teacher, member_fields
 from bookkd.learning import find_device, measure
 from bookkd.making import grow as grow_book
 from bookkd.making import make, make_several
@@ -87,7 +88,6 @@ def make_book(
         "workers": workers,
         "temperatures": temperatures,
         "progress": progress,
-        "told": told,
     }
     teachers = [teacher] if isinstance(teacher, NetworkOptions) else list(teacher)
     drawn = views.build()
@@ -97,6 +97,9 @@ def make_book(
         known = with_variance(plain, teacher=says, student=False)
         del options["unit_rows"]
         had = Book(out)
+        if isinstance(codec, Auto):
+            # A book keeps the codec that it was begun with.
+            options["codec"] = had.fields[(member_fields(had.plan) or [LOGITS])[0]].codec
         if unit_rows not in (None, had.plan.unit_rows):
             notes.append(f"a unit stays at the book's {had.plan.unit_rows} samples, not {unit_rows}.")
         before = had.edition
@@ -105,10 +108,10 @@ def make_book(
     elif len(teachers) == 1:
         speaker = load(teachers[0])
         known = with_variance(plain, teacher=says_variance(plain, speaker, dataset, views=drawn), student=False)
-        book = make(out, speaker, dataset, drawn, task=known, **options)
+        book = make(out, speaker, dataset, drawn, task=known, told=told, **options)
     else:
         loaders = [partial(load, each) for each in teachers]
-        book = make_several(out, loaders, dataset, drawn, task=plain, **options)
+        book = make_several(out, loaders, dataset, drawn, task=plain, told=told, **options)
     notes += shortfall(book)
     chosen = {name: lost["choice"] for name, lost in book.fidelity.items() if "choice" in lost}
     return {**describe(book), "data": data.name, "notes": notes, **({"chosen": chosen} if chosen else {})}
