@@ -311,3 +311,18 @@ def test_a_folder_of_before_there_were_tasks_is_gone_on_with(tmp_path):
     (run,) = find_runs([tmp_path / "out"])
     assert "task" not in run.record.configuration
     assert run.record.task == "classification"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"temperature": 9.0}, "`temperature` to be 4.0 for numbers, got 9.0"),
+        ({"t_squared": False}, "`t_squared` to be True"),
+    ],
+)
+def test_options_that_soften_mean_nothing_to_numbers(made, tmp_path, options, said):
+    books = {"one": str(made["regression"]["one"])}
+    given = document("regression", methods=[{"name": "vanilla-kd", "options": options}], books=books)
+    with pytest.raises(BookKDError, match=re.escape(said)):
+        run_sweep(sweep_of(given), tmp_path / "out", say=lambda line: None)
+    assert not (tmp_path / "out").exists()

@@ -41,12 +41,24 @@ def check_options(training: Training, validation: Validation | None, door: str, 
         raise ConfigError(expected("validation", wish, None, where="training", do="Pass a data set to validate on."))
 
 
+_SOFTENING = ("temperature", "t_squared", "class_reduction")
+"""Options of soft targets that mean nothing to numbers."""
+
+
 def check_task(method: Method, task: Task, where: str = "learn") -> None:
-    """Refuse a method that means nothing for the task; `where` is who asks."""
+    """Refuse a method that means nothing for the task, or options of it; `where` is who asks."""
     if task.name not in method.tasks:
         do = "Use method vanilla-kd, which serves every task."
         wish = f"one that method {method.name} serves ({', '.join(method.tasks)})"
         raise ConfigError(expected("task", wish, task.name, where=where, do=do))
+    if getattr(task, "softened", True):  # tasks of users need not say it
+        return
+    for name in _SOFTENING:
+        default = getattr(type(method), name, None)
+        value = getattr(method, name, default)
+        if value != default:
+            do, place = "Leave it out: it softens distributions.", f"{where}, task {task.name}"
+            raise ConfigError(expected(name, f"{default} for numbers", value, where=place, do=do))
 
 
 def find_rows(

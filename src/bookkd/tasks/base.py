@@ -43,6 +43,8 @@ class Task(Protocol):
     """Metric that early stopping, tuning and tables look at; `evaluation.lower_is_better` says which way it is better."""
     sparse: ClassVar[bool]
     """Whether a teacher's field may be kept by a sparse codec."""
+    softened: ClassVar[bool]
+    """Whether a teacher says distributions, which a temperature softens; numbers have none."""
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -107,6 +109,7 @@ class BaseTask:
     """What most tasks have: losses see the fields as they are, and the teacher is matched by its softened logits."""
 
     sparse: ClassVar[bool] = True
+    softened: ClassVar[bool] = True
 
     def weights(self, batch: Mapping[str, Any]) -> Tensor:
         """Return the batch's own weights, float [batch]."""

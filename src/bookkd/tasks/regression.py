@@ -57,6 +57,7 @@ class Regression(BaseTask):
     name: ClassVar[str] = "regression"
     primary_metric: ClassVar[str] = "r2"
     sparse: ClassVar[bool] = False
+    softened: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not self.output_names:
