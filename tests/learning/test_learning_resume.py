@@ -159,7 +159,7 @@ def test_a_finished_run_is_not_repeated(tmp_path, stored):
 
 def test_another_configuration_is_refused_by_name(tmp_path, stored):
     run(tmp_path / "run", knowledge_of=stored, training=training(epochs=1))
-    advice = r"Choose another --out, or pass --overwrite to start again\."
+    advice = r"Choose another --out, or start again: delete that folder, or let `learn` do it with --overwrite\."
     for options, name in (
         ({"training": training(epochs=1, lr=0.2)}, r"training\.lr \(0\.05, now 0\.2\)"),
         ({"training": training(epochs=1), "door": "lightning"}, r"door \('plain', now 'lightning'\)"),

@@ -94,7 +94,7 @@ class RunFolder:
             if differing:
                 raise ConfigError(
                     f"Expected {self.path} to hold a run of the same configuration, got other {', '.join(differing[:6])}. "
-                    "Choose another --out, or pass --overwrite to start again."
+                    "Choose another --out, or start again: delete that folder, or let `learn` do it with --overwrite."
                 )
         elif is_main_process():
             write_atomic(self.path / "config.json", pretty(config))
