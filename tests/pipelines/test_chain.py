@@ -31,7 +31,7 @@ from bookkd.pipelines.chain import (
     all_paths,
     chain_of,
     folder_name,
-    growth,
+    trainer,
     measured,
     nearest_to_mean,
     networks_of,
@@ -132,7 +132,7 @@ def test_all_paths_share_what_they_have_in_common(tmp_path):
 
 def test_a_larger_assistant_is_noted_before_anything_is_trained(tmp_path, monkeypatch):
     said = []
-    monkeypatch.setattr(growth, "learn_student", lambda *args, **options: pytest.fail(f"trained after {said}"))
+    monkeypatch.setattr(trainer, "learn_student", lambda *args, **options: pytest.fail(f"trained after {said}"))
     with pytest.raises(pytest.fail.Exception, match="digits-large is larger than its teacher digits-small"):
         run_chain(chain(tmp_path, say=said.append), [("digits-small", "digits-large")])
     monkeypatch.undo()
@@ -156,8 +156,8 @@ def test_each_network_is_trained_measured_and_written_down_once(tmp_path, monkey
 
         monkeypatch.setattr(module, name, wrapper)
 
-    counted(growth, "learn_student", "trained")
-    counted(growth, "make_book", "books")
+    counted(trainer, "learn_student", "trained")
+    counted(trainer, "make_book", "books")
     counted(measured, "predictions_of", "measured")
     # Three paths: large, large-large and large-large-large teach, and each has a small student.
     paths = all_paths(["digits-large", "digits-large", "digits-large", "digits-small"])
@@ -238,13 +238,13 @@ def accuracy_on(options, dataset):
 
 def test_the_assistant_is_chosen_on_samples_that_no_network_learns_from(tmp_path, monkeypatch):
     assert nearest_to_mean(0.9, 0.7, {"a": 0.89, "b": 0.82, "c": 0.71}) == "b"
-    parts, real = [], growth.learn_student
+    parts, real = [], trainer.learn_student
 
     def learned(*args, **options):
         parts.append(options["part"])
         return real(*args, **options)
 
-    monkeypatch.setattr(growth, "learn_student", learned)
+    monkeypatch.setattr(trainer, "learn_student", learned)
     shared = chain(tmp_path)
     found = chain_of(shared, "digits-large,digits-small", candidates=f"{MIDDLE},{OTHER}", validation_fraction=0.25)
     whole = shared.data.open()

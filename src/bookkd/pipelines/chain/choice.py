@@ -8,10 +8,10 @@ from typing import Any
 
 from bookkd.core.check import between, positive, unique
 from bookkd.core.errors import ConfigError, expected
-from bookkd.pipelines.chain.growth import Growth, costs
 from bookkd.pipelines.chain.links import Chain
 from bookkd.pipelines.chain.measured import Measurer
-from bookkd.pipelines.chain.run import grow_paths
+from bookkd.pipelines.chain.run import train_paths
+from bookkd.pipelines.chain.trainer import ChainTrainer, costs
 from bookkd.pipelines.samples import HELD_OUT, open_samples
 from bookkd.tasks import Classification
 
@@ -71,15 +71,15 @@ def run_with_assistant(
     samples = open_samples(
         chain.data, Classification.name, test=chain.test, validation=validation, held_out=share, where="chain"
     )
-    growth, alone = Growth(chain, samples), Growth(chain.alone(), samples)
-    growth.check([(teacher, student), *((teacher, name, student) for name in candidates)])
+    trainer, alone = ChainTrainer(chain, samples), ChainTrainer(chain.alone(), samples)
+    trainer.check([(teacher, student), *((teacher, name, student) for name in candidates)])
     alone.check([(name,) for name in (*candidates, student)])
     notes = _notes(chain, teacher)
     for note in notes:
-        growth.say_once(note)
-    measure = growth.measurer(on_test=False)
+        trainer.say_once(note)
+    measure = trainer.measurer(on_test=False)
     records = {name: _on_labels(alone, name, measure) for name in (*candidates, student)}
-    growth.grow((teacher,))
+    trainer.trained((teacher,))
     highest = measure(chain.network((teacher,)), chain.folder((teacher,)))["accuracy"]
     reached = {name: record["accuracy"] for name, record in records.items()}
     chosen = nearest_to_mean(highest, reached[student], {name: reached[name] for name in candidates})
@@ -95,10 +95,10 @@ def run_with_assistant(
         "notes": notes,
     }
     direct, assisted = (teacher, student), (teacher, chosen, student)
-    return grow_paths(growth, [direct, assisted], choice, beside={assisted: list(records.values())})
+    return train_paths(trainer, [direct, assisted], choice, beside={assisted: list(records.values())})
 
 
-def _on_labels(alone: Growth, name: str, measure: Measurer) -> dict[str, Any]:
+def _on_labels(alone: ChainTrainer, name: str, measure: Measurer) -> dict[str, Any]:
     """Train a network on labels alone and return its record."""
     path = (name,)
     learned = alone.train(path, {})

@@ -14,16 +14,16 @@ from bookkd.learning import Training
 from bookkd.methods import Method
 from bookkd.pipelines.options import DataOptions, NetworkOptions, ViewOptions
 
-__all__ = ["Chain", "Route", "all_paths", "folder_name", "prefixes", "refuse_shared_folders"]
+__all__ = ["Chain", "NetworkPath", "all_paths", "folder_name", "prefixes", "refuse_shared_folders"]
 
 Say = Callable[[str], None]
-Route = tuple[str, ...]
+NetworkPath = tuple[str, ...]
 
 ALONE = "alone"
 """Folder of the networks that are trained on labels alone, for the choice of an assistant."""
 
 
-def all_paths(sizes: Sequence[str]) -> list[Route]:
+def all_paths(sizes: Sequence[str]) -> list[NetworkPath]:
     """Return every path from the first to the last of `sizes` that keeps their order, shortest first.
 
     They are 2^(n - 2), and fewer where neighbours are equal.
@@ -36,7 +36,7 @@ def all_paths(sizes: Sequence[str]) -> list[Route]:
     return list(dict.fromkeys((first, *some, last) for some in chosen))
 
 
-def prefixes(paths: Iterable[Route]) -> list[Route]:
+def prefixes(paths: Iterable[NetworkPath]) -> list[NetworkPath]:
     """Return the path to every network on `paths`, each once, parents first.
 
     >>> prefixes([("56", "20"), ("56", "8")])
@@ -58,7 +58,7 @@ def folder_name(path: Sequence[str]) -> str:
     return "+".join(quote(name, safe="") for name in path)
 
 
-def refuse_shared_folders(paths: Iterable[Route]) -> None:
+def refuse_shared_folders(paths: Iterable[NetworkPath]) -> None:
     """Refuse paths whose folders would be one: where a disk tells no capitals from small letters, or beside `alone`.
 
     Raises:
@@ -110,25 +110,25 @@ class Chain:
             do = "Networks learn from it: measure them on another with --test SPLIT."
             raise ConfigError(expected("test", "another split than the data's", self.test, where="chain", do=do))
 
-    def folder(self, path: Route) -> Path:
+    def folder(self, path: NetworkPath) -> Path:
         """Return the folder of the network at the end of `path`."""
         return self.out / folder_name(path)
 
-    def weights(self, path: Route) -> Path:
+    def weights(self, path: NetworkPath) -> Path:
         """Return where the weights of the network at the end of `path` are."""
         if len(path) == 1 and self.first.weights is not None:
             return Path(self.first.weights)
         return self.folder(path) / "run" / "student.safetensors"
 
-    def untrained(self, path: Route) -> NetworkOptions:
+    def untrained(self, path: NetworkPath) -> NetworkOptions:
         """Return the network at the end of `path` with initial values; arguments are of the first one's own."""
         return replace(self.first if len(path) == 1 else NetworkOptions(), name=path[-1], weights=None)
 
-    def network(self, path: Route) -> NetworkOptions:
+    def network(self, path: NetworkPath) -> NetworkOptions:
         """Return the network at the end of `path` with the weights that it has learnt."""
         return replace(self.untrained(path), weights=str(self.weights(path)))
 
-    def seed(self, path: Route) -> int:
+    def seed(self, path: NetworkPath) -> int:
         """Return the seed of a network: that of the training, and another for each earlier one of its architecture.
 
         A generation that started from its teacher's initial values would not be a new one.

@@ -8,13 +8,13 @@ from typing import Any
 from bookkd.core.errors import ConfigError, expected
 from bookkd.core.files import write_atomic
 from bookkd.core.jsonio import pretty
-from bookkd.pipelines.chain.growth import Growth
-from bookkd.pipelines.chain.links import Chain, Route, prefixes
+from bookkd.pipelines.chain.links import Chain, NetworkPath, prefixes
+from bookkd.pipelines.chain.trainer import ChainTrainer
 
-__all__ = ["grow_paths", "run_chain"]
+__all__ = ["run_chain", "train_paths"]
 
 
-def run_chain(chain: Chain, paths: Sequence[Route]) -> dict[str, Any]:
+def run_chain(chain: Chain, paths: Sequence[NetworkPath]) -> dict[str, Any]:
     """Train all networks of `paths`; what is done already is not done again.
 
     Args:
@@ -29,20 +29,20 @@ def run_chain(chain: Chain, paths: Sequence[Route]) -> dict[str, Any]:
         ConfigError: if paths begin with different networks, are empty or repeated, or two would share a folder.
         UnknownNameError: if a network or split is not known.
     """
-    return grow_paths(Growth(chain), paths)
+    return train_paths(ChainTrainer(chain), paths)
 
 
-def grow_paths(
-    growth: Growth,
-    paths: Sequence[Route],
+def train_paths(
+    trainer: ChainTrainer,
+    paths: Sequence[NetworkPath],
     more: Mapping[str, Any] | None = None,
     *,
-    beside: Mapping[Route, Sequence[dict[str, Any]]] | None = None,
+    beside: Mapping[NetworkPath, Sequence[dict[str, Any]]] | None = None,
 ) -> dict[str, Any]:
-    """Do what `run_chain` does with what was opened and grown before.
+    """Do what `run_chain` does with what was opened and trained before.
 
     Args:
-        growth: What was opened and grown before.
+        trainer: What was opened and trained before.
         paths: As for `run_chain`.
         more: What else the result says; its `notes` are added to those of the paths.
         beside: By path, the records of networks that were trained to choose it, and count to its cost.
@@ -52,22 +52,24 @@ def grow_paths(
         raise ConfigError(expected("path", "networks from one teacher on", got, where="chain"))
     if len(set(paths)) < len(paths):
         raise ConfigError(expected("path", "without repeats", [list(path) for path in paths], where="chain"))
-    notes = growth.check(paths)
-    known = {path: growth.grow(path) for path in prefixes(paths)}
+    notes = trainer.check(paths)
+    known = {path: trainer.trained(path) for path in prefixes(paths)}
     others = dict(more or {})
     result = {
         "networks": list(known.values()),
         "paths": [_whole(path, known, (beside or {}).get(path, ())) for path in paths],
-        "method": growth.chain.method.name,
-        "train_samples": len(growth.samples.kept),
+        "method": trainer.chain.method.name,
+        "train_samples": len(trainer.samples.kept),
         **others,
         "notes": [*notes, *others.get("notes", ())],
     }
-    write_atomic(growth.chain.out / "chain.json", pretty(result))
+    write_atomic(trainer.chain.out / "chain.json", pretty(result))
     return result
 
 
-def _whole(path: Route, known: dict[Route, dict[str, Any]], beside: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _whole(
+    path: NetworkPath, known: dict[NetworkPath, dict[str, Any]], beside: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
     links = [known[path[:end]] for end in range(1, len(path) + 1)]
     last, every = links[-1], [*links, *beside]
     return {

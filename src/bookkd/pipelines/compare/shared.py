@@ -26,8 +26,13 @@ from bookkd.knowledge import (
 from bookkd.learning import find_device, measure
 from bookkd.learning.folder import plain
 from bookkd.pipelines.compare.arms import Arm
-from bookkd.pipelines.compare.said import Said, read_said, said_of, together
 from bookkd.pipelines.compare.sweep import Source, Sweep
+from bookkd.pipelines.compare.teacher_predictions import (
+    TeacherPredictions,
+    live_predictions,
+    mean_of,
+    stored_predictions,
+)
 from bookkd.pipelines.evaluate_student import unchanged_views
 from bookkd.pipelines.learn_student import views_of_book
 from bookkd.pipelines.options import NetworkOptions, ViewOptions
@@ -54,7 +59,7 @@ class Shared:
         self.share = share
         self._books: dict[tuple[str, tuple[str | int, ...]], StoredKnowledge] = {}
         self._teachers: dict[str, Teacher] = {}
-        self._live_said: dict[str, Said] = {}
+        self._live: dict[str, TeacherPredictions] = {}
         self._said: dict[str, dict[str, Tensor] | None] = {}
         self._views: dict[str, CachedViews] = {}
 
@@ -161,17 +166,17 @@ class Shared:
             self._teachers[key] = options.teacher(self.width, self.device)
         return self._teachers[key]
 
-    def measured(self, options: NetworkOptions) -> Said:
+    def measured(self, options: NetworkOptions) -> TeacherPredictions:
         """Return what a live teacher says of the test split, and note on it what it scores there."""
         key = digest(plain(options))
-        if key not in self._live_said:
+        if key not in self._live:
             found, plain_task, test = self.teacher(options), self.samples.task, self.samples.test
             task = with_variance(plain_task, teacher=None, student=says_variance(plain_task, found, test))
             said = predict(found, test, task, device=self.device)
             found.accuracy = measure(task, said, replicates=0).metrics[task.primary_metric].value
             found.split = self.sweep.test
-            self._live_said[key] = said_of(task, said.fields)
-        return self._live_said[key]
+            self._live[key] = live_predictions(task, said.fields)
+        return self._live[key]
 
     def knowledge(self, source: Source | None, task: Task) -> Knowledge | None:
         """Return whom a run of this task asks, with its own count of teacher passes; None for nobody."""
@@ -225,10 +230,10 @@ class Shared:
         key = digest(plain(source))
         if key not in self._said:
             said = self._ask(source)
-            self._said[key] = together(said) if said else None
+            self._said[key] = mean_of(said) if said else None
         return self._said[key]
 
-    def _ask(self, source: Source) -> list[Said]:
+    def _ask(self, source: Source) -> list[TeacherPredictions]:
         if source.test_books:
             return [self._read(path, members) for path, members in self._test_members(source)]
         live = source if source.teachers else self._live_twin(source)
@@ -262,10 +267,10 @@ class Shared:
                 return live
         return None
 
-    def _read(self, path: str, members: tuple[int, ...]) -> Said:
+    def _read(self, path: str, members: tuple[int, ...]) -> TeacherPredictions:
         test, stored, task = self.samples.test, self.book(path, members), self.samples.task
         check_alignment(stored, test, unchanged_views(stored), class_names=task.class_names, task=task.name)
-        return read_said(task, stored, len(test))
+        return stored_predictions(task, stored, len(test))
 
 
 def _views_of(books: list[StoredKnowledge]) -> ViewOptions:

@@ -14,13 +14,13 @@ from bookkd.knowledge import StoredKnowledge
 from bookkd.losses import DenseTarget, FullTarget
 from bookkd.tasks import Task
 
-__all__ = ["Said", "read_said", "said_of", "together"]
+__all__ = ["TeacherPredictions", "live_predictions", "mean_of", "stored_predictions"]
 
-Said = Mapping[str, Tensor]
+TeacherPredictions = Mapping[str, Tensor]
 """Field name -> CPU tensor [samples, ...]; under `logits` the log-probabilities of the outcomes of every position."""
 
 
-def said_of(task: Task, fields: Mapping[str, Tensor]) -> Said:
+def live_predictions(task: Task, fields: Mapping[str, Tensor]) -> TeacherPredictions:
     """Return what a network said, see `predict`.
 
     Args:
@@ -32,7 +32,7 @@ def said_of(task: Task, fields: Mapping[str, Tensor]) -> Said:
     return {LOGITS: _outcomes(task, DenseTarget(fields[LOGITS].double()), "live teacher")}
 
 
-def read_said(task: Task, stored: StoredKnowledge, count: int) -> Said:
+def stored_predictions(task: Task, stored: StoredKnowledge, count: int) -> TeacherPredictions:
     """Return what a book says of view 0 of its first `count` samples.
 
     Raises:
@@ -56,14 +56,14 @@ def _outcomes(task: Task, target: Any, where: str) -> Tensor:
     return shown.log_probabilities(1.0).double()
 
 
-def together(said: Sequence[Said]) -> dict[str, Tensor]:
+def mean_of(said: Sequence[TeacherPredictions]) -> dict[str, Tensor]:
     """Return what several teachers say as one: logits of the mean probability. One alone says what it says.
 
     Args:
         said: One a teacher; of numbers only one.
 
     >>> first, second = ({LOGITS: torch.tensor([[p, 1 - p]]).log()} for p in (0.5, 0.9))
-    >>> together([first, second])[LOGITS].exp()
+    >>> mean_of([first, second])[LOGITS].exp()
     tensor([[0.7000, 0.3000]])
     """
     if LOGITS not in said[0]:

@@ -8,17 +8,17 @@ from typing import Any
 
 from bookkd.methods import Supervised
 from bookkd.pipelines.chain.checks import check_link, check_unvalidated
-from bookkd.pipelines.chain.links import Chain, Route, prefixes, refuse_shared_folders
+from bookkd.pipelines.chain.links import Chain, NetworkPath, prefixes, refuse_shared_folders
 from bookkd.pipelines.chain.measured import Measurer
 from bookkd.pipelines.learn_student import learn_student
 from bookkd.pipelines.make_book import make_book
 from bookkd.pipelines.samples import Samples, open_samples
 from bookkd.tasks import Classification
 
-__all__ = ["Growth"]
+__all__ = ["ChainTrainer"]
 
 
-class Growth:
+class ChainTrainer:
     """What one call trains, each network and book once; what lies there finished is taken as it is.
 
     Args:
@@ -38,9 +38,9 @@ class Growth:
         self.task = Classification(self.samples.task.class_names)
         do = "Pass --validation SPLIT, or views without mixing."
         self.samples.check_partners(self.chain.views.build(), where="chain", do=do)
-        self.known: dict[Route, dict[str, Any]] = {}
+        self.known: dict[NetworkPath, dict[str, Any]] = {}
         self._measure = self.measurer(on_test=True)
-        self._books: dict[Route, dict[str, Any]] = {}
+        self._books: dict[NetworkPath, dict[str, Any]] = {}
         self._parameters: dict[tuple[str, bool], int] = {}
         self._said: set[str] = set()
 
@@ -51,8 +51,8 @@ class Growth:
             return Measurer(samples.test, self.chain.test, self.task, accelerator)
         return Measurer(samples.validation, samples.validation_name, self.task, accelerator)
 
-    def check(self, paths: Sequence[Route]) -> list[str]:
-        """Refuse what cannot be grown, and say what is odd, before anything is trained.
+    def check(self, paths: Sequence[NetworkPath]) -> list[str]:
+        """Refuse what cannot be trained, and say what is odd, before anything is trained.
 
         Returns:
             A note for each network that is larger than its teacher.
@@ -90,7 +90,7 @@ class Growth:
             self._said.add(note)
             self.chain.say(note)
 
-    def grow(self, path: Route) -> dict[str, Any]:
+    def trained(self, path: NetworkPath) -> dict[str, Any]:
         """Train the network at the end of `path`, and all before it, where they are not there yet; return its record."""
         if path not in self.known:
             made = self._book(path[:-1]) if len(path) > 1 else {}
@@ -99,7 +99,7 @@ class Growth:
             self.known[path] = {**self.about(path), **measures, **costs(made, learned)}
         return self.known[path]
 
-    def about(self, path: Route) -> dict[str, Any]:
+    def about(self, path: NetworkPath) -> dict[str, Any]:
         """Return what the network at the end of `path` is."""
         return {
             "path": list(path),
@@ -108,7 +108,7 @@ class Growth:
             "weights": str(self.chain.weights(path)),
         }
 
-    def train(self, path: Route, made: dict[str, Any]) -> dict[str, Any]:
+    def train(self, path: NetworkPath, made: dict[str, Any]) -> dict[str, Any]:
         """Train one network, from a book where one was made, and return what `learn_student` says; nothing if it was given."""
         chain = self.chain
         if len(path) == 1 and chain.first.weights is not None:
@@ -128,9 +128,9 @@ class Growth:
             loggers=(),
         )
 
-    def _book(self, path: Route) -> dict[str, Any]:
+    def _book(self, path: NetworkPath) -> dict[str, Any]:
         """Make the book of the network at the end of `path`, or return what is known of it."""
-        record, chain = self.grow(path), self.chain
+        record, chain = self.trained(path), self.chain
         if path not in self._books:
             self._books[path] = make_book(
                 str(chain.folder(path) / "book"),
@@ -144,7 +144,7 @@ class Growth:
             )
         return self._books[path]
 
-    def parameters(self, path: Route) -> int:
+    def parameters(self, path: NetworkPath) -> int:
         """Return the number of parameters of the network at the end of `path`."""
         key = (path[-1], len(path) == 1)
         if key not in self._parameters:
@@ -152,7 +152,7 @@ class Growth:
             self._parameters[key] = sum(parameter.numel() for parameter in network.parameters())
         return self._parameters[key]
 
-    def _larger(self, path: Route) -> str:
+    def _larger(self, path: NetworkPath) -> str:
         """Return a note where a network is larger than its teacher; of all others their size is counted."""
         mine = self.parameters(path)
         if len(path) == 1 or mine <= (theirs := self.parameters(path[:-1])):
