@@ -31,11 +31,11 @@ from bookkd.pipelines.chain import (
     all_paths,
     chain_of,
     folder_name,
-    trainer,
     measured,
     nearest_to_mean,
     networks_of,
     run_chain,
+    trainer,
 )
 from bookkd.zoo import SubsetDataset, load_weights, save_weights
 
