@@ -87,7 +87,6 @@ def make_book(
         "workers": workers,
         "temperatures": temperatures,
         "progress": progress,
-        "told": told,
     }
     teachers = [teacher] if isinstance(teacher, NetworkOptions) else list(teacher)
     drawn = views.build()
@@ -102,10 +101,10 @@ def make_book(
     elif len(teachers) == 1:
         speaker = load(teachers[0])
         known = with_variance(plain, teacher=says_variance(plain, speaker, dataset, views=drawn), student=False)
-        book = make(out, speaker, dataset, drawn, task=known, **options)
+        book = make(out, speaker, dataset, drawn, task=known, told=told, **options)
     else:
         loaders = [partial(load, each) for each in teachers]
-        book = make_several(out, loaders, dataset, drawn, task=plain, **options)
+        book = make_several(out, loaders, dataset, drawn, task=plain, told=told, **options)
     notes += shortfall(book)
     chosen = {name: lost["choice"] for name, lost in book.fidelity.items() if "choice" in lost}
     return {**describe(book), "data": data.name, "notes": notes, **({"chosen": chosen} if chosen else {})}
