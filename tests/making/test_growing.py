@@ -10,10 +10,10 @@ import pytest
 import torch
 from tests.learning.digits import TASK, TRAIN, book, teacher, to_float, views
 
-from bookkd.book import Book, Int8, compact, verify
+from bookkd.book import Argmax, Auto, Book, Int8, Sampled, TopK, compact, verify
 from bookkd.core.errors import BookMismatchError, ConfigError, ViewMismatchError
 from bookkd.knowledge import Teacher
-from bookkd.making import grow, make, make_several, merge
+from bookkd.making import grow, make, make_several, merge, repair
 from bookkd.views import MixUp
 from bookkd.zoo import ArrayDataset, SubsetDataset, open_dataset
 
@@ -244,3 +244,39 @@ def test_the_same_book_helper_of_learning_grows(tmp_path):
 
 
 DIGITS_BEHIND = SubsetDataset(open_dataset("digits"), np.concatenate([TRAIN.indices, np.arange(10)]))
+
+
+@pytest.mark.parametrize("codec", [Sampled(9, 2.0), Argmax(), TopK(3, (1.0, 4.0)), None])
+def test_books_of_every_codec_grow(tmp_path, codec):
+    """Also one of two teachers that keep their logits otherwise: what the book has stays, unless it is named."""
+    ours = [made(tmp_path / str(seed), 48, 1, teacher=spoken(seed), codec=codec if seed else None) for seed in (0, 1)]
+    merge(tmp_path / "b", ours)
+    found = grown(tmp_path / "b", 96, 2, teacher=[spoken(0), spoken(1)])
+    wanted = [
+        made(tmp_path / f"w{seed}", 96, 2, teacher=spoken(seed), codec=codec if seed else None) for seed in (0, 1)
+    ]
+    assert found.content_digest == merge(tmp_path / "whole", wanted).content_digest
+    assert verify(found.path) == []
+    assert compact(found.path).content_digest == found.content_digest
+
+
+def test_a_codec_that_was_chosen_stays_chosen(tmp_path):
+    auto = Auto(max_kl=0.5)
+    had = made(tmp_path / "b", 48, 1, codec=auto)
+    found = grown(tmp_path / "b", 96, 2, codec=auto)
+    assert found.fields["logits"].codec == had.fields["logits"].codec
+    assert found.plan.choice == had.plan.choice != {}
+    assert found.fidelity["logits"]["choice"] == had.fidelity["logits"]["choice"]
+    assert found.fidelity["logits"]["n"] > had.fidelity["logits"]["n"]
+    with pytest.raises(ConfigError, match="a codec by name, for a further teacher, got auto|'auto'"):
+        grown(tmp_path / "b", 96, 2, teacher=spoken(1), codec=auto)
+
+
+def test_draws_of_several_teachers_are_said_again_to_the_byte(tmp_path):
+    ours = [made(tmp_path / str(seed), 48, 1, teacher=spoken(seed), codec=Sampled(9)) for seed in (0, 1)]
+    book = merge(tmp_path / "b", ours)
+    shard = next(book.path.rglob("*.safetensors"))
+    before = shard.read_bytes()
+    shard.write_bytes(before[:-400])
+    repair(book.path, [spoken(0), spoken(1)], first(48), views(1), task=TASK)
+    assert shard.read_bytes() == before

@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 import torch
 
-from bookkd.book import Dense, Int8, TopK
+from bookkd.book import Argmax, Dense, Int8, RowIds, Sampled, TopK
 from bookkd.core.errors import ConfigError, FidelityError
 from bookkd.query import record_statistics
 
@@ -85,3 +85,19 @@ def test_what_is_no_record():
     codec = TopK(2, (2.0,))
     with pytest.raises(FidelityError, match=r"promises \(2\), got 1"):
         record_statistics(codec.decode(codec.encode(LOGITS), (12,)))
+
+
+def test_a_class_alone_is_told_and_nothing_else():
+    found = record_statistics(Argmax().decode(Argmax().encode(LOGITS), (12,)), LABELS)
+    np.testing.assert_array_equal(found["top1"], LOGITS.argmax(axis=1))
+    assert {name: str(array.dtype) for name, array in found.items()} == {
+        name: str(array.dtype) for name, array in record_statistics(LOGITS, LABELS).items()
+    }
+    assert all(np.isnan(found[name]).all() for name in ("confidence", "margin", "entropy", "label_probability"))
+
+
+def test_draws_are_refused():
+    codec = Sampled(9)
+    drawn = codec.decode(codec.encode(LOGITS, RowIds(np.arange(200), 0, "logits")), (12,))
+    with pytest.raises(FidelityError, match=r"draws \(codec sampled\), which are right on average alone.*codec dense"):
+        record_statistics(drawn)

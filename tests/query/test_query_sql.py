@@ -11,13 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 from tests.book import books
 
-from bookkd.book import Book, BookWriter, Dense, FieldPlan, Int8, Plan, Raw, TeacherInfo, TopK, verify
+from bookkd.book import Argmax, Book, BookWriter, Dense, FieldPlan, Int8, Plan, Raw, Sampled, TeacherInfo, TopK, verify
 from bookkd.core.errors import (
     BookFormatError,
     BookMismatchError,
     BookMissingError,
     ConfigError,
     DataError,
+    FidelityError,
     StorageError,
 )
 from bookkd.query import open_statistics, query, write_statistics
@@ -378,3 +379,27 @@ def test_open_statistics_says_what_there_is(made):
         True,
         ["teacher 0", "teacher 1", "teacher 2"],
     )
+
+
+def test_a_teacher_that_keeps_a_class_alone_stands_beside_others(tmp_path):
+    book = make(tmp_path / "b", (Dense("float32"), Argmax()))
+    write_statistics(book, LABELS)
+    said = np.stack([books.arrays(view, 0, N)["logits"] for view in range(V)])
+    turned = np.roll(said, 1, axis=2).argmax(axis=2)
+    rows = query(
+        book, "select count(*), count(confidence), sum(teacher_correct::int) from records where teacher = 1"
+    ).rows
+    assert list(rows[0]) == [N * V, 0, int((turned == LABELS).sum())]
+    differ = query(
+        book,
+        "select count(*) from records a join records b using (sample, view) "
+        "where a.teacher = 0 and b.teacher = 1 and a.top1 <> b.top1",
+    ).rows
+    assert differ[0][0] == int((said.argmax(axis=2) != turned).sum())
+
+
+def test_draws_are_refused_before_anything_is_written(tmp_path):
+    book = make(tmp_path / "b", (Dense(), Sampled(9)))
+    with pytest.raises(FidelityError, match="`members/1/logits` to be records that say something one by one"):
+        write_statistics(book)
+    assert not (book.path / "stats").exists()

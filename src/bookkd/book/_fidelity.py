@@ -236,12 +236,13 @@ def merge(sidecars: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
         units = [sidecar[name] for sidecar in sidecars]
         columns = list(zip(*(unit["temperatures"] for unit in units), strict=True))
         others = list(zip(*(unit.get("unpromised", []) for unit in units), strict=True))
+        unpromised = [
+            {"temperature": column[0]["temperature"], "kept": math.fsum(entry["kept"] for entry in column)}
+            for column in others
+        ]
         return {
-            "unbiased": any(unit.get("unbiased") for unit in units),
-            "unpromised": [
-                {"temperature": column[0]["temperature"], "kept": math.fsum(entry["kept"] for entry in column)}
-                for column in others
-            ],
+            **({"unbiased": True} if any(unit.get("unbiased") for unit in units) else {}),
+            **({"unpromised": unpromised} if unpromised else {}),
             "n": sum(unit["n"] for unit in units),
             "agree": sum(unit["agree"] for unit in units),
             "temperatures": [
@@ -273,9 +274,11 @@ def summary(merged: Mapping[str, Any]) -> dict[str, Any]:
     mean over every class stands beside that over the outcomes kept only where the two differ.
     """
     n = merged["n"]
-    unpromised = {f"{entry['temperature']:g}": {"kept_mass": entry["kept"] / n} for entry in merged["unpromised"]}
+    unpromised = {
+        f"{entry['temperature']:g}": {"kept_mass": entry["kept"] / n} for entry in merged.get("unpromised", ())
+    }
     return {
-        **({"unbiased": True} if merged["unbiased"] else {}),
+        **({"unbiased": True} if merged.get("unbiased") else {}),
         **({"unpromised": unpromised} if unpromised else {}),
         "n": n,
         "top1_agreement": merged["agree"] / n,

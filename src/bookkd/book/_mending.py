@@ -7,6 +7,7 @@ import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ import xxhash
 from bookkd.book import _files, _layout, _manifest
 from bookkd.book._carried import nothing_measured
 from bookkd.book._committing import measured_in
-from bookkd.book._laid import laid_out
+from bookkd.book._container import Span
+from bookkd.book._ends import Ends
+from bookkd.book._laid import laid_out, lengths_in
 from bookkd.book.plan import Plan
 from bookkd.core import jsonio
 from bookkd.core.errors import BookKDError
@@ -183,10 +186,11 @@ def mended_sidecar(
     folder = _layout.view_folder(file.view)
     stem, rows = file.stems[index], int(file.stops[index] - file.starts[index])
     size = int(file.sizes[index])
-    begin, spans = laid_out(plan.stored, dict.fromkeys(plan.stored, rows))
     with contextlib.suppress(BookKDError):
         data = _files.read_inside(root, f"{folder}/{stem}.safetensors", limit=size)
-        if len(data) == size and data[: len(begin)] == begin:
+        lengths = lengths_in(memoryview(data), size, plan, rows)
+        begin, spans = laid_out(plan.stored, lengths or dict.fromkeys(plan.stored, rows))
+        if lengths is not None and len(data) == size and data[: len(begin)] == begin:
             left = _bytes(root, f"{folder}/{stem}.json")
             block = plan.block_rows or rows
             made = _manifest.Sidecar(
@@ -196,10 +200,7 @@ def mended_sidecar(
                 size=size,
                 digest=_files.digest_of(data),
                 block_rows=block,
-                blocks={
-                    name: _hashes(memoryview(data)[span.start : span.stop], span.row_bytes * block)
-                    for name, span in sorted(spans.items())
-                },
+                blocks=_hashes(memoryview(data), spans, plan, block),
                 plan=identity,
                 fidelity={},
             )
@@ -213,10 +214,22 @@ def mended_sidecar(
     return None
 
 
-def _hashes(data: memoryview, step: int) -> npt.NDArray[np.uint64]:
-    return np.array(
-        [xxhash.xxh3_64_intdigest(data[at : at + step]) for at in range(0, len(data), step)], dtype=np.uint64
-    )
+def _hashes(data: memoryview, spans: Mapping[str, Span], plan: Plan, block: int) -> dict[str, npt.NDArray[np.uint64]]:
+    """Return the hashes of a shard's blocks, as far as its ends say where they lie; whether they are right is not known."""
+    found = {}
+    for name, span in sorted(spans.items()):
+        edges = np.append(np.arange(0, span.shape[0], block), span.shape[0])
+        if name in plan.flat:
+            ends, most = plan.flat[name]
+            of = spans[ends]
+            edges = Ends(
+                np.frombuffer(data, of.dtype, of.shape[0], of.start), block.bit_length() - 1, span.shape[0], most
+            ).first
+        at = (span.start + edges * span.row_bytes).tolist()
+        found[name] = np.array(
+            [xxhash.xxh3_64_intdigest(data[begin:end]) for begin, end in pairwise(at)], dtype=np.uint64
+        )
+    return found
 
 
 def _proves(sidecar: _manifest.Sidecar, digest: str) -> bool:

@@ -123,6 +123,7 @@ class Shard:
                 raise BookCorruptError(
                     f"Expected {self._where} to have {self._size} bytes, got {size}. Run `bookkd verify`."
                 )
+            _container.header_end(os.read(descriptor, 8), size, self._where)  # an empty file cannot be mapped
             mapped = mmap.mmap(descriptor, size, access=mmap.ACCESS_READ)
         except OSError as error:
             raise StorageError(f"Expected {self._where} to be mappable, got: {error}. Lower `max_open`.") from error

@@ -15,8 +15,9 @@ from bookkd.book import _fidelity, _files, _manifest
 from bookkd.book._ends import Ends
 from bookkd.book.codecs.base import Array, Parts, RowIds, UnfitRowError
 from bookkd.book.plan import Plan, Unit, is_logits
-from bookkd.book.ragged import RaggedArray
+from bookkd.book.ragged import RaggedArray, offsets_of
 from bookkd.core.errors import ConfigError, TeacherOutputError, expected
+from bookkd.core.fields import LOGITS
 
 __all__ = ["UnitBuffer"]
 
@@ -64,6 +65,15 @@ class UnitBuffer:
         return self._rows | {
             name: np.concatenate([items[begin] for begin in sorted(items)]) for name, items in self._items.items()
         }
+
+    def rows_of(self, name: str) -> Array | RaggedArray:
+        """Return the rows of one tensor of the full unit; of a flat one the items of each."""
+        if name not in self._flat:
+            return self._rows[name]
+        ends = self._rows[self._flat[name].ends].astype(np.int64)
+        counts = np.diff(ends, prepend=0)
+        counts[:: self._block] = ends[:: self._block]
+        return RaggedArray(self.parts[name], offsets_of(counts))
 
     def add(self, start: int, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         """Add rows from sample `start` on; see `BookWriter.write_rows`."""
@@ -161,7 +171,10 @@ class UnitBuffer:
             )
         self._check_finite(name, array, start)
         try:
-            ids = RowIds(np.arange(start, start + len(array)), self.unit.view, name)
+            # Draws are those of the teacher's own `logits`, whatever its place among others: books are merged, grown,
+            # extracted and repaired under other names.
+            own = LOGITS if is_logits(name) else name
+            ids = RowIds(np.arange(start, start + len(array)), self.unit.view, own)
             parts = entry.codec.encode(array, ids) if entry.codec.draws_rows else entry.codec.encode(array)
         except UnfitRowError as error:
             where = self._where(name, start + error.row)

@@ -202,7 +202,7 @@ def _grouped(placed: Sequence[Placed], shard_bytes: int, book: Book) -> list[lis
 
 def _write(book: Book, groups: Sequence[Sequence[Sequence[Placed]]], progress: Progress | None) -> None:
     number, edition = book.edition + 1, book._edition
-    total = sum(_data_bytes(book, group) for of_view in groups for group in of_view if len(group) > 1)
+    total = sum(_data_bytes(group) for of_view in groups for group in of_view if len(group) > 1)
     meter = _Meter(progress, total)
     entries = []
     for view, of_view in enumerate(groups):
@@ -225,8 +225,8 @@ def _write(book: Book, groups: Sequence[Sequence[Sequence[Placed]]], progress: P
     write_edition(book.path, replace(edition, number=number, views=tuple(entries)))
 
 
-def _data_bytes(book: Book, group: Sequence[Placed]) -> int:
-    return (group[-1].stop - group[0].start) * book.plan.record_bytes
+def _data_bytes(group: Sequence[Placed]) -> int:
+    return sum(line.size for line in group)
 
 
 class _Meter:
@@ -248,7 +248,7 @@ def _merge(
     view, start, stop = sidecars[0].view, group[0].start, group[-1].stop
     found = found_unit(book.path, book.plan, Unit(view, start, stop), stem, book._edition.identity)
     if found is not None:
-        meter.add(_data_bytes(book, group))
+        meter.add(_data_bytes(group))
         return found
     hasher = xxhash.xxh3_128()
     folder = book.path / _layout.view_folder(view)
@@ -266,6 +266,7 @@ def _merge(
                         yield piece
             for source, sidecar in zip(sources, sidecars, strict=True):
                 source.check(sidecar.digest)
+                meter.add(len(source.data) - source.taken)
 
         def hashed() -> Iterator[bytes | memoryview]:
             for piece in pieces():
@@ -303,9 +304,10 @@ class _Source:
     spans: Mapping[str, _container.Span]
 
     def __post_init__(self) -> None:
-        self._order = sorted(self.spans, key=lambda name: self.spans[name].start)
+        self._order = sorted(self.spans, key=lambda name: (self.spans[name].start, self.spans[name].stop))
         self._hasher = xxhash.xxh3_128(self.data[: self.spans[self._order[0]].start])
         self._taken: list[str] = []
+        self.taken = 0
 
     @classmethod
     @contextmanager
@@ -317,12 +319,13 @@ class _Source:
         try:
             if size != line.size:
                 raise BookCorruptError(f"Expected {where} to have {line.size} bytes, got {size}. Run `bookkd verify`.")
+            _container.header_end(os.read(descriptor, 8), size, where)  # an empty file cannot be mapped
             mapped = mmap.mmap(descriptor, size, access=mmap.ACCESS_READ)
         finally:
             os.close(descriptor)
         with mapped, memoryview(mapped) as data:
-            spans = read_header(mapped, where)
-            _container.check_layout(spans, book.plan.stored, line.stop - line.start, where)
+            spans = read_header(mapped, where, book.plan.flat)
+            _container.check_layout(spans, book.plan.stored, line.stop - line.start, where, book.plan.flat)
             yield cls(where, data, spans)
 
     def take(self, name: str) -> Iterator[memoryview]:
@@ -331,6 +334,7 @@ class _Source:
         for first in range(span.start, span.stop, _CHUNK):
             with self.data[first : min(first + _CHUNK, span.stop)] as piece:
                 self._hasher.update(piece)
+                self.taken += len(piece)
                 yield piece
         self._taken.append(name)
 

@@ -57,7 +57,9 @@ def copy_book(path: str | Path, book: Book, *, codec: Codec | None = None, progr
     """
     check_apart(path, book)
     other = {} if codec is None else _other_codec(book, codec)
-    plan = replace(book.plan, fields={name: other.get(name, entry) for name, entry in book.fields.items()})
+    fields = {name: other.get(name, entry) for name, entry in book.fields.items()}
+    # What a codec was chosen for says nothing about another one.
+    plan = replace(book.plan, fields=fields, choice={} if other else book.plan.choice)
     same = [name for name in book.fields if name not in other]
     carried = Carried(book, {name: name for name in same}, range(book.n_views))
     started = time.perf_counter()

@@ -237,6 +237,7 @@ def _part(
         if classes is None
         else tuple(new for new, index in enumerate(classes.tolist()) if index in old.masked_classes),
         unit_rows=min(old.unit_rows or book.n_samples, len(rows)),
+        choice=old.choice if classes is None else {},  # of logits over fewer classes nothing was measured
         keys_digest=None,
     )
 

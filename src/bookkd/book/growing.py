@@ -347,6 +347,10 @@ class GrowthWriter:
         plan_file = _layout.plan_name(self.number)
         plan = _files.read_inside(self.path, plan_file)
         before = {self._names[name]: figures for name, figures in self.base.fidelity.items() if name in self._names}
+        now = measured_in(measured, alike=False)
+        for name in before.keys() & now.keys():
+            if "choice" in before[name]:
+                now[name]["choice"] = before[name]["choice"]
         edition = _manifest.Edition(
             number=self.number,
             n_samples=self.plan.n_samples,
@@ -354,7 +358,7 @@ class GrowthWriter:
             plan_size=len(plan),
             plan_digest=_files.digest_of(plan),
             identity=self._identity,
-            fidelity=before | measured_in(measured, alike=False),
+            fidelity=before | now,
             cost=cost,
             plan_file=plan_file,
             keys_file=self._keys_file,

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader
 
-from bookkd.book import Book, Codec, Dense, GrowthWriter, Plan, TeacherInfo
+from bookkd.book import Auto, Book, Codec, Dense, GrowthWriter, Plan, TeacherInfo
 from bookkd.book.plan import TOLD
 from bookkd.core.errors import BookMismatchError, ConfigError, expected
 from bookkd.core.fields import LOGITS, PROBE_HASH, PROBE_PROJECTIONS, SAMPLE, VIEW
@@ -39,7 +39,7 @@ def grow(
     views: Views,
     *,
     task: Task,
-    codec: Codec | None = None,
+    codec: Codec | Auto | None = None,
     batch_size: int | None = None,
     workers: int = 0,
     temperatures: tuple[float, ...] = (1.0, 4.0),
@@ -58,7 +58,8 @@ def grow(
         dataset: The book's samples, and more behind them.
         views: The book's recipe, with as many views or more; mixed views keep the partners that the book froze.
         task: As `make`.
-        codec: How logits become bytes, that of the book; any for further teachers. float16 where None.
+        codec: How logits become bytes. Of the book's own teachers that of the book, which is taken where None or `Auto`: what was
+            chosen stays chosen. Of further teachers any by name, float16 where None.
         batch_size: That of the book, which is taken where None.
         workers: Loader processes.
         temperatures: As `make`.
@@ -88,15 +89,16 @@ def grow(
         got = [teacher.name for teacher in given]
         raise BookMismatchError(expected("teachers", wish, got, where=str(book.path)))
     check_replay(replay)
+    speakers = further or given
     asked = [
-        plan_book(teacher, dataset, views, task, codec=codec or Dense(), temperatures=temperatures)
-        for teacher in (further or given)
+        plan_book(teacher, dataset, views, task, codec=each, temperatures=temperatures)
+        for teacher, each in zip(speakers, _codecs(book, codec, further or []), strict=True)
     ]
     proof = _prove(stored, replay, views)
     plan, names = _larger(book, asked, dataset, views, bool(further))
     if batch_size is not None:
         plan = replace(plan, batch_size=batch_size)
-    knowledge = [LiveKnowledge(teacher, task) for teacher in (further or given)]
+    knowledge = [LiveKnowledge(teacher, task) for teacher in speakers]
     members = _members(book, plan, len(knowledge), bool(further))
     with GrowthWriter(path, plan, keys=_keys(book, dataset, keys), names=names) as writer:
         started, cpu = time.perf_counter(), time.process_time()
@@ -104,6 +106,20 @@ def grow(
         forwards = sum(each.teacher_forwards for each in knowledge)
         seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu
         return writer.finish(_cost(book, written, forwards, seconds, cpu_seconds, proof))
+
+
+def _codecs(book: Book, codec: Codec | Auto | None, further: Sequence[Teacher]) -> list[Codec]:
+    """Return the codec of each speaker's logits."""
+    if further and isinstance(codec, Auto):
+        do = "Choose it with `make`, in a book of its own, and `merge`."
+        raise ConfigError(
+            expected("codec", "a codec by name, for a further teacher", "auto", where=str(book.path), do=do)
+        )
+    if further:
+        return [Dense() if codec is None or isinstance(codec, Auto) else codec for _ in further]
+    names = member_fields(book.plan) or [LOGITS]
+    own = [book.fields[name].codec if name in book.fields else Dense() for name in names]
+    return own if codec is None or isinstance(codec, Auto) else [codec for _ in own]
 
 
 def _further(book: Book, given: Sequence[Teacher]) -> list[Teacher] | None:
@@ -227,6 +243,7 @@ def _larger(
         teachers=_same_or(old.teachers, [each.teachers[0] for each in asked]),
         data=data,
         views=recipe,
+        choice=old.choice,
         batch_size=old.batch_size,
         unit_rows=None,
         block_rows=None,

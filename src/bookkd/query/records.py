@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bookkd.book import Decoded, SparseArray
+from bookkd.book import ClassArray, Decoded, SampledArray, SparseArray
 from bookkd.core.errors import ConfigError, FidelityError, expected
 
-__all__ = ["record_statistics"]
+__all__ = ["no_draws", "record_statistics"]
 
 Array = npt.NDArray[Any]
 
@@ -22,9 +22,10 @@ def record_statistics(
 
     Of a sparse record the classes that were left out are one bucket: its entropy is -sum(p log p) over the kept classes and
     this bucket, which is at most the entropy of the whole distribution, and what only the left-out classes could tell is NaN.
+    Of a record that keeps a class alone (codec argmax) all but `top1` is NaN. Draws are refused: one record of them is noise.
 
     Args:
-        decoded: Logits [rows, classes], -inf allowed; or what a sparse codec decodes to.
+        decoded: Logits [rows, classes], -inf allowed; or what the codec top_k or argmax decodes to.
         labels: Class of each row [rows], negative where it is not known; None for none.
         temperature: Of the softmax; for sparse records one that the codec promises.
 
@@ -34,13 +35,17 @@ def record_statistics(
 
     Raises:
         ConfigError: for records that are no vector of classes.
-        FidelityError: for a temperature that the codec does not promise.
+        FidelityError: for a temperature that the codec does not promise; for draws.
 
     >>> found = record_statistics(np.log([[0.7, 0.2, 0.1]]), [1])
     >>> int(found["top1"][0]), round(float(found["margin"][0]), 4), round(float(found["label_probability"][0]), 4)
     (0, 0.5, 0.2)
     """
     wanted = None if labels is None else np.asarray(labels, dtype=np.int64)
+    if isinstance(decoded, ClassArray):
+        return _of_classes(decoded, labels=wanted is not None)
+    if isinstance(decoded, SampledArray):
+        raise no_draws("decoded", "statistics")
     if isinstance(decoded, SparseArray):
         probabilities, classes, tail = _kept(decoded, temperature)
     else:
@@ -52,6 +57,20 @@ def record_statistics(
     if wanted is not None:
         found["label_probability"] = _of_labels(probabilities, classes, tail, wanted).astype(np.float32)
     return found
+
+
+def no_draws(what: str, where: str) -> FidelityError:
+    """Return the error for records that are draws."""
+    wish, do = "records that say something one by one", "Make a book with codec dense, int8, top_k or argmax."
+    return FidelityError(
+        expected(what, wish, "draws (codec sampled), which are right on average alone", where=where, do=do)
+    )
+
+
+def _of_classes(decoded: ClassArray, *, labels: bool) -> dict[str, Array]:
+    unknown = np.full(len(decoded), np.nan, np.float32)
+    names = ("confidence", "margin", "entropy", *(("label_probability",) if labels else ()))
+    return {"top1": decoded.classes.astype(np.int32), **{name: unknown.copy() for name in names}}
 
 
 def _softmax(logits: Array, temperature: float) -> Array:

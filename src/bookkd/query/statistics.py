@@ -36,7 +36,7 @@ from bookkd.core.errors import (
 from bookkd.core.fields import LOGITS
 from bookkd.core.files import TEMPORARY, make_folder, storage_errors, write_atomic
 from bookkd.core.names import require
-from bookkd.query.records import record_statistics
+from bookkd.query.records import no_draws, record_statistics
 
 __all__ = ["FOLDER", "Speaker", "Statistics", "open_statistics", "schema", "speakers", "write_statistics"]
 
@@ -92,6 +92,7 @@ def speakers(plan: Plan) -> tuple[Speaker, ...]:
 
     Raises:
         ConfigError: for a task without classes, or a book without logits.
+        FidelityError: for logits that are kept as draws.
     """
     if plan.task != "classification":
         wish = "classification, whose records are one distribution over classes"
@@ -107,6 +108,8 @@ def speakers(plan: Plan) -> tuple[Speaker, ...]:
         entry = plan.fields[field]
         if len(entry.shape) != 1:
             raise ConfigError(expected(field, "one vector of classes a record", list(entry.shape), where="statistics"))
+        if entry.codec.linear:
+            raise no_draws(field, "statistics")
         promised = entry.promised
         named = plan.teachers[number].name if number < len(plan.teachers) else field
         temperature = 1.0 if not promised or 1.0 in promised else promised[0]
@@ -143,7 +146,8 @@ def write_statistics(
     `stats.json` is missing there are no statistics, so that an interrupted run is seen and run again.
 
     Args:
-        book: A book of classes, with codecs that decode to logits or to kept classes.
+        book: A book of classes, with codecs that decode to logits, to kept classes or to the likeliest one; of the last all but
+            `top1` and `teacher_correct` is null.
         labels: Class of each sample, int [n_samples], negative where it is not known; None for statistics without labels.
         out: Folder; the folder `stats` of the book where None.
         progress: Called with (records done, records).
@@ -153,6 +157,7 @@ def write_statistics(
 
     Raises:
         ConfigError: if the book is not about classes.
+        FidelityError: if its logits are kept as draws.
         DataError: for labels of another number, or beyond the classes.
         MissingExtraError: without pyarrow, which the extra `query` brings.
         StorageError: full, read-only or failing disk.
