@@ -15,6 +15,7 @@ from bookkd.core.errors import BookKDError, CheckpointError, ConfigError
 from bookkd.knowledge import Ensemble, StoredKnowledge, books_of
 from bookkd.learning import Training, order
 from bookkd.learning.order import ReadingOrder, choose_order
+from bookkd.making import merge
 from bookkd.methods import Supervised
 from bookkd.views import BlockWindow
 
@@ -197,7 +198,8 @@ def test_labels_alone_are_shuffled_by_rows(tmp_path, monkeypatch):
 
 
 def test_what_is_read_ahead_is_what_the_method_asks_for(blocked, monkeypatch, tmp_path):
-    two = book(tmp_path / "two", teacher=[teacher(0), teacher(1)], unit_rows=4).path
+    other = book(tmp_path / "other", teacher=teacher(1), unit_rows=4)
+    two = merge(tmp_path / "two", [Book(blocked), other]).path
     told = []
     monkeypatch.setattr(Book, "prefetch", lambda self, *args: told.append((self.n_samples, *args)))
     order.reading_ahead([StoredKnowledge(blocked), StoredKnowledge(two, [1])], ["logits", "own/logits"])(4, 8, 1)
