@@ -1,12 +1,13 @@
 """Freed memory stays with the process, counted in page faults, not in seconds; the most of a while is measured."""
 
+import os
 import subprocess
 import sys
 from types import SimpleNamespace
 
 import pytest
 
-from bookkd.core.memory import forget_peak_memory, keep_freed_memory, peak_memory
+from bookkd.core.memory import available_memory, forget_peak_memory, keep_freed_memory, peak_memory
 
 _FAULTS = """
 import resource, sys
@@ -101,3 +102,58 @@ def test_without_proc_it_is_what_getrusage_says(monkeypatch):
     assert peak_memory() == 3
     monkeypatch.setitem(sys.modules, "resource", None)
     assert peak_memory() is None
+
+
+def system(root, files):
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+MEMINFO = {"proc/meminfo": "MemTotal:  9000 kB\nMemFree:  10 kB\nMemAvailable:    5000 kB\nHugePages_Total:   0\n"}
+V2 = {**MEMINFO, "proc/self/cgroup": "0::/a/b\n", "sys/fs/cgroup/a/b/memory.current": "3000000\n"}
+V2 |= {"sys/fs/cgroup/a/b/memory.stat": "anon 1000000\ninactive_file 1500000\nactive_file 500000\n"}
+
+
+@pytest.mark.parametrize(
+    ("files", "wanted"),
+    [
+        (MEMINFO, 5000 * 1024),
+        (
+            {**V2, "sys/fs/cgroup/a/b/memory.max": "4000000\n"},
+            3_000_000,
+        ),  # 1 of 4 million is taken, but for cached files
+        ({**V2, "sys/fs/cgroup/a/b/memory.max": "max\n"}, 5000 * 1024),
+        ({**V2, "sys/fs/cgroup/a/b/memory.max": "500000\n"}, 0),
+        (
+            {**V2, "sys/fs/cgroup/a/memory.max": "100\n", "sys/fs/cgroup/a/memory.current": "40\n"},
+            60,
+        ),  # of the group above
+    ],
+    ids=["no group", "limit", "no limit", "over the limit", "limit above"],
+)
+def test_available_memory_is_the_least_of_machine_and_groups(tmp_path, files, wanted):
+    assert available_memory(system(tmp_path, files)) == wanted
+
+
+def test_groups_of_version_1_and_of_a_container_that_sees_its_own_only(tmp_path):
+    files = {**MEMINFO, "proc/self/cgroup": "5:cpu,cpuacct:/x\n4:memory:/docker/123\n0::/\n"}
+    inside = "sys/fs/cgroup/memory"
+    files |= {f"{inside}/memory.limit_in_bytes": "1000000", f"{inside}/memory.usage_in_bytes": "400000"}
+    files |= {f"{inside}/memory.stat": "total_active_file 50000\ntotal_inactive_file 50000\n"}
+    assert available_memory(system(tmp_path, files)) == 700_000
+
+
+def test_a_system_that_does_not_say_it_and_a_damaged_one(tmp_path):
+    assert available_memory(tmp_path) is None
+    files = {"proc/meminfo": "MemAvailable: lots\n", "proc/self/cgroup": "nonsense\n4:memory:/../../etc\n"}
+    assert available_memory(system(tmp_path, files)) is None
+
+
+def test_here_it_is_less_than_the_machine_has():
+    found = available_memory()
+    if found is None:
+        pytest.skip("the system does not say it")
+    assert 2**20 < found <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap
 
+from bookkd.book import Book, verify
 from bookkd.cli import main
 from bookkd.pipelines import bench
 from bookkd.pipelines.bench import BENCHES, Goal, Ratio, paired
+from bookkd.pipelines.bench.large import write_large_book
 
 
 def test_paired_runs_in_turn_with_a_warm_up():
@@ -62,3 +64,15 @@ def test_a_goal_that_fails_gives_exit_code_1_unless_quick(monkeypatch, capsys):
     assert "NO" in capsys.readouterr().out
     assert main(["bench", "store", "--quick"]) == 0
     assert "not judged" in capsys.readouterr().out
+
+
+def test_the_large_book_is_whole_and_every_digest_right(tmp_path):
+    records = write_large_book(tmp_path / "b", n_views=3, shards=4, shard_rows=8192)
+    assert records == 3 * 4 * 8192
+    assert verify(tmp_path / "b") == []
+    book = Book(tmp_path / "b", verify="all")
+    assert (book.n_samples, book.n_views) == (32768, 3)
+    assert (book.read([0, 32767, 8192], [0, 2, 1])["logits"] == np.zeros((3, 10))).all()
+    (shard,) = (tmp_path / "b" / "view-0002").glob("rows-000024576-*.safetensors")
+    shard.unlink()
+    assert [(fault.view, fault.start, fault.stop) for fault in verify(tmp_path / "b")] == [(2, 24576, 32768)]

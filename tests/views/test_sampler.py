@@ -10,12 +10,15 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from bookkd.core.errors import CheckpointError, ConfigError
-from bookkd.views import Pick, ViewSampler
+from bookkd.views import BlockWindow, Pick, ViewSampler
 
 
 @st.composite
 def configurations(draw):
     views_per_sample = draw(st.integers(1, 3))
+    block_rows = draw(st.integers(1, 50))
+    divisors = [rows for rows in range(1, block_rows + 1) if block_rows % rows == 0]
+    windows = st.builds(BlockWindow, st.integers(1, 6), st.sampled_from(divisors))
     return {
         "n_samples": draw(st.integers(1, 40)),
         "n_views": draw(st.integers(views_per_sample, 5)),
@@ -23,8 +26,8 @@ def configurations(draw):
         "seed": draw(st.integers(0, 2**64 - 1)),
         "world_size": draw(st.integers(1, 3)),
         "views_per_sample": views_per_sample,
-        "shuffle": draw(st.booleans()),
-        "block_rows": draw(st.integers(1, 50)),
+        "shuffle": draw(st.booleans() | windows),
+        "block_rows": block_rows,
     }
 
 
@@ -192,6 +195,7 @@ def test_set_epoch_keeps_the_place_in_the_epoch_under_way():
         ({"views_per_sample": 3}, "`batch_size` to be a multiple of views_per_sample = 3, got 4"),
         ({"block_rows": 0}, "`block_rows` to be a whole number of at least 1"),
         ({"drop_last": True, "world_size": 4}, "`drop_last` to be off for 10 samples"),
+        ({"shuffle": BlockWindow(2, 6), "block_rows": 16}, "`rows` to be a divisor of block_rows = 16.*got 6"),
         ({"samples": []}, "`samples` to be a list of rows, not empty"),
         ({"samples": [0.5]}, "`samples` to be a list of rows"),
         ({"samples": [3, 10]}, "`samples` to be rows from 0 to 9, got 10"),
@@ -223,6 +227,7 @@ def test_refuses_to_consume_more_than_there_is():
         ("global_batch", {"world_size": 2}),
         ("views_per_sample", {"views_per_sample": 2}),
         ("shuffle", {"shuffle": False}),
+        ("shuffle", {"shuffle": BlockWindow(2)}),
         ("drop_last", {"drop_last": True}),
         ("block_rows", {"block_rows": 5}),
         ("samples", {"samples": np.arange(9)}),
@@ -233,6 +238,28 @@ def test_a_state_of_another_sampler_is_refused(name, changes):
     base = {"n_samples": 10, "n_views": 3, "batch_size": 4}
     with pytest.raises(CheckpointError, match=f"Expected `{name}` to be .* as in this run, got .*Resume with"):
         ViewSampler(**{**base, **changes}).load_state_dict(ViewSampler(**base).state_dict())
+
+
+def test_a_state_of_another_window_is_refused():
+    state = ViewSampler(10, 3, 4, shuffle=BlockWindow(2, 4)).state_dict()
+    for name, window in [("window_blocks", BlockWindow(3, 4)), ("window_rows", BlockWindow(2, 8))]:
+        with pytest.raises(CheckpointError, match=f"Expected `{name}` to be .* as in this run"):
+            ViewSampler(10, 3, 4, shuffle=window).load_state_dict(state)
+    with pytest.raises(CheckpointError, match="Expected `shuffle` to be 1 as in this run, got 2"):
+        ViewSampler(10, 3, 4).load_state_dict(state)
+
+
+def test_a_state_from_before_there_were_windows_is_taken():
+    old = {"n_samples": 10, "n_views": 3, "seed": 0, "global_batch": 4, "views_per_sample": 1, "shuffle": 1}
+    old |= {
+        "drop_last": 0,
+        "block_rows": 4096,
+        "samples": 10,
+        "samples_digest": ViewSampler(10, 3, 4).state_dict()["samples_digest"],
+    }
+    sampler = ViewSampler(10, 3, 4)
+    sampler.load_state_dict({**old, "epoch": 2, "consumed": 8})
+    assert (sampler.epoch, len(list(sampler))) == (2, 1)
 
 
 @pytest.mark.parametrize("wrong", [{"consumed": 3}, {"consumed": 12}, {"consumed": -4}, {"epoch": -1}])

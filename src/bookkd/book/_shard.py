@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 from collections import defaultdict
@@ -37,6 +38,8 @@ class _Mapped:
 
     arrays: Mapping[str, Array]
     ends: Mapping[str, Ends]
+    file: mmap.mmap
+    spans: Mapping[str, _container.Span]
 
 
 class Shard:
@@ -106,6 +109,25 @@ class Shard:
                 found[name] = RaggedArray(np.take(mapped.arrays[name], places, axis=0), offsets)
         return found
 
+    def prefetch(self, start: int, stop: int, names: Iterable[str]) -> None:
+        """Ask the system to read rows `start` to `stop` of each tensor in `names` meanwhile, where it can be asked."""
+        advice = getattr(mmap, "MADV_WILLNEED", None)
+        if advice is None:
+            return
+        mapped = self._current()
+        for name in names:
+            span, first, last = mapped.spans[name], start, stop
+            if name in self._flat:
+                items = mapped.ends[self._flat[name].ends].first
+                first, last = int(items[start >> self._shift]), int(items[(stop - 1 >> self._shift) + 1])
+            begin = span.start + first * span.row_bytes
+            begin -= begin % mmap.PAGESIZE
+            end = span.start + last * span.row_bytes
+            if begin < end:
+                # Advice is all it is: what the system refuses is read when it is touched.
+                with contextlib.suppress(OSError):
+                    mapped.file.madvise(advice, begin, end - begin)
+
     def _current(self) -> _Mapped:
         mapped = self._mapped
         if mapped is None:
@@ -136,7 +158,7 @@ class Shard:
             flat.ends: Ends(arrays[flat.ends], self._shift, len(arrays[name]), flat.most)
             for name, flat in self._flat.items()
         }
-        found = _Mapped(arrays, ends)
+        found = _Mapped(arrays, ends, mapped, spans)
         for name, each in ends.items():
             fault = each.fault()
             if fault:

@@ -256,6 +256,32 @@ class Book:
             found[part] = RaggedArray.concatenate([piece[part] for piece in pieces]).take(back)
         return found
 
+    def prefetch(self, start: int, stop: int, view: int, fields: Sequence[str] | None = None) -> None:
+        """Ask the system to read records that will be wanted soon; returns while it does, and reads nothing twice.
+
+        Of use where a book is larger than memory and is read by blocks of samples (`BlockWindow`); elsewhere the system's own
+        reading ahead is enough. Nothing happens where the system takes no such advice (Windows).
+
+        Args:
+            start: First sample.
+            stop: End of the samples.
+            view: Their view.
+            fields: Names of fields; None for all.
+
+        Raises:
+            DataError: for samples or a view that the book does not have.
+            UnknownNameError: for an unknown field.
+        """
+        names = self._names(fields)
+        if start >= stop:
+            raise DataError(expected("stop", f"above start = {start}", stop, where=str(self.path)))
+        _, shards = self._locate([start, stop - 1], view)
+        parts = [part for name in names for part in self.plan.fields[name].stored(name)]
+        edges = np.append(self._starts, self.n_views * self.n_samples) - view * self.n_samples
+        for number in range(int(shards[0]), int(shards[1]) + 1):
+            begin, end = int(edges[number]), int(edges[number + 1])
+            self._shard(number).prefetch(max(start, begin) - begin, min(stop, end) - begin, parts)
+
     def _of(self, parts: Sequence[str]) -> list[tuple[str, tuple[np.dtype[Any], tuple[int, ...]]]]:
         return [(part, self._stored[part]) for part in parts]
 

@@ -1,13 +1,14 @@
-"""Memory of the process: what was freed is kept where the C library would give it back, and the most of a while is measured."""
+"""Memory of the process: freed memory that is kept, the most that was held, and what may still be taken."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["forget_peak_memory", "keep_freed_memory", "peak_memory"]
+__all__ = ["available_memory", "forget_peak_memory", "keep_freed_memory", "peak_memory"]
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """Numbers of the parameters in glibc's malloc.h."""
@@ -84,3 +85,76 @@ def forget_peak_memory() -> bool:
     except OSError:
         return False
     return True
+
+
+def available_memory(root: str | Path = "/") -> int | None:
+    """Return the bytes that may still be taken without swapping, cached files counted as free.
+
+    The least of what the machine has (MemAvailable) and of what the limits of the process's control groups leave, those of all
+    groups above it included, in version 1 and 2; so that it is right in a container too.
+
+    Args:
+        root: Where `proc` and `sys` are mounted.
+
+    Returns:
+        None where the system does not say it (macOS, Windows).
+
+    >>> available_memory() != 0
+    True
+
+    Source: proc_meminfo(5), MemAvailable; the kernel's cgroup-v2.rst (memory.max, memory.current, memory.stat) and
+    cgroup-v1/memory.rst.
+    """
+    known = [_available_here(Path(root)), *_left_by_groups(Path(root))]
+    return min((each for each in known if each is not None), default=None)
+
+
+def _available_here(root: Path) -> int | None:
+    found = _numbers(root / "proc" / "meminfo").get("MemAvailable:")
+    return None if found is None else found * 1024
+
+
+def _left_by_groups(root: Path) -> Iterator[int]:
+    """Return what each limit leaves: its bytes less those that are taken, but for cached files."""
+    for version, names in _GROUPS.items():
+        base = root / "sys" / "fs" / "cgroup" / ("memory" if version == 1 else "")
+        for folder in _groups(root, base, version):
+            limit, taken = (_number(folder / name) for name in names[:2])
+            if limit is not None and taken is not None:
+                stat = _numbers(folder / "memory.stat")
+                yield max(0, limit - max(0, taken - sum(stat.get(name, 0) for name in names[2:])))
+
+
+_GROUPS = {
+    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_active_file", "total_inactive_file"),
+    2: ("memory.max", "memory.current", "active_file", "inactive_file"),
+}
+"""Version of control groups -> files of the limit and of what is taken; the rows of memory.stat that are cached files."""
+
+
+def _groups(root: Path, base: Path, version: int) -> list[Path]:
+    """Return the folders of the process's memory group and of all above it; in a container only the last may be there."""
+    for line in _text(root / "proc" / "self" / "cgroup").splitlines():
+        number, controllers, path = (*line.split(":", 2), "", "")[:3]
+        if (version == 1 and "memory" in controllers.split(",")) or (version == 2 and number == "0"):
+            inside = Path(path.lstrip("/"))
+            return [base / each for each in (inside, *inside.parents) if ".." not in each.parts]
+    return []
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return ""
+
+
+def _number(path: Path) -> int | None:
+    text = _text(path).strip()
+    return int(text) if text.isdecimal() else None  # "max" is no limit
+
+
+def _numbers(path: Path) -> dict[str, int]:
+    """Return the rows `name number ...` of a file."""
+    rows = (line.split() for line in _text(path).splitlines())
+    return {row[0]: int(row[1]) for row in rows if len(row) > 1 and row[1].isdecimal()}

@@ -79,9 +79,7 @@ class StoredKnowledge(Teacherless):
         samples, views = batch[SAMPLE].cpu().numpy(), batch[VIEW].cpu().numpy()
         self.check(batch)
         combined = LOGITS in wanted and LOGITS not in self.book.fields
-        stored = [name for name in wanted if name in self.book.fields]
-        members = [name for name in self._members if name not in stored] if combined else []
-        read = self.book.read(samples, views, [*stored, *members])
+        read = self.book.read(samples, views, self._stored(wanted))
         device = batch[INPUT].device if INPUT in batch else torch.device("cpu")
         said: dict[str, Target] = {name: self._target(name, read[name], device) for name in read}
         if combined:
@@ -89,6 +87,17 @@ class StoredKnowledge(Teacherless):
             each = [said[name] for name in self._members]
             said[LOGITS] = each[0] if len(each) == 1 else CombinedTarget.of(each, accuracies)
         return {name: said[name] for name in wanted}
+
+    def read_of(self, fields: Sequence[str]) -> list[str]:
+        """Return what is read of the book where `fields` are asked for: theirs, and the probes; names it has not are left out."""
+        names = self._stored([name for name in fields if name in self._fields])
+        return [*names, *(name for name in _PROBES if self._probed)]
+
+    def _stored(self, wanted: Sequence[str]) -> list[str]:
+        """Return the fields of the book behind those that are wanted: `logits` may be those of all its teachers."""
+        stored = [name for name in wanted if name in self.book.fields]
+        combined = LOGITS in wanted and LOGITS not in self.book.fields
+        return stored + ([name for name in self._members if name not in stored] if combined else [])
 
     def _target(self, name: str, read: Decoded, device: torch.device) -> Target:
         target = _target(read, device, self.book.fidelity.get(name))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from bookkd.core.errors import ConfigError, expected
 from bookkd.core.fields import IGNORE_LABEL, LABEL, PARTNER, PARTNER_LABEL, SAMPLE
 from bookkd.core.rng import generator
 from bookkd.learning.training import Training
-from bookkd.views import CachedViews, Replay, ViewSampler, collate, label_rows
+from bookkd.views import BlockWindow, CachedViews, Replay, ViewSampler, collate, label_rows
 
 __all__ = ["Groups", "check_batches", "make_groups", "visible_labels"]
 
@@ -126,6 +126,8 @@ def make_groups(
     world_size: int = 1,
     labels: npt.NDArray[Any] | None = None,
     whole: bool = False,
+    window: BlockWindow | None = None,
+    ahead: Callable[[int, int, int], object] | None = None,
 ) -> Groups:
     """Return the batches of a run: `views_per_sample` views of each sample an epoch, shuffled, this rank's share.
 
@@ -140,6 +142,8 @@ def make_groups(
         labels: Numbers [rows of the book, ...] that replace the data set's.
         whole: Leave the last incomplete batch of an epoch out instead of filling it up, for losses that relate the rows of
             a batch.
+        window: Shuffle by blocks inside a window, as `learn` chooses for books larger than memory; None for all rows.
+        ahead: Told of the blocks that come, see `ViewSampler`.
 
     Raises:
         ConfigError: if there are fewer labels than rows, or the batches are none that `check_batches` lets pass.
@@ -160,6 +164,8 @@ def make_groups(
         views_per_sample=views_per_sample,
         drop_last=whole,
         samples=part,
+        shuffle=window or True,
+        ahead=ahead,
     )
     workers = 0 if isinstance(replay, CachedViews) else training.workers
     loader: DataLoader[Any] = DataLoader(

@@ -21,7 +21,16 @@ from bookkd.core.lock import Lock
 
 __all__ = ["RunFolder", "is_main_process", "plain"]
 
-_OURS = ("config.json", "environment.json", "options.json", "metrics.jsonl", "result.json", "checkpoints", "logs")
+_OURS = (
+    "config.json",
+    "environment.json",
+    "options.json",
+    "order.json",
+    "metrics.jsonl",
+    "result.json",
+    "checkpoints",
+    "logs",
+)
 _LOCK = ".lock"
 _RESULTS = ("metrics.jsonl", "result.json", "checkpoints/last.ckpt")
 
@@ -89,7 +98,7 @@ class RunFolder:
             known = None
         # Through JSON and back, so that tuples and lists compare equal.
         mine = parse(pretty(config), "config")
-        if known is not None and any((self.path / name).exists() for name in _RESULTS):
+        if known is not None and self.begun:
             differing = _differences(known, mine)
             if differing:
                 raise ConfigError(
@@ -150,6 +159,20 @@ class RunFolder:
             advice = "Pass --overwrite to start again."
             raise CheckpointError(f"Expected {path} to be the result of a run, got damaged text. {advice}")
         return found
+
+    @property
+    def begun(self) -> bool:
+        """Whether the run has left anything that it goes on from."""
+        return any((self.path / name).exists() for name in _RESULTS)
+
+    def order(self) -> dict[str, Any] | None:
+        """Return what `note_order` kept; None where nothing is there."""
+        return _read(self.path / "order.json")
+
+    def note_order(self, order: dict[str, Any]) -> None:
+        """Keep how the samples are shuffled: it was chosen by free memory, which may be other when the run goes on."""
+        if is_main_process():
+            write_atomic(self.path / "order.json", pretty(order))
 
     def history(self) -> list[dict[str, Any]]:
         """Return one record for each epoch done.

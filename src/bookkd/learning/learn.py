@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import statistics
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,6 +42,7 @@ from bookkd.learning.data import Groups, check_batches, make_groups
 from bookkd.learning.folder import RunFolder, is_main_process, plain
 from bookkd.learning.learner import Learner
 from bookkd.learning.loop import fit
+from bookkd.learning.order import ReadingOrder, choose_order, reading_ahead
 from bookkd.learning.run import Run
 from bookkd.learning.step import Step
 from bookkd.learning.training import Training, find_device, trainable
@@ -51,6 +53,8 @@ from bookkd.views import CachedViews, Replay, Views
 from bookkd.zoo import load_weights, save_weights
 
 __all__ = ["Learned", "learn"]
+
+_LOG = logging.getLogger("bookkd")
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +71,7 @@ class Learned:
         teacher_forwards: Samples passed through a teacher while learning; 0 from a book.
         folder: Where everything was saved; None where nothing was.
         peers: The other students of a cohort, in order; empty for one student.
+        order: How the samples were shuffled, and why.
     """
 
     student: nn.Module
@@ -77,6 +82,7 @@ class Learned:
     teacher_forwards: int
     folder: Path | None = None
     peers: tuple[nn.Module, ...] = ()
+    order: ReadingOrder | None = None
 
 
 def learn(
@@ -162,6 +168,8 @@ def learn(
     with folder or nullcontext():
         if folder is not None and folder.result is not None:
             return _finished(learner, folder, folder.result)
+        fields = tuple(method.needs(task).fields)
+        order = _order(training, knowledge, fields, folder, n_samples=n_rows, views_per_sample=n_next)
         share = training.probe_share if books_of(knowledge) else 0.0
         job = _Job(
             learner=learner,
@@ -174,8 +182,29 @@ def learn(
             labels=labels,
             validation=checked,
             checkpoints=None if folder is None else folder.checkpoints,
+            order=order,
+            fields=fields,
         )
-        return job.learned(folder, door, loggers=loggers, callbacks=callbacks, progress=progress)
+        learned = job.learned(folder, door, loggers=loggers, callbacks=callbacks, progress=progress)
+        return replace(learned, order=order)
+
+
+def _order(
+    training: Training, knowledge: Knowledge | None, fields: Sequence[str], folder: RunFolder | None, **epoch: int
+) -> ReadingOrder:
+    """Return how to shuffle; as before where a run is gone on with, or where another process of it has chosen."""
+    if folder is not None and (folder.begun or not is_main_process()):
+        found = folder.order()
+        if found is not None:
+            return ReadingOrder.from_json(found, str(folder.path / "order.json"))
+        if folder.begun:
+            return ReadingOrder(None, "as before")  # by a version that knew no other order
+    order = choose_order(training, books_of(knowledge), fields, **epoch)
+    if folder is not None:
+        folder.note_order(order.to_json())
+    if order.window is not None and is_main_process():
+        _LOG.warning("Note: %s", order)
+    return order
 
 
 def _aligned(views: Views, knowledge: Knowledge | None, dataset: Any, task: Task, rows: Sequence[int] | None) -> Views:
@@ -237,6 +266,8 @@ class _Job:
     labels: npt.NDArray[Any] | None
     validation: Validation | None
     checkpoints: Path | None
+    order: ReadingOrder
+    fields: tuple[str, ...]
 
     def learned(self, folder: RunFolder | None, door: str, **lightning: Any) -> Learned:
         """Train, and write weights and result where there is a folder."""
@@ -290,6 +321,8 @@ class _Job:
             world_size=world_size,
             labels=self.labels,
             whole=self.step.objective.relational,
+            window=self.order.window,
+            ahead=None if self.order.window is None else reading_ahead(books_of(self.step.knowledge), self.fields),
         )
 
     def _run(self, placed: Learner, groups: Groups) -> Run:

@@ -103,10 +103,21 @@ class BookModule(pl.LightningModule):
 
     def on_train_start(self) -> None:
         """Tell the handlers; a run that had stopped early does not start again."""
+        self._check_order()
         self.active.fire("run_start")
         self.trainer.should_stop = self.active.finished
         # Lightning calls no hook for the start of an epoch that it goes on with.
         self._started = time.perf_counter()
+
+    def _check_order(self) -> None:
+        """Refuse ranks that chose different orders by the memory of their machines: samples would be lost and doubled."""
+        mine = self.active.sampler.state_dict()
+        first = self.trainer.strategy.broadcast(mine)
+        if first != mine:
+            differing = sorted(key for key in {*first, *mine} if first.get(key) != mine.get(key))
+            do = "Pass --training.shuffle rows, or blocks with --training.shuffle_window."
+            wish = f"the same on all ranks ({', '.join(differing)})"
+            raise ConfigError(expected("order of samples", wish, mine, where=f"rank {self.trainer.global_rank}", do=do))
 
     def on_train_epoch_start(self) -> None:
         """Begin an epoch."""

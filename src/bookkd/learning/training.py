@@ -21,6 +21,7 @@ __all__ = ["LearningRate", "Training", "find_device", "make_optimizer", "trainab
 OPTIMIZERS = ("adamw", "sgd")
 SCHEDULES = ("constant", "cosine", "plateau", "step")
 ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps")
+SHUFFLES = ("auto", "blocks", "rows")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 
@@ -49,6 +50,10 @@ class Training:
         checkpoint_steps: Optimizer steps between checkpoints inside an epoch; 0 saves at the end of each epoch only.
         workers: Loader processes.
         seed: Of the order of samples and of dropout.
+        shuffle: "rows" shuffles all samples; "blocks" shuffles blocks of samples, then the samples inside a window of them, so
+            that a book larger than memory is read at the speed of the disk; "auto" takes blocks where what an epoch reads of
+            the book is more than half of the free memory.
+        shuffle_window: Blocks of a window, with "blocks": more mix better and take more memory; None takes as many as fit.
         probe_share: Share of views whose probe is compared with the book's, 0 to 1.
         cache_views: Keep all views in memory, so that each is drawn once for all epochs.
         cache_bytes: Most memory that `cache_views` may use.
@@ -76,6 +81,8 @@ class Training:
     checkpoint_steps: int = 0
     workers: int = 0
     seed: int = 0
+    shuffle: Literal["auto", "blocks", "rows"] = "auto"
+    shuffle_window: int | None = None
     probe_share: float = 0.02
     cache_views: bool = False
     cache_bytes: int = 4 * 2**30
@@ -110,6 +117,12 @@ class Training:
         choose(self.schedule, SCHEDULES, "schedule")
         choose(self.accelerator, ACCELERATORS, "accelerator")
         choose(self.precision, PRECISIONS, "precision")
+        choose(self.shuffle, SHUFFLES, "shuffle")
+        if self.shuffle_window is not None:
+            at_least(self.shuffle_window, 1, "shuffle_window", where="training")
+            if self.shuffle != "blocks":
+                wish, do = f"None with shuffle {self.shuffle}", "Pass --training.shuffle blocks with it."
+                raise ConfigError(expected("shuffle_window", wish, self.shuffle_window, where="training", do=do))
         if self.patience is not None:
             at_least(self.patience, 1, "patience", where="training")
         for milestone in self.milestones:

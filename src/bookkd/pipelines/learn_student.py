@@ -135,6 +135,8 @@ def learn_student(
     options = {"student": plain(student), "data": plain(data), "views": plain(views), "book": book, "task": chosen.name}
     write_atomic(folder / "options.json", pretty(options))
     notes = _notes(training, validate_on, unused=own and theirs is False)
+    if learned.order is not None and learned.order.window is not None:
+        notes.append(str(learned.order))
     if (known is not None or speaker is not None) and not method.needs(chosen).fields:
         said = "the live teacher was not asked" if known is None else "of the book its data and views alone were used"
         notes.append(f"method {method.name} learns from no teacher: {said}.")

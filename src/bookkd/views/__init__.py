@@ -7,6 +7,7 @@ from bookkd.views.checks import check_probes, check_replay
 from bookkd.views.collate import collate
 from bookkd.views.labels import as_label, label_rows
 from bookkd.views.mix import CutMix, MixUp
+from bookkd.views.order import BlockWindow
 from bookkd.views.picks import Pick
 from bookkd.views.probe import probe
 from bookkd.views.replay import Replay
@@ -15,6 +16,7 @@ from bookkd.views.seeding import isolated, seed_all
 from bookkd.views.views import Views, differences, version_differences, versions
 
 __all__ = [
+    "BlockWindow",
     "CachedViews",
     "CutMix",
     "MixUp",

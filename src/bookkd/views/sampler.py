@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,8 @@ from torch.utils.data import Sampler
 
 from bookkd.core.check import at_least, between
 from bookkd.core.errors import CheckpointError, ConfigError, expected
-from bookkd.core.rng import draw64, generator
+from bookkd.core.rng import draw64
+from bookkd.views.order import BlockOrder, BlockWindow, Order, RowOrder
 from bookkd.views.picks import Pick
 
 __all__ = ["ViewSampler"]
@@ -30,6 +31,9 @@ class ViewSampler(Sampler[list[Pick]]):
     `consumed()` after each optimizer step and `set_epoch(e)` before each epoch. So batches that workers fetched ahead
     are not lost when a run stops.
 
+    A `BlockWindow` in place of `shuffle=True` is for books larger than memory: the system can read a block at the speed of
+    the disk, and single rows at a small part of it. What is said above holds for it too.
+
     Args:
         n_samples: Rows of the book.
         n_views: Views of the book.
@@ -38,11 +42,17 @@ class ViewSampler(Sampler[list[Pick]]):
         rank: Of this process.
         world_size: Processes.
         views_per_sample: Views of one sample in a batch, next to each other; at most n_views.
-        shuffle: False keeps the order of `samples`.
+        shuffle: True for all rows in one permutation, a `BlockWindow` for blocks and the rows inside a window of them; False
+            keeps the order of `samples`.
         drop_last: Leave out the last global batch instead of filling it up; other samples in every epoch, so that not
             every (sample, view) is seen equally often.
         block_rows: Samples that share an offset.
         samples: The rows to draw from, without repeats; None for all.
+        ahead: Called with (first sample, end, view) of each block that a `BlockWindow` comes to within the next window, so that
+            it can be read meanwhile; see `Book.prefetch`.
+
+    Raises:
+        ConfigError: if an option is outside its range or contradicts another.
 
     >>> sampler = ViewSampler(3, 2, batch_size=2, shuffle=False)
     >>> [[pick.sample for pick in batch] for batch in sampler], [pick.weight for pick in list(sampler)[1]]
@@ -59,10 +69,11 @@ class ViewSampler(Sampler[list[Pick]]):
         rank: int = 0,
         world_size: int = 1,
         views_per_sample: int = 1,
-        shuffle: bool = True,
+        shuffle: bool | BlockWindow = True,
         drop_last: bool = False,
         block_rows: int = 4096,
         samples: npt.ArrayLike | None = None,
+        ahead: Callable[[int, int, int], object] | None = None,
     ) -> None:
         self.n_samples = at_least(n_samples, 1, "n_samples", where="ViewSampler")
         self.n_views = at_least(n_views, 1, "n_views", where="ViewSampler")
@@ -72,7 +83,11 @@ class ViewSampler(Sampler[list[Pick]]):
         self.rank = int(between(at_least(rank, 0, "rank"), 0, world_size - 1, "rank", where="ViewSampler"))
         self.views_per_sample = at_least(views_per_sample, 1, "views_per_sample", where="ViewSampler")
         self.block_rows = at_least(block_rows, 1, "block_rows", where="ViewSampler")
+        self.window = shuffle if isinstance(shuffle, BlockWindow) else None
         self.shuffle, self.drop_last = bool(shuffle), bool(drop_last)
+        if self.window is not None and block_rows % self.window.rows:
+            wish = f"a divisor of block_rows = {block_rows}, so that a block has one view"
+            raise ConfigError(expected("rows", wish, self.window.rows, where="BlockWindow"))
         between(views_per_sample, 1, n_views, "views_per_sample", where="ViewSampler", do="Make a book of more views.")
         if batch_size % views_per_sample:
             raise ConfigError(
@@ -91,6 +106,7 @@ class ViewSampler(Sampler[list[Pick]]):
         blocks = np.arange(-(-n_samples // block_rows))
         self._offsets = (draw64(self.seed, "offset", blocks, blocks * 0)[:, 0] % np.uint64(n_views)).astype(np.int64)
         self._digest = xxhash.xxh3_64_intdigest(self.samples.astype("<i8").tobytes()) >> 1
+        self._ahead = ahead
         self._epoch = 0
         self._consumed = 0
 
@@ -110,22 +126,37 @@ class ViewSampler(Sampler[list[Pick]]):
         return full + bool(rest and not self.drop_last)
 
     def __iter__(self) -> Iterator[list[Pick]]:
-        epoch, order = self._epoch, self._order()
+        epoch, order, total = self._epoch, self._order(), len(self.samples)
         for batch in range(self._consumed, len(self)):
             places = np.arange(batch * self._stride + self.rank, (batch + 1) * self._stride, self.world_size)
-            rows = order[places % len(order)]
-            first = epoch * self.views_per_sample + self._offsets[rows // self.block_rows]
-            views = (first[:, None] + np.arange(self.views_per_sample)) % self.n_views
-            weights = (places < len(order)).astype(np.float64).repeat(self.views_per_sample)
+            if self._ahead is not None:
+                self._tell(order.coming(batch * self._stride, min((batch + 1) * self._stride, total)), epoch)
+            rows = order.at(places % total)
+            views = self._views(rows, epoch)
+            weights = (places < total).astype(np.float64).repeat(self.views_per_sample)
             samples = rows.repeat(self.views_per_sample)
             yield [
                 Pick(*values) for values in zip(samples.tolist(), views.ravel().tolist(), weights.tolist(), strict=True)
             ]
 
-    def _order(self) -> npt.NDArray[np.int64]:
-        if not self.shuffle:
-            return self.samples
-        return self.samples[generator(self.seed, "shuffle", self._epoch).permutation(len(self.samples))]
+    def _views(self, rows: npt.NDArray[np.int64], epoch: int) -> npt.NDArray[np.int64]:
+        """Return the views that an epoch shows of each row, [rows, views_per_sample]."""
+        first = epoch * self.views_per_sample + self._offsets[rows // self.block_rows]
+        return np.asarray((first[:, None] + np.arange(self.views_per_sample)) % self.n_views)
+
+    def _order(self) -> Order:
+        if self.window is not None:
+            return BlockOrder(self.samples, self.window, self.seed, self._epoch)
+        return RowOrder(self.samples, self.seed, self._epoch, shuffle=self.shuffle)
+
+    def _tell(self, blocks: list[int], epoch: int) -> None:
+        if self._ahead is None or self.window is None:
+            return
+        for block in blocks:
+            start = block * self.window.rows
+            stop = min(start + self.window.rows, self.n_samples)
+            for view in self._views(np.array([start]), epoch)[0].tolist():
+                self._ahead(start, stop, view)
 
     def set_epoch(self, epoch: int) -> None:
         """Go to the start of `epoch`; the epoch that is under way stays where it is, so that a resumed run goes on."""
@@ -149,13 +180,16 @@ class ViewSampler(Sampler[list[Pick]]):
         self._consumed = done
 
     def _identity(self) -> dict[str, int]:
+        # Rows are 0 or 1, as they were before there were windows: states of old stay good.
+        window = {} if self.window is None else {"window_blocks": self.window.blocks, "window_rows": self.window.rows}
         return {
             "n_samples": self.n_samples,
             "n_views": self.n_views,
             "seed": self.seed,
             "global_batch": self.batch_size * self.world_size,
             "views_per_sample": self.views_per_sample,
-            "shuffle": int(self.shuffle),
+            "shuffle": int(self.shuffle) if self.window is None else 2,
+            **window,
             "drop_last": int(self.drop_last),
             "block_rows": self.block_rows,
             "samples": len(self.samples),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import statistics
 import tempfile
+import tracemalloc
 from pathlib import Path
 from typing import Literal
 
@@ -11,10 +13,12 @@ import torch
 
 from bookkd.book import Book, BookWriter, Dense, FieldPlan, Plan, RaggedArray, Sampled, verify
 from bookkd.core.fields import LOGITS, SAMPLE, VIEW
+from bookkd.core.memory import forget_peak_memory, peak_memory
 from bookkd.core.rng import generator
 from bookkd.knowledge import StoredKnowledge
 from bookkd.losses import soft_cross_entropy
-from bookkd.pipelines.bench.measure import Goal, paired
+from bookkd.pipelines.bench.large import write_large_book
+from bookkd.pipelines.bench.measure import Goal, Ratio, paired, timed
 
 __all__ = ["bench_store"]
 
@@ -24,7 +28,7 @@ LANGUAGE = 2**17
 
 
 def bench_store(*, pairs: int, quick: bool) -> list[Goal]:
-    """Measure gather, decoding of draws and verify on synthetic books.
+    """Measure gather, decoding of draws, opening and verify on synthetic books.
 
     Args:
         pairs: Interleaved pairs of each ratio.
@@ -46,6 +50,7 @@ def bench_store(*, pairs: int, quick: bool) -> list[Goal]:
             _ragged_gather("about 2 KiB a row", _drawn(Path(folder) / "long", rows // 40, 2000, 1000), pairs, 0.8),
             _sampled_decode(_drawn(Path(folder) / "language", 512, LANGUAGE, 50), pairs),
             _verifying(wide, pairs),
+            *_opening(Path(folder), 10 if quick else 100, pairs),
         ]
 
 
@@ -157,3 +162,44 @@ def _verifying(book: Book, pairs: int) -> Goal:
 
     goal = paired(read_files, lambda: verify(book.path), pairs)
     return Goal.of("speed of verify / reading the files", goal, 0.7, ">=")
+
+
+def _opening(folder: Path, each: int, pairs: int) -> list[Goal]:
+    """Measure opening a book of `each` views of as many shards, and its memory against a book of 25 times fewer records."""
+    large, small = folder / "large", folder / "small"
+    records = write_large_book(large, n_views=each, shards=each, shard_rows=25 * 4096)
+    fewer = write_large_book(small, n_views=each, shards=each, shard_rows=4096)
+    Book(large)
+    seconds = [timed(lambda: Book(large)) for _ in range(pairs)]
+    low, high = Ratio(tuple(1e3 * each for each in seconds), (0.0, 0.0)).interval()
+    began = forget_peak_memory()
+    before = peak_memory()
+    book = Book(large)
+    grown = (
+        f"; peak memory of the process grew by {((peak_memory() or 0) - (before or 0)) / 2**20:.1f} MiB"
+        if began
+        else ""
+    )
+    name = f"milliseconds to open {book.n_samples * book.n_views:.3g} records in {each * each:,} shards"
+    opened = Goal(name, 1e3 * statistics.median(seconds), 100.0, "<=", low, high, pairs, f"{_manifests(large)}{grown}")
+    ratio = _memory_of_opening(large) / _memory_of_opening(small)
+    name = f"memory of opening {records:.3g} records / {fewer:.3g} in as many shards"
+    return [opened, Goal(name, ratio, 1.1, note=f"{_memory_of_opening(large) / 2**20:.1f} MiB kept")]
+
+
+def _manifests(path: Path) -> str:
+    """Return how many bytes of manifests opening reads."""
+    read = [path / "plan.json", *path.glob("edition-*.json"), *path.glob("view-*/view-*.json")]
+    return f"{sum(file.stat().st_size for file in read) / 2**20:.1f} MiB of manifests"
+
+
+def _memory_of_opening(path: Path) -> int:
+    """Return the bytes that an open book keeps."""
+    tracemalloc.start()
+    try:
+        book = Book(path)
+        kept, _ = tracemalloc.get_traced_memory()
+        del book
+    finally:
+        tracemalloc.stop()
+    return kept
