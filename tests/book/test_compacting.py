@@ -196,6 +196,33 @@ def test_damage_is_not_written_into_a_new_file(book):
     assert {name: content for name, content in files(book.path).items() if name in before} == before
 
 
+def test_damage_to_what_an_interrupted_run_left_is_not_taken_over(book, monkeypatch):
+    """The shard of a compaction that was cut short is compared with its digest before it takes the place of the old ones."""
+    monkeypatch.setattr(module, "write_edition", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        compact(book.path)
+    monkeypatch.undo()
+    (left, *_) = sorted(path for path in book.path.rglob("*-00000002.safetensors"))
+    data = bytearray(left.read_bytes())
+    data[-1] ^= 1
+    left.write_bytes(data)
+    assert compact(book.path).edition == 2
+    assert verify(book.path) == []
+
+
+def test_nothing_is_deleted_while_the_newest_edition_has_a_fault(book):
+    compact(book.path)
+    (new, *_) = sorted(book.path.rglob("*-00000002.safetensors"))
+    data = bytearray(new.read_bytes())
+    data[-1] ^= 1
+    new.write_bytes(data)
+    before = files(book.path)
+    with pytest.raises(BookCorruptError, match="to be whole before older files are deleted, got 1 faults"):
+        prune(book.path)
+    assert files(book.path) == before
+    assert verify(book.path, edition=1) == []
+
+
 def test_one_writer(book):
     lock = Lock(book.path / ".lock")
     for work in (compact, prune):

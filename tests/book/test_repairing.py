@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.book.books import N, V, arrays, make, plan
 from tests.book.test_growing import files, grow, larger, same
 
-from bookkd.book import Book, compact, repair, verify
+from bookkd.book import Book, GrowthWriter, compact, repair, verify
 from bookkd.core.errors import (
     BookCorruptError,
     BookFormatError,
@@ -214,6 +214,37 @@ def test_other_records_are_refused_and_can_be_taken(book, original):
     np.testing.assert_array_equal(mended.read(rest, 1)["logits"], original.read(rest, 1)["logits"])
     moved = mended.read(again, 1)["logits"].astype(float) - original.read(again, 1)["logits"].astype(float)
     np.testing.assert_allclose(moved, 0.0625, atol=0.005)
+
+
+def test_records_that_are_taken_leave_no_measurement_of_those_before(book, original):
+    """What the codec lost of records that are no more says nothing of the new ones."""
+    for path in book.path.rglob("*.safetensors"):
+        if path.parent.name.startswith("view-"):
+            flip(path, place_of(path, "logits/values"))
+    repair(book.path, teacher(change=nearly), accept=True)
+    found = Book(book.path)
+    assert found.edition == 2
+    assert original.fidelity["logits"]["n"] > 0
+    assert "logits" not in found.fidelity
+
+
+def test_a_growth_that_is_begun_is_not_lost(tmp_path):
+    """A new edition would take its number: what needs one is left, the rest is mended."""
+    book = make(tmp_path / "b", plan(n_samples=100, n_views=2))
+    with GrowthWriter(book.path, larger(book, n_views=3)) as writer:
+        unit = writer.pending()[0]
+        writer.write_rows(unit.view, unit.start, arrays(*unit))
+        waiting = len(writer.pending())
+    shard = next(iter(sorted(book.path.glob("view-0000/rows-*0.safetensors"))))
+    flip(shard, place_of(shard, "logits/values"))
+    with pytest.raises(
+        BookCorruptError, match=r"a new edition has to name it, and plan-000002.json of a growth is begun"
+    ):
+        repair(book.path, teacher(change=nearly), accept=True)
+    assert Book(book.path).edition == 1
+    repair(book.path, teacher())
+    with GrowthWriter(book.path, larger(Book(book.path), n_views=3)) as writer:
+        assert len(writer.pending()) == waiting
 
 
 def test_a_compacted_and_grown_book(tmp_path):

@@ -22,6 +22,7 @@ from bookkd.book import (
     RaggedArray,
     RowIds,
     Sampled,
+    TeacherInfo,
     _container,
     verify,
 )
@@ -232,3 +233,23 @@ def test_what_is_refused(make, error, message):
 def test_an_average_that_leaves_float16_is_refused():
     with pytest.raises(TeacherOutputError, match="Row 1 cannot be encoded"):
         Pooled().encode(np.stack([np.zeros((1, 2, 2)), np.full((1, 2, 2), 1e6)]))
+
+
+def test_draws_are_the_teachers_own_and_independent_of_those_of_another(tmp_path):
+    """Alone in a book or as a member beside another; two teachers who say the same draw apart."""
+    logits = np.zeros((3000, 2))
+    one, two = TeacherInfo("one", "aa"), TeacherInfo("two", "bb")
+
+    def drawn(name, teachers):
+        fields = {field: FieldPlan((2,), Sampled(64)) for field in name}
+        with BookWriter(
+            tmp_path / "-".join(each.digest for each in teachers), Plan(3000, 1, fields, teachers=teachers)
+        ) as w:
+            w.write_rows(0, 0, dict.fromkeys(fields, logits))
+            found = w.finish().read(np.arange(3000), 0)
+        return [found[field].probabilities()[:, 0] for field in name]
+
+    (alone,) = drawn(["logits"], (one,))
+    first, second = drawn(["members/0/logits", "members/1/logits"], (two, one))
+    np.testing.assert_array_equal(alone, second)
+    assert abs(np.corrcoef(first, second)[0, 1]) < 4 / np.sqrt(3000)

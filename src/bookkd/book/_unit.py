@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -14,7 +14,7 @@ import xxhash
 from bookkd.book import _fidelity, _files, _manifest
 from bookkd.book._ends import Ends
 from bookkd.book.codecs.base import Array, Parts, RowIds, UnfitRowError
-from bookkd.book.plan import Plan, Unit, is_logits
+from bookkd.book.plan import Plan, TeacherInfo, Unit, is_logits
 from bookkd.book.ragged import RaggedArray, offsets_of
 from bookkd.core.errors import ConfigError, TeacherOutputError, expected
 from bookkd.core.fields import LOGITS
@@ -171,10 +171,7 @@ class UnitBuffer:
             )
         self._check_finite(name, array, start)
         try:
-            # Draws are those of the teacher's own `logits`, whatever its place among others: books are merged, grown,
-            # extracted and repaired under other names.
-            own = LOGITS if is_logits(name) else name
-            ids = RowIds(np.arange(start, start + len(array)), self.unit.view, own)
+            ids = RowIds(np.arange(start, start + len(array)), self.unit.view, self._stream(name))
             parts = entry.codec.encode(array, ids) if entry.codec.draws_rows else entry.codec.encode(array)
         except UnfitRowError as error:
             where = self._where(name, start + error.row)
@@ -289,11 +286,25 @@ class UnitBuffer:
                 )
             )
 
-    def _where(self, name: str, sample: int) -> str:
-        teachers = [teacher.name for teacher in self.plan.teachers]
+    def _stream(self, name: str) -> str:
+        """Return the name that draws of a field come from: that of the teacher's own logits, whatever its place among others.
+
+        Books are merged, grown, extracted and repaired under other names; and what two teachers draw is independent.
+        """
+        if not is_logits(name):
+            return name
+        teachers = self._teachers(name)
+        return f"{LOGITS}/{teachers[0].digest}" if len(teachers) == 1 else LOGITS
+
+    def _teachers(self, name: str) -> Sequence[TeacherInfo]:
+        """Return whose word a field is: one member's, or that of all."""
         first, _, rest = name.partition("/")
         member = rest.partition("/")[0]
-        if first == "members" and member.isdigit() and int(member) < len(teachers):
-            teachers = [teachers[int(member)]]
+        if first == "members" and member.isdigit() and int(member) < len(self.plan.teachers):
+            return self.plan.teachers[int(member) : int(member) + 1]
+        return self.plan.teachers
+
+    def _where(self, name: str, sample: int) -> str:
+        teachers = [teacher.name for teacher in self._teachers(name)]
         said = f", teacher {', '.join(teachers)}" if teachers else ""
         return f"sample {sample}, view {self.unit.view}{said}"

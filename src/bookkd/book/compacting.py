@@ -20,6 +20,7 @@ from bookkd.book._numbers import edition_numbers, unfinished_growth
 from bookkd.book._shard import read_header
 from bookkd.book.plan import Unit
 from bookkd.book.reader import Book
+from bookkd.book.verification import verify
 from bookkd.core.check import at_least
 from bookkd.core.errors import BookCorruptError, BookUnfinishedError
 from bookkd.core.files import storage_errors, sync_folder
@@ -116,6 +117,7 @@ def prune(path: str | Path) -> Pruned:
     Raises:
         BookLockedError: if another process writes the book.
         BookFormatError: if the newest edition cannot be read; nothing is deleted then.
+        BookCorruptError: if shards would be deleted, and what is kept is not whole: they may be the only whole copy.
         StorageError: if a file cannot be deleted.
     """
     root = Path(path)
@@ -124,6 +126,7 @@ def prune(path: str | Path) -> Pruned:
         named = _named(book)
         old = [number for number in edition_numbers(root) if number != book.edition]
         rest = [name for name in _own_files(root) if name not in named]
+        _check_before(root, rest)
         gone = [_layout.edition_name(number) for number in old]
         size = 0
         with storage_errors(root):
@@ -140,6 +143,16 @@ def prune(path: str | Path) -> Pruned:
                     if not any(folder.iterdir()):
                         folder.rmdir()
         return Pruned(tuple(old), len({*gone, *rest}), size)
+
+
+def _check_before(root: Path, rest: Sequence[str]) -> None:
+    """Refuse to delete shards while the newest edition has a fault."""
+    faults = verify(root) if any(name.endswith(".safetensors") for name in rest) else []
+    if faults:
+        raise BookCorruptError(
+            f"Expected the newest edition of {root} to be whole before older files are deleted, got {len(faults)} faults, first: "
+            f"{faults[0]}. Repair it first, or read the older edition with `edition=`."
+        )
 
 
 @contextmanager
@@ -247,7 +260,7 @@ def _merge(
     """Write one shard of several, piece by piece, or take it over from an interrupted run."""
     view, start, stop = sidecars[0].view, group[0].start, group[-1].stop
     found = found_unit(book.path, book.plan, Unit(view, start, stop), stem, book._edition.identity)
-    if found is not None:
+    if found is not None and _is_whole(book, f"{_layout.view_folder(view)}/{stem}.safetensors", found.sidecar.digest):
         meter.add(_data_bytes(group))
         return found
     hasher = xxhash.xxh3_128()
@@ -287,6 +300,16 @@ def _merge(
     data = sidecar.to_bytes()
     _files.write_atomic(folder / f"{stem}.json", [data])
     return Committed(sidecar, len(data), _files.digest_of(data))
+
+
+def _is_whole(book: Book, relative: str, digest: str) -> bool:
+    """Say whether a shard that an interrupted run left has still the bytes that it wrote."""
+    descriptor, _ = _files.open_inside(book.path, relative)
+    hasher = xxhash.xxh3_128()
+    with os.fdopen(descriptor, "rb", buffering=0) as file:
+        while piece := file.read(_CHUNK):
+            hasher.update(piece)
+    return hasher.hexdigest() == digest
 
 
 @dataclass

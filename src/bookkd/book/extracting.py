@@ -14,7 +14,7 @@ import numpy.typing as npt
 from bookkd.book._carried import Carried
 from bookkd.book.codecs.base import Array
 from bookkd.book.copying import check_apart, pending_units
-from bookkd.book.plan import FieldPlan, Plan, Unit, is_logits
+from bookkd.book.plan import FieldPlan, Plan, TeacherInfo, Unit, is_logits
 from bookkd.book.reader import Book
 from bookkd.book.writer import BookWriter
 from bookkd.core import jsonio
@@ -203,6 +203,11 @@ def _fields(book: Book, teachers: Sequence[str | int] | None) -> tuple[dict[str,
     return kept | {name: name for name in book.fields if name.startswith("probe/")}, places
 
 
+def _of_part(teacher: TeacherInfo, classes: Ids | None) -> TeacherInfo:
+    """Return what is known of a teacher; over fewer classes its accuracy is another one."""
+    return teacher if classes is None else replace(teacher, accuracy=None, split=None)
+
+
 def _part(
     book: Book,
     fields: Mapping[str, str],
@@ -227,7 +232,7 @@ def _part(
         n_samples=len(rows),
         n_views=len(views),
         fields={new: _narrow(new, book.fields[name], classes) for name, new in fields.items()},
-        teachers=tuple(old.teachers[place] for place in places),
+        teachers=tuple(_of_part(old.teachers[place], classes) for place in places),
         data=_data(book, classes, rows, data) if changed else old.data,
         views=recipe,
         class_names=old.class_names

@@ -6,13 +6,15 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from bookkd.book import _files, _layout, _manifest
-from bookkd.book._committing import Committed, Placed, placed_of, write_edition, write_view
+from bookkd.book._committing import Committed, Placed, measured_in, placed_of, write_edition, write_view
 from bookkd.book._mending import SIDECAR_LOST, mended_edition, mended_sidecar, mended_view_file, without_measurements
+from bookkd.book._numbers import unfinished_growth
 from bookkd.book._opening import find_edition, read_keys, read_plan
 from bookkd.book._remaking import Say, damage_of, remade
 from bookkd.book.plan import Plan
@@ -47,11 +49,21 @@ class _Work:
     root: Path
     say: Say | None
     accept: bool
+    growth: int | None = None
+    replaced: bool = False
     restored: list[str] = field(default_factory=list)
     renewed: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
     other: list[str] = field(default_factory=list)
     said: int = 0
+
+    @property
+    def in_the_way(self) -> str:
+        """Why no new edition can be written while a growth is begun."""
+        return (
+            f"a new edition has to name it, and {_layout.plan_name(self.growth or 0)} of a growth is begun; finish that with "
+            f"the `make --grow` that began it, or drop it: bookkd compact {self.root} --prune"
+        )
 
 
 def repair(
@@ -68,6 +80,7 @@ def repair(
     again, only those of faulty blocks and the others of their batches, and put in place if and only if the shard then has
     its recorded digest; so nothing else of the book changes. A sidecar whose measurements are lost is proven by the
     content digest of its view, and goes into a new edition of the same content. Interrupted, it is simply run again.
+    Where a growth is begun, which has the number of such an edition, what needs one is left as it is.
 
     Args:
         path: Folder of the book.
@@ -98,7 +111,7 @@ def repair(
     lock = Lock(root / _layout.LOCK_NAME)
     try:
         _files.remove_leftovers(root)
-        work = _Work(root, say, accept)
+        work = _Work(root, say, accept, unfinished_growth(root))
         edition = _edition(work, number)
         plan = _plan(work, edition, keys)
         views = _mend_views(work, edition, plan, progress)
@@ -108,11 +121,23 @@ def repair(
                 entry if found is None else write_view(root, view, *found)
                 for view, (entry, found) in enumerate(zip(edition.views, views, strict=True))
             )
-            write_edition(root, replace(edition, number=number, views=entries))
+            renewed = replace(edition, number=number, views=entries)
+            write_edition(root, replace(renewed, fidelity=_measured(root, renewed)) if work.replaced else renewed)
         _refuse_rest(work, plan)
         return Repaired(number, tuple(work.restored), tuple(work.renewed), work.said)
     finally:
         lock.release()
+
+
+def _measured(root: Path, edition: _manifest.Edition) -> dict[str, Any]:
+    """Return what is measured of an edition whose sidecars are other ones, with what its codecs were chosen for."""
+    files = (_manifest.read_view_file(root, view, entry, edition.n_samples) for view, entry in enumerate(edition.views))
+    sidecars = [_manifest.read_sidecar(root, file, index) for file in files for index in range(len(file.stems))]
+    found = measured_in((sidecar.fidelity for sidecar in sidecars), alike=False)
+    chosen = {name: figures["choice"] for name, figures in edition.fidelity.items() if "choice" in figures}
+    return {
+        name: {**figures, **({"choice": chosen[name]} if name in chosen else {})} for name, figures in found.items()
+    }
 
 
 def _edition(work: _Work, number: int) -> _manifest.Edition:
@@ -226,6 +251,9 @@ def _proven(
             place = f"view {view}, samples {lines[index].start} to {lines[index].stop}"
             work.lost.append(f"{names[index]}: {SIDECAR_LOST} ({place})")
         return False
+    if work.growth is not None:
+        work.lost += [f"{names[index]}: {work.in_the_way}" for index in unproven]
+        return False
     intact = [each for index, each in enumerate(sidecars) if index not in unproven]
     for index in unproven:
         sidecars[index] = without_measurements(sidecars[index], intact)
@@ -273,8 +301,13 @@ def _mend_shards(
             if not work.accept:
                 work.other.append(f"{relative} ({_ranges(damage.rows)} of view {view}{made.difference})")
                 continue
-            lines[index], sidecars[index] = _renew(work, edition, view, line, made.sidecar, made.pieces())
-            renewed = True
+            if work.growth is not None:
+                work.lost.append(f"{relative}: {work.in_the_way}")
+                continue
+            # What was measured is of records that are no more.
+            sidecar = without_measurements(made.sidecar, [made.sidecar])
+            lines[index], sidecars[index] = _renew(work, edition, view, line, sidecar, made.pieces())
+            renewed = work.replaced = True
     return (lines, _manifest.content_of_view(sidecars)) if renewed else None
 
 

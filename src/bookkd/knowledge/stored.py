@@ -55,9 +55,7 @@ class StoredKnowledge(Teacherless):
         self._probed = all(name in self.book.fields for name in _PROBES)
         self._members = [members[place] for place in chosen] if members else []
         if self._members and LOGITS not in fields:
-            infos = [fields[name] for name in self._members]
-            sparse = any(info.sparse for info in infos)
-            fields[LOGITS] = infos[0] if len(infos) == 1 else FieldInfo(infos[0].shape, sparse)
+            fields[LOGITS] = _joint([fields[name] for name in self._members])
         super().__init__(fields)
 
     def targets(self, batch: Mapping[str, Any], fields: Sequence[str] | None = None) -> dict[str, Any]:
@@ -156,6 +154,20 @@ def _place(wanted: str | int, names: Sequence[str], where: str) -> int:
         places = [place for place, name in enumerate(names) if name == wanted]
         raise ConfigError(expected("teachers", f"places where a name is there twice, {places}", wanted, where=where))
     return names.index(wanted)
+
+
+def _joint(infos: Sequence[FieldInfo]) -> FieldInfo:
+    """Return what several teachers' logits can be together: no more than each of them can."""
+    if len(infos) == 1:
+        return infos[0]
+    promised = [set(info.temperatures) for info in infos if info.temperatures]
+    return FieldInfo(
+        infos[0].shape,
+        any(info.sparse for info in infos),
+        tuple(sorted(set.intersection(*promised))) if promised else (),
+        linear=any(info.linear for info in infos),
+        hard=any(info.hard for info in infos),
+    )
 
 
 def _info(plan: FieldPlan, measured: Any) -> FieldInfo:

@@ -247,7 +247,6 @@ def _larger(
         batch_size=old.batch_size,
         unit_rows=None,
         block_rows=None,
-        choice=old.choice,
     )
     return plan, {}
 

@@ -12,6 +12,7 @@ from bookkd.book import Book, Codec, compact, copy_book, extract, prune
 from bookkd.book import repair as repair_files
 from bookkd.book.compacting import Progress
 from bookkd.core.errors import BookCorruptError, BookMismatchError, ConfigError, FidelityError, expected
+from bookkd.core.fields import PROBE_HASH
 from bookkd.knowledge import StoredKnowledge, with_pool_of
 from bookkd.learning import find_device
 from bookkd.making import repair
@@ -24,6 +25,9 @@ from bookkd.views import Pick, Replay, collate
 from bookkd.zoo import fingerprint
 
 __all__ = ["compact_book", "copy_to", "extract_part", "repair_book"]
+
+_PROVEN = 64
+"""Samples whose probes prove that data are those of a part."""
 
 
 def compact_book(
@@ -181,6 +185,16 @@ def _fingerprint(book: Book, data: DataOptions, samples: str, classes: list[str]
             expected("views", "of ours, to prove that the data are the book's", book.plan.views.get("transform"), do=do)
         )
     replay = Replay(dataset, with_pool_of(stored, options.build()))
-    last = len(numbers) - 1
-    stored.check(collate([replay[Pick(sample, 0)] for sample in sorted({0, last // 2, last})]))
+    if PROBE_HASH not in book.fields:
+        do = "Leave --data away: a book without probes cannot say whose samples its records are."
+        raise ConfigError(expected("book", "one with probes, to prove that the data are its own", "none", do=do))
+    names = book.plan.class_names
+    wished = [each if each in names else names[int(each)] for each in classes] if names else []
+    if wished and list(dataset.class_names) != wished:
+        raise BookMismatchError(
+            expected("data", f"of the classes {wished}", list(dataset.class_names), where=data.name)
+        )
+    proven = np.unique(np.linspace(0, len(numbers) - 1, _PROVEN).astype(int)).tolist()
+    picks = [Pick(sample, place % book.n_views) for place, sample in enumerate(proven)]
+    stored.check(collate([replay[pick] for pick in picks]))
     return fingerprint(dataset)

@@ -31,7 +31,8 @@ class Sampled(Codec):
     for nothing else, and at T alone: other losses and temperatures are refused. Stated error: none on average; the
     variance of a class's share p is p (1 - p) / draws.
 
-    The draws of a record are a function of (seed, field, sample, view), so that they depend on no batch, order or resume.
+    The draws of a record are a function of (seed, field, teacher, sample, view), so that they depend on no batch, order or resume,
+    and those of two teachers are independent. Of logits the field is `logits`, whatever the teacher's place among others.
 
     Args:
         draws: Draws of a record, 1 to 4096. 50 leave about 12 classes of a language model.
