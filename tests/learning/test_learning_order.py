@@ -8,16 +8,16 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from tests.learning.digits import TRAIN, StopError, assert_equal, book, run, stopped_after, teacher, training
+from tests.learning.digits import TRAIN, StopError, assert_equal, book, run, stopped_after, teacher, training, views
 
 from bookkd.book import Book
 from bookkd.core.errors import BookKDError, CheckpointError, ConfigError
 from bookkd.knowledge import Ensemble, StoredKnowledge, books_of
-from bookkd.learning import Training, order
+from bookkd.learning import Training, make_groups, order
 from bookkd.learning.order import ReadingOrder, choose_order
 from bookkd.making import merge
 from bookkd.methods import Supervised
-from bookkd.views import BlockWindow
+from bookkd.views import BlockWindow, Replay
 from bookkd.zoo import SubsetDataset
 
 GIB = 2**30
@@ -218,6 +218,18 @@ def test_the_caution_stands_in_the_log_and_in_the_folder(tmp_path, monkeypatch, 
     assert "sorted by class" in learned.order.reason
     assert "sorted by class" in json.loads((tmp_path / "run" / "order.json").read_text())["reason"]
     assert [record.getMessage() for record in caplog.records] == [f"Note: {learned.order}"]
+
+
+def test_a_loop_of_ones_own_takes_the_option_or_a_window():
+    def groups(window=None, **changes):
+        replay = Replay(TRAIN, views())
+        return make_groups(replay, training(**changes), samples=60, n_views=2, window=window).sampler.window
+
+    assert groups() is None
+    assert groups(BlockWindow(3, 4)) == BlockWindow(3, 4)
+    assert groups(shuffle="blocks", shuffle_window=2) == BlockWindow(2, 4096)
+    with pytest.raises(ConfigError, match=r"`shuffle_window` to be given for shuffle blocks, got None \(make_groups\)"):
+        groups(shuffle="blocks")
 
 
 def test_labels_alone_are_shuffled_by_rows(tmp_path, monkeypatch):
