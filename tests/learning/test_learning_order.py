@@ -8,16 +8,17 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from tests.learning.digits import StopError, assert_equal, book, run, stopped_after, teacher, training
+from tests.learning.digits import TRAIN, StopError, assert_equal, book, run, stopped_after, teacher, training, views
 
 from bookkd.book import Book
 from bookkd.core.errors import BookKDError, CheckpointError, ConfigError
 from bookkd.knowledge import Ensemble, StoredKnowledge, books_of
-from bookkd.learning import Training, order
+from bookkd.learning import Training, make_groups, order
 from bookkd.learning.order import ReadingOrder, choose_order
 from bookkd.making import merge
 from bookkd.methods import Supervised
-from bookkd.views import BlockWindow
+from bookkd.views import BlockWindow, Replay
+from bookkd.zoo import SubsetDataset
 
 GIB = 2**30
 
@@ -142,6 +143,8 @@ def test_the_choice_is_said_and_kept_when_free_memory_changes(tmp_path, blocked,
     assert gone_on.order == whole.order
     assert gone_on.order.window == BlockWindow(3, 4)
     assert_equal(gone_on.student, whole.student)
+    assert [record.getMessage() for record in caplog.records] == [said]
+    caplog.clear()
     free = run(tmp_path / "free", **options)
     assert free.order.window is None
     assert not caplog.records
@@ -189,6 +192,44 @@ def test_both_doors_read_by_blocks_to_the_same_student(tmp_path, blocked):
         run(tmp_path / door, knowledge_of=blocked, training=how, door=door) for door in ("plain", "lightning")
     )
     assert_equal(plain.student, lightning.student, 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("labels", "rows", "cautioned"),
+    [
+        (np.arange(100) // 10, None, True),
+        (np.arange(100) % 10, None, False),
+        (np.random.default_rng(0).permutation(np.arange(100) // 10), None, False),
+        (np.arange(100) % 10, np.argsort(np.arange(100) % 10, kind="stable").argsort(), True),  # sorted in the book
+        (np.zeros(100, dtype=int), None, False),  # one class alone
+        (np.random.default_rng(0).random((100, 3)), None, False),
+        (None, None, False),
+    ],
+)
+def test_samples_sorted_by_class_are_told(labels, rows, cautioned):
+    assert bool(order.class_order(labels, rows)) is cautioned
+
+
+def test_the_caution_stands_in_the_log_and_in_the_folder(tmp_path, monkeypatch, caplog):
+    by_class = np.argsort(np.asarray(TRAIN.labels), kind="stable")
+    monkeypatch.setattr("tests.learning.digits.TRAIN", SubsetDataset(TRAIN, by_class))
+    stored = book(tmp_path / "book", unit_rows=4).path
+    learned = run(tmp_path / "run", knowledge_of=stored, training=training(shuffle="blocks", shuffle_window=3))
+    assert "sorted by class" in learned.order.reason
+    assert "sorted by class" in json.loads((tmp_path / "run" / "order.json").read_text())["reason"]
+    assert [record.getMessage() for record in caplog.records] == [f"Note: {learned.order}"]
+
+
+def test_a_loop_of_ones_own_takes_the_option_or_a_window():
+    def groups(window=None, **changes):
+        replay = Replay(TRAIN, views())
+        return make_groups(replay, training(**changes), samples=60, n_views=2, window=window).sampler.window
+
+    assert groups() is None
+    assert groups(BlockWindow(3, 4)) == BlockWindow(3, 4)
+    assert groups(shuffle="blocks", shuffle_window=2) == BlockWindow(2, 4096)
+    with pytest.raises(ConfigError, match=r"`shuffle_window` to be given for shuffle blocks, got None \(make_groups\)"):
+        groups(shuffle="blocks")
 
 
 def test_labels_alone_are_shuffled_by_rows(tmp_path, monkeypatch):

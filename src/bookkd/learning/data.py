@@ -142,11 +142,13 @@ def make_groups(
         labels: Numbers [rows of the book, ...] that replace the data set's.
         whole: Leave the last incomplete batch of an epoch out instead of filling it up, for losses that relate the rows of
             a batch.
-        window: Shuffle by blocks inside a window, as `learn` chooses for books larger than memory; None for all rows.
+        window: Shuffle by blocks inside a window, as `learn` chooses for books larger than memory; None for all rows, or for
+            what `training` says.
         ahead: Told of the blocks that come, see `ViewSampler`.
 
     Raises:
-        ConfigError: if there are fewer labels than rows, or the batches are none that `check_batches` lets pass.
+        ConfigError: if there are fewer labels than rows, or the batches are none that `check_batches` lets pass; if `training`
+            asks for blocks and nothing says how many.
     """
     part = None if isinstance(samples, int) else samples
     n_samples = samples if isinstance(samples, int) else int(samples.max()) + 1
@@ -154,6 +156,12 @@ def make_groups(
         labels = label_rows(labels, n_samples)
     count = n_samples if part is None else len(part)
     check_batches(training, samples=count, views_per_sample=views_per_sample, whole=whole)
+    if window is None and training.shuffle == "blocks":
+        if training.shuffle_window is None:
+            do = "Pass it, or `window`; `learn` alone chooses one by what is free."
+            wish = "given for shuffle blocks"
+            raise ConfigError(expected("shuffle_window", wish, None, where="make_groups", do=do))
+        window = BlockWindow(training.shuffle_window)
     sampler = ViewSampler(
         n_samples,
         n_views,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import statistics
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -42,7 +41,7 @@ from bookkd.learning.data import Groups, check_batches, make_groups
 from bookkd.learning.folder import RunFolder, is_main_process, plain
 from bookkd.learning.learner import Learner
 from bookkd.learning.loop import fit
-from bookkd.learning.order import ReadingOrder, choose_order, reading_ahead
+from bookkd.learning.order import ReadingOrder, order_of_run, reading_ahead
 from bookkd.learning.run import Run
 from bookkd.learning.step import Step
 from bookkd.learning.training import Training, find_device, trainable
@@ -53,8 +52,6 @@ from bookkd.views import CachedViews, Replay, Views
 from bookkd.zoo import load_weights, save_weights
 
 __all__ = ["Learned", "learn"]
-
-_LOG = logging.getLogger("bookkd")
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,7 +166,16 @@ def learn(
         if folder is not None and folder.result is not None:
             return _finished(learner, folder, folder.result)
         fields = tuple(method.needs(task).fields)
-        order = _order(training, knowledge, fields, folder, n_samples=n_rows, views_per_sample=n_next)
+        order = order_of_run(
+            training,
+            books_of(knowledge),
+            fields,
+            folder,
+            labels=getattr(dataset, "labels", None),
+            rows=rows,
+            n_samples=n_rows,
+            views_per_sample=n_next,
+        )
         share = training.probe_share if books_of(knowledge) else 0.0
         job = _Job(
             learner=learner,
@@ -187,24 +193,6 @@ def learn(
         )
         learned = job.learned(folder, door, loggers=loggers, callbacks=callbacks, progress=progress)
         return replace(learned, order=order)
-
-
-def _order(
-    training: Training, knowledge: Knowledge | None, fields: Sequence[str], folder: RunFolder | None, **epoch: int
-) -> ReadingOrder:
-    """Return how to shuffle; as before where a run is gone on with, or where another process of it has chosen."""
-    if folder is not None and (folder.begun or not is_main_process()):
-        found = folder.order()
-        if found is not None:
-            return ReadingOrder.from_json(found, str(folder.path / "order.json"))
-        if folder.begun:
-            return ReadingOrder(None, "as before")  # by a version that knew no other order
-    order = choose_order(training, books_of(knowledge), fields, **epoch)
-    if folder is not None:
-        folder.note_order(order.to_json())
-    if order.window is not None and is_main_process():
-        _LOG.warning("Note: %s", order)
-    return order
 
 
 def _aligned(views: Views, knowledge: Knowledge | None, dataset: Any, task: Task, rows: Sequence[int] | None) -> Views:

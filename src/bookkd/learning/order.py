@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from bookkd.core.errors import CheckpointError, ConfigError, expected
 from bookkd.core.memory import available_memory
 from bookkd.knowledge import StoredKnowledge
+from bookkd.learning.folder import RunFolder, is_main_process
 from bookkd.learning.training import Training
 from bookkd.views import BlockWindow
 
-__all__ = ["ReadingOrder", "choose_order", "reading_ahead"]
+__all__ = ["ReadingOrder", "choose_order", "class_order", "order_of_run", "reading_ahead"]
+
+_LOG = logging.getLogger("bookkd")
 
 FREE_SHARE = 2
 """A window and the next one, read ahead, take one part in so many of the free memory; an epoch that takes no more is shuffled by rows."""
@@ -107,6 +113,83 @@ def choose_order(
         return ReadingOrder(None, said)
     blocks = max(1, int(free // (2 * FREE_SHARE) // (record * rows)))
     return ReadingOrder(BlockWindow(min(blocks, -(-n_samples // rows)), rows), f"as asked; {said}" if asked else said)
+
+
+def order_of_run(
+    training: Training,
+    books: Sequence[StoredKnowledge],
+    fields: Sequence[str],
+    folder: RunFolder | None,
+    *,
+    labels: Any = None,
+    rows: Sequence[int] | None = None,
+    n_samples: int,
+    views_per_sample: int = 1,
+) -> ReadingOrder:
+    """Return what `choose_order` chose when the run began, and keep it in its folder; windows are said in the log.
+
+    Args:
+        training: As `choose_order`, and the next two.
+        books: What is read.
+        fields: What is read of them.
+        folder: Of the run; None where nothing is kept.
+        labels: Class of each sample, for a caution where they lie sorted.
+        rows: Book row of each sample; None where it is its number.
+        n_samples: Samples of an epoch.
+        views_per_sample: Views of each that an epoch reads.
+
+    Raises:
+        CheckpointError: if what the folder kept is damaged.
+    """
+    order = None if folder is None else _order_kept(folder)
+    if order is None:
+        order = choose_order(training, books, fields, n_samples=n_samples, views_per_sample=views_per_sample)
+        if order.window is not None:
+            order = replace(order, reason=order.reason + class_order(labels, rows))
+        if folder is not None:
+            folder.note_order(order.to_json())
+    if order.window is not None and is_main_process():
+        _LOG.warning("Note: %s", order)
+    return order
+
+
+def _order_kept(folder: RunFolder) -> ReadingOrder | None:
+    """Return the order of a run that is gone on with, or that another process of it has chosen; None for a fresh choice."""
+    if not folder.begun and is_main_process():
+        return None
+    found = folder.order()
+    if found is not None:
+        return ReadingOrder.from_json(found, str(folder.path / "order.json"))
+    return ReadingOrder(None, "as before") if folder.begun else None  # begun by a version that knew no other order
+
+
+def class_order(labels: Any, rows: Sequence[int] | None = None) -> str:
+    """Return a caution where the samples lie sorted by class, so that a narrow window sees a few classes at a time.
+
+    Args:
+        labels: Class of each sample, [samples]; anything else, or None, is not judged.
+        rows: Book row of each sample; None where it is its number.
+
+    Returns:
+        Words to add to a reason; empty where neighbours are of one class about as often as any two samples are.
+
+    >>> class_order([0, 0, 0, 1, 1, 1]), class_order([0, 1, 0, 1, 1, 0])
+    ('; the samples lie sorted by class, which a narrow window does not mix: make the book of a data set in random order', '')
+    """
+    found = np.asarray([] if labels is None else labels)
+    if found.ndim != 1 or found.dtype.kind not in "iu" or len(found) < 2:
+        return ""
+    if rows is not None:
+        found = found[np.argsort(rows)]
+    _, counts = np.unique(found, return_counts=True)
+    chance = float(np.square(counts / len(found)).sum())
+    together = float(np.mean(found[1:] == found[:-1]))
+    return _SORTED if together - chance > (1 - chance) / 2 else ""
+
+
+_SORTED = (
+    "; the samples lie sorted by class, which a narrow window does not mix: make the book of a data set in random order"
+)
 
 
 def reading_ahead(books: Sequence[StoredKnowledge], fields: Sequence[str]) -> Callable[[int, int, int], None]:

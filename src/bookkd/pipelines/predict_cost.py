@@ -268,7 +268,15 @@ class _Rehearsal:
         self.cached = CachedViews(self.replay, max_bytes=2**31)
         size = min(training.batch_size, len(part) * self.views_per_sample)
         self.training = replace(
-            training, batch_size=size, accumulate=1, epochs=10**6, schedule="constant", milestones=()
+            training,
+            batch_size=size,
+            accumulate=1,
+            epochs=10**6,
+            schedule="constant",
+            milestones=(),
+            # The sample is in memory, whatever order the whole is read in.
+            shuffle="rows",
+            shuffle_window=None,
         )
         self.scale = training.batch_size * training.accumulate / size
         self.task, self.student, self.method = task, student, method

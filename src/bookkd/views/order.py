@@ -74,7 +74,7 @@ class BlockOrder:
     """
 
     def __init__(self, samples: Rows, window: BlockWindow, seed: int, epoch: int) -> None:
-        self._seed, self._epoch, self._rows = seed, epoch, window.rows
+        self._seed, self._epoch, self.window_rows = seed, epoch, window.rows
         ascending = bool((samples[1:] > samples[:-1]).all())
         self._samples = samples if ascending else np.sort(samples)
         first = self._samples // window.rows
