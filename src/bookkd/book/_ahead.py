@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from threading import Lock
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ __all__ = ["Ahead"]
 _AT_ONCE = 6
 _BEHIND = 2
 _FURTHEST = 256
+_NOTHING = np.empty(0, dtype=np.int64)
 
 
 @dataclass
@@ -28,7 +30,11 @@ class _Work:
     now: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(_AT_ONCE, "bookkd-fetch"))
     later: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(_BEHIND, "bookkd-ahead"))
     coming: dict[int, Future[None]] = field(default_factory=dict)
-    """What was asked for; a shard stays here once it has arrived."""
+    """What was begun in the background, and what has arrived so."""
+    line: dict[int, None] = field(default_factory=dict)
+    """What stands in line, in order: no queue of a pool, which a process that ends would first work off."""
+    running: int = 0
+    lock: Lock = field(default_factory=Lock)
 
 
 class Ahead:
@@ -55,6 +61,7 @@ class Ahead:
         self._place = np.empty_like(order)
         self._place[order] = np.arange(len(order))
         self._further = 1
+        self._ready: set[int] = set()
         self._work: _Work | None = None
 
     def want(self, rows: Mapping[int, npt.NDArray[np.int64]], names: Sequence[str]) -> None:
@@ -67,26 +74,24 @@ class Ahead:
         Raises:
             BookKDError: what fetching raised.
         """
-        work = self._working()
-        missing = [number for number in rows if not self._has(work, number)]
+        missing = [number for number in rows if number not in self._ready or not self._shard(number).ready]
         if not missing:
             return
+        work = self._working()
         waited = [self._begun(work, number, rows[number], names) for number in missing]
-        if self._room:
+        if self._room and not self._ready.issuperset(missing):
             self._go_on(work, missing[-1])
-        failed = None
-        for number, each in zip(missing, waited, strict=True):
-            error = each.exception()
-            if error is not None:
-                work.coming.pop(number, None)  # asked for again, it is tried again
-                failed = failed or error
-        if failed is not None:
-            raise failed
+        failed = [error for error in (each.exception() for each in waited) if error is not None]
+        if failed:
+            raise failed[0]
+        self._ready.update(missing)
 
     def close(self) -> None:
         """Give up what is being fetched ahead."""
         work, self._work = self._work, None
         if work is not None and work.process == os.getpid():
+            with work.lock:
+                work.line.clear()
             work.now.shutdown(wait=False, cancel_futures=True)
             work.later.shutdown(wait=False, cancel_futures=True)
 
@@ -95,34 +100,46 @@ class Ahead:
             self._work = _Work(os.getpid())
         return self._work
 
-    def _has(self, work: _Work, number: int) -> bool:
-        if not self._room:
-            return False  # blocks: the shard knows which it has
-        coming = work.coming.get(number)
-        return coming is not None and coming.done() and not coming.cancelled() and coming.exception() is None
-
     def _begun(self, work: _Work, number: int, rows: npt.NDArray[np.int64], names: Sequence[str]) -> Future[None]:
-        """Return the fetching of one shard, begun now if it was not, or only stood in line."""
-        coming = work.coming.get(number)
-        if self._room and coming is not None and not coming.cancel():
-            return coming
-        found = work.now.submit(self._fetch, number, rows, names)
-        if self._room:
-            work.coming[number] = found
-        return found
+        """Return the fetching of one shard: what the background is at, or begun now."""
+        with work.lock:
+            coming = work.coming.get(number)
+            if coming is not None and not coming.done():
+                return coming
+            work.line.pop(number, None)
+            return work.now.submit(self._fetch, number, rows, names)
 
     def _go_on(self, work: _Work, number: int) -> None:
         self._further = min(2 * self._further, _FURTHEST)
         following = np.roll(self._order, -int(self._place[number]) - 1)[: self._further]
-        ahead = sum(int(self._sizes[each]) for each, coming in list(work.coming.items()) if not coming.cancelled())
-        nothing = np.empty(0, dtype=np.int64)
-        for each in following.tolist():
-            ahead += int(self._sizes[each])
-            if ahead > self._room:
-                break
-            if each not in work.coming:
-                with suppress(RuntimeError):  # the interpreter is about to end
-                    work.coming[each] = work.later.submit(self._fetch, each, nothing, ())
+        with work.lock:
+            known = self._ready | set(work.coming) | set(work.line)
+            ahead = sum(int(self._sizes[each]) for each in known)
+            for each in following.tolist():
+                if each not in known:
+                    ahead += int(self._sizes[each])
+                    if ahead > self._room:
+                        break
+                    work.line[each] = None
+            for _ in range(_BEHIND):
+                self._next(work)
+
+    def _next(self, work: _Work) -> None:
+        """Begin with what stands first in line, if a thread is free; the lock is held."""
+        if work.line and work.running < _BEHIND:
+            number = next(iter(work.line))
+            del work.line[number]
+            with suppress(RuntimeError):  # the process is about to end, or the book was closed
+                work.coming[number] = work.later.submit(self._behind, work, number)
+                work.running += 1
+
+    def _behind(self, work: _Work, number: int) -> None:
+        try:
+            self._fetch(number, _NOTHING, ())
+        finally:
+            with work.lock:
+                work.running -= 1
+                self._next(work)
 
     def _fetch(self, number: int, rows: npt.NDArray[np.int64], names: Sequence[str]) -> None:
         self._shard(number).prepare(rows, names)

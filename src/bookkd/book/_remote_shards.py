@@ -33,6 +33,11 @@ class RemoteShard(Shard):
     held = 0
     """Bytes that keeping it mapped costs."""
 
+    @property
+    def ready(self) -> bool:
+        """Whether it can be read without fetching, as far as is known without looking."""
+        return self._mapped is not None
+
     def prepare(self, rows: npt.NDArray[np.int64], names: Sequence[str]) -> None:
         """Fetch what reading these rows needs; may run in another thread."""
         raise NotImplementedError
@@ -116,6 +121,11 @@ class StreamedShard(RemoteShard):
     ) -> None:
         super().__init__(root, file, index, plan, sidecar)
         self._place = root / self._relative
+
+    @property
+    def ready(self) -> bool:
+        """False: which blocks are there is known when rows are named."""
+        return False
 
     def prepare(self, rows: npt.NDArray[np.int64], names: Sequence[str]) -> None:
         mapped = self._current()

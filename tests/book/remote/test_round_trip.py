@@ -9,10 +9,10 @@ import sys
 
 import numpy as np
 import pytest
+from tests.book import books
 
 from bookkd.book import Book, BookWriter, copy_book, editions, is_finished, newest_plan, verify
 from bookkd.core.errors import BookLockedError, BookMismatchError, BookMissingError, ConfigError, StorageError
-from tests.book import books
 
 
 def same(one, other, rows=None):

@@ -6,7 +6,7 @@ opened (extra `remote`).
 
 from __future__ import annotations
 
-from bookkd.book.remote.address import Root, is_remote, local_folder, root_of
+from bookkd.book.remote.address import Root, local_folder, root_of
 from bookkd.book.remote.path import RemotePath
 
-__all__ = ["RemotePath", "Root", "is_remote", "local_folder", "root_of"]
+__all__ = ["RemotePath", "Root", "local_folder", "root_of"]

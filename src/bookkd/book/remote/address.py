@@ -11,7 +11,7 @@ from bookkd.book.remote.path import RemotePath
 from bookkd.book.remote.secrets import scrub
 from bookkd.core.errors import ConfigError, expected
 
-__all__ = ["Root", "is_remote", "local_folder", "root_of"]
+__all__ = ["Root", "local_folder", "root_of"]
 
 Root = Path | RemotePath
 
@@ -19,15 +19,6 @@ Root = Path | RemotePath
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://(.*)", re.DOTALL)
 _CONTAINER = ("abfs", "abfss")
 """Schemes that write `container@account`: no credential."""
-
-
-def is_remote(path: object) -> bool:
-    """Say whether an address is one of a server.
-
-    >>> is_remote("s3://bucket/book"), is_remote("books/resnet56"), is_remote("file:///books/resnet56")
-    (True, False, False)
-    """
-    return isinstance(root_of(path), RemotePath) if isinstance(path, str | RemotePath) else False
 
 
 def root_of(path: str | Path | RemotePath) -> Root:

@@ -27,7 +27,7 @@ _PROBES, _WINDOW = 64, 8
 """Numbers of editions that are asked for where no listing is to be had; a window without any is the end of them."""
 _AGAIN = re.compile(r"status code: (?:5\d\d|408|425|429)|HTTP error:")
 _ABSENT = re.compile(r"status code: 404")
-_PIECE = 4 * 2**20
+_PIECE = 2**20
 _GAP = 2**16
 """Bytes that are sooner fetched than left out between two ranges."""
 _T = TypeVar("_T")

@@ -11,6 +11,7 @@ import os
 import shutil
 import stat
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -18,7 +19,7 @@ from types import ModuleType
 import xxhash
 
 from bookkd.book.remote.path import RemotePath
-from bookkd.book.remote.settings import cache_limit
+from bookkd.book.remote.settings import Patience, cache_limit, retry_seconds
 from bookkd.core.errors import BookCorruptError, StorageError
 from bookkd.core.files import TEMPORARY, storage_errors
 
@@ -31,6 +32,7 @@ except ImportError:  # Windows: two processes may fetch one shard at once; the l
 __all__ = ["ShardCache"]
 
 _SUFFIX = ".shard"
+_ABANDONED_SECONDS = 3600
 
 
 class ShardCache:
@@ -86,7 +88,9 @@ class ShardCache:
         for left in self.folder.glob(f".*-{digest}{_SUFFIX}.*{TEMPORARY}"):
             left.unlink(missing_ok=True)  # of a killed process, since the lock is ours
         temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}{TEMPORARY}")
-        self._reserve(temporary, size)
+        patience = Patience(str(place), retry_seconds())
+        while not self._reserved(temporary, size):
+            patience.wait(f"a cache {self.folder} full of what is still arriving")
         try:
             # A second time, since a shard may be replaced, or a proxy be wrong, while it arrives.
             if not (_arrived(place, temporary, size, digest) or _arrived(place, temporary, size, digest)):
@@ -95,16 +99,18 @@ class ShardCache:
                     f"changed; run `bookkd verify`."
                 )
             descriptor = os.open(temporary, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-            try:
+            # Under the lock, or who counts the files meanwhile would find it under neither name.
+            with self._locked("room.lock"), contextlib.suppress(PermissionError):  # Windows: the other one is equal
                 temporary.replace(path)
-            except PermissionError:  # Windows replaces no file that is open: it is the one that is wanted
-                temporary.unlink(missing_ok=True)
             return descriptor
         finally:
             temporary.unlink(missing_ok=True)
 
-    def _reserve(self, temporary: Path, size: int) -> None:
-        """Evict what was used longest ago, until there is room, and take it at once by the length of the new file."""
+    def _reserved(self, temporary: Path, size: int) -> bool:
+        """Evict what was used longest ago, until there is room, and take it at once by the length of the new file.
+
+        Return false where there is none yet: what other threads and processes are fetching is not theirs to lose.
+        """
         with self._locked("room.lock"):
             files = sorted(self._files(), reverse=True)
             held = sum(each for _, each, _ in files)
@@ -116,12 +122,15 @@ class ShardCache:
                 )
             while files and held + size > limit:
                 _, each, path = files.pop()
-                if path.suffix == _SUFFIX:
+                if path.suffix == _SUFFIX or _left_behind(path):
                     with contextlib.suppress(OSError):  # Windows deletes no file that is mapped
                         path.unlink(missing_ok=True)
                         held -= each
+            if held + size > limit:
+                return False
             with temporary.open("wb") as file:
                 file.truncate(size)
+            return True
 
     def _files(self) -> Iterator[tuple[float, int, Path]]:
         for path in self.folder.iterdir():
@@ -142,6 +151,20 @@ class ShardCache:
             if fcntl is not None:
                 fcntl.flock(descriptor, fcntl.LOCK_UN)  # also for a forked child that inherited it
             os.close(descriptor)
+
+
+def _left_behind(temporary: Path) -> bool:
+    """Say whether the process that was fetching a file is gone; a process of Windows is not asked."""
+    try:
+        process = int(temporary.name.split(".")[-3])
+        if os.name != "posix":
+            return time.time() - temporary.stat().st_mtime > _ABANDONED_SECONDS
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, ValueError, IndexError):
+        return False
+    return False
 
 
 def _opened(path: Path, size: int) -> int | None:
