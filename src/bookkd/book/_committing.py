@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,8 @@ import numpy as np
 from bookkd.book import _container, _fidelity, _files, _layout, _manifest
 from bookkd.book._unit import UnitBuffer
 from bookkd.book.plan import Plan, Unit
-from bookkd.core.errors import BookKDError, BookLockedError, expected
+from bookkd.book.remote import RemotePath, Root
+from bookkd.core.errors import BookKDError, BookLockedError, StorageError, expected
 
 __all__ = ["Committed", "Placed", "commit", "found_unit", "measured_in", "placed_of", "write_edition", "write_view"]
 
@@ -50,7 +50,7 @@ def placed_of(file: _manifest.ViewFile) -> list[Placed]:
 
 
 def commit(
-    root: Path, buffer: UnitBuffer, stem: str, identity: str, fidelity: Mapping[str, Any] | None = None
+    root: Root, buffer: UnitBuffer, stem: str, identity: str, fidelity: Mapping[str, Any] | None = None
 ) -> Committed:
     """Write a full unit, shard first and sidecar second: a unit without a sidecar was never written.
 
@@ -62,7 +62,8 @@ def commit(
         fidelity: In place of what the buffer measured.
     """
     folder = root / _layout.view_folder(buffer.unit.view)
-    _files.make_folder(folder)
+    if isinstance(folder, Path):
+        _files.make_folder(folder)
     packed = _container.pack(buffer.parts)
     sidecar = buffer.sidecar(packed, identity)
     if fidelity is not None:
@@ -73,13 +74,13 @@ def commit(
     return Committed(sidecar, len(data), _files.digest_of(data))
 
 
-def found_unit(root: Path, plan: Plan, unit: Unit, stem: str, identity: str) -> Committed | None:
+def found_unit(root: Root, plan: Plan, unit: Unit, stem: str, identity: str) -> Committed | None:
     """Return a unit that an interrupted writer of the same plan committed: its sidecar, and a shard of the size that it says.
 
     A unit whose sidecar is missing, damaged or of something else is simply written again.
     """
     place = f"{_layout.view_folder(unit.view)}/{stem}"
-    with contextlib.suppress(BookKDError, OSError):
+    try:
         found, data = _files.read_json(root, f"{place}.json")
         sidecar = _manifest.Sidecar.from_json(found, place)
         mine = (
@@ -90,10 +91,13 @@ def found_unit(root: Path, plan: Plan, unit: Unit, stem: str, identity: str) -> 
         )
         if mine and (root / f"{place}.safetensors").stat().st_size == sidecar.size:
             return Committed(sidecar, len(data), _files.digest_of(data))
+    except (BookKDError, OSError) as error:
+        if isinstance(root, RemotePath) and isinstance(error, StorageError):
+            raise  # nobody knows what is there
     return None
 
 
-def write_view(root: Path, view: int, placed: Sequence[Placed], content: str) -> _manifest.ViewEntry:
+def write_view(root: Root, view: int, placed: Sequence[Placed], content: str) -> _manifest.ViewEntry:
     """Write the file of a view and return what an edition says of it."""
     data = _manifest.ViewFile(
         view=view,
@@ -127,7 +131,7 @@ def measured_in(sidecars: Iterable[Mapping[str, Any]], *, alike: bool = True) ->
     return {name: _fidelity.summary(sums) for name, sums in merged.items() if sums["n"]}
 
 
-def write_edition(root: Path, edition: _manifest.Edition) -> None:
+def write_edition(root: Root, edition: _manifest.Edition) -> None:
     """Write an edition, if there is none of its number.
 
     Raises:

@@ -8,6 +8,7 @@ from pathlib import Path
 from bookkd.book._numbers import edition_numbers, unfinished_growth
 from bookkd.book._opening import find_edition
 from bookkd.book.reader import Book
+from bookkd.book.remote import RemotePath, Root, root_of
 from bookkd.core.errors import BookKDError
 
 __all__ = ["EditionInfo", "editions", "growth_begun"]
@@ -38,11 +39,11 @@ class EditionInfo:
     fault: str = ""
 
 
-def editions(path: str | Path) -> list[EditionInfo]:
+def editions(path: str | Path | RemotePath) -> list[EditionInfo]:
     """Return the editions of a book, oldest first.
 
     Args:
-        path: Folder of a finished book.
+        path: Folder of a finished book, or its address.
 
     Raises:
         BookMissingError: if there is no book.
@@ -59,25 +60,25 @@ def editions(path: str | Path) -> list[EditionInfo]:
     ...     [(each.number, each.n_samples, each.shards) for each in editions(folder)]
     [(1, 4, 1)]
     """
-    root = Path(path)
+    root = root_of(path)
     find_edition(root, None)
     return [_info(root, number) for number in edition_numbers(root)]
 
 
-def growth_begun(path: str | Path) -> int | None:
+def growth_begun(path: str | Path | RemotePath) -> int | None:
     """Return the number of the edition that a growth has begun and not finished; None where there is none.
 
     Args:
-        path: Folder of a book.
+        path: Folder of a book, or its address.
 
     >>> growth_begun("no/such/book") is None
     True
     """
-    root = Path(path)
+    root = root_of(path)
     return unfinished_growth(root) if root.is_dir() else None
 
 
-def _info(root: Path, number: int) -> EditionInfo:
+def _info(root: Root, number: int) -> EditionInfo:
     try:
         book = Book(root, number)
     except BookKDError as error:

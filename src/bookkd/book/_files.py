@@ -1,22 +1,69 @@
-"""Files of a book: read without trust; written by `core.files`, so that a name always stands for whole bytes."""
+"""Files of a book: read without trust, and written so that a name always stands for whole bytes.
+
+On this machine by `core.files`, on a server by `remote`: nothing above this file tells the two apart.
+"""
 
 from __future__ import annotations
 
 import os
 import stat
+import tempfile
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import xxhash
 
 from bookkd.book._layout import JSON_LIMIT
-from bookkd.core import jsonio
+from bookkd.book.remote import RemotePath, Root
+from bookkd.core import files, jsonio
 from bookkd.core.errors import BookCorruptError, BookFormatError, BookMissingError, StorageError
-from bookkd.core.files import TEMPORARY, create, make_folder, storage_errors, write_atomic
+from bookkd.core.files import TEMPORARY, storage_errors
 
 __all__ = [
-    "create", "digest_of", "entries", "make_folder", "open_inside", "read_inside", "read_json", "remove_leftovers", "storage_errors", "write_atomic",
+    "create", "digest_of", "each", "entries", "make_folder", "open_inside", "read_inside", "read_json", "remove_leftovers", "storage_errors",
+    "write_atomic",
 ]  # fmt: skip
+
+
+_T = TypeVar("_T")
+_U = TypeVar("_U")
+_AT_ONCE = 16
+
+
+def each(root: Root, read: Callable[[_T], _U], items: Iterable[_T]) -> list[_U]:
+    """Return what `read` gives for each item; several at once where each is a request to a server."""
+    if isinstance(root, Path):
+        return [read(item) for item in items]
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        return list(pool.map(read, items))
+
+
+def make_folder(root: Root) -> None:
+    """Create a folder and its parents; of a server, see that it can be written."""
+    if isinstance(root, RemotePath):
+        root.check_writable()
+    else:
+        files.make_folder(root)
+
+
+def write_atomic(path: Root, data: bytes | Iterable[bytes | memoryview]) -> None:
+    """Write a file as `core.files.write_atomic`; on a server, where there is none, or the same one.
+
+    Raises:
+        BookLockedError: if the server has another one of this name.
+        StorageError: if it cannot be written.
+    """
+    if isinstance(path, RemotePath):
+        path.write(data if isinstance(data, bytes) else b"".join(data))
+    else:
+        files.write_atomic(path, data)
+
+
+def create(path: Root, data: bytes) -> bool:
+    """Write a file if there is none; return whether it was created, or on a server is the same."""
+    return path.create(data) if isinstance(path, RemotePath) else files.create(path, data)
 
 
 def digest_of(data: bytes) -> str:
@@ -24,12 +71,13 @@ def digest_of(data: bytes) -> str:
     return xxhash.xxh3_128_hexdigest(data)
 
 
-def open_inside(root: Path, relative: str) -> tuple[int, int]:
-    """Open a regular file below `root` for reading.
+def open_inside(root: Root, relative: str, size: int | None = None) -> tuple[int, int]:
+    """Open a regular file below `root` for reading; from a server it is fetched first, as a file without a name.
 
     Args:
-        root: Folder of the book.
+        root: Place of the book.
         relative: Path with `/`, made of names that the format allows.
+        size: Bytes that it should have: nothing else is fetched.
 
     Returns:
         (file descriptor, size in bytes); the caller closes it.
@@ -39,6 +87,8 @@ def open_inside(root: Path, relative: str) -> tuple[int, int]:
         BookFormatError: if it is no regular file, or a link leads out of the book.
         StorageError: if it cannot be read.
     """
+    if isinstance(root, RemotePath):
+        return _fetched(root / relative, size)
     path = root / relative
     try:
         if path.is_symlink() or path.parent.is_symlink():
@@ -64,11 +114,19 @@ def open_inside(root: Path, relative: str) -> tuple[int, int]:
     return descriptor, found.st_size
 
 
-def read_inside(root: Path, relative: str, limit: int = JSON_LIMIT, expect: tuple[int, str] | None = None) -> bytes:
+def _fetched(place: RemotePath, size: int | None) -> tuple[int, int]:
+    with storage_errors(Path(tempfile.gettempdir())), tempfile.TemporaryFile() as file:
+        length = place.download(file.write, size=size, again=lambda: file.seek(0))
+        file.flush()
+        os.lseek(file.fileno(), 0, os.SEEK_SET)
+        return os.dup(file.fileno()), length
+
+
+def read_inside(root: Root, relative: str, limit: int = JSON_LIMIT, expect: tuple[int, str] | None = None) -> bytes:
     """Read a whole file below `root`.
 
     Args:
-        root: Folder of the book.
+        root: Place of the book.
         relative: Path with `/`.
         limit: Most bytes accepted.
         expect: (size, xxh3_128) as recorded by the file that names this one.
@@ -77,16 +135,7 @@ def read_inside(root: Path, relative: str, limit: int = JSON_LIMIT, expect: tupl
         BookFormatError: if it is longer than `limit`.
         BookCorruptError: if size or digest differ from what is recorded.
     """
-    descriptor, size = open_inside(root, relative)
-    with os.fdopen(descriptor, "rb") as file:
-        if size > limit:
-            raise BookFormatError(
-                f"Expected {root / relative} to be at most {limit} bytes, got {size}. It is not a file of a book."
-            )
-        try:
-            data = file.read(limit + 1)
-        except OSError as error:
-            raise StorageError(f"Expected {root / relative} to be readable, got: {error}. Check the disk.") from error
+    data = (root / relative).read(limit) if isinstance(root, RemotePath) else _read(root, relative, limit)
     if expect is not None and (len(data), digest_of(data)) != expect:
         raise BookCorruptError(
             f"Expected {root / relative} to have {expect[0]} bytes with xxh3_128 {expect[1]}, got {len(data)} with "
@@ -95,14 +144,29 @@ def read_inside(root: Path, relative: str, limit: int = JSON_LIMIT, expect: tupl
     return data
 
 
-def read_json(root: Path, relative: str, expect: tuple[int, str] | None = None) -> tuple[dict[str, Any], bytes]:
+def _read(root: Path, relative: str, limit: int) -> bytes:
+    descriptor, size = open_inside(root, relative)
+    with os.fdopen(descriptor, "rb") as file:
+        if size > limit:
+            raise BookFormatError(
+                f"Expected {root / relative} to be at most {limit} bytes, got {size}. It is not a file of a book."
+            )
+        try:
+            return file.read(limit + 1)
+        except OSError as error:
+            raise StorageError(f"Expected {root / relative} to be readable, got: {error}. Check the disk.") from error
+
+
+def read_json(root: Root, relative: str, expect: tuple[int, str] | None = None) -> tuple[dict[str, Any], bytes]:
     """Read and parse one JSON object below `root`; return it with its bytes."""
     data = read_inside(root, relative, expect=expect)
     return jsonio.parse(data, str(root / relative), limit=JSON_LIMIT), data
 
 
-def entries(folder: Path) -> list[str]:
-    """Return the names in a folder, ordered."""
+def entries(folder: Root) -> list[str]:
+    """Return the names in a folder, ordered; of a server that lists nothing, those of a book's own files."""
+    if isinstance(folder, RemotePath):
+        return sorted(folder.names())
     try:
         return sorted(entry.name for entry in folder.iterdir())
     except OSError as error:
@@ -111,8 +175,10 @@ def entries(folder: Path) -> list[str]:
         ) from error
 
 
-def remove_leftovers(root: Path) -> None:
-    """Remove temporary files of a killed writer, in `root` and its view folders."""
+def remove_leftovers(root: Root) -> None:
+    """Remove temporary files of a killed writer, in `root` and its view folders; a server has none."""
+    if isinstance(root, RemotePath):
+        return
     with storage_errors(root):
         for folder in [root, *(folder for folder in root.glob("view-*/") if not folder.is_symlink())]:
             for leftover in folder.glob(f".*{TEMPORARY}"):

@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ import numpy.typing as npt
 import xxhash
 
 from bookkd.book import _checked, _files, _layout
+from bookkd.book.remote import Root
 from bookkd.core import jsonio
 from bookkd.core.errors import BookCorruptError, BookFormatError, expected
 
@@ -302,7 +302,7 @@ def content_of_view(sidecars: Sequence[Sidecar]) -> str:
     return jsonio.digest({"block_rows": sidecars[0].block_rows, "parts": found})
 
 
-def read_edition(root: Path, number: int) -> Edition:
+def read_edition(root: Root, number: int) -> Edition:
     """Read and check one edition file."""
     name = _layout.edition_name(number)
     found, _ = _files.read_json(root, name)
@@ -312,7 +312,7 @@ def read_edition(root: Path, number: int) -> Edition:
     return edition
 
 
-def read_view_file(root: Path, view: int, entry: ViewEntry, n_samples: int) -> ViewFile:
+def read_view_file(root: Root, view: int, entry: ViewEntry, n_samples: int) -> ViewFile:
     """Read and check the file of one view."""
     name = f"{_layout.view_folder(view)}/{entry.file}"
     found, _ = _files.read_json(root, name, (entry.size, entry.digest))
@@ -322,7 +322,7 @@ def read_view_file(root: Path, view: int, entry: ViewEntry, n_samples: int) -> V
     return file
 
 
-def read_sidecar(root: Path, file: ViewFile, shard: int) -> Sidecar:
+def read_sidecar(root: Root, file: ViewFile, shard: int) -> Sidecar:
     """Read the sidecar of one shard and check it against the view file."""
     name = f"{_layout.view_folder(file.view)}/{file.stems[shard]}.json"
     found, _ = _files.read_json(root, name, (int(file.sidecar_sizes[shard]), file.sidecars[shard]))

@@ -11,17 +11,18 @@ from bookkd.book import _container, _files, _layout, _manifest
 from bookkd.book._numbers import edition_numbers
 from bookkd.book._shard import read_header
 from bookkd.book.plan import Plan
+from bookkd.book.remote import RemotePath, Root, root_of
 from bookkd.core import jsonio
 from bookkd.core.errors import BookCorruptError, BookFormatError, BookMissingError, BookUnfinishedError
 
 __all__ = ["find_edition", "is_finished", "newest_plan", "read_keys", "read_plan"]
 
 
-def is_finished(path: str | Path) -> bool:
-    """Say whether a folder holds a finished book, one with an edition; False also where there is no folder.
+def is_finished(path: str | Path | RemotePath) -> bool:
+    """Say whether a place holds a finished book, one with an edition; False also where there is no folder.
 
     Args:
-        path: The folder.
+        path: The folder, or an address.
 
     Raises:
         StorageError: if the folder cannot be read.
@@ -29,11 +30,11 @@ def is_finished(path: str | Path) -> bool:
     >>> is_finished("no/such/book")
     False
     """
-    root = Path(path)
+    root = root_of(path)
     return root.is_dir() and bool(edition_numbers(root))
 
 
-def find_edition(root: Path, edition: int | None) -> int:
+def find_edition(root: Root, edition: int | None) -> int:
     """Return the number of the edition to read; errors say what a book looks like and what is there."""
     if not root.is_dir():
         raise BookMissingError(
@@ -57,7 +58,7 @@ def find_edition(root: Path, edition: int | None) -> int:
     )
 
 
-def read_plan(root: Path, edition: _manifest.Edition) -> Plan:
+def read_plan(root: Root, edition: _manifest.Edition) -> Plan:
     """Read the plan that `edition` names."""
     where = str(root / edition.plan_file)
     found, data = _files.read_json(root, edition.plan_file)
@@ -74,11 +75,11 @@ def read_plan(root: Path, edition: _manifest.Edition) -> Plan:
     return plan
 
 
-def newest_plan(path: str | Path) -> Plan | None:
+def newest_plan(path: str | Path | RemotePath) -> Plan | None:
     """Return the plan of a book, finished or begun; None where there is no book.
 
     Args:
-        path: Folder of the book.
+        path: Folder of the book, or its address.
 
     Raises:
         BookFormatError: if the plan or the newest edition is not what the format says.
@@ -86,7 +87,7 @@ def newest_plan(path: str | Path) -> Plan | None:
     >>> newest_plan("no/such/book") is None
     True
     """
-    root = Path(path)
+    root = root_of(path)
     if is_finished(root):
         return read_plan(root, _manifest.read_edition(root, edition_numbers(root)[-1]))
     if not (root / _layout.PLAN_NAME).is_file():
@@ -95,7 +96,7 @@ def newest_plan(path: str | Path) -> Plan | None:
     return Plan.from_json(found, str(root / _layout.PLAN_NAME))
 
 
-def read_keys(root: Path, plan: Plan, name: str = _layout.KEYS_NAME) -> npt.NDArray[np.uint64]:
+def read_keys(root: Root, plan: Plan, name: str = _layout.KEYS_NAME) -> npt.NDArray[np.uint64]:
     """Read the keys of a plan from the file `name`."""
     limit = plan.n_samples * 8 + _container.HEADER_LIMIT
     data = _files.read_inside(root, name, limit)

@@ -8,7 +8,6 @@ import os
 from collections import defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -20,9 +19,10 @@ from bookkd.book._numbers import gone
 from bookkd.book.codecs.base import Array
 from bookkd.book.plan import Plan
 from bookkd.book.ragged import RaggedArray, item_places, offsets_of
+from bookkd.book.remote import Root
 from bookkd.core.errors import BookCorruptError, BookFormatError, BookMissingError, StorageError, expected
 
-__all__ = ["Shard", "read_header"]
+__all__ = ["Mapped", "Shard", "read_header"]
 
 
 def read_header(data: memoryview | mmap.mmap, where: str, flat: Container[str] = ()) -> dict[str, _container.Span]:
@@ -33,7 +33,7 @@ def read_header(data: memoryview | mmap.mmap, where: str, flat: Container[str] =
 
 
 @dataclass(frozen=True)
-class _Mapped:
+class Mapped:
     """What reading needs, in one piece: another thread may unmap the shard meanwhile."""
 
     arrays: Mapping[str, Array]
@@ -46,7 +46,7 @@ class Shard:
     """Rows of one view; mapped when it is used and not mapped, so that another thread may unmap it at any time.
 
     Args:
-        root: Folder of the book.
+        root: Place of the book.
         file: The view file that names it.
         index: Its place there.
         plan: Of the book.
@@ -54,7 +54,7 @@ class Shard:
     """
 
     def __init__(
-        self, root: Path, file: _manifest.ViewFile, index: int, plan: Plan, sidecar: _manifest.Sidecar | None
+        self, root: Root, file: _manifest.ViewFile, index: int, plan: Plan, sidecar: _manifest.Sidecar | None
     ) -> None:
         self._root = root
         self._relative = f"{_layout.view_folder(file.view)}/{file.stems[index]}.safetensors"
@@ -62,7 +62,7 @@ class Shard:
         self._view, self._start, self._stop = file.view, int(file.starts[index]), int(file.stops[index])
         self._size = int(file.sizes[index])
         self._stored, self._flat = plan.stored, plan.flat
-        self._mapped: _Mapped | None = None
+        self._mapped: Mapped | None = None
         self._unchecked: dict[str, npt.NDArray[np.bool_]] = {}
         self._hashes: Mapping[str, npt.NDArray[np.uint64]] = {}
         self._shift = (plan.block_rows or 1).bit_length() - 1
@@ -128,18 +128,22 @@ class Shard:
                 with contextlib.suppress(OSError):
                     mapped.file.madvise(advice, begin, end - begin)
 
-    def _current(self) -> _Mapped:
+    def _current(self) -> Mapped:
         mapped = self._mapped
         if mapped is None:
             mapped = self._mapped = self._map()
         return mapped
 
-    def _map(self) -> _Mapped:
-        """Map the file after checking its size and header, and that its items divide into blocks."""
+    def _descriptor(self) -> tuple[int, int]:
+        """Open the file; return its descriptor and its size."""
         try:
-            descriptor, size = _files.open_inside(self._root, self._relative)
+            return _files.open_inside(self._root, self._relative)
         except BookMissingError as error:
             raise gone(self._root, self._relative, error) from error
+
+    def _map(self) -> Mapped:
+        """Map the file after checking its size and header, and that its items divide into blocks."""
+        descriptor, size = self._descriptor()
         try:
             if size != self._size:
                 raise BookCorruptError(
@@ -151,15 +155,8 @@ class Shard:
             raise StorageError(f"Expected {self._where} to be mappable, got: {error}. Lower `max_open`.") from error
         finally:
             os.close(descriptor)
-        spans = read_header(mapped, self._where, self._flat)
-        _container.check_layout(spans, self._stored, self._stop - self._start, self._where, self._flat)
-        arrays = {name: np.ndarray(span.shape, span.dtype, mapped, span.start) for name, span in spans.items()}
-        ends = {
-            flat.ends: Ends(arrays[flat.ends], self._shift, len(arrays[name]), flat.most)
-            for name, flat in self._flat.items()
-        }
-        found = _Mapped(arrays, ends, mapped, spans)
-        for name, each in ends.items():
+        found = self._arrays(mapped, self._spans(mapped))
+        for name, each in found.ends.items():
             fault = each.fault()
             if fault:
                 # Where bits flipped, the hashes name the block.
@@ -167,12 +164,26 @@ class Shard:
                 raise self._bad_ends(name, fault)
         return found
 
+    def _spans(self, mapped: mmap.mmap) -> dict[str, _container.Span]:
+        """Return where the tensors lie, after checking that they are the planned ones."""
+        spans = read_header(mapped, self._where, self._flat)
+        _container.check_layout(spans, self._stored, self._stop - self._start, self._where, self._flat)
+        return spans
+
+    def _arrays(self, mapped: mmap.mmap, spans: Mapping[str, _container.Span]) -> Mapped:
+        arrays = {name: np.ndarray(span.shape, span.dtype, mapped, span.start) for name, span in spans.items()}
+        ends = {
+            flat.ends: Ends(arrays[flat.ends], self._shift, len(arrays[name]), flat.most)
+            for name, flat in self._flat.items()
+        }
+        return Mapped(arrays, ends, mapped, spans)
+
     def _bad_ends(self, name: str, fault: str) -> BookFormatError:
         return BookFormatError(
             f"Expected {name} in {self._where} to say where the items of each row end, got {fault}. Run `bookkd verify`."
         )
 
-    def _check_order(self, mapped: _Mapped, ends: str, rows: npt.NDArray[np.int64]) -> None:
+    def _check_order(self, mapped: Mapped, ends: str, rows: npt.NDArray[np.int64]) -> None:
         unordered = self._unordered.get(ends)
         if unordered is None:
             return
@@ -187,7 +198,7 @@ class Shard:
             if not unordered.any():
                 self._unordered.pop(ends, None)
 
-    def _check(self, mapped: _Mapped, rows: npt.NDArray[np.int64], names: Iterable[str]) -> None:
+    def _check(self, mapped: Mapped, rows: npt.NDArray[np.int64], names: Iterable[str]) -> None:
         if not self._unchecked:
             return
         blocks = rows >> self._shift
@@ -203,7 +214,7 @@ class Shard:
                 if not unchecked.any():
                     self._unchecked.pop(name, None)
 
-    def _check_block(self, mapped: _Mapped, name: str, block: int) -> None:
+    def _check_block(self, mapped: Mapped, name: str, block: int) -> None:
         first = block << self._shift
         place = slice(first, first + (1 << self._shift))
         if name in self._flat:

@@ -20,6 +20,7 @@ from bookkd.book._numbers import edition_numbers, unfinished_growth
 from bookkd.book._shard import read_header
 from bookkd.book.plan import Unit
 from bookkd.book.reader import Book
+from bookkd.book.remote import local_folder
 from bookkd.book.verification import verify
 from bookkd.core.check import at_least
 from bookkd.core.errors import BookCorruptError, BookUnfinishedError
@@ -82,7 +83,7 @@ def compact(
     ((1,), 2, True)
     """
     at_least(shard_bytes, 1, "shard_bytes", where="compact")
-    root = Path(path)
+    root = local_folder(path, "compact")
     with _writing(root):
         begun = unfinished_growth(root)
         if begun is not None and not drop_growth:
@@ -120,7 +121,7 @@ def prune(path: str | Path) -> Pruned:
         BookCorruptError: if shards would be deleted, and what is kept is not whole: they may be the only whole copy.
         StorageError: if a file cannot be deleted.
     """
-    root = Path(path)
+    root = local_folder(path, "prune")
     with _writing(root):
         book = Book(root)
         named = _named(book)

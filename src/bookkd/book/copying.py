@@ -14,6 +14,7 @@ from bookkd.book._carried import Carried
 from bookkd.book.codecs import Codec
 from bookkd.book.plan import Unit, is_logits
 from bookkd.book.reader import Book
+from bookkd.book.remote import RemotePath, root_of
 from bookkd.book.writer import BookWriter
 from bookkd.core.errors import ConfigError, FidelityError, expected
 
@@ -22,7 +23,9 @@ __all__ = ["check_apart", "copy_book", "pending_units"]
 Progress = Callable[[int, int], None]
 
 
-def copy_book(path: str | Path, book: Book, *, codec: Codec | None = None, progress: Progress | None = None) -> Book:
+def copy_book(
+    path: str | Path | RemotePath, book: Book, *, codec: Codec | None = None, progress: Progress | None = None
+) -> Book:
     """Write a book's newest records to another folder, as they are or with another codec for logits.
 
     As they are, the copy has the same content digest, and one edition. With another codec, what is measured is what it loses
@@ -30,7 +33,7 @@ def copy_book(path: str | Path, book: Book, *, codec: Codec | None = None, progr
     cost of the copy as `source_fidelity`. Interrupted, it is gone on with.
 
     Args:
-        path: Folder of the copy.
+        path: Folder of the copy, or an address.
         book: The source.
         codec: For every field of logits; None to copy as it is.
         progress: Called with (records done, records in all).
@@ -94,9 +97,9 @@ def _other_codec(book: Book, codec: Codec) -> dict[str, Any]:
     return {name: replace(entry, codec=codec) for name, entry in found.items()}
 
 
-def check_apart(path: str | Path, book: Book) -> None:
+def check_apart(path: str | Path | RemotePath, book: Book) -> None:
     """Refuse to write a book into its source."""
-    if Path(path).resolve() == book.path.resolve():
+    if root_of(path).resolve() == book.path.resolve():
         raise ConfigError(expected("path", "another folder than the source's", str(path), do="Name a new folder."))
 
 

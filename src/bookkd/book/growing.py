@@ -38,6 +38,7 @@ from bookkd.book._unit import UnitBuffer
 from bookkd.book.codecs.base import Array
 from bookkd.book.plan import Plan, Unit
 from bookkd.book.reader import Book
+from bookkd.book.remote import local_folder
 from bookkd.book.writer import json_cost, packed_keys
 from bookkd.core import jsonio
 from bookkd.core.errors import BookUnfinishedError, ConfigError, TeacherOutputError, expected
@@ -95,7 +96,7 @@ class GrowthWriter:
         keys: npt.NDArray[np.uint64] | None = None,
         names: Mapping[str, str] | None = None,
     ) -> None:
-        self.path = Path(path)
+        self.path = local_folder(path, "grow")
         self._buffers: dict[Unit, UnitBuffer] = {}
         self._done: dict[Unit, Committed] = {}
         self._lock: Lock | None = None

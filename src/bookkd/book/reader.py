@@ -11,13 +11,18 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from bookkd.book import _layout, _manifest
+from bookkd.book import _files, _layout, _manifest
+from bookkd.book._ahead import Ahead
 from bookkd.book._numbers import edition_numbers, gone
 from bookkd.book._opening import find_edition, read_keys, read_plan
+from bookkd.book._remote_shards import CachedShard, RemoteShard, StreamedShard
 from bookkd.book._shard import Shard
 from bookkd.book.codecs.base import Decoded, Parts, UnreadableRowError
 from bookkd.book.plan import FieldPlan
 from bookkd.book.ragged import RaggedArray
+from bookkd.book.remote import RemotePath, Root, root_of
+from bookkd.book.remote.cache import ShardCache
+from bookkd.book.remote.settings import cache_folder
 from bookkd.book.verification import verify as find_faults
 from bookkd.core.check import at_least
 from bookkd.core.errors import (
@@ -41,11 +46,14 @@ class Book:
     Pickles by path and reopens; may be used before and after a fork.
 
     Args:
-        path: Folder of the book.
+        path: Folder of the book, or its address: `s3://`, `gs://`, `az://`, `http://`, `https://`, or a scheme of fsspec (extra
+            `remote`).
         edition: Number of the edition; None for the newest.
         verify: "touched" hashes each block when it is first read, "never" trusts the disk, "all" reads and checks
             everything on opening.
         max_open: Most shards mapped at once.
+        cache: Of a book at an address: the folder where whole shards are kept for all processes of this machine, or "none" to
+            keep only the blocks that are touched, in memory. None for what `BOOKKD_CACHE` says, else the platform's folder.
 
     Raises:
         BookMissingError: no book or edition at the path.
@@ -56,13 +64,15 @@ class Book:
 
     def __init__(
         self,
-        path: str | Path,
+        path: str | Path | RemotePath,
         edition: int | None = None,
         *,
         verify: Literal["touched", "never", "all"] = "touched",
         max_open: int = 256,
+        cache: str | Path | None = None,
     ) -> None:
-        self.path = Path(path)
+        self.path = root_of(path)
+        self.cache = cache
         self.verify = choose(verify, VERIFY, "verify", where="Book")
         self.max_open = at_least(max_open, 1, "max_open", where="Book")
         number = find_edition(self.path, edition)
@@ -80,19 +90,21 @@ class Book:
         self._starts = np.concatenate([view * self.n_samples + file.starts for view, file in enumerate(self._files)])
         self._open: dict[int, Shard] = {}
         self._known: dict[int, Shard] = {}
+        self._far = None if isinstance(self.path, Path) else _Far(self, self.path, cache)
         if verify == "all":
             self._check_all()
 
     def _read_manifests(self, number: int) -> None:
         self._edition = _manifest.read_edition(self.path, number)
         self.plan = read_plan(self.path, self._edition)
-        self._files = [
-            _manifest.read_view_file(self.path, view, entry, self._edition.n_samples)
-            for view, entry in enumerate(self._edition.views)
-        ]
+        self._files = _files.each(
+            self.path,
+            lambda view: _manifest.read_view_file(self.path, view, self._edition.views[view], self._edition.n_samples),
+            range(len(self._edition.views)),
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (str(self.path), self.edition, self.verify, self.max_open, self.content_digest)
+        return _reopen, (str(self.path), self.edition, self.verify, self.max_open, self.content_digest, self.cache)
 
     def __repr__(self) -> str:
         return f"Book({str(self.path)!r}, edition={self.edition}, n_samples={self.n_samples}, n_views={self.n_views})"
@@ -103,6 +115,8 @@ class Book:
             shard = self._open.pop(number, None)
             if shard is not None:  # another thread may have let it go
                 shard.unmap()
+        if self._far is not None:
+            self._far.ahead.close()
 
     @property
     def edition(self) -> int:
@@ -238,12 +252,17 @@ class Book:
             none = np.zeros(1, dtype=np.int64)
             return out | {part: RaggedArray(np.empty((0, *row), dtype), none) for part, (dtype, row) in self._of(flat)}
         if (shards == shards[0]).all():
+            if self._far is not None:
+                self._far.ahead.want({int(shards[0]): rows}, [*fixed, *flat])
             shard = self._shard(int(shards[0]))
             shard.take(rows, out, slice(None))
             return out | shard.take_items(rows, flat) if flat else out
         order = np.argsort(shards, kind="stable")
         rows, shards = rows[order], shards[order]
         edges = [0, *(np.flatnonzero(shards[1:] != shards[:-1]) + 1).tolist(), len(shards)]
+        if self._far is not None:
+            wanted = {int(shards[begin]): rows[begin:end] for begin, end in pairwise(edges)}
+            self._far.ahead.want(wanted, [*fixed, *flat])
         pieces = []
         for begin, end in pairwise(edges):
             shard = self._shard(int(shards[begin]))
@@ -260,7 +279,7 @@ class Book:
         """Ask the system to read records that will be wanted soon; returns while it does, and reads nothing twice.
 
         Of use where a book is larger than memory and is read by blocks of samples (`BlockWindow`); elsewhere the system's own
-        reading ahead is enough. Nothing happens where the system takes no such advice (Windows).
+        reading ahead is enough. Nothing happens where the system takes no such advice (Windows), and for books at an address.
 
         Args:
             start: First sample.
@@ -272,6 +291,8 @@ class Book:
             DataError: for samples or a view that the book does not have.
             UnknownNameError: for an unknown field.
         """
+        if self._far is not None:
+            return  # shards are fetched ahead as they are
         names = self._names(fields)
         if start >= stop:
             raise DataError(expected("stop", f"above start = {start}", stop, where=str(self.path)))
@@ -309,23 +330,30 @@ class Book:
         """Return a shard; the mapping that was used longest ago is let go when too many are open."""
         shard = self._open.pop(number, None)
         if shard is None:
-            shard = self._known.get(number)
-            if shard is None:
-                shard = self._known[number] = self._make_shard(number)
-            while len(self._open) >= self.max_open:
+            shard = self._found(number)
+            while len(self._open) >= self.max_open or (self._far is not None and self._far.full(self._open, shard)):
                 oldest = self._open.pop(next(iter(self._open), -1), None)
                 if oldest is not None:
                     oldest.unmap()
         self._open[number] = shard
         return shard
 
+    def _found(self, number: int) -> Shard:
+        shard = self._known.get(number)
+        if shard is None:
+            shard = self._known.setdefault(number, self._make_shard(number))
+        return shard
+
     def _make_shard(self, number: int) -> Shard:
         view = int(np.searchsorted(self._first, number, side="right")) - 1
         file, index = self._files[view], number - int(self._first[view])
         try:
-            sidecar = None if self.verify == "never" else _manifest.read_sidecar(self.path, file, index)
+            trusted = self.verify == "never" and self._far is None  # what comes from afar is checked when it arrives
+            sidecar = None if trusted else _manifest.read_sidecar(self.path, file, index)
         except BookMissingError as error:
             raise gone(self.path, f"{_layout.view_folder(view)}/{file.stems[index]}.json", error) from error
+        if self._far is not None and sidecar is not None:
+            return self._far.shard(file, index, sidecar)
         return Shard(self.path, file, index, self.plan, sidecar)
 
     def _check_all(self) -> None:
@@ -338,7 +366,45 @@ class Book:
         return np.argsort(self.keys if self.keys is not None else np.empty(0), kind="stable")
 
 
-def _ids(values: npt.ArrayLike, what: str, count: int, path: Path) -> npt.NDArray[np.int64]:
+class _Far:
+    """What a book at an address has besides: where its shards are kept, and who fetches them."""
+
+    STREAMED = 2**29
+    """Bytes of blocks that are kept in memory where nothing is kept on the disk."""
+
+    def __init__(self, book: Book, root: RemotePath, cache: str | Path | None) -> None:
+        self._book, self._root = book, root
+        folder = cache_folder() if cache is None else None if cache == "none" else Path(cache)
+        self._cache = None if folder is None else ShardCache(folder)
+        self._room = self.STREAMED if self._cache is None else self._cache.limit()
+        sizes = np.concatenate([file.sizes for file in book._files])
+        views = np.repeat(np.arange(book.n_views), [len(file.stems) for file in book._files])
+        # A learner goes through the samples with a view of each: the same samples of every view lie side by side.
+        order = np.lexsort((views, np.concatenate([file.starts for file in book._files])))
+        self.ahead = Ahead(self._of, order, sizes, 0 if self._cache is None else self._room // 2)
+
+    def _of(self, number: int) -> RemoteShard:
+        shard = self._book._found(number)
+        if not isinstance(shard, RemoteShard):
+            raise TypeError(number)
+        return shard
+
+    def shard(self, file: _manifest.ViewFile, index: int, sidecar: _manifest.Sidecar) -> RemoteShard:
+        """Return a shard as it is read from afar."""
+        plan = self._book.plan
+        if self._cache is None:
+            return StreamedShard(self._root, file, index, plan, sidecar)
+        check = self._book.verify != "never"
+        return CachedShard(self._root, file, index, plan, sidecar, cache=self._cache, check=check)
+
+    def full(self, mapped: dict[int, Shard], another: Shard) -> bool:
+        """Say whether something has to be let go before another shard is read."""
+        held = sum(shard.held for shard in list(mapped.values()) if isinstance(shard, RemoteShard))
+        more = another.held if isinstance(another, RemoteShard) else 0
+        return bool(mapped) and held + more > self._room
+
+
+def _ids(values: npt.ArrayLike, what: str, count: int, path: Root) -> npt.NDArray[np.int64]:
     found = np.atleast_1d(np.asarray(values))
     if found.ndim != 1 or (found.dtype.kind not in "ui" and found.size):
         raise DataError(
@@ -350,9 +416,16 @@ def _ids(values: npt.ArrayLike, what: str, count: int, path: Path) -> npt.NDArra
     return found.astype(np.int64)
 
 
-def _reopen(path: str, edition: int, verify: Literal["touched", "never", "all"], max_open: int, content: str) -> Book:
+def _reopen(
+    path: str,
+    edition: int,
+    verify: Literal["touched", "never", "all"],
+    max_open: int,
+    content: str,
+    cache: str | Path | None = None,
+) -> Book:
     # What was read once need not be read again in every worker: "all" was done where the book was first opened.
-    book = Book(path, edition, verify="touched" if verify == "all" else verify, max_open=max_open)
+    book = Book(path, edition, verify="touched" if verify == "all" else verify, max_open=max_open, cache=cache)
     if book.content_digest != content:
         raise BookMismatchError(
             f"Expected {path} to be the book that was pickled ({content}), got {book.content_digest}. It was replaced."

@@ -18,6 +18,7 @@ from bookkd.book._numbers import unfinished_growth
 from bookkd.book._opening import find_edition, read_keys, read_plan
 from bookkd.book._remaking import Say, damage_of, remade
 from bookkd.book.plan import Plan
+from bookkd.book.remote import local_folder
 from bookkd.book.writer import packed_keys
 from bookkd.core.errors import BookCorruptError, BookKDError, BookMismatchError, BookVersionError
 from bookkd.core.lock import Lock
@@ -106,7 +107,7 @@ def repair(
     ...     repair(folder, lambda view, start, stop: {"logits": np.eye(4, 3)[start:stop]}).restored
     ('view-0000/rows-000000000-000000004.safetensors',)
     """
-    root = Path(path)
+    root = local_folder(path, "repair")
     number = find_edition(root, None)
     lock = Lock(root / _layout.LOCK_NAME)
     try:

@@ -17,6 +17,7 @@ from bookkd.book._ends import Ends
 from bookkd.book._opening import find_edition, read_keys, read_plan
 from bookkd.book.plan import Plan
 from bookkd.book.ragged import Flat
+from bookkd.book.remote import RemotePath, Root, root_of
 from bookkd.core.errors import BookKDError, BookUnfinishedError
 
 __all__ = ["Fault", "verify"]
@@ -60,11 +61,13 @@ class Fault:
         return " ".join(f"{self.path}{f' ({listed})' if listed else ''}: {self.message}".split())
 
 
-def verify(path: str | Path, edition: int | None = None, *, progress: Progress | None = None) -> list[Fault]:
+def verify(
+    path: str | Path | RemotePath, edition: int | None = None, *, progress: Progress | None = None
+) -> list[Fault]:
     """Read a whole book and return what is wrong with it.
 
     Args:
-        path: Folder of the book.
+        path: Folder of the book, or its address: whole shards are fetched, past the cache.
         edition: Number of the edition; None for the newest.
         progress: Called with (bytes read, bytes in all) as shards are read.
 
@@ -74,7 +77,7 @@ def verify(path: str | Path, edition: int | None = None, *, progress: Progress |
     Raises:
         BookMissingError: if there is no book or no such edition.
     """
-    root = Path(path)
+    root = root_of(path)
     try:
         number = find_edition(root, edition)
     except BookUnfinishedError as error:
@@ -122,7 +125,7 @@ class _Meter:
 
 
 def _verify_view(
-    root: Path, file: _manifest.ViewFile, entry: _manifest.ViewEntry, plan: Plan | None, meter: _Meter
+    root: Root, file: _manifest.ViewFile, entry: _manifest.ViewEntry, plan: Plan | None, meter: _Meter
 ) -> Iterator[Fault]:
     sidecars: list[_manifest.Sidecar] = []
     for index, stem in enumerate(file.stems):
@@ -155,11 +158,11 @@ def _verify_content(
 
 
 def _verify_shard(
-    root: Path, relative: str, sidecar: _manifest.Sidecar, plan: Plan | None, meter: _Meter
+    root: Root, relative: str, sidecar: _manifest.Sidecar, plan: Plan | None, meter: _Meter
 ) -> Iterator[Fault]:
     view, start, stop = sidecar.view, sidecar.start, sidecar.stop
     try:
-        descriptor, size = _files.open_inside(root, relative)
+        descriptor, size = _files.open_inside(root, relative, sidecar.size)
     except BookKDError as error:
         meter.add(sidecar.size)
         yield Fault(relative, view, start, stop, message=str(error))

@@ -20,6 +20,7 @@ from bookkd.book._opening import is_finished, newest_plan
 from bookkd.book._unit import UnitBuffer
 from bookkd.book.plan import Plan, Unit
 from bookkd.book.reader import Book
+from bookkd.book.remote import RemotePath, root_of
 from bookkd.core import jsonio
 from bookkd.core.errors import (
     BookFormatError,
@@ -40,14 +41,16 @@ class BookWriter:
     Leaving the context releases the lock and commits nothing: only `finish` makes a book of the units.
 
     Args:
-        path: Folder; created, or an unfinished book of an equal plan, or a finished one (then nothing is pending).
+        path: Folder; created, or an unfinished book of an equal plan, or a finished one (then nothing is pending). Or an
+            address: units go there from memory, shard first and sidecar second.
         plan: What the book is about.
         keys: Optional key of each sample, unique uint64 [n_samples], for data that is later reordered or filtered.
 
     Raises:
         BookMismatchError: if the folder holds a book of another plan; the differences are named.
-        BookLockedError: if another process writes it.
+        BookLockedError: if another process writes it; at an address, if another one put other bits.
         BookFormatError: if the folder holds something else.
+        StorageError: if the store cannot create an object only if it is absent.
 
     >>> import tempfile
     >>> from bookkd.book import Dense, FieldPlan
@@ -59,21 +62,25 @@ class BookWriter:
     array([[0., 0., 1.]], dtype=float16)
     """
 
-    def __init__(self, path: str | Path, plan: Plan, *, keys: npt.NDArray[np.uint64] | None = None) -> None:
-        self.path = Path(path)
+    def __init__(
+        self, path: str | Path | RemotePath, plan: Plan, *, keys: npt.NDArray[np.uint64] | None = None
+    ) -> None:
+        self.path = root_of(path)
         packed = None if keys is None else packed_keys(keys, plan.n_samples)
         if packed is not None:
             plan = replace(plan, keys_digest=_files.digest_of(packed))
         self.plan = plan
         self._buffers: dict[Unit, UnitBuffer] = {}
         self._done: dict[Unit, Committed] = {}
+        self._open = True
         self._lock: Lock | None = None
         self._finished = is_finished(self.path)
         if self._finished:
             self.plan = self._compared(plan)
             return
         _files.make_folder(self.path)
-        self._lock = Lock(self.path / _layout.LOCK_NAME)
+        if isinstance(self.path, Path):
+            self._lock = Lock(self.path / _layout.LOCK_NAME)
         try:
             self._start(plan, packed)
         except BaseException:
@@ -91,6 +98,7 @@ class BookWriter:
     def close(self) -> None:
         """Release the lock; rows of incomplete units are dropped."""
         self._buffers.clear()
+        self._open = False
         if self._lock is not None:
             self._lock.release()
             self._lock = None
@@ -247,21 +255,43 @@ class BookWriter:
         self.plan.check_limits()
         if packed is not None:
             _files.write_atomic(self.path / _layout.KEYS_NAME, [packed])
-        _files.write_atomic(self.path / _layout.PLAN_NAME, [jsonio.pretty(self.plan.to_json())])
+        self._begin_plan(jsonio.pretty(self.plan.to_json()))
+
+    def _begin_plan(self, data: bytes) -> None:
+        place = self.path / _layout.PLAN_NAME
+        if isinstance(place, Path):
+            _files.write_atomic(place, [data])
+            return
+        # No lock reaches other machines: of two that begin at once, one finds the other's plan.
+        if not place.create(data):
+            self.plan = self._compared(self.plan)
+            return
+        place.check_creates(data)
 
     def _collect(self) -> None:
-        for unit in self.plan.units():
+        units = list(self.plan.units())
+        if isinstance(self.path, RemotePath):
+            units = self._listed(self.path, units)
+
+        def found(unit: Unit) -> Committed | None:
             stem = _layout.shard_stem(unit.start, unit.stop)
-            found = found_unit(self.path, self.plan, unit, stem, self._identity)
-            if found is not None:
-                self._done[unit] = found
+            return found_unit(self.path, self.plan, unit, stem, self._identity)
+
+        for unit, done in zip(units, _files.each(self.path, found, units), strict=True):
+            if done is not None:
+                self._done[unit] = done
+
+    def _listed(self, root: RemotePath, units: list[Unit]) -> list[Unit]:
+        """Return the units that have a sidecar: one listing a view, and no request for what is not there."""
+        names = _files.each(root, lambda view: (root / _layout.view_folder(view)).names(), range(self.plan.n_views))
+        return [unit for unit in units if f"{_layout.shard_stem(unit.start, unit.stop)}.json" in names[unit.view]]
 
     @cached_property
     def _identity(self) -> str:
         return jsonio.digest(self.plan.identity())
 
     def _check_open(self, unit: Unit) -> None:
-        if self._finished or self._lock is None:
+        if self._finished or not self._open:
             raise ConfigError(expected("writer", "open", "a finished or closed one", where=str(self.path)))
         rows = self.plan.unit_rows or self.plan.n_samples
         known = 0 <= unit.view < self.plan.n_views and 0 <= unit.start < self.plan.n_samples and unit.start % rows == 0

@@ -28,8 +28,8 @@ def copy(codec: Codec | AsIs, book: str, out: str) -> dict[str, Any]:
     had lost comes on top.
 
     Args:
-        book: Folder of the book.
-        out: Folder of the copy.
+        book: Folder of the book, or its address (s3://..., https://...).
+        out: Folder of the copy, or its address (s3://...).
         codec: How logits become bytes; `same` copies them as they are stored.
     """
     with progress_bar("records") as progress:
@@ -65,7 +65,7 @@ VERB = Verb(
     "copy",
     copy,
     show,
-    "  bookkd copy books/resnet56 books/small --codec int8",
+    "  bookkd copy books/resnet56 books/small --codec int8\n  bookkd copy books/resnet56 s3://bucket/resnet56",
     positional={"book": False, "out": False},
     choices={"codec": Choice(AS_IS, find, lambda name, **values: find(name)(**values))},
 )

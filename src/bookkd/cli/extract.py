@@ -25,7 +25,7 @@ def extract(
     p(class) over the sum of p of these classes, at every temperature.
 
     Args:
-        book: Folder of the book.
+        book: Folder of the book, or its address (s3://..., https://...).
         out: Folder of the new book.
         classes: Names or numbers with commas between, in the order of the new book.
         samples: A range such as 0:1000, numbers with commas between, or a file of them.

@@ -14,7 +14,7 @@ def inspect(book: str, edition: int | None = None) -> dict[str, Any]:
     """Show what a book holds: samples, views, fields, codecs, teachers, measured fidelity, and what it cost.
 
     Args:
-        book: Folder of the book.
+        book: Folder of the book, or its address (s3://..., https://...).
         edition: Which edition; the newest where none is given.
     """
     opened = Book(book, edition)

@@ -31,8 +31,8 @@ def learn(
     """Train a student from a book, a live teacher or labels alone; an interrupted run is gone on with.
 
     Args:
-        book: Folder of the book, or several with commas between, which are read together as one ensemble; left out for a
-            live teacher or labels alone.
+        book: Folder of the book, or its address (s3://..., https://...), or several with commas between, which are read
+            together as one ensemble; left out for a live teacher or labels alone.
         student: The network to train; student.weights (also student.init) starts it from a file.
         method: What the student minimises.
         out: Folder for configuration, metrics, checkpoints and weights.

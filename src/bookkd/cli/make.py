@@ -39,7 +39,7 @@ def make(
         teachers: Several, run one after another: '[{"name": "resnet56", "weights": "a.safetensors"}, ...]', best in YAML.
         codec: How logits become bytes; auto measures candidates on a sample of records and takes the smallest that meets
             --max_kl and --max_bytes at all --temperatures.
-        out: Folder of the book.
+        out: Folder of the book, or its address (s3://...): each unit is put there when it is whole.
         data: The samples.
         views: The augmentation.
         batch_size: Samples a pass; found by trying where none is given.

@@ -22,7 +22,7 @@ def query(book: str, sql: str, csv: bool = False, limit: int | None = None, stat
     DuckDB, which can read nothing else and write nothing.
 
     Args:
-        book: Folder of the book.
+        book: Folder of the book, or its address (s3://..., https://...).
         sql: The SELECT.
         csv: Print all rows as CSV.
         limit: Most rows; 40 for the table and all for --json and --csv where none is given.

@@ -21,7 +21,7 @@ def stats(
     They belong to the content of the book: after it has grown they are refused, and made again by this command.
 
     Args:
-        book: Folder of the book.
+        book: Folder of the book, or its address (s3://..., https://...).
         data: The samples that the book is about; their labels go in.
         labels: A NumPy file (.npy) with one class a sample, in place of --data; negative where it is not known.
         out: Folder of the statistics; the folder `stats` inside the book where none is given.

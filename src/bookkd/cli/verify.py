@@ -14,7 +14,7 @@ def verify(book: str, edition: int | None = None) -> tuple[dict[str, Any], int]:
     """Read a whole book and compare every hash; exit code 0 when whole, 1 with one line for each fault.
 
     Args:
-        book: Folder of the book.
+        book: Folder of the book, or its address (s3://..., https://...).
         edition: Which edition; the newest where none is given.
     """
     with progress_bar("shards") as progress:

@@ -32,7 +32,7 @@ class StoredKnowledge(Teacherless):
     its teachers as one `CombinedTarget`. Its fields are the book's, without the probes.
 
     Args:
-        book: An open book or its path.
+        book: An open book, its path or its address.
         teachers: Names or places of the teachers to read, of a book that keeps each one's logits; None for all. One alone is read
             as if the book were its own.
 

@@ -10,10 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from bookkd.book import Auto, Choice, Codec, Plan, RowIds, choose_codec
+from bookkd.book import Auto, Choice, Codec, RowIds, choose_codec, newest_plan
 from bookkd.core.errors import BookMismatchError, ConfigError, FidelityError, TeacherOutputError, expected
 from bookkd.core.fields import LOGITS
-from bookkd.core.jsonio import read
 from bookkd.knowledge import LiveKnowledge
 from bookkd.losses import DenseTarget
 from bookkd.views import Pick, Replay, collate
@@ -27,7 +26,7 @@ Told = Callable[[Choice], None]
 
 
 def chosen_codec(
-    path: Path,
+    path: str | Path,
     auto: Auto,
     knowledge: LiveKnowledge,
     replay: Replay,
@@ -61,10 +60,9 @@ def chosen_codec(
                 "codec", "a codec by name, where a record is no distribution over classes", "auto", where=where, do=do
             )
         )
-    file = path / "plan.json"
-    begun = Plan.from_json(read(file, str(file)), str(file)) if file.is_file() else None
+    begun = newest_plan(path)
     if begun is not None and begun.choice and LOGITS in begun.fields:
-        check_wish(begun.choice, auto, temperatures, path)
+        check_wish(begun.choice, auto, temperatures, str(path))
         return begun.fields[LOGITS].codec, begun.choice
     logits, ids = sample_logits(knowledge, replay, batch_size)
     choice = choose_codec(logits, auto, temperatures=temperatures, ids=ids)
@@ -73,7 +71,7 @@ def chosen_codec(
     return choice.codec, choice.to_json()
 
 
-def check_wish(choice: Mapping[str, Any], auto: Auto, temperatures: tuple[float, ...], path: Path) -> None:
+def check_wish(choice: Mapping[str, Any], auto: Auto, temperatures: tuple[float, ...], path: str) -> None:
     """Refuse to go on with a book whose codec was chosen for something else.
 
     Args:

@@ -70,7 +70,7 @@ def make(
     ones of its plan; a finished one is returned as it is.
 
     Args:
-        path: Folder of the book.
+        path: Folder of the book, or its address (extra `remote`): each unit is put there when it is whole.
         teacher: The network, ready to speak.
         dataset: `dataset[i] -> (image, label)`, with `len`.
         views: Replayable augmentation.
@@ -103,11 +103,11 @@ def make(
         raise DataError(expected("dataset", "at least one sample", 0, do="Check --data.root and --data.split."))
     check_replay(replay)
     if batch_size is None:
-        batch_size = _planned_batch_size(Path(path)) or find_batch_size(teacher, _first_view(replay))
+        batch_size = _planned_batch_size(path) or find_batch_size(teacher, _first_view(replay))
     choice: Mapping[str, Any] = {}
     if isinstance(codec, Auto):
         codec, choice = chosen_codec(
-            Path(path), codec, knowledge, replay, temperatures=temperatures, batch_size=batch_size, told=told
+            path, codec, knowledge, replay, temperatures=temperatures, batch_size=batch_size, told=told
         )
     plan = plan_book(teacher, dataset, views, task, codec=codec or Dense(), temperatures=temperatures)
     plan = replace(plan, batch_size=batch_size, unit_rows=unit_rows, choice=choice)
@@ -140,7 +140,7 @@ def _first_view(replay: Replay) -> torch.Tensor:
     return view
 
 
-def _planned_batch_size(path: Path) -> int | None:
+def _planned_batch_size(path: str | Path) -> int | None:
     """Return the batch size of a book begun before, whose units must all use it."""
     plan = newest_plan(path)
     return None if plan is None else plan.batch_size

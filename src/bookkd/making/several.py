@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bookkd.book import Auto, Book, BookWriter, Codec, Dense, is_finished
+from bookkd.book.remote import local_folder
 from bookkd.core.errors import ConfigError, expected
 from bookkd.core.fields import LOGITS
 from bookkd.knowledge import Teacher, keys_of
@@ -52,7 +53,7 @@ def make_several(
         BookMismatchError: if the folder or a part holds a book of another teacher, data set, recipe or codec.
         ConfigError: if there are fewer than two teachers, the task has no logits, or the path is the root of a disk.
     """
-    path = Path(path)
+    path = local_folder(path, "make a book of several teachers")
     parts = _parts_of(path)
     if len(teachers) < 2:
         raise ConfigError(expected("teachers", "at least two", len(teachers), where="making a book of several"))
@@ -89,7 +90,7 @@ def _chosen(book: Book, place: int, auto: Auto, temperatures: tuple[float, ...])
         return Dense()  # another book, which is then refused with what differs
     choice = book.fidelity.get(name, {}).get("choice")
     if choice is not None:
-        check_wish(choice, auto, temperatures, book.path)
+        check_wish(choice, auto, temperatures, str(book.path))
     return book.fields[name].codec
 
 

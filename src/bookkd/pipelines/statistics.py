@@ -30,7 +30,7 @@ def describe_records(
     """Write the statistics of a book.
 
     Args:
-        book: Folder of the book.
+        book: Folder of the book, or its address.
         data: The samples that the book is about, whose labels go in; None or without a name for none.
         labels: In its place, a NumPy file of one class a sample.
         out: Folder; inside the book where None.

@@ -175,7 +175,7 @@ def write_statistics(
     require("pyarrow.parquet", "query")
     teachers = speakers(book.plan)
     known = None if labels is None else _labels(labels, book, teachers)
-    folder = book.path / FOLDER if out is None else Path(out)
+    folder = _inside(book) if out is None else Path(out)
     make_folder(folder)
     with storage_errors(folder):
         (folder / _MANIFEST).unlink(missing_ok=True)
@@ -196,6 +196,15 @@ def write_statistics(
     return Statistics(folder, tuple(files), teachers, known is not None)
 
 
+def _inside(book: Book) -> Path:
+    if isinstance(book.path, Path):
+        return book.path / FOLDER
+    do = "Name one of this machine: --out DIR of stats, --stats DIR of query."
+    raise ConfigError(
+        expected("folder of statistics", "named, for a book at an address", "none", where=str(book.path), do=do)
+    )
+
+
 def open_statistics(book: Book, folder: str | Path | None = None) -> Statistics:
     """Return the statistics of a book, or say that there are none of this edition.
 
@@ -208,7 +217,7 @@ def open_statistics(book: Book, folder: str | Path | None = None) -> Statistics:
         BookMismatchError: they are those of another edition or book.
         BookFormatError: a file is not what `stats.json` says.
     """
-    place = book.path / FOLDER if folder is None else Path(folder)
+    place = _inside(book) if folder is None else Path(folder)
     again = f"Run: bookkd stats {book.path}" + ("" if folder is None else f" --out {place}")
     path = place / _MANIFEST
     if not path.is_file():

@@ -1,0 +1,172 @@
+"""S3, Google, Azure and HTTP through obstore; credentials are what its environment says, for HTTP what ~/.netrc says."""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from netrc import NetrcParseError, netrc
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from bookkd.book import _layout
+from bookkd.book.remote.secrets import reason
+from bookkd.book.remote.store import Interrupted
+from bookkd.core.errors import StorageError
+from bookkd.core.names import require
+
+__all__ = ["ObstoreStore"]
+
+_READ_SECONDS, _REQUEST_SECONDS = 30, 3600
+"""Without a byte for so long, a request is tried again; the whole of one shard may take an hour."""
+_PROBES, _WINDOW = 64, 8
+"""Numbers of editions that are asked for where no listing is to be had; a window without any is the end of them."""
+_AGAIN = re.compile(r"status code: (?:5\d\d|408|425|429)|HTTP error:")
+_ABSENT = re.compile(r"status code: 404")
+_PIECE = 2**20
+_GAP = 2**16
+"""Bytes that are sooner fetched than left out between two ranges."""
+_T = TypeVar("_T")
+_used_in: list[int] = []
+"""The process whose threads obstore has started."""
+
+
+class ObstoreStore:
+    """A place on a server that obstore reaches; arguments as `open_store`."""
+
+    def __init__(self, url: str, seconds: float) -> None:
+        self._obstore = require("obstore", "remote")
+        require("obstore.store", "remote")
+        self._url = url
+        scheme = url.partition(":")[0]
+        self._http = scheme in ("http", "https")
+        self.writable = not self._http
+        client: dict[str, Any] = {
+            "timeout": timedelta(seconds=_REQUEST_SECONDS),
+            "read_timeout": timedelta(seconds=_READ_SECONDS),
+        }
+        if self._http:
+            client["allow_http"] = scheme == "http"
+            client["default_headers"] = _authorization(url)
+        elif os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true"):
+            client["allow_http"] = True
+        retry = {
+            "max_retries": 1000,
+            "retry_timeout": timedelta(seconds=seconds),
+            "backoff": {
+                "init_backoff": timedelta(milliseconds=100),
+                "max_backoff": timedelta(seconds=min(5, max(seconds / 4, 0.1))),
+                "base": 2,
+            },
+        }
+        self._store = self._obstore.store.from_url(url, client_options=client, retry_config=retry)
+        self._no_ranges: set[str] = set()
+
+    def size(self, key: str) -> int:
+        return int(self._ask(lambda: self._obstore.head(self._store, key))["size"])
+
+    def stream(self, key: str, start: int) -> tuple[int, Iterable[bytes]]:
+        options = {"range": {"offset": start}} if start else None
+        found = self._ask(lambda: self._obstore.get(self._store, key, options=options))
+        return int(found.meta["size"]), self._pieces(found)
+
+    def _pieces(self, found: Any) -> Iterator[bytes]:
+        pieces = iter(found.stream(min_chunk_size=_PIECE))
+        while (piece := self._ask(lambda: next(pieces, None))) is not None:
+            yield bytes(piece)
+
+    def ranges(self, key: str, starts: Sequence[int], stops: Sequence[int]) -> Sequence[Any]:
+        found = self._ask(
+            lambda: self._obstore.get_ranges(self._store, key, starts=list(starts), ends=list(stops), coalesce=_GAP)
+        )
+        return [memoryview(piece) for piece in found]
+
+    def names(self, key: str) -> dict[str, int]:
+        if self._http:
+            return self._probed() if not key else {}
+        try:
+            listed = self._ask(lambda: self._obstore.list_with_delimiter(self._store, key or None))
+        except FileNotFoundError:
+            return {}
+        folders = {str(name).rpartition("/")[2]: -1 for name in listed["common_prefixes"]}
+        return folders | {str(each["path"]).rpartition("/")[2]: int(each["size"]) for each in listed["objects"]}
+
+    def _probed(self) -> dict[str, int]:
+        """Ask for the files of a book that have fixed names: a plain server lists nothing."""
+        found: dict[str, int] = {}
+        for first in range(1, _PROBES + 1, _WINDOW):
+            wanted = [_layout.edition_name(number) for number in range(first, first + _WINDOW)]
+            with ThreadPoolExecutor(_WINDOW) as pool:
+                present = list(pool.map(self._present, wanted))
+            if found and not any(present):
+                break
+            for each in present:
+                found |= each
+        return found | self._present(_layout.PLAN_NAME)
+
+    def _present(self, name: str) -> dict[str, int]:
+        try:
+            return {name: self.size(name)}
+        except FileNotFoundError:
+            return {}
+
+    def create(self, key: str, data: bytes) -> bool:
+        exists = self._obstore.exceptions.AlreadyExistsError
+
+        def put() -> bool:
+            try:
+                self._obstore.put(self._store, key, data, mode="create")
+            except exists:
+                return False
+            return True
+
+        return self._ask(put)
+
+    def _ask(self, call: Callable[[], _T]) -> _T:
+        me = os.getpid()
+        _used_in[:] = _used_in or [me]
+        if _used_in[0] != me:
+            raise StorageError(
+                f"Expected {self._url} to be asked by the process that opened it or one that was spawned, got a forked one. "
+                f"Start workers by spawn, or read from the cache what their parent has read."
+            )
+        errors = self._obstore.exceptions
+        try:
+            return call()
+        except FileNotFoundError:
+            raise FileNotFoundError from None
+        except (errors.PermissionDeniedError, errors.UnauthenticatedError) as error:
+            raise StorageError(
+                f"Expected {self._url} to be open to these credentials, got {reason(error)}. Check the environment of the "
+                f"store's client."
+            ) from None
+        except (errors.NotSupportedError, NotImplementedError) as error:
+            raise StorageError(
+                f"Expected the server of {self._url} to take this request, got {reason(error)}. Copy the book to a folder."
+            ) from None
+        except (errors.BaseError, ValueError, OSError) as error:
+            if _ABSENT.search(str(error)):
+                raise FileNotFoundError from None
+            if _AGAIN.search(str(error)):
+                raise Interrupted(reason(error)) from None
+            raise StorageError(
+                f"Expected {self._url} to be reachable, got {reason(error)}. Check the address and the environment of the "
+                f"store's client."
+            ) from None
+
+
+def _authorization(url: str) -> dict[str, str]:
+    """Return the header by which ~/.netrc (or the file that NETRC names) lets in, if it knows the host."""
+    path = Path(os.environ.get("NETRC") or Path.home() / ".netrc")
+    try:
+        known = netrc(str(path)).hosts.get(urlsplit(url).hostname or "")
+    except (OSError, NetrcParseError):
+        return {}
+    if known is None:
+        return {}
+    user = base64.b64encode(f"{known[0]}:{known[2]}".encode()).decode()
+    return {"Authorization": f"Basic {user}"}

@@ -1,0 +1,188 @@
+"""A book on a server is the book that it is here: written, read, copied, verified, asked."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from tests.book import books
+
+from bookkd.book import Book, BookWriter, copy_book, editions, is_finished, newest_plan, verify
+from bookkd.core.errors import BookLockedError, BookMismatchError, BookMissingError, ConfigError, StorageError
+
+
+def same(one, other, rows=None):
+    samples = np.arange(one.n_samples) if rows is None else rows
+    for view in range(one.n_views):
+        found, known = one.gather(samples, view), other.gather(samples, view)
+        assert list(found) == list(known)
+        for name, array in known.items():
+            if isinstance(array, np.ndarray):
+                np.testing.assert_array_equal(found[name], array)
+            else:
+                np.testing.assert_array_equal(found[name].values, array.values)
+                np.testing.assert_array_equal(found[name].offsets, array.offsets)
+
+
+def test_made_on_s3_and_read_from_there(shelf, tmp_path):
+    here = books.make(tmp_path / "here")
+    assert not is_finished(shelf)
+    assert newest_plan(shelf) is None
+    there = books.make(shelf)
+    assert there.content_digest == here.content_digest
+    assert str(there.path) == shelf
+    assert is_finished(shelf)
+    assert [each.content_digest for each in editions(shelf)] == [here.content_digest]
+    same(there, here)
+    assert verify(shelf) == []
+
+
+@pytest.mark.parametrize("cache", [None, "none"])
+def test_rows_of_all_views_in_any_order(shelf, tmp_path, cache):
+    here, _ = books.make(tmp_path / "here"), books.make(shelf)
+    there = Book(shelf, cache=cache)
+    samples, views = np.random.default_rng(0).integers(0, [books.N, books.V], size=(200, 2)).T
+    for name, array in there.gather(samples, views).items():
+        np.testing.assert_array_equal(array, here.gather(samples, views)[name])
+
+
+def test_copies_there_and_back(shelf, tmp_path):
+    keys = np.arange(books.N, dtype=np.uint64) * np.uint64(7)
+    here = books.make(tmp_path / "here", keys=keys)
+    there = copy_book(shelf, here)
+    back = copy_book(tmp_path / "back", Book(shelf))
+    assert here.content_digest == there.content_digest == back.content_digest
+    np.testing.assert_array_equal(there.rows_of(keys[[5, 3]]), [5, 3])
+
+
+def test_gone_on_with_from_what_the_store_has(shelf, tmp_path, monkeypatch):
+    books.make(shelf, units=2, finish=False)
+    with BookWriter(shelf, books.plan()) as writer:
+        units = list(writer.plan.units())
+        assert writer.pending() == units[2:]
+    assert books.make(shelf).content_digest == books.make(tmp_path / "here").content_digest
+
+
+def test_another_plan_is_refused(shelf):
+    books.make(shelf, units=1, finish=False)
+    with pytest.raises(BookMismatchError, match="n_samples"):
+        BookWriter(shelf, books.plan(n_samples=149))
+
+
+def test_a_second_edition_of_one_number_is_refused(shelf):
+    books.make(shelf, finish=False)
+    first, second = BookWriter(shelf, books.plan()), BookWriter(shelf, books.plan())
+    first.finish({"seconds": 1})
+    with pytest.raises(BookLockedError, match="another writer"):
+        second.finish({"seconds": 2})
+    assert Book(shelf).cost == {"seconds": 1}
+
+
+def test_two_writers_of_other_bits_cannot_mix(shelf):
+    first, second = BookWriter(shelf, books.plan()), BookWriter(shelf, books.plan())
+    unit = first.pending()[0]
+    said = books.arrays(*unit)
+    first.write(unit, said)
+    second.write(unit, said)  # the same bits: nothing is lost
+    other = second.pending()[0]
+    first.write(other, books.arrays(*other))
+    changed = books.arrays(*other) | {"logits": books.arrays(*other)["logits"] + 1}
+    with pytest.raises(BookLockedError, match=r"rows-.*safetensors to be absent.*another writer"):
+        second.write(other, changed)
+
+
+def test_a_race_has_one_winner(shelf):
+    """Processes that begin and end at once: one edition, and the book is whole."""
+    code = (
+        "import sys; from tests.book import books; from bookkd.core.errors import BookLockedError\n"
+        "import time\n"
+        "try:\n"
+        "    with __import__('bookkd.book').book.BookWriter(sys.argv[1], books.plan()) as writer:\n"
+        "        for unit in writer.pending(): writer.write(unit, books.arrays(*unit))\n"
+        "        writer.finish({'seconds': float(sys.argv[2])})\n"
+        "    print('won')\n"
+        "except BookLockedError: print('lost')\n"
+    )
+    run = [
+        subprocess.Popen([sys.executable, "-c", code, shelf, str(number)], stdout=subprocess.PIPE, text=True)
+        for number in (1, 2)
+    ]
+    said = sorted(each.communicate(timeout=60)[0].strip() for each in run)
+    assert all(each.returncode == 0 for each in run)
+    # One that begins when the other has ended finds a finished book, which is not refused.
+    assert said in (["lost", "won"], ["won", "won"])
+    assert len(editions(shelf)) == 1
+    assert verify(shelf) == []
+
+
+@pytest.mark.parametrize("verb", ["compact", "prune", "repair"])
+def test_what_needs_files_says_so(shelf, verb):
+    import bookkd.book
+
+    with pytest.raises(ConfigError, match=rf"folder of this machine, to {verb} it.*bookkd copy {shelf} DIR"):
+        getattr(bookkd.book, verb)(shelf)
+
+
+def test_pickles_by_address(shelf):
+    there = books.make(shelf)
+    again = pickle.loads(pickle.dumps(there))
+    assert (str(again.path), again.content_digest) == (shelf, there.content_digest)
+
+
+def test_plain_http_reads_and_does_not_write(served):
+    server, url, here = served
+    same(Book(url), here)
+    assert verify(url) == []
+    assert [each.number for each in editions(url)] == [1]
+    with pytest.raises(StorageError, match="creates an object if it is absent"):
+        BookWriter(f"{server.url}/new", books.plan())
+
+
+def test_absent_books(served, shelf):
+    server, _, _ = served
+    for address in (f"{server.url}/nothing", shelf, "s3://no-such-bucket/book"):
+        with pytest.raises(BookMissingError, match="to be a book"):
+            Book(address)
+
+
+def test_fsspec_reads_other_schemes(tmp_path):
+    fsspec = pytest.importorskip("fsspec")
+    here = books.make(tmp_path / "here")
+    memory = fsspec.filesystem("memory")
+    memory.put(str(tmp_path / "here"), "/shelf/book", recursive=True)
+    same(Book("memory://shelf/book"), here)
+    same(Book("memory://shelf/book", cache="none"), here)
+    with pytest.raises(StorageError, match="creates an object if it is absent"):
+        BookWriter("memory://shelf/new", books.plan())
+
+
+def test_ragged_parts_streamed(shelf, tmp_path):
+    from bookkd.book import FieldPlan, Plan, Sampled
+
+    plan = Plan(90, 1, {"logits": FieldPlan((50,), Sampled(draws=20))}, unit_rows=64, block_rows=16)
+    logits = np.random.default_rng(1).normal(size=(90, 50)).astype(np.float32)
+    opened = []
+    for place in (tmp_path / "here", shelf):
+        with BookWriter(place, plan) as writer:
+            writer.write_rows(0, 0, {"logits": logits})
+            opened.append(writer.finish())
+    for cache in (None, "none"):
+        same(Book(shelf, cache=cache), opened[0])
+        same(Book(shelf, cache=cache), opened[0], rows=np.array([70, 3, 3, 89]))
+
+
+def test_program(shelf, tmp_path, capsys):
+    from bookkd.cli import main
+
+    books.make(tmp_path / "here")
+    assert main(["copy", str(tmp_path / "here"), shelf, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["same"]
+    assert main(["inspect", shelf, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["path"] == shelf
+    assert main(["verify", shelf]) == 0
+    assert main(["copy", shelf, str(tmp_path / "back")]) == 0
+    assert main(["compact", shelf]) == 2
