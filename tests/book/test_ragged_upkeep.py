@@ -263,7 +263,7 @@ def test_shards(tmp_path, original, both, spoil, fields):
     root = shutil.copytree(source.path, tmp_path / "b")
     before, shard = files(root), root / f"{SHARD}.safetensors"
     data = shard.read_bytes()
-    begin, _ = header_of(shard)
+    _begin, _ = header_of(shard)
     if spoil == "delete":
         shard.unlink()
     else:
