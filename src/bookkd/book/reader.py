@@ -60,6 +60,8 @@ class Book:
         BookUnfinishedError: a plan, but no edition yet.
         BookVersionError: written by a newer version.
         BookFormatError: a file that is not what the format says; BookCorruptError if its bytes were changed.
+        StorageError: an address that does not answer, or not to these credentials.
+        ConfigError: an address with credentials in it. MissingExtraError: without the client of an address.
     """
 
     def __init__(

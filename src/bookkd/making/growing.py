@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from bookkd.book import Auto, Book, Codec, Dense, GrowthWriter, Plan, TeacherInfo
 from bookkd.book.plan import TOLD
+from bookkd.book.remote import local_folder
 from bookkd.core.errors import BookMismatchError, ConfigError, expected
 from bookkd.core.fields import LOGITS, PROBE_HASH, PROBE_PROJECTIONS, SAMPLE, VIEW
 from bookkd.core.rng import generator
@@ -76,7 +77,7 @@ def grow(
         BookLockedError: if another process writes the book.
         StorageError: if the disk is full; running it again goes on.
     """
-    book = Book(path)
+    book = Book(local_folder(path, "grow"))
     stored = StoredKnowledge(book)
     given = [teachers] if isinstance(teachers, Teacher) else list(teachers)
     views = with_pool_of(stored, views)
