@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -95,6 +96,12 @@ SHAPES = {
         "choices": [{"prompt_logprobs": [None, *prompt], "logprobs": {"top_logprobs": done}}]
     },
     "python": lambda prompt, done: {"prompt_logprobs": [None, *prompt], "logprobs": done},
+    "RequestOutput": lambda prompt, done: {
+        "request_id": "0",
+        "prompt_token_ids": [1, 2, 3],
+        "prompt_logprobs": [None, *prompt],
+        "outputs": [{"index": 0, "text": "x", "token_ids": [1, 2, 3], "logprobs": done, "finish_reason": "stop"}],
+    },
     "numbers": lambda prompt, done: {
         "prompt_logprobs": [None, *({c: v["logprob"] for c, v in each.items()} for each in prompt)],
         "logprobs": [{c: v["logprob"] for c, v in each.items()} for each in done],
@@ -170,6 +177,14 @@ def test_vllm_no_probability_is_none(tmp_path):
         ('{"logprobs": [{"99": -0.1}]}', "`class` to be from 0 to 8, got 99"),
         ('{"logprobs": [{"1": -1, "token_id:1": -2}]}', "class 1 twice"),
         ('{"prompt_logprobs": [null]}', "at least one position"),
+        (
+            '{"choices": [{"logprobs": [{"1": -1}]}, {"logprobs": [{"1": -1}]}]}',
+            "`choices` to be one completion a line, got '2'",
+        ),
+        (
+            '{"outputs": [{"logprobs": [{"1": -1}]}, {"logprobs": [{"1": -1}]}]}',
+            "`outputs` to be one completion a line, got '2'",
+        ),
         ("\xff", "one JSON object"),
     ],
 )
@@ -178,6 +193,24 @@ def test_vllm_lines_that_say_something_else(tmp_path, line, said):
     with pytest.raises(DataError, match=said) as caught:
         run(tmp_path, tmp_path / "a.jsonl", "vllm-jsonl", n_classes=9)
     assert "a.jsonl" in str(caught.value)
+
+
+def test_vllm_one_long_position_does_not_widen_the_others(tmp_path):
+    """4,000 positions of one class and one of 4,000: 128 MB, had all the length of the longest."""
+    long = {str(each): -9.0 - each for each in range(4000)}
+    path = jsonl(tmp_path / "a.jsonl", [{"logprobs": [*({"1": -0.5} for _ in range(4000)), long]}])
+    tracemalloc.start()
+    book = run(tmp_path, path, "vllm-jsonl", n_classes=4000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert book.n_samples == 4001
+    assert peak < 2 * path.stat().st_size + 64 * 2**20
+
+
+def test_vllm_a_class_beyond_the_vocabulary_is_refused_where_it_would_be_cut(tmp_path):
+    path = jsonl(tmp_path / "a.jsonl", [{"logprobs": [{"1": -0.5}, {"1": -0.5, "99": -9.0}]}])
+    with pytest.raises(DataError, match="from 0 to 8, got 99"):
+        run(tmp_path, path, "vllm-jsonl", n_classes=9)
 
 
 def test_vllm_a_line_without_end_is_bounded(tmp_path, monkeypatch):

@@ -65,6 +65,8 @@ class TinyViT(Source):
             f"{self.stored_k} probabilities in float16: a tail below about 1e-3 is their rounding",
             "`view/seed` draws the view in TinyViT's fork of timm alone; other code or versions draw another view, and nothing in "
             "the files would tell",
+            "where the producer mixed images, a record is about two of them: the partner was the neighbour in the producer's batch, "
+            "which is not kept; take records of unmixed views alone",
         ]
         self._open: tuple[int, list[Any], npt.NDArray[np.int64], npt.NDArray[np.int64]] | None = None
 

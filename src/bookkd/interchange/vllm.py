@@ -7,8 +7,9 @@ One line is one sequence: an answer of vLLM's server, or what its Python interfa
   `{"content": [{"top_logprobs": [{"token": "token_id:7", "logprob": -0.1}]}]}`, for which the server must have been started with
   `--return-tokens-as-token-ids`: a text is no class.
 
-at the top or under `choices[0]`, and `prompt_token_ids` for the positions of a completion without its prompt. Prompt and
-completion of one line are one sequence.
+at the top, or under the one entry of `choices` (server) or `outputs` (`RequestOutput`), and `prompt_token_ids` for the positions of a
+completion without its prompt. Prompt and completion of one line are one sequence; a line of several completions is refused, since they
+are several sequences: write each as a line of its own.
 
 vLLM gives the k most likely classes of a position and the token that stands there if it is not among them. By default as many
 classes are kept as every position has; what is cut is in the tail. A position beyond the vocabulary is an error.
@@ -20,6 +21,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
+from heapq import nlargest
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -63,7 +65,7 @@ class VllmJsonLines(Sequences):
             self.offsets.append(offset)
             lengths.append(len(line.positions))
             firsts.append(line.first)
-        self.k = min(options.k or max(1, fewest), self.n_classes)
+        self.k = min(options.k or max(1, fewest), max(1, most), self.n_classes)
         self.data |= {"sequences": len(lengths), "digest": fingerprint([path], path)}
         self.lay_out(lengths, firsts=firsts)
         self.views = {"transform": "none", "n_views": 1}
@@ -76,6 +78,8 @@ class VllmJsonLines(Sequences):
         for place, (_, number, text) in enumerate(self._lines(self.offsets[sequence]), start=sequence):
             where = self.where(place) if place < len(self.offsets) else f"{self.path}, line {number}"
             positions = _parsed(text, where).positions
+            # No wider than what is kept, so that one long position does not cost its length at all others.
+            positions = [nlargest(self.k, each, key=self._worth) for each in positions]
             width = max((len(each) for each in positions), default=0)
             log_p = np.full((len(positions), width), -np.inf)
             classes = np.full((len(positions), width), ABSENT, dtype=np.int64)
@@ -83,6 +87,10 @@ class VllmJsonLines(Sequences):
                 for column, (name, value) in enumerate(each):
                     classes[row, column], log_p[row, column] = name, value
             yield Tokens(log_p, classes)
+
+    def _worth(self, pair: tuple[int, float]) -> tuple[bool, float]:
+        """Return what a class is kept by: its probability, and before all one beyond the vocabulary, which is then refused."""
+        return pair[0] >= self.n_classes, pair[1]
 
     def where(self, sequence: int) -> str:
         return f"{self.path}, sequence {sequence}"
@@ -112,8 +120,7 @@ def _parsed(text: bytes, where: str) -> _Line:
         raise DataError(expected("line", "one JSON object", f"{error}", where=where)) from error
     if not isinstance(found, dict):
         raise DataError(expected("line", "one JSON object", type(found).__name__, where=where))
-    choices = found.get("choices")
-    choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+    choice = _only_choice(found, where)
     prompt = _first(found, choice, "prompt_logprobs")
     completion = _first(found, choice, "logprobs")
     ids = _first(found, choice, "prompt_token_ids")
@@ -124,6 +131,20 @@ def _parsed(text: bytes, where: str) -> _Line:
     entries = _prompt(prompt, where) + _completion(completion, where)
     first = max(0, len(ids) - 1) if prompt is None and isinstance(ids, list) else 0
     return _Line([_position(entry, f"{where}, position {first + i}") for i, entry in enumerate(entries)], first)
+
+
+def _only_choice(found: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """Return the one completion of a line, of the server or of the Python interface; nothing where the line is one itself."""
+    for name in ("choices", "outputs"):
+        listed = found.get(name)
+        if not isinstance(listed, list) or not listed:
+            continue
+        if len(listed) > 1:
+            do = "Write each as a line of its own."
+            raise DataError(expected(name, "one completion a line", f"{len(listed)}", where=where, do=do))
+        if isinstance(listed[0], dict):
+            return listed[0]
+    return {}
 
 
 def _constant(name: str) -> float:
