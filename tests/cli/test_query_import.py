@@ -17,7 +17,7 @@ def test_stats_and_query(book, capsys, last_json):
     assert main(["query", str(book), "select 1"]) == 2
     assert "Run: bookkd stats" in capsys.readouterr().err
     assert main(["stats", str(book), *DATA]) == 0
-    assert "Statistics of 192 records (2 views, 1 teachers) with labels" in capsys.readouterr().out
+    assert "Statistics of 192 records (2 views, 1 teacher) with labels" in capsys.readouterr().out
     assert (
         main(["query", str(book), "select count(*) as n, sum(teacher_correct::int) as right from records", "--json"])
         == 0
@@ -127,3 +127,23 @@ def test_json_is_one_line(tmp_path, capsys):
     argv = ["import", "--from", "vllm-jsonl", str(path), "--n_classes", "5", "--out", str(tmp_path / "book"), "--json"]
     assert main(argv) == 0
     assert json.loads(capsys.readouterr().out.strip().splitlines()[-1])["records"] == 1
+
+
+def test_labels_by_key_are_said_to_be_unproven(tmp_path, capsys):
+    """Keys that are numbers fit any data that are numbered so."""
+    lines = [{"logprobs": [{"1": -0.5, "3": -2.0}] * 4}]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    argv = [
+        "import",
+        "--from",
+        "vllm-jsonl",
+        str(tmp_path / "a.jsonl"),
+        "--n_classes",
+        "10",
+        "--out",
+        str(tmp_path / "b"),
+    ]
+    assert main(argv) == 0
+    data = ["--data", "tests.cli.user_code:numbered", "--out", str(tmp_path / "stats")]
+    assert main(["stats", str(tmp_path / "b"), *data]) == 0
+    assert "labels are matched by key alone" in " ".join(capsys.readouterr().out.split())

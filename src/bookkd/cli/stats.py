@@ -33,12 +33,15 @@ def stats(
 def show(result: dict[str, Any]) -> None:
     """Print what was written."""
     known = "with labels" if result["labels"] else "without labels (pass --data)"
+    count = len(result["teachers"])
     console().print(
-        f"Statistics of {result['records']:,} records ({result['views']} views, {len(result['teachers'])} teachers) {known} in "
+        f"Statistics of {result['records']:,} records ({result['views']} views, {count} teacher{'s'[: count != 1]}) {known} in "
         f"{result['folder']}, {bytes_text(result['bytes'])}.",
         soft_wrap=True,
         markup=False,
     )
+    for line in result["notes"]:
+        console().print(f"Note: {line}", soft_wrap=True)
 
 
 VERB = Verb(

@@ -104,9 +104,10 @@ def top_k_parts(
     else:
         p = p / np.maximum(total, 1.0)[:, None]
         tail = np.maximum(1.0 - total, 0.0)
+    kept = p.sum(axis=1)  # by the source; the shares of free places are nobody's word
     p, classes, tail = _filled(p, classes, present, tail, n_classes, k, loss)
     parts = _encoded(p, classes, tail, entry)
-    _measure(p, tail, parts, loss)
+    _measure(p, tail, kept, parts, loss)
     return parts
 
 
@@ -179,7 +180,7 @@ def _encoded(p: Array, classes: Array, tail: Array, entry: FieldPlan) -> dict[st
     return {part: np.ascontiguousarray(found[part].astype(dtype)) for part, (dtype, _) in layout.items()}
 
 
-def _measure(p: Array, tail: Array, parts: dict[str, Array], loss: Loss) -> None:
+def _measure(p: Array, tail: Array, kept_mass: Array, parts: dict[str, Array], loss: Loss) -> None:
     picked = np.unique(np.arange(_MEASURED_ROWS) * len(p) // _MEASURED_ROWS)
     source = np.concatenate([p, tail[:, None]], axis=1)[picked]
     q_tail = np.exp(parts["log_tail_mass"][picked].astype(np.float64))
@@ -187,5 +188,5 @@ def _measure(p: Array, tail: Array, parts: dict[str, Array], loss: Loss) -> None
     stored = np.concatenate([(1.0 - q_tail) * kept / kept.sum(axis=1, keepdims=True), q_tail], axis=1)
     ratio = np.log(source, where=source > 0, out=np.zeros_like(source)) - np.log(np.maximum(stored, 1e-300))
     loss.kl.append(np.maximum((source * ratio).sum(axis=1), 0.0))
-    loss.kept.append(p[picked].sum(axis=1))
+    loss.kept.append(kept_mass[picked])
     loss.agree.append(source[:, :-1].argmax(axis=1) == stored[:, :-1].argmax(axis=1))

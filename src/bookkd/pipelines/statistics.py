@@ -45,10 +45,13 @@ def describe_records(
     """
     opened = Book(book)
     known: npt.NDArray[Any] | None = None
+    notes = []
     if data is not None and data.name:
         if labels is not None:
             raise DataError(expected("labels", "from --data or from a file, not both", labels, where="stats"))
-        known = _labels_of(opened, data)
+        known, by_key = _labels_of(opened, data)
+        if by_key:
+            notes.append("labels are matched by key alone; that the data are those of the book, nothing proves.")
     elif labels is not None:
         known = _labels_in(Path(labels))
     made = write_statistics(opened, known, out=out, progress=progress)
@@ -61,11 +64,12 @@ def describe_records(
         "teachers": [teacher.name for teacher in made.teachers],
         "labels": made.labels,
         "bytes": sum(path.stat().st_size for path in made.files),
+        "notes": notes,
     }
 
 
-def _labels_of(book: Book, data: DataOptions) -> npt.NDArray[Any]:
-    """Return the label of each sample of the book: by key where both have keys, else by place in equal data."""
+def _labels_of(book: Book, data: DataOptions) -> tuple[npt.NDArray[Any], bool]:
+    """Return the label of each sample of the book, and whether by key: where both have keys; else by place in equal data."""
     dataset = data.open()
     labels = np.asarray(dataset.labels)
     if labels.ndim != 1 or labels.dtype.kind not in "ui":
@@ -75,14 +79,14 @@ def _labels_of(book: Book, data: DataOptions) -> npt.NDArray[Any]:
     if book.keys is not None and keys is not None:
         found = np.full(book.n_samples, -1, dtype=np.int64)
         found[book.rows_of(keys)] = labels
-        return found
+        return found, fingerprint(dataset) != book.plan.data
     mine = fingerprint(dataset)
     other = [key for key, value in book.plan.data.items() if key != "name" and mine.get(key) != value]
     if other:
         do = "Name the data, split and limit that it was made with; labels of other samples go in with --labels FILE.npy."
         wish = "the data set of the book"
         raise BookMismatchError(expected("data", wish, f"other {', '.join(other)}", where=str(book.path), do=do))
-    return labels
+    return labels, False
 
 
 def _labels_in(path: Path) -> npt.NDArray[Any]:
