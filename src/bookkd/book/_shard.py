@@ -37,6 +37,8 @@ class Mapped:
 
     arrays: Mapping[str, Array]
     ends: Mapping[str, Ends]
+    file: mmap.mmap
+    spans: Mapping[str, _container.Span]
 
 
 class Shard:
@@ -153,7 +155,7 @@ class Shard:
             flat.ends: Ends(arrays[flat.ends], self._shift, len(arrays[name]), flat.most)
             for name, flat in self._flat.items()
         }
-        return Mapped(arrays, ends)
+        return Mapped(arrays, ends, mapped, spans)
 
     def _bad_ends(self, name: str, fault: str) -> BookFormatError:
         return BookFormatError(
