@@ -79,12 +79,30 @@ class Ahead:
             return
         work = self._working()
         waited = [self._begun(work, number, rows[number], names) for number in missing]
-        if self._room and not self._ready.issuperset(missing):
-            self._go_on(work, missing[-1])
+        if not self._ready.issuperset(missing):
+            self._further = min(2 * self._further, _FURTHEST)
+            self.soon(np.roll(self._order, -int(self._place[missing[-1]]) - 1)[: self._further].tolist())
         failed = [error for error in (each.exception() for each in waited) if error is not None]
         if failed:
             raise failed[0]
         self._ready.update(missing)
+
+    def soon(self, numbers: Sequence[int]) -> None:
+        """Fetch shards in the background, one after another, as far as there is room; what fails then is fetched when it is read."""
+        if not self._room:
+            return
+        work = self._working()
+        with work.lock:
+            known = self._ready | set(work.coming) | set(work.line)
+            ahead = sum(int(self._sizes[each]) for each in known)
+            for each in numbers:
+                if each not in known:
+                    ahead += int(self._sizes[each])
+                    if ahead > self._room:
+                        break
+                    work.line[each] = None
+            for _ in range(_BEHIND):
+                self._next(work)
 
     def close(self) -> None:
         """Give up what is being fetched ahead."""
@@ -108,21 +126,6 @@ class Ahead:
                 return coming
             work.line.pop(number, None)
             return work.now.submit(self._fetch, number, rows, names)
-
-    def _go_on(self, work: _Work, number: int) -> None:
-        self._further = min(2 * self._further, _FURTHEST)
-        following = np.roll(self._order, -int(self._place[number]) - 1)[: self._further]
-        with work.lock:
-            known = self._ready | set(work.coming) | set(work.line)
-            ahead = sum(int(self._sizes[each]) for each in known)
-            for each in following.tolist():
-                if each not in known:
-                    ahead += int(self._sizes[each])
-                    if ahead > self._room:
-                        break
-                    work.line[each] = None
-            for _ in range(_BEHIND):
-                self._next(work)
 
     def _next(self, work: _Work) -> None:
         """Begin with what stands first in line, if a thread is free; the lock is held."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -108,7 +108,7 @@ class CachedShard(RemoteShard):
 class _Streamed(Mapped):
     """What was fetched of a shard, in memory of its length, of which only what is written exists."""
 
-    fetched: Mapping[str, npt.NDArray[np.bool_]] = field(kw_only=True)
+    fetched: Mapping[str, npt.NDArray[np.bool_]]
 
 
 class StreamedShard(RemoteShard):
@@ -148,7 +148,7 @@ class StreamedShard(RemoteShard):
             self._fetch_into(buffer, [(spans[name].start, spans[name].stop)])
         found = self._arrays(buffer, spans)
         blocks = {name: np.zeros(len(hashes), dtype=np.bool_) for name, hashes in self._hashes.items()}
-        streamed = _Streamed(found.arrays, found.ends, buffer, spans, fetched=blocks)
+        streamed = _Streamed(found.arrays, found.ends, buffer, spans, blocks)
         for name, ends in found.ends.items():
             for block in range(len(blocks[name])):
                 self._check_block(streamed, name, block)
