@@ -84,7 +84,7 @@ def _check_size(data: bytes, text: str, limit: int) -> None:
     keys = data.count(b":")
     values = _OBJECT * (data.count(b"{") + data.count(b"[")) + _KEY * keys + _VALUE * data.count(b",")
     # Letters beyond Latin are wide, in the text and in what is taken out of it.
-    if values + 2 * (sys.getsizeof(text) - len(data)) > 3 * limit:
+    if values + 2 * (sys.getsizeof(text) - len(data)) > 3 * max(limit, 2**20):
         raise ValueError("more values than a file of this length may have")
     if keys > MAX_KEYS:
         found = set()
