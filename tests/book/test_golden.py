@@ -111,3 +111,40 @@ def test_the_same_input_gives_the_same_content_today(maker, tmp_path, name):
 def test_a_golden_book_is_finished_for_a_writer_of_the_same_plan(maker, tmp_path):
     shutil.copytree(GOLDEN / "v1-dense", tmp_path / "b")
     assert maker.write("v1-dense", tmp_path / "b").content_digest == CONTENT["v1-dense"]
+
+
+GROWN = {
+    1: ("bd48331d7cc60d5981a99a977a35b00e", 3, 1, 2),
+    2: ("503b2f836342c31c7ce6c1e95725e76e", 5, 2, 6),
+    3: ("503b2f836342c31c7ce6c1e95725e76e", 5, 2, 2),
+}
+"""Edition -> content digest, samples, views, shards: made, grown by samples and views, compacted."""
+
+
+@pytest.mark.parametrize("edition", GROWN)
+def test_every_edition_of_a_grown_book(edition):
+    path = GOLDEN / "v1-grown"
+    assert verify(path, edition) == []
+    book = Book(path, edition, verify="all")
+    shards = sum(len(file.stems) for file in book._files)
+    assert (book.content_digest, book.n_samples, book.n_views, shards) == GROWN[edition]
+    np.testing.assert_array_equal(book.keys, np.array([100, 7, 2**63, 3, 55], dtype=np.uint64)[: book.n_samples])
+    if edition == 1:
+        return
+    assert (book._edition.plan_file, book._edition.keys_file) == ("plan-000002.json", "keys-000002.safetensors")
+    found = book.read([4, 1, 2], [1, 0, 1])
+    # A teacher of several draws what it draws alone: these are the counts of `v1-sampled`.
+    counts = found["members/0/logits"].probabilities() * 9
+    np.testing.assert_allclose(counts, [[7, 1, 1, 0], [7, 0, 1, 1], [1, 4, 3, 1]], rtol=1e-12)
+    # The second teacher says the contrary: -8, 0, -1, -4 and -7, 7, -0.125, -0.25.
+    np.testing.assert_array_equal(found["members/1/logits"].values[:2], np.float16([[0.0, -1.0], [0.0, -7.125]]))
+    np.testing.assert_array_equal(found["members/1/logits"].indices[:2], [[1, 2], [1, 2]])
+    np.testing.assert_array_equal(found["probe/hash"], np.array([2**63, 2, 7], dtype=np.uint64))
+
+
+def test_a_grown_book_comes_out_the_same_today(maker, tmp_path):
+    assert maker.write_grown(tmp_path / "b").content_digest == GROWN[3][0]
+    golden = [path.relative_to(GOLDEN / "v1-grown") for path in (GOLDEN / "v1-grown").rglob("*.safetensors")]
+    assert len(golden) == 11
+    for path in golden:
+        assert (tmp_path / "b" / path).read_bytes() == (GOLDEN / "v1-grown" / path).read_bytes()

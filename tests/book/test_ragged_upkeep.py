@@ -263,7 +263,6 @@ def test_shards(tmp_path, original, both, spoil, fields):
     root = shutil.copytree(source.path, tmp_path / "b")
     before, shard = files(root), root / f"{SHARD}.safetensors"
     data = shard.read_bytes()
-    _begin, _ = header_of(shard)
     if spoil == "delete":
         shard.unlink()
     else:
@@ -375,3 +374,44 @@ def test_records_that_are_taken_are_of_one_piece(tmp_path):
     np.testing.assert_array_equal(kept.indices, np.argsort(-true, axis=1, kind="stable")[:, :3])
     top = np.sort(true, axis=1)[:, ::-1][:, :3]
     np.testing.assert_allclose(kept.values, top - top[:, :1], atol=5e-3)
+
+
+@pytest.mark.parametrize("work", ["compact", "repair"])
+def test_a_disk_that_is_full_in_the_middle_of_a_file(book, monkeypatch, work):
+    """The pieces of a mapped file are let go before the file is."""
+    from bookkd.core import files as module
+    from bookkd.core.errors import StorageError
+
+    if work == "repair":
+        flip(book.path / f"{SHARD}.safetensors", -1)
+    before = files(book.path)
+
+    opened = module.Path.open
+
+    def opening(path, mode="r", *args, **options):
+        file = opened(path, mode, *args, **options)
+        if "w" in mode and ".safetensors." in path.name:
+            file = Full(file)
+        return file
+
+    class Full:
+        def __init__(self, file):
+            self.file, self.left = file, 3
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            self.file.close()
+
+        def write(self, piece):
+            self.left -= 1
+            if not self.left:
+                raise OSError(28, "No space left on device")
+            return self.file.write(piece)
+
+    monkeypatch.setattr(module.Path, "open", opening)
+    with pytest.raises(StorageError, match="No space left on device"):
+        compact(book.path) if work == "compact" else repair(book.path, arrays_of_one)
+    monkeypatch.undo()
+    assert files(book.path) == before

@@ -290,7 +290,11 @@ def test_an_unknown_codec(copy):
         (lambda e: e["views"].pop(), BookFormatError, "`views` to be 3 entries, got 2"),
         (lambda e: e.update(edition=2), BookFormatError, "`edition` to be 1, got 2|`edition` to be '?1"),
         (lambda e: e.update(content_digest="0" * 32), BookFormatError, "`content_digest`"),
-        (lambda e: e["plan"].update(xxh3_128="0" * 32), BookCorruptError, "plan.json to have xxh3_128 0000"),
+        (
+            lambda e: e["plan"].update(xxh3_128="0" * 32),
+            BookCorruptError,
+            r"plan.json to have \d+ bytes with xxh3_128 0000",
+        ),
         (lambda e: e["views"][0].update(file="../../x.json"), BookFormatError, "`file` to be a text like"),
         (lambda e: e["views"][0].update(xxh3_128="0" * 32), BookCorruptError, "with xxh3_128 0000"),
         (lambda e: e.update(n_samples=151), BookFormatError, "cover 0 to 151 in order"),
@@ -314,7 +318,7 @@ def test_a_changed_edition_or_plan_is_found_by_its_digest(copy):
     edition.write_bytes(good)
     plan_file = copy / "plan.json"
     plan_file.write_bytes(plan_file.read_bytes() + b" ")
-    with pytest.raises(BookCorruptError, match=r"plan\.json to have xxh3_128"):
+    with pytest.raises(BookCorruptError, match=r"plan\.json to have \d+ bytes with xxh3_128"):
         Book(copy)
 
 

@@ -455,6 +455,18 @@ def test_a_stale_lock_is_taken_over(tmp_path, text):
         assert json.loads((tmp_path / "b" / ".lock").read_bytes())["pid"] == os.getpid()
 
 
+def test_what_a_writer_left_that_was_killed_after_its_last_step_is_removed(tmp_path):
+    make(tmp_path / "b")
+    whole = sorted(path.name for path in (tmp_path / "b").iterdir())
+    lock, half = tmp_path / "b" / ".lock", tmp_path / "b" / ".edition-000001.json.77.tmp"
+    for host, removed in ((socket.gethostname(), True), ("elsewhere", False)):
+        lock.write_text(json.dumps({"pid": 2**22 + 1, "host": host, "started": 1}))
+        half.write_bytes(b"half")
+        assert make(tmp_path / "b").edition == 1
+        assert (sorted(path.name for path in (tmp_path / "b").iterdir()) == whole) == removed
+    assert half.exists()
+
+
 def test_a_lock_of_another_host_is_refused_with_what_to_remove(tmp_path):
     make(tmp_path / "b", units=1, finish=False)
     (tmp_path / "b" / ".lock").write_text(json.dumps({"pid": 1, "host": "elsewhere", "started": 1}))

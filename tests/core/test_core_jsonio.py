@@ -127,3 +127,23 @@ def test_a_cut_file_is_no_file(value: dict, data: st.DataObject):
     whole = canonical(value)
     with pytest.raises(BookFormatError):
         parse(whole[: data.draw(st.integers(0, len(whole) - 1))], "x.json")
+
+
+def test_values_are_counted_before_they_are_made():
+    """Three bytes of text take seventy of memory: a limit on the text alone bounds little."""
+    most = 3 * 2**20 // (192 + 90)
+    assert len(parse(b'{"a": [' + b"{}," * (most - 10) + b"0]}", "x.json", limit=2**20)["a"]) == most - 9
+    with pytest.raises(BookFormatError, match="more values than a file of this length may have"):
+        parse(b'{"a": [' + b"{}," * (most + 10) + b"0]}", "x.json", limit=2**20)
+
+
+@pytest.mark.parametrize("key", ['"{:x}":0', '"\\"{:x}" : 0', '"\\\\{:x}"\n:0'])
+def test_different_keys_are_counted(key):
+    def text(count):
+        return ("{" + ",".join(key.format(number) for number in range(count)) + "}").encode()
+
+    assert len(parse(text(65536), "x.json")) == 65536
+    with pytest.raises(BookFormatError, match="more than 65536 different keys"):
+        parse(text(65537), "x.json")
+    again = b'{"a": [' + b",".join([b'{"b":1,"c":2}'] * 70_000) + b"]}"
+    assert len(parse(again, "x.json")["a"]) == 70_000

@@ -152,7 +152,7 @@ def _read(root: Path, relative: str, limit: int) -> bytes:
                 f"Expected {root / relative} to be at most {limit} bytes, got {size}. It is not a file of a book."
             )
         try:
-            return file.read(limit + 1)
+            return file.read(size + 1)  # as much as is asked for is allocated at once
         except OSError as error:
             raise StorageError(f"Expected {root / relative} to be readable, got: {error}. Check the disk.") from error
 

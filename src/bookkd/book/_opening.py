@@ -65,7 +65,8 @@ def read_plan(root: Root, edition: _manifest.Edition) -> Plan:
     plan = Plan.from_json(found, where)
     if (len(data), _files.digest_of(data)) != (edition.plan_size, edition.plan_digest):
         raise BookCorruptError(
-            f"Expected {where} to have xxh3_128 {edition.plan_digest}, got {_files.digest_of(data)}. "
+            f"Expected {where} to have {edition.plan_size} bytes with xxh3_128 {edition.plan_digest}, got {len(data)} with "
+            f"{_files.digest_of(data)}. "
             f"The file was changed after the edition was written."
         )
     if jsonio.digest(plan.identity()) != edition.identity:

@@ -170,17 +170,26 @@ def shortfall(book: Book) -> list[str]:
     """
     lines = []
     for name, lost in book.fidelity.items():
-        max_kl = lost.get("choice", {}).get("max_kl")
-        if max_kl is None or lost.get("unbiased"):
+        max_kl = _number(_mapped(_mapped(lost).get("choice")).get("max_kl"))
+        if max_kl is None or _mapped(lost).get("unbiased"):
             continue
-        for at, figures in lost.get("temperatures", {}).items():
-            mean = figures.get("mean_of_every_class", figures["mean"])
-            if mean > max_kl:
+        for at, figures in _mapped(_mapped(lost).get("temperatures")).items():
+            mean = _number(_mapped(figures).get("mean_of_every_class", _mapped(figures).get("mean")))
+            if mean is not None and mean > max_kl:
                 lines.append(
                     f"{name} loses a mean T^2 KL of {mean:.2g} at temperature {at}, above the {max_kl:g} asked of codec "
                     f"auto: the records measured first lost less. Make the book with a smaller --codec.max_kl."
                 )
     return lines
+
+
+def _mapped(value: Any) -> Mapping[str, Any]:
+    """Return an object of an edition, nothing in place of anything else: figures are told, and may be any JSON."""
+    return value if isinstance(value, dict) else {}
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and abs(value) < 2**62 else None
 
 
 def _candidates(n_classes: int, temperatures: tuple[float, ...]) -> list[Codec]:

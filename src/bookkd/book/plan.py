@@ -332,13 +332,13 @@ class Plan:
         """
         _checked.version(found, where)
         known = {entry.name for entry in fields(cls)}
-        values = {key: value for key, value in found.items() if key in known}
+        values = {key: _parsed(value) for key, value in found.items() if key in known}
         try:
             values["fields"] = {
                 name: _field_from_json(entry, where) for name, entry in _checked.mapped(found, "fields", where).items()
             }
             values["teachers"] = tuple(
-                TeacherInfo(**{key: value for key, value in teacher.items() if key in _TEACHER_KINDS})
+                TeacherInfo(**{key: _parsed(value) for key, value in teacher.items() if key in _TEACHER_KINDS})
                 for teacher in _checked.listed({"teachers": [], **found}, "teachers", where)
             )
             for entry in ("class_names", "masked_classes", "temperatures"):
@@ -389,11 +389,21 @@ def _field_from_json(found: Any, where: str) -> FieldPlan:
     if not isinstance(found, dict):
         raise BookFormatError(expected("fields", "objects", found, where=where))
     shape = tuple(_checked.integers(found, "shape", where))
-    baked = _checked.mapped(found, "baked", where) if "baked" in found else None
+    baked = _parsed(_checked.mapped(found, "baked", where)) if "baked" in found else None
     return FieldPlan(shape, codec_from_config(_checked.mapped(found, "codec", where)), baked)
 
 
+class _Parsed(dict[str, Any]):
+    """What was parsed just now: JSON values, of which no second copy is needed."""
+
+
+def _parsed(value: Any) -> Any:
+    return _Parsed(value) if isinstance(value, dict) else value
+
+
 def _json_values(value: Any, what: str) -> dict[str, Any]:
+    if isinstance(value, _Parsed):
+        return dict(value)
     if not isinstance(value, Mapping):
         raise ConfigError(expected(what, "a mapping of JSON values", value, where="plan"))
     try:

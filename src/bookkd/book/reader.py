@@ -281,7 +281,7 @@ class Book:
         """Ask the system to read records that will be wanted soon; returns while it does, and reads nothing twice.
 
         Of use where a book is larger than memory and is read by blocks of samples (`BlockWindow`); elsewhere the system's own
-        reading ahead is enough. Nothing happens where the system takes no such advice (Windows), and for books at an address.
+        reading ahead is enough. Of a book at an address shards are fetched. Nothing happens where the system takes no such advice (Windows).
 
         Args:
             start: First sample.
@@ -293,12 +293,13 @@ class Book:
             DataError: for samples or a view that the book does not have.
             UnknownNameError: for an unknown field.
         """
-        if self._far is not None:
-            return  # shards are fetched ahead as they are
         names = self._names(fields)
         if start >= stop:
             raise DataError(expected("stop", f"above start = {start}", stop, where=str(self.path)))
         _, shards = self._locate([start, stop - 1], view)
+        if self._far is not None:
+            self._far.ahead.soon(list(range(int(shards[0]), int(shards[1]) + 1)))
+            return
         parts = [part for name in names for part in self.plan.fields[name].stored(name)]
         edges = np.append(self._starts, self.n_views * self.n_samples) - view * self.n_samples
         for number in range(int(shards[0]), int(shards[1]) + 1):

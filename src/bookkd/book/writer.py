@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -24,9 +25,11 @@ from bookkd.book.remote import RemotePath, root_of
 from bookkd.core import jsonio
 from bookkd.core.errors import (
     BookFormatError,
+    BookLockedError,
     BookMissingError,
     BookUnfinishedError,
     ConfigError,
+    StorageError,
     TeacherOutputError,
     expected,
 )
@@ -77,6 +80,7 @@ class BookWriter:
         self._finished = is_finished(self.path)
         if self._finished:
             self.plan = self._compared(plan)
+            self._sweep()
             return
         _files.make_folder(self.path)
         if isinstance(self.path, Path):
@@ -230,6 +234,16 @@ class BookWriter:
                 f"Give another path, or the options that the book was made with.{grow}",
             )
         return stored
+
+    def _sweep(self) -> None:
+        """Remove what a writer left behind that was killed after its last step."""
+        if isinstance(self.path, Path) and (self.path / _layout.LOCK_NAME).exists():
+            with suppress(BookLockedError, StorageError):  # somebody grows it, or nobody may write here
+                lock = Lock(self.path / _layout.LOCK_NAME)
+                try:
+                    _files.remove_leftovers(self.path)
+                finally:
+                    lock.release()
 
     def _start(self, plan: Plan, packed: bytes | None) -> None:
         _files.remove_leftovers(self.path)

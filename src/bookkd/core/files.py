@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -115,6 +115,8 @@ def _write_temporary(path: Path, pieces: Iterable[bytes | memoryview]) -> Path:
     except BaseException:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+        if isinstance(pieces, Generator):
+            pieces.close()  # it may hold pieces of a mapped file, which its owner closes next
         raise
     return temporary
 

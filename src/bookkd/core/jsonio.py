@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,10 @@ __all__ = ["MAX_DEPTH", "canonical", "digest", "parse", "pretty", "read"]
 
 MAX_DEPTH = 32
 MAX_BYTES = 256 * 2**20
+MAX_KEYS = 2**16
+_OBJECT, _KEY, _VALUE = 192, 40, 90
+"""Most bytes that an object or list, another key, another value take beyond their text: CPython's smallest dicts and texts."""
+_KEYS = re.compile(rb'"((?:[^"\\]|\\.)*+)"\s*+:', re.DOTALL)
 
 
 def canonical(value: Any) -> bytes:
@@ -69,6 +75,25 @@ def _deeper_than(value: Any, limit: int) -> bool:
     return True
 
 
+def _check_size(data: bytes, text: str, limit: int) -> None:
+    """Refuse a text that says so many values that they would take many times its own size in memory.
+
+    What a reader takes is at most twice the bytes and, for `limit` of 16 MiB, 48 MiB. Counting is quick and sees a little more
+    than there is: characters inside of texts count too.
+    """
+    keys = data.count(b":")
+    values = _OBJECT * (data.count(b"{") + data.count(b"[")) + _KEY * keys + _VALUE * data.count(b",")
+    # Letters beyond Latin are wide, in the text and in what is taken out of it.
+    if values + 2 * (sys.getsizeof(text) - len(data)) > 3 * max(limit, 2**20):
+        raise ValueError("more values than a file of this length may have")
+    if keys > MAX_KEYS:
+        found = set()
+        for match in _KEYS.finditer(data):
+            found.add(match[1])
+            if len(found) > MAX_KEYS:
+                raise ValueError(f"more than {MAX_KEYS} different keys")
+
+
 def parse(data: bytes, where: str, *, limit: int = MAX_BYTES) -> dict[str, Any]:
     """Parse bytes that hold one JSON object, trusting nothing.
 
@@ -78,8 +103,8 @@ def parse(data: bytes, where: str, *, limit: int = MAX_BYTES) -> dict[str, Any]:
         limit: Most bytes accepted.
 
     Raises:
-        BookFormatError: too long, not UTF-8, nested deeper than 32, a duplicate key, NaN, infinity, a number too long, or
-            not an object.
+        BookFormatError: too long, not UTF-8, nested deeper than 32, a duplicate key, NaN, infinity, a number too long, more
+            values than `limit` leaves room for, or not an object.
 
     >>> parse(b'{"a": 1}', "plan.json")
     {'a': 1}
@@ -91,6 +116,7 @@ def parse(data: bytes, where: str, *, limit: int = MAX_BYTES) -> dict[str, Any]:
     try:
         # Decoded here, since `json` would also take UTF-16 and UTF-32.
         text = data.decode("utf-8")
+        _check_size(data, text, limit)
         found = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise BookFormatError(

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from bookkd.book import Argmax, Book, BookWriter, Dense, FieldPlan, Int8, Plan, Pooled, Raw, Sampled, TeacherInfo, TopK
+from bookkd.book import (
+    Argmax,
+    Book,
+    BookWriter,
+    Dense,
+    FieldPlan,
+    GrowthWriter,
+    Int8,
+    Plan,
+    Pooled,
+    Raw,
+    Sampled,
+    TeacherInfo,
+    TopK,
+    compact,
+)
 
 HERE = Path(__file__).parent
 
@@ -71,7 +87,35 @@ def write(name: str, path: Path) -> Book:
         return writer.finish({"seconds": 0.25})
 
 
+def write_grown(path: Path) -> Book:
+    """Write one view of three samples, grow it to two views of five, and put each view into one file: three editions."""
+    whole = plan("v1-sampled")
+    fields = {
+        "members/0/logits": FieldPlan((4,), Sampled(9, 2.0, 5)),
+        "members/1/logits": FieldPlan((4,), TopK(2, (1.0, 4.0))),
+    }
+    small = replace(
+        whole, n_samples=3, n_views=1, fields=fields | {"probe/hash": FieldPlan((), Raw("uint64"))}, unit_rows=2
+    )
+    with BookWriter(path, small, keys=KEYS[:3]) as writer:
+        for unit in writer.pending():
+            writer.write(unit, _said(*unit))
+        writer.finish({"seconds": 0.25})
+    with GrowthWriter(path, replace(small, n_samples=5, n_views=2, unit_rows=None), keys=KEYS) as writer:
+        for unit in writer.pending():
+            writer.write_rows(unit.view, unit.start, _said(*unit))
+        writer.finish({"seconds": 0.5})
+    return compact(path)
+
+
+def _said(view: int, start: int, stop: int) -> dict[str, np.ndarray]:
+    said = LOGITS[view, start:stop]
+    return {"members/0/logits": said, "members/1/logits": -said, "probe/hash": HASHES[view, start:stop]}
+
+
 if __name__ == "__main__":
     for name in CODECS:
         if not (HERE / name).exists():  # golden books are never written again
             write(name, HERE / name)
+    if not (HERE / "v1-grown").exists():
+        write_grown(HERE / "v1-grown")

@@ -1,0 +1,384 @@
+"""SIGKILL at random moments of everything that writes a book, and before every call that the disk sees; then the same again.
+
+Children are forked from a process that has everything imported, so that a run takes tens of milliseconds. After each
+kill the book that was there must still be there; the work is then run again, and its result compared with that of a run that
+nobody disturbed: the content digest, the list of files, and every byte of them but of what the work cost.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import shutil
+import signal
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from benchmarks.faults import specimens
+
+from bookkd.book import Book, FieldPlan, GrowthWriter, Int8, Sampled, compact, copy_book, extract, prune, repair, verify
+from bookkd.knowledge import Teacher
+from bookkd.making import make, merge
+from bookkd.tasks import Classification
+from bookkd.views import Views
+from bookkd.zoo import open_dataset
+
+SEED = 4
+SAMPLES, VIEWS, GROWN = 100, 2, (150, 4)
+ONE = {"dense": specimens.CODECS["dense"]}
+
+
+@dataclass(frozen=True)
+class Work:
+    """Something that writes a book.
+
+    Args:
+        start: Lays down what is worked on.
+        run: Does the work, from wherever it was left; returns the folder of its result.
+        finished: Whether a finished book is worked on, which has to be readable at every moment.
+        kills: At how many random moments it is killed.
+    """
+
+    start: Callable[[Path], None]
+    run: Callable[[Path], Path]
+    finished: bool = True
+    kills: int = 50
+
+
+def nothing(root: Path) -> None:
+    root.mkdir(parents=True, exist_ok=True)
+
+
+def start_book(root: Path) -> None:
+    specimens.make(root / "b", specimens.plan(SAMPLES, VIEWS))
+
+
+def making(root: Path) -> Path:
+    specimens.make(root / "b", specimens.plan(*GROWN))
+    return root / "b"
+
+
+def teacher(seed: int = 0) -> Teacher:
+    """Return a network of a few thousand parameters that nobody trained."""
+    torch.manual_seed(seed)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 10))
+    return Teacher(network, lambda image: image.float() / 16, name=f"teacher-{seed}")
+
+
+def digits(count: int) -> Any:
+    return open_dataset("digits", limit=count)
+
+
+def noisy(image: torch.Tensor) -> torch.Tensor:
+    return image + torch.randint(0, 2, image.shape, dtype=image.dtype)
+
+
+def making_with_a_network(root: Path) -> Path:
+    make(
+        root / "b",
+        teacher(),
+        digits(192),
+        Views(noisy, n_views=3, seed=1),
+        task=Classification(tuple("0123456789")),
+        codec=Sampled(9),
+        batch_size=16,
+        unit_rows=32,
+    )
+    return root / "b"
+
+
+def compacting(root: Path) -> Path:
+    compact(root / "b")
+    return root / "b"
+
+
+def pruning(root: Path) -> Path:
+    compact(root / "b")
+    prune(root / "b")
+    return root / "b"
+
+
+def start_books(root: Path) -> None:
+    for place, codec in enumerate((Int8(), Sampled(9, 2.0))):
+        the_plan = specimens.plan(SAMPLES, VIEWS, {"one": codec})
+        fields = {"logits": FieldPlan((specimens.C,), codec), "probe/hash": the_plan.fields["probe/hash"]}
+        info = replace(the_plan.teachers[0], name=f"teacher {place}", digest=f"{place:032x}")
+        specimens.make(root / f"b{place}", replace(the_plan, fields=fields, teachers=(info,)))
+
+
+def merging(root: Path) -> Path:
+    merge(root / "b", [Book(root / "b0"), Book(root / "b1")])
+    return root / "b"
+
+
+def growing_views(root: Path) -> Path:
+    specimens.grow(root / "b", SAMPLES, GROWN[1])
+    return root / "b"
+
+
+def growing_samples(root: Path) -> Path:
+    specimens.grow(root / "b", GROWN[0], VIEWS)
+    return root / "b"
+
+
+def start_one_teacher(root: Path) -> None:
+    base = specimens.plan(SAMPLES, VIEWS, ONE)
+    specimens.make(root / "b", base)
+
+
+def growing_teachers(root: Path) -> Path:
+    larger = specimens.plan(SAMPLES, VIEWS)
+    with GrowthWriter(root / "b", larger, keys=specimens.keys(SAMPLES)) as writer:
+        for view, start, stop in writer.pending():
+            found = specimens.said(larger, view, start, stop)
+            writer.write_rows(view, start, {name: found[name] for name in writer.fields})
+        writer.finish({"seconds": 1.5})
+    return root / "b"
+
+
+def start_damaged(root: Path) -> None:
+    start_book(root)
+    book = Book(root / "b")
+    shards = sorted((root / "b").glob("view-*/*.safetensors"))
+    for shard, cut in zip(shards[::3], (900, 1, 5000), strict=False):
+        shard.write_bytes(shard.read_bytes()[:-cut])
+    (root / "b" / "view-0001" / book._edition.views[1].file).unlink()
+
+
+def repairing(root: Path) -> Path:
+    the_plan = specimens.plan(SAMPLES, VIEWS)
+    repair(root / "b", lambda view, start, stop: specimens.said(the_plan, view, start, stop))
+    return root / "b"
+
+
+def copying(root: Path) -> Path:
+    copy_book(root / "copy", Book(root / "b"))
+    return root / "copy"
+
+
+def encoding_anew(root: Path) -> Path:
+    copy_book(root / "copy", Book(root / "b"), codec=Sampled(9))
+    return root / "copy"
+
+
+def start_dense(root: Path) -> None:
+    start_one_teacher(root)
+
+
+def extracting(root: Path) -> Path:
+    extract(root / "part", Book(root / "b"), samples=np.arange(0, SAMPLES, 2), views=[1, 0])
+    return root / "part"
+
+
+WORKS = {
+    "making, any producer": Work(nothing, making, finished=False, kills=100),
+    "making, a network": Work(nothing, making_with_a_network, finished=False, kills=100),
+    "compacting": Work(start_book, compacting),
+    "compacting and pruning": Work(start_book, pruning),
+    "merging": Work(start_books, merging, finished=False),
+    "growing by views": Work(start_book, growing_views),
+    "growing by samples": Work(start_book, growing_samples),
+    "growing by teachers": Work(start_one_teacher, growing_teachers),
+    "repairing": Work(start_damaged, repairing, finished=False),
+    "copying": Work(start_book, copying),
+    "encoding anew": Work(start_dense, encoding_anew),
+    "extracting": Work(start_book, extracting),
+}
+
+
+def run(folder: Path, share: float = 1.0) -> dict[str, Any]:
+    """Kill each work; `share` of the kills that the page is about."""
+    torch.set_num_threads(1)
+    return {name: _killed(folder, name, work, share) for name, work in WORKS.items()}
+
+
+def _killed(folder: Path, name: str, work: Work, share: float) -> dict[str, Any]:
+    draws = random.Random(f"{SEED} {name}")
+    with _place(folder) as root:
+        work.start(root)
+        before = _digest(root) if work.finished else ""
+        took, result = _reference(root, work)
+        wanted, digest = _files(result), Book(result).content_digest
+    times = [took]
+    for _ in range(4):
+        with _place(folder) as root:
+            work.start(root)
+            times.append(_reference(root, work)[0])
+    took = statistics.median(times)
+    count = max(1, round(work.kills * share))
+    judge = _Judge(work, wanted, digest, before)
+    for place in range(count):
+        # Spread over the whole of the work, each somewhere in its share of it; earlier where the work was quicker than that.
+        seconds = (place + draws.random()) / count * took
+        killed = False
+        while not killed:
+            with _place(folder) as root:
+                work.start(root)
+                killed = judge.after(root, _after_seconds(root, work, seconds))
+            seconds *= 0.8
+    at_random, judge = judge, _Judge(work, wanted, digest, before)
+    for call in range(10_000):
+        if share < 1 and call % max(1, round(1 / share)):
+            continue
+        with _place(folder) as root:
+            work.start(root)
+            if not judge.after(root, _before_call(root, work, call)):
+                break
+    return {
+        "milliseconds": round(1000 * took, 1),
+        "files": len(wanted),
+        "random": at_random.report(),
+        "every_call": judge.report(),
+    }
+
+
+class _Judge:
+    """Looks at what a killed work left, and at what comes of it."""
+
+    def __init__(self, work: Work, wanted: dict[str, str], digest: str, before: str) -> None:
+        self.work, self.wanted, self.digest, self.before = work, wanted, digest, before
+        self.runs = self.kills = 0
+        self.left: list[int] = []
+        self.wrong: list[str] = []
+
+    def after(self, root: Path, killed: bool) -> bool:
+        """Judge a folder after its writer was killed, or came to its end first."""
+        self.runs += 1
+        self.kills += killed
+        self.left.append(sum(1 for path in root.rglob("*") if path.is_file()))
+        try:
+            if self.work.finished:
+                self._readable(root / "b")
+            result = self.work.run(root)
+            found = _files(result)
+            if Book(result).content_digest != self.digest:
+                raise AssertionError("another content digest")
+            if verify(result):
+                raise AssertionError(f"{verify(result)[0]}")
+            if set(found) != set(self.wanted):
+                raise AssertionError(f"other files: {sorted(set(found) ^ set(self.wanted))[:4]}")
+            other = [name for name in found if found[name] != self.wanted[name]]
+            if other:
+                raise AssertionError(f"other bytes: {other[:4]}")
+        except Exception as error:  # whatever it is, it is a finding
+            self.wrong.append(f"{type(error).__name__}: {error}"[:300])
+        return killed
+
+    def _readable(self, path: Path) -> None:
+        """The book that was there is there, or the one that was to come."""
+        book = Book(path, verify="all")
+        if book.content_digest not in (self.before, self.digest):
+            raise AssertionError("the book that was there is another one")
+        book.read(np.arange(book.n_samples), 0)
+
+    def report(self) -> dict[str, Any]:
+        return {
+            "runs": self.runs,
+            "killed": self.kills,
+            "files_left": [min(self.left), round(statistics.median(self.left)), max(self.left)],
+            "wrong": self.wrong,
+        }
+
+
+class _place:  # noqa: N801 - reads as a function
+    """A folder that is gone afterwards."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / "kill"
+
+    def __enter__(self) -> Path:
+        shutil.rmtree(self.root, ignore_errors=True)
+        self.root.mkdir(parents=True)
+        return self.root
+
+    def __exit__(self, *error: object) -> None:
+        shutil.rmtree(self.root, ignore_errors=True)
+
+
+def _digest(root: Path) -> str:
+    return Book(root / "b").content_digest
+
+
+def _files(path: Path) -> dict[str, str]:
+    """Return the digest of each file; of an edition its content, since what the work cost is never the same."""
+    found = {}
+    for file in sorted(path.rglob("*")):
+        if file.is_file():
+            name = str(file.relative_to(path))
+            if name.startswith("edition-"):
+                found[name] = Book(path, int(name[8:14])).content_digest
+            else:
+                found[name] = hashlib.sha256(file.read_bytes()).hexdigest()
+    return found
+
+
+def _forked(root: Path, work: Work) -> int:
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            work.run(root)
+            code = 0
+        finally:
+            os._exit(code)
+    return child
+
+
+def _reference(root: Path, work: Work) -> tuple[float, Path]:
+    """Do the work undisturbed; return its seconds and the folder of its result."""
+    started = time.perf_counter()
+    status = os.waitpid(_forked(root, work), 0)[1]
+    took = time.perf_counter() - started
+    if status:
+        raise RuntimeError(f"Expected the work to come to its end, got status {status}.")
+    return took, work.run(root)
+
+
+def _after_seconds(root: Path, work: Work, seconds: float) -> bool:
+    child = _forked(root, work)
+    time.sleep(seconds)
+    os.kill(child, signal.SIGKILL)
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+
+def _before_call(root: Path, work: Work, number: int) -> bool:
+    """Do the work in a child that dies before its n-th rename, link, unlink, sync or opening of a file to write."""
+
+    def counted() -> Iterator[None]:
+        for _ in range(number):
+            yield
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    child = os.fork()
+    if child == 0:
+        calls, code = counted(), 1
+
+        def counting(real: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*args: Any, **options: Any) -> Any:
+                next(calls)
+                return real(*args, **options)
+
+            return call
+
+        opened = Path.open
+
+        def opening(path: Path, mode: str = "r", *args: Any, **options: Any) -> Any:
+            if "w" in mode:
+                next(calls)
+            return opened(path, mode, *args, **options)
+
+        os.fsync, os.link, os.mkdir = counting(os.fsync), counting(os.link), counting(os.mkdir)
+        Path.replace, Path.unlink, Path.open = counting(Path.replace), counting(Path.unlink), opening
+        try:
+            work.run(root)
+            code = 0
+        finally:
+            os._exit(code)
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
