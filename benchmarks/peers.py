@@ -96,7 +96,7 @@ class NpyPeer(Peer):
         np.save(self.folder / "x.npy", array)
 
     def open(self):
-        return np.load(self.folder / "x.npy", mmap_mode="r")
+        return np.load(self.folder / "x.npy", mmap_mode="r", allow_pickle=False)
 
     def rows(self, opened, numbers):
         return opened[numbers]

@@ -38,6 +38,7 @@ HARMLESS = {
     "unused": "a file that the newest edition does not name",
     "lock": "the lock and what a killed writer left are no part of the book",
     "same": "the bytes are what they were",
+    "blanks": "an edition is digested by its values: blanks around them say nothing",
     "older": "the newest edition is gone as if it had never been: the one before is the book, and whole",
 }
 
@@ -282,7 +283,7 @@ def _judged(root: Path, name: str, changed: list[Path], good: dict[Path, bytes])
     if not faults:
         if refused:
             return {"outcome": "silent", "message": refused}
-        reason = _why_harmless(root, name, changed, same)
+        reason = _why_harmless(root, name, changed, same, good)
         return (
             {"outcome": "harmless", "reason": reason} if reason else {"outcome": "silent", "message": "read otherwise"}
         )
@@ -318,7 +319,15 @@ def _read(root: Path) -> tuple[Any, str]:
         return None, f"{type(error).__name__}: {error}"[:300]
 
 
-def _why_harmless(root: Path, name: str, changed: list[Path], same: bool) -> str:
+def _same_values(path: Path, before: bytes) -> bool:
+    """Say whether a JSON file says the same as before, whatever blanks stand around it."""
+    try:
+        return bool(json.loads(path.read_bytes()) == json.loads(before))
+    except (OSError, ValueError):
+        return False
+
+
+def _why_harmless(root: Path, name: str, changed: list[Path], same: bool, good: dict[Path, bytes]) -> str:
     """Return why a book without a fault is right, "" where nothing says so."""
     if name == "grown" and root / "edition-000002.json" in changed and Book(root).edition == 1:
         return "older"  # `verify` has just read all of it
@@ -328,6 +337,8 @@ def _why_harmless(root: Path, name: str, changed: list[Path], same: bool) -> str
         return "same"
     if all(path.name.startswith(".") for path in changed):
         return "lock"
+    if all(path.name.startswith("edition") and _same_values(path, good[path]) for path in changed):
+        return "blanks"
     book = Book(root)
     named = {f"edition-{book.edition:06d}.json", book._edition.plan_file, book._edition.keys_file}
     for file, entry in zip(book._files, book._edition.views, strict=True):

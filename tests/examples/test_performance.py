@@ -109,21 +109,3 @@ def test_peers_keep_what_they_were_given_and_a_flipped_bit_is_told(script, tmp_p
     assert found["gather_ratio"] > 0
     told = "error: BookCorruptError, place named" if name == "book" else "not noticed: wrong numbers"
     assert found["flipped_bit"] == told
-
-
-@pytest.mark.slow
-def test_students_by_windows_are_as_good_as_by_uniform_rows(script, tmp_path):
-    """Quickly; the figures over more seeds stand on the page. One class at a time, on the other hand, is seen at once."""
-    module = script("shuffle_accuracy")
-    data = module.open_dataset("digits", limit=600)
-    by_class = module.SubsetDataset(data, np.argsort(np.asarray(data.labels), kind="stable"))
-    test = module.open_dataset("digits", split="test", limit=300)
-    books = {name: module.make_book(tmp_path / name, each, epochs=8) for name, each in (("a", data), ("b", by_class))}
-
-    def accuracy(name, each, window):
-        return module.accuracy(books[name], each, test, seed=0, epochs=12, window=window)
-
-    uniform = accuracy("a", data, None)
-    assert uniform > 0.8
-    assert accuracy("a", data, module.NARROW) > uniform - 0.06
-    assert accuracy("b", by_class, 1) < uniform - 0.06
