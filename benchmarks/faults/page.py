@@ -150,7 +150,7 @@ What the experiments and the tests beside them found is mended, each with a test
 AFTER = """
 
 Records, digests and every other file were those of an undisturbed run. A lock and a temporary file that are left over are no part of the
-book; since this run the same command removes them, which tests of each work show. The whole run after that is not kept yet.
+book; since this run the same command removes them, which a test shows. The whole run after that is not kept yet.
 """
 
 KILLS = """## Killed at any moment
