@@ -196,7 +196,11 @@ WORKS = {
 def run(folder: Path, share: float = 1.0) -> dict[str, Any]:
     """Kill each work; `share` of the kills that the page is about."""
     torch.set_num_threads(1)
-    return {name: _killed(folder, name, work, share) for name, work in WORKS.items()}
+    found = {}
+    for name, work in WORKS.items():
+        found[name] = _killed(folder, name, work, share)
+        print(f"  {name}: {found[name]['random']['killed']} + {found[name]['every_call']['killed']} kills", flush=True)
+    return found
 
 
 def _killed(folder: Path, name: str, work: Work, share: float) -> dict[str, Any]:

@@ -62,8 +62,6 @@ def kills(result: Mapping[str, Any]) -> str:
     said = findings(
         wrong, "Every book came out as that of an undisturbed run, to the byte; every finished book stayed readable."
     )
-    if wrong:
-        said += AFTER
     return KILLS.format(table="\n".join(lines), found=said, ran=ran(result), **total)
 
 
@@ -145,12 +143,6 @@ What the experiments and the tests beside them found is mended, each with a test
 - A writer killed between its last file and the end of its lock left the lock and a temporary file, which the same command then left, too.
 - A record that repair was told to take otherwise than it was could be half the old one and half the new one.
 - Members of a book that draw (codec `sampled`) were said again with other draws after books had been merged.
-"""
-
-AFTER = """
-
-Records, digests and every other file were those of an undisturbed run. A lock and a temporary file that are left over are no part of the
-book; since this run the same command removes them, which a test shows. The whole run after that is not kept yet.
 """
 
 KILLS = """## Killed at any moment
