@@ -333,6 +333,17 @@ ABUSE = {
     "an unknown codec, an unknown option": "test_reader.test_an_unknown_codec",
     "a sample, view, field or key that is not there": "test_reader.test_asking_for_what_is_not_there, test_reader.test_keys",
     "a sidecar of another book in an unfinished one": "test_writer.test_a_damaged_or_foreign_sidecar_means_the_unit_is_written_again",
+    "on a server: a manifest that is longer than it may be": "remote/test_faults.test_a_manifest_that_is_too_long_is_not_taken",
+    "a transfer that is cut off": "remote/test_faults.test_cut_off_in_the_middle, remote/test_faults.test_always_cut_off_ends",
+    "5xx, 429 and 408, again and again": "remote/test_faults.test_a_storm_of_503_is_waited_out, remote/test_faults.test_a_storm_that_does_not_end_is_one_line",
+    "a shard replaced under the reader, or sent otherwise than it is": "remote/test_faults.test_a_shard_replaced_is_asked_for_twice_and_refused, remote/test_faults.test_a_shard_that_is_wrong_once_is_fetched_again",
+    "a server that says another size than it sends, or more than it was asked for": "remote/test_faults.test_a_server_that_lies_about_sizes",
+    "an object that has expired": "remote/test_faults.test_an_object_that_expires",
+    "a file of the cache damaged, cut or left behind": "remote/test_cache.test_damage_in_the_cache_is_mended, remote/test_cache.test_what_a_killed_process_left_is_removed",
+    "a shard in the cache from another server with the same digest": "remote/test_cache.test_two_books_with_equal_shards_of_one_server_share_them_and_others_do_not",
+    "an address with credentials": "remote/test_secrets.test_an_address_with_credentials_is_refused_without_repeating_them",
+    "two writers at once": "remote/test_round_trip.test_a_race_has_one_winner, remote/test_round_trip.test_two_writers_of_other_bits_cannot_mix",
+    "a listing that never ends": "",
     "a file cut *while* it is mapped": "",
 }
 """Line of the abuse list -> the tests that hold it; none where it is out of the promise."""
