@@ -109,6 +109,8 @@ def test_a_growth_that_was_interrupted(tmp_path):
     book = make(tmp_path / "b", ragged(n_samples=100, n_views=1))
     request = larger(book, n_samples=N, n_views=V)
     grow(tmp_path / "b", request, pieces=2, finish=False)
+    with GrowthWriter(tmp_path / "b", request) as writer:
+        assert sum(unit.stop - unit.start for unit in writer.pending()) < writer.rows
     same(grow(tmp_path / "b", request), make(tmp_path / "whole", ragged()))
 
 

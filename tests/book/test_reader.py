@@ -387,6 +387,11 @@ def test_a_flipped_bit_is_found_and_named(whole, tmp_path_factory, file, place, 
     path.write_bytes(good[:place] + bytes([good[place] ^ (1 << bit)]) + good[place + 1 :])
     try:
         faults = verify(whole)
+        if file[0] == "edition-" and not faults:
+            # An edition is digested by its values: a last digit that a double does not hold says the same.
+            assert json.loads(path.read_bytes()) == json.loads(good)
+            use(whole)
+            return
         assert faults
         assert faults[0].path == str(path.relative_to(whole))
         if path.suffix != ".safetensors" or faults[0].block is not None or file[0] == "keys":

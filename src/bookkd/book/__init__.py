@@ -29,10 +29,11 @@ from bookkd.book.copying import copy_book
 from bookkd.book.extracting import extract
 from bookkd.book.growing import GrowthWriter
 from bookkd.book.lineage import lineage_of, lineage_tree
-from bookkd.book.plan import FieldPlan, Plan, TeacherInfo, Unit
+from bookkd.book.plan import FieldPlan, Plan, Unit
 from bookkd.book.ragged import RaggedArray
 from bookkd.book.reader import Book
 from bookkd.book.repairing import Repaired, repair
+from bookkd.book.teacher_info import TeacherInfo
 from bookkd.book.verification import Fault, verify
 from bookkd.book.writer import BookWriter
 

@@ -14,8 +14,9 @@ import xxhash
 from bookkd.book import _fidelity, _files, _manifest
 from bookkd.book._ends import Ends
 from bookkd.book.codecs.base import Array, Parts, RowIds, UnfitRowError
-from bookkd.book.plan import Plan, TeacherInfo, Unit, is_logits
+from bookkd.book.plan import Plan, Unit, is_logits
 from bookkd.book.ragged import RaggedArray, offsets_of
+from bookkd.book.teacher_info import TeacherInfo
 from bookkd.core.errors import ConfigError, TeacherOutputError, expected
 from bookkd.core.fields import LOGITS
 

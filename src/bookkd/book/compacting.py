@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +15,7 @@ import xxhash
 from bookkd.book import _container, _files, _layout, _manifest
 from bookkd.book._carried import merged_fidelity
 from bookkd.book._committing import Committed, Placed, found_unit, placed_of, write_edition, write_view
+from bookkd.book._hashing import Meter, Progress, digest_of_file
 from bookkd.book._laid import laid_out
 from bookkd.book._numbers import edition_numbers, unfinished_growth
 from bookkd.book._shard import read_header
@@ -29,7 +30,6 @@ from bookkd.core.lock import Lock
 
 __all__ = ["Pruned", "compact", "prune"]
 
-Progress = Callable[[int, int], None]
 _CHUNK = 2**22
 
 
@@ -217,7 +217,7 @@ def _grouped(placed: Sequence[Placed], shard_bytes: int, book: Book) -> list[lis
 def _write(book: Book, groups: Sequence[Sequence[Sequence[Placed]]], progress: Progress | None) -> None:
     number, edition = book.edition + 1, book._edition
     total = sum(_data_bytes(group) for of_view in groups for group in of_view if len(group) > 1)
-    meter = _Meter(progress, total)
+    meter = Meter(progress, total)
     entries = []
     for view, of_view in enumerate(groups):
         if all(len(group) == 1 for group in of_view):
@@ -243,20 +243,8 @@ def _data_bytes(group: Sequence[Placed]) -> int:
     return sum(line.size for line in group)
 
 
-class _Meter:
-    """Counts bytes and tells them."""
-
-    def __init__(self, progress: Progress | None, total: int) -> None:
-        self._progress, self._total, self._done = progress, total, 0
-
-    def add(self, count: int) -> None:
-        self._done += count
-        if self._progress is not None:
-            self._progress(min(self._done, self._total), self._total)
-
-
 def _merge(
-    book: Book, stem: str, group: Sequence[Placed], sidecars: Sequence[_manifest.Sidecar], meter: _Meter
+    book: Book, stem: str, group: Sequence[Placed], sidecars: Sequence[_manifest.Sidecar], meter: Meter
 ) -> Committed:
     """Write one shard of several, piece by piece, or take it over from an interrupted run."""
     view, start, stop = sidecars[0].view, group[0].start, group[-1].stop
@@ -306,11 +294,8 @@ def _merge(
 def _is_whole(book: Book, relative: str, digest: str) -> bool:
     """Say whether a shard that an interrupted run left has still the bytes that it wrote."""
     descriptor, _ = _files.open_inside(book.path, relative)
-    hasher = xxhash.xxh3_128()
     with os.fdopen(descriptor, "rb", buffering=0) as file:
-        while piece := file.read(_CHUNK):
-            hasher.update(piece)
-    return hasher.hexdigest() == digest
+        return digest_of_file(file) == digest
 
 
 @dataclass

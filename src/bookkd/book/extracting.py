@@ -14,8 +14,9 @@ import numpy.typing as npt
 from bookkd.book._carried import Carried
 from bookkd.book.codecs.base import Array
 from bookkd.book.copying import check_apart, pending_units
-from bookkd.book.plan import FieldPlan, Plan, TeacherInfo, Unit, is_logits
+from bookkd.book.plan import FieldPlan, Plan, Unit, is_logits
 from bookkd.book.reader import Book
+from bookkd.book.teacher_info import TeacherInfo
 from bookkd.book.writer import BookWriter
 from bookkd.core import jsonio
 from bookkd.core.check import unique

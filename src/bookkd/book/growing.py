@@ -13,7 +13,6 @@ from dataclasses import replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,14 +31,15 @@ from bookkd.book._committing import (
     write_view,
 )
 from bookkd.book._comparison import difference, mismatch
+from bookkd.book._given import json_cost, packed_keys
 from bookkd.book._growth import check_growth, grown_plan
 from bookkd.book._numbers import unfinished_growth
+from bookkd.book._session import WriterSession
 from bookkd.book._unit import UnitBuffer
 from bookkd.book.codecs.base import Array
 from bookkd.book.plan import Plan, Unit
 from bookkd.book.reader import Book
 from bookkd.book.remote import local_folder
-from bookkd.book.writer import json_cost, packed_keys
 from bookkd.core import jsonio
 from bookkd.core.errors import BookUnfinishedError, ConfigError, TeacherOutputError, expected
 from bookkd.core.lock import Lock
@@ -54,7 +54,7 @@ class _Piece(NamedTuple):
     said: int
 
 
-class GrowthWriter:
+class GrowthWriter(WriterSession):
     """Writes the next edition of a finished book, or goes on with one that was begun; for any producer of arrays.
 
     A growth adds views and samples, or fields of further teachers. Leaving the context releases the lock and commits
@@ -97,9 +97,8 @@ class GrowthWriter:
         names: Mapping[str, str] | None = None,
     ) -> None:
         self.path = local_folder(path, "grow")
-        self._buffers: dict[Unit, UnitBuffer] = {}
+        super().__init__()
         self._done: dict[Unit, Committed] = {}
-        self._lock: Lock | None = None
         Book(self.path)  # what is no book is refused before a lock lies in it
         self._lock = Lock(self.path / _layout.LOCK_NAME)
         try:
@@ -157,21 +156,6 @@ class GrowthWriter:
                 f"Finish it with the options that it was begun with, or drop it: bookkd compact {self.path} --prune.",
             )
         return begun
-
-    def __enter__(self) -> GrowthWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Release the lock; rows of incomplete units are dropped."""
-        self._buffers.clear()
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
 
     @property
     def fields(self) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from bookkd.book.plan import TeacherInfo
+from bookkd.book.teacher_info import TeacherInfo
 
 __all__ = ["lineage_of", "lineage_tree"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple
@@ -10,14 +9,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bookkd.book import _checked, _layout
+from bookkd.book._json_values import json_values, parsed
 from bookkd.book.codecs import Codec, codec_from_config, codec_to_config
 from bookkd.book.ragged import ENDS, Flat
+from bookkd.book.teacher_info import TeacherInfo, teacher_from_json
 from bookkd.core import jsonio
-from bookkd.core.check import at_least, finite, positive, unique
+from bookkd.core.check import at_least, positive, unique
 from bookkd.core.errors import BookFormatError, ConfigError, expected
 from bookkd.core.fields import LOGITS, check_field_name
 
-__all__ = ["FieldPlan", "Plan", "TeacherInfo", "Unit"]
+__all__ = ["FieldPlan", "Plan", "Unit"]
 
 
 class Unit(NamedTuple):
@@ -62,7 +63,7 @@ class FieldPlan:
                 wish = f"at most {_layout.MAX_ITEMS} items a record"
                 raise ConfigError(expected("most_items", wish, most, where=f"codec {self.codec.name}"))
         if self.baked is not None:
-            object.__setattr__(self, "baked", _json_values(self.baked, "baked"))
+            object.__setattr__(self, "baked", json_values(self.baked, "baked"))
             positive(self.baked.get("temperature", 0), "temperature", where="a baked field")
 
     @property
@@ -89,62 +90,10 @@ class FieldPlan:
         return {f"{name}/{part}": Flat(f"{name}/{ENDS}", self.codec.most_items(self.shape)) for part in ragged}
 
 
-@dataclass(frozen=True)
-class TeacherInfo:
-    """Who spoke.
-
-    Args:
-        name: For people and error messages.
-        digest: Of the weights; what tells two teachers apart.
-        parameters: Number of parameters.
-        bytes: Size of the weights in bytes.
-        accuracy: Held-out accuracy, 0 to 1; of numbers R^2, which has no least value.
-        split: The split that `accuracy` was measured on.
-        mode: "eval", or how else the teacher ran.
-        lineage: Who taught it: `method`, `parents` (digests) and `ancestors` (back to the first teacher, each with name,
-            digest, method and parents), JSON values; None where nobody did or nobody knows.
-    """
-
-    name: str
-    digest: str
-    parameters: int | None = None
-    bytes: int | None = None
-    accuracy: float | None = None
-    split: str | None = None
-    mode: str = "eval"
-    lineage: Mapping[str, Any] | None = None
-
-    def __post_init__(self) -> None:
-        for entry, kinds in _TEACHER_KINDS.items():
-            value = getattr(self, entry)
-            if not isinstance(value, kinds) or isinstance(value, bool):
-                raise ConfigError(expected(entry, "a plain value of its type", value, where="teacher"))
-        if self.accuracy is not None and not finite(self.accuracy, "accuracy", where="teacher") <= 1:
-            raise ConfigError(expected("accuracy", "a share, or at most 1", self.accuracy, where="teacher"))
-        if self.lineage is not None:
-            object.__setattr__(self, "lineage", _json_values(self.lineage, "lineage"))
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values; `lineage` only where it is known."""
-        found = {entry: getattr(self, entry) for entry in _TEACHER_KINDS if entry != "lineage"}
-        return found if self.lineage is None else {**found, "lineage": dict(self.lineage)}
-
-
 TOLD = ("name", "extracted")
 """Entries of `data` that are for people: its name, and of a part of a book what it was taken from."""
 VERSIONS = "versions"
 """Entry of a recipe of views that says which libraries drew it."""
-
-_TEACHER_KINDS: dict[str, tuple[type, ...]] = {
-    "name": (str,),
-    "digest": (str,),
-    "parameters": (int, type(None)),
-    "bytes": (int, type(None)),
-    "accuracy": (float, int, type(None)),
-    "split": (str, type(None)),
-    "mode": (str,),
-    "lineage": (dict, type(None)),
-}
 
 
 @dataclass(frozen=True)
@@ -211,7 +160,7 @@ class Plan:
         unique(self.temperatures, "temperatures", where="plan")
         object.__setattr__(self, "temperatures", tuple(float(value) for value in self.temperatures))
         for entry in ("data", "views", "versions", "choice"):
-            object.__setattr__(self, entry, _json_values(getattr(self, entry), entry))
+            object.__setattr__(self, entry, json_values(getattr(self, entry), entry))
         self._check_rows()
 
     def _check_fields(self) -> None:
@@ -332,14 +281,13 @@ class Plan:
         """
         _checked.version(found, where)
         known = {entry.name for entry in fields(cls)}
-        values = {key: _parsed(value) for key, value in found.items() if key in known}
+        values = {key: parsed(value) for key, value in found.items() if key in known}
         try:
             values["fields"] = {
                 name: _field_from_json(entry, where) for name, entry in _checked.mapped(found, "fields", where).items()
             }
             values["teachers"] = tuple(
-                TeacherInfo(**{key: _parsed(value) for key, value in teacher.items() if key in _TEACHER_KINDS})
-                for teacher in _checked.listed({"teachers": [], **found}, "teachers", where)
+                teacher_from_json(teacher) for teacher in _checked.listed({"teachers": [], **found}, "teachers", where)
             )
             for entry in ("class_names", "masked_classes", "temperatures"):
                 if entry in values:
@@ -389,25 +337,5 @@ def _field_from_json(found: Any, where: str) -> FieldPlan:
     if not isinstance(found, dict):
         raise BookFormatError(expected("fields", "objects", found, where=where))
     shape = tuple(_checked.integers(found, "shape", where))
-    baked = _parsed(_checked.mapped(found, "baked", where)) if "baked" in found else None
+    baked = parsed(_checked.mapped(found, "baked", where)) if "baked" in found else None
     return FieldPlan(shape, codec_from_config(_checked.mapped(found, "codec", where)), baked)
-
-
-class _Parsed(dict[str, Any]):
-    """What was parsed just now: JSON values, of which no second copy is needed."""
-
-
-def _parsed(value: Any) -> Any:
-    return _Parsed(value) if isinstance(value, dict) else value
-
-
-def _json_values(value: Any, what: str) -> dict[str, Any]:
-    if isinstance(value, _Parsed):
-        return dict(value)
-    if not isinstance(value, Mapping):
-        raise ConfigError(expected(what, "a mapping of JSON values", value, where="plan"))
-    try:
-        found: dict[str, Any] = json.loads(jsonio.canonical(dict(value)))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ConfigError(expected(what, "a mapping of JSON values", f"{error} in it", where="plan")) from error
-    return found

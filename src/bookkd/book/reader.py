@@ -12,17 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from bookkd.book import _files, _layout, _manifest
-from bookkd.book._ahead import Ahead
+from bookkd.book._far import Far
 from bookkd.book._numbers import edition_numbers, gone
 from bookkd.book._opening import find_edition, read_keys, read_plan
-from bookkd.book._remote_shards import CachedShard, RemoteShard, StreamedShard
 from bookkd.book._shard import Shard
 from bookkd.book.codecs.base import Decoded, Parts, UnreadableRowError
 from bookkd.book.plan import FieldPlan
 from bookkd.book.ragged import RaggedArray
 from bookkd.book.remote import RemotePath, Root, root_of
-from bookkd.book.remote.cache import ShardCache
-from bookkd.book.remote.settings import cache_folder
 from bookkd.book.verification import verify as find_faults
 from bookkd.core.check import at_least
 from bookkd.core.errors import (
@@ -92,7 +89,7 @@ class Book:
         self._starts = np.concatenate([view * self.n_samples + file.starts for view, file in enumerate(self._files)])
         self._open: dict[int, Shard] = {}
         self._known: dict[int, Shard] = {}
-        self._far = None if isinstance(self.path, Path) else _Far(self, self.path, cache)
+        self._far = None if isinstance(self.path, Path) else Far(self, self.path, cache)
         if verify == "all":
             self._check_all()
 
@@ -367,44 +364,6 @@ class Book:
     @cached_property
     def _key_order(self) -> npt.NDArray[np.int64]:
         return np.argsort(self.keys if self.keys is not None else np.empty(0), kind="stable")
-
-
-class _Far:
-    """What a book at an address has besides: where its shards are kept, and who fetches them."""
-
-    STREAMED = 2**29
-    """Bytes of blocks that are kept in memory where nothing is kept on the disk."""
-
-    def __init__(self, book: Book, root: RemotePath, cache: str | Path | None) -> None:
-        self._book, self._root = book, root
-        folder = cache_folder() if cache is None else None if cache == "none" else Path(cache)
-        self._cache = None if folder is None else ShardCache(folder)
-        self._room = self.STREAMED if self._cache is None else self._cache.limit()
-        sizes = np.concatenate([file.sizes for file in book._files])
-        views = np.repeat(np.arange(book.n_views), [len(file.stems) for file in book._files])
-        # A learner goes through the samples with a view of each: the same samples of every view lie side by side.
-        order = np.lexsort((views, np.concatenate([file.starts for file in book._files])))
-        self.ahead = Ahead(self._of, order, sizes, 0 if self._cache is None else self._room // 2)
-
-    def _of(self, number: int) -> RemoteShard:
-        shard = self._book._found(number)
-        if not isinstance(shard, RemoteShard):
-            raise TypeError(number)
-        return shard
-
-    def shard(self, file: _manifest.ViewFile, index: int, sidecar: _manifest.Sidecar) -> RemoteShard:
-        """Return a shard as it is read from afar."""
-        plan = self._book.plan
-        if self._cache is None:
-            return StreamedShard(self._root, file, index, plan, sidecar)
-        check = self._book.verify != "never"
-        return CachedShard(self._root, file, index, plan, sidecar, cache=self._cache, check=check)
-
-    def full(self, mapped: dict[int, Shard], another: Shard) -> bool:
-        """Say whether something has to be let go before another shard is read."""
-        held = sum(shard.held for shard in list(mapped.values()) if isinstance(shard, RemoteShard))
-        more = another.held if isinstance(another, RemoteShard) else 0
-        return bool(mapped) and held + more > self._room
 
 
 def _ids(values: npt.ArrayLike, what: str, count: int, path: Root) -> npt.NDArray[np.int64]:

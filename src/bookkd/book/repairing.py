@@ -13,13 +13,13 @@ import numpy.typing as npt
 
 from bookkd.book import _files, _layout, _manifest
 from bookkd.book._committing import Committed, Placed, measured_in, placed_of, write_edition, write_view
+from bookkd.book._given import packed_keys
 from bookkd.book._mending import SIDECAR_LOST, mended_edition, mended_sidecar, mended_view_file, without_measurements
 from bookkd.book._numbers import unfinished_growth
 from bookkd.book._opening import find_edition, read_keys, read_plan
 from bookkd.book._remaking import Say, damage_of, remade
 from bookkd.book.plan import Plan
 from bookkd.book.remote import local_folder
-from bookkd.book.writer import packed_keys
 from bookkd.core.errors import BookCorruptError, BookKDError, BookMismatchError, BookVersionError
 from bookkd.core.lock import Lock
 

@@ -8,16 +8,17 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from bookkd.book import _container, _fidelity, _files, _layout, _manifest
+from bookkd.book import _fidelity, _files, _layout, _manifest
 from bookkd.book._committing import Committed, Placed, commit, found_unit, measured_in, write_edition, write_view
 from bookkd.book._comparison import difference, grows, mismatch
+from bookkd.book._given import json_cost, packed_keys
 from bookkd.book._opening import is_finished, newest_plan
+from bookkd.book._session import WriterSession
 from bookkd.book._unit import UnitBuffer
 from bookkd.book.plan import Plan, Unit
 from bookkd.book.reader import Book
@@ -38,7 +39,7 @@ from bookkd.core.lock import Lock
 __all__ = ["BookWriter"]
 
 
-class BookWriter:
+class BookWriter(WriterSession):
     """Writes a book, or goes on with one that was interrupted; for any producer of arrays.
 
     Leaving the context releases the lock and commits nothing: only `finish` makes a book of the units.
@@ -73,10 +74,8 @@ class BookWriter:
         if packed is not None:
             plan = replace(plan, keys_digest=_files.digest_of(packed))
         self.plan = plan
-        self._buffers: dict[Unit, UnitBuffer] = {}
+        super().__init__()
         self._done: dict[Unit, Committed] = {}
-        self._open = True
-        self._lock: Lock | None = None
         self._finished = is_finished(self.path)
         if self._finished:
             self.plan = self._compared(plan)
@@ -90,22 +89,6 @@ class BookWriter:
         except BaseException:
             self.close()
             raise
-
-    def __enter__(self) -> BookWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Release the lock; rows of incomplete units are dropped."""
-        self._buffers.clear()
-        self._open = False
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
 
     def pending(self) -> list[Unit]:
         """Return the units that are not committed, in (view, start) order."""
@@ -382,22 +365,3 @@ class BookWriter:
         placed = [Placed.of(_layout.shard_stem(unit.start, unit.stop), self._done[unit]) for unit in units]
         content = _manifest.content_of_view([self._done[unit].sidecar for unit in units])
         return write_view(self.path, view, placed, content)
-
-
-def packed_keys(keys: npt.NDArray[np.uint64], n_samples: int) -> bytes:
-    found = np.asarray(keys)
-    if found.shape != (n_samples,) or found.dtype.kind not in "ui" or (found.size and found.min() < 0):
-        raise ConfigError(
-            expected("keys", f"whole numbers from 0, shape ({n_samples},)", f"{found.dtype} of shape {found.shape}")
-        )
-    if len(np.unique(found)) != n_samples:
-        raise ConfigError(expected("keys", "without repeats", f"{n_samples - len(np.unique(found))} repeated ones"))
-    return _container.pack({"keys": found.astype(np.uint64)})
-
-
-def json_cost(cost: Mapping[str, Any]) -> dict[str, Any]:
-    try:
-        jsonio.parse(jsonio.canonical({"": dict(cost)}), "cost", limit=_layout.JSON_LIMIT // 2)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(expected("cost", "a mapping of finite JSON values", f"{error} in it")) from error
-    return dict(cost)

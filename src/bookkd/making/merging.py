@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 
 from bookkd.book import Book, BookWriter, Codec, Dense, FieldPlan, Plan, Unit
+from bookkd.book.copying import pending_units
 from bookkd.core.check import positive
 from bookkd.core.errors import ConfigError, DataError, expected
 from bookkd.core.fields import LABEL, LOGITS, PROBE_HASH, PROBE_PROJECTIONS, SAMPLE, VIEW
@@ -55,7 +56,7 @@ def merge(path: str | Path, books: Sequence[Book], *, progress: Progress | None 
     sources = sources_of([book.plan for book in books])
     started = time.perf_counter()
     with BookWriter(path, merged_plan([book.plan for book in books]), keys=books[0].keys) as writer:
-        for unit in _units(writer, progress):
+        for unit in pending_units(writer, progress):
             writer.copy(unit, _copied(unit, books, sources))
         fidelity = {
             name: books[place].fidelity[old] for name, (place, old) in sources.items() if old in books[place].fidelity
@@ -151,7 +152,7 @@ def bake(
     probes = {name: (first, name) for name in _PROBES if name in first.fields}
     started = time.perf_counter()
     with BookWriter(path, plan, keys=first.keys) as writer:
-        for unit in _units(writer, progress):
+        for unit in pending_units(writer, progress):
             for start in range(unit.start, unit.stop, _CHUNK):
                 rows = np.arange(start, min(start + _CHUNK, unit.stop))
                 arrays: dict[str, npt.NDArray[Any]] = {
@@ -239,17 +240,6 @@ def _baked(
     # Centred on the largest, where float16 is finest.
     logits = temperature * (log_b - log_b.amax(-1, keepdim=True))
     return logits.numpy()
-
-
-def _units(writer: BookWriter, progress: Progress | None) -> Iterator[Unit]:
-    total = writer.plan.n_samples * writer.plan.n_views
-    units = writer.pending()
-    done = total - sum(unit.stop - unit.start for unit in units)
-    for unit in units:
-        yield unit
-        done += unit.stop - unit.start
-        if progress is not None:
-            progress(done, total)
 
 
 def _cost(books: Sequence[Book], started: float) -> dict[str, Any]:

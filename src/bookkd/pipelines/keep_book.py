@@ -10,12 +10,12 @@ import numpy.typing as npt
 
 from bookkd.book import Book, Codec, compact, copy_book, extract, prune
 from bookkd.book import repair as repair_files
-from bookkd.book.compacting import Progress
 from bookkd.core.errors import BookCorruptError, BookMismatchError, ConfigError, FidelityError, expected
 from bookkd.core.fields import PROBE_HASH
 from bookkd.knowledge import StoredKnowledge, with_pool_of
 from bookkd.learning import find_device
 from bookkd.making import repair
+from bookkd.making.local import Progress
 from bookkd.pipelines.learn_student import data_of_book, views_of_book
 from bookkd.pipelines.make_book import describe
 from bookkd.pipelines.options import DataOptions, NetworkOptions, ViewOptions

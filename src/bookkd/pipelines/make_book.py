@@ -18,6 +18,7 @@ from bookkd.making.local import Progress
 from bookkd.pipelines.options import DataOptions, NetworkOptions, ViewOptions
 from bookkd.pipelines.task import build_task, says_variance, with_variance
 from bookkd.tasks import Task, predict
+from bookkd.views import Views
 
 __all__ = ["make_book", "measure_teacher"]
 
@@ -92,19 +93,8 @@ def make_book(
     teachers = [teacher] if isinstance(teacher, NetworkOptions) else list(teacher)
     drawn = views.build()
     if grow and is_finished(out):
-        loaded = [load(each) for each in teachers]
-        says = says_variance(plain, loaded[0], dataset, views=drawn)
-        known = with_variance(plain, teacher=says, student=False)
-        del options["unit_rows"]
-        had = Book(out)
-        if isinstance(codec, Auto):
-            # A book keeps the codec that it was begun with.
-            options["codec"] = had.fields[(member_fields(had.plan) or [LOGITS])[0]].codec
-        if unit_rows not in (None, had.plan.unit_rows):
-            notes.append(f"a unit stays at the book's {had.plan.unit_rows} samples, not {unit_rows}.")
-        before = had.edition
-        book = grow_book(out, loaded, dataset, drawn, task=known, **options)
-        notes += _growth_notes(book, before)
+        book, told_of_growth = _grown(out, [load(each) for each in teachers], dataset, drawn, plain, options)
+        notes += told_of_growth
     elif len(teachers) == 1:
         speaker = load(teachers[0])
         known = with_variance(plain, teacher=says_variance(plain, speaker, dataset, views=drawn), student=False)
@@ -115,6 +105,22 @@ def make_book(
     notes += shortfall(book)
     chosen = {name: lost["choice"] for name, lost in book.fidelity.items() if "choice" in lost}
     return {**describe(book), "data": data.name, "notes": notes, **({"chosen": chosen} if chosen else {})}
+
+
+def _grown(
+    out: str, teachers: list[Teacher], dataset: Any, views: Views, task: Task, options: dict[str, Any]
+) -> tuple[Book, list[str]]:
+    """Add what is missing to a finished book, and return it with what is to be said of that; `options` are those of `make`."""
+    known = with_variance(task, teacher=says_variance(task, teachers[0], dataset, views=views), student=False)
+    had, notes = Book(out), []
+    unit_rows = options.pop("unit_rows")
+    if isinstance(options["codec"], Auto):
+        # A book keeps the codec that it was begun with.
+        options["codec"] = had.fields[(member_fields(had.plan) or [LOGITS])[0]].codec
+    if unit_rows not in (None, had.plan.unit_rows):
+        notes.append(f"a unit stays at the book's {had.plan.unit_rows} samples, not {unit_rows}.")
+    book = grow_book(out, teachers, dataset, views, task=known, **options)
+    return book, notes + _growth_notes(book, had.edition)
 
 
 def _growth_notes(book: Book, before: int) -> list[str]:

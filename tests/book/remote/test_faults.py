@@ -121,6 +121,9 @@ def test_a_storm_of_503_is_waited_out(served):
 
     server.fault = fault
     reads_all(Book(url), here)
+    shards = [times for name, times in left.items() if name.endswith(".safetensors")]
+    assert len(shards) == len(list(server.folder.rglob("*.safetensors")))
+    assert max(shards) < 0  # refused three times each, and asked for again
 
 
 def test_a_storm_that_does_not_end_is_one_line(served, monkeypatch):
@@ -165,6 +168,7 @@ def test_a_shard_that_is_wrong_once_is_fetched_again(served):
 
     server.fault = fault
     reads_all(Book(url), here)
+    assert len(seen) == len(list(server.folder.rglob("*.safetensors")))
 
 
 def test_an_object_that_expires(served):
