@@ -392,7 +392,7 @@ def test_a_disk_that_is_full_in_the_middle_of_a_file(book, monkeypatch, work):
 
     def opening(path, mode="r", *args, **options):
         file = opened(path, mode, *args, **options)
-        if "w" in mode and ".safetensors." in path.name:
+        if "x" in mode and ".safetensors." in path.name:
             file = Full(file)
         return file
 

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -343,6 +344,17 @@ FILES = [(start, suffix) for start, suffix in [
 ]]  # fmt: skip
 
 
+SAID = {
+    "delete": (BookMissingError, "to be a file of the book, got nothing there"),
+    "empty": (BookFormatError, r"Expected \d+ bytes, got 0|to have|to be valid JSON"),
+    "cut": (BookFormatError, r"Expected \d+ bytes, got|to have|to be valid JSON"),
+    "folder": (BookFormatError, "to be a regular file, got another kind of entry"),
+    "pipe": (BookFormatError, "to be a regular file, got another kind of entry"),
+    "link out": (BookFormatError, r"to lie inside the book, got a link to .*outside\. Copy the file into the book\."),
+}
+"""Harm -> the error and what it says."""
+
+
 @pytest.mark.parametrize(("start", "suffix"), FILES)
 @pytest.mark.parametrize("harm", ["delete", "empty", "cut", "folder", "pipe", "link out"])
 def test_every_file_missing_cut_or_replaced(copy, tmp_path, start, suffix, harm):
@@ -360,11 +372,17 @@ def test_every_file_missing_cut_or_replaced(copy, tmp_path, start, suffix, harm)
     elif harm == "link out":
         (tmp_path / "outside").write_bytes(data)
         path.symlink_to(tmp_path / "outside")
-    with pytest.raises(BookKDError):
+    kind, said = SAID[harm]
+    if (harm, start) == ("delete", "edition-"):
+        kind, said = BookUnfinishedError, "a plan without an edition"
+    with pytest.raises(kind, match=said) as refused:
         use(copy)
+    assert type(refused.value) in (BookMissingError, BookFormatError, BookCorruptError, BookUnfinishedError)
+    assert str(refused.value).count("Expected") == 1
     faults = verify(copy)
     assert faults
-    assert all("\n" not in str(fault) for fault in faults)
+    assert all("\n" not in str(fault) and str(fault).count("Expected") == 1 for fault in faults)
+    assert re.search(said, str(faults[0]))
     assert faults[0].path == str(path.relative_to(copy))
     if suffix:
         assert (faults[0].view, faults[0].start, faults[0].stop) == (1, 64, 128)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,16 +60,14 @@ def commit(
         identity: Digest of the identity of the plan it is written under.
         fidelity: In place of what the buffer measured.
     """
-    folder = root / _layout.view_folder(buffer.unit.view)
-    if isinstance(folder, Path):
-        _files.make_folder(folder)
+    place = f"{_layout.view_folder(buffer.unit.view)}/{stem}"
     packed = _container.pack(buffer.parts)
     sidecar = buffer.sidecar(packed, identity)
     if fidelity is not None:
         sidecar = replace(sidecar, fidelity=dict(fidelity))
-    _files.write_atomic(folder / f"{stem}.safetensors", [packed])
+    _files.write_atomic(root, f"{place}.safetensors", [packed])
     data = sidecar.to_bytes()
-    _files.write_atomic(folder / f"{stem}.json", [data])
+    _files.write_atomic(root, f"{place}.json", [data])
     return Committed(sidecar, len(data), _files.digest_of(data))
 
 
@@ -111,7 +108,7 @@ def write_view(root: Root, view: int, placed: Sequence[Placed], content: str) ->
     digest = _files.digest_of(data)
     name = f"view-{digest[:8]}.json"
     # A killed run may have left the same file; other bytes under this name are damage that nothing refers to yet.
-    _files.write_atomic(root / _layout.view_folder(view) / name, [data])
+    _files.write_atomic(root, f"{_layout.view_folder(view)}/{name}", [data])
     return _manifest.ViewEntry(name, len(data), digest, content)
 
 
@@ -137,6 +134,6 @@ def write_edition(root: Root, edition: _manifest.Edition) -> None:
     Raises:
         BookLockedError: if another writer was first.
     """
-    if not _files.create(root / _layout.edition_name(edition.number), edition.to_bytes()):
-        name = _layout.edition_name(edition.number)
+    name = _layout.edition_name(edition.number)
+    if not _files.create(root, name, edition.to_bytes()):
         raise BookLockedError(expected("edition", "absent", f"{name} of another writer", where=str(root)))

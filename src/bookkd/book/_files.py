@@ -5,11 +5,13 @@ On this machine by `core.files`, on a server by `remote`: nothing above this fil
 
 from __future__ import annotations
 
+import mmap
 import os
 import stat
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,12 +20,12 @@ import xxhash
 from bookkd.book._layout import JSON_LIMIT
 from bookkd.book.remote import RemotePath, Root
 from bookkd.core import files, jsonio
-from bookkd.core.errors import BookCorruptError, BookFormatError, BookMissingError, StorageError
+from bookkd.core.errors import BookCorruptError, BookFormatError, BookKDError, BookMissingError, StorageError
 from bookkd.core.files import TEMPORARY, storage_errors
 
 __all__ = [
-    "create", "digest_of", "each", "entries", "make_folder", "open_inside", "read_inside", "read_json", "remove_leftovers", "storage_errors",
-    "write_atomic",
+    "create", "digest_of", "each", "entries", "make_folder", "mapped_inside", "open_inside", "read_inside", "read_json", "remove_leftovers",
+    "storage_errors", "write_atomic",
 ]  # fmt: skip
 
 
@@ -48,25 +50,40 @@ def make_folder(root: Root) -> None:
         files.make_folder(root)
 
 
-def write_atomic(path: Root, data: bytes | Iterable[bytes | memoryview]) -> None:
-    """Write a file as `core.files.write_atomic`; on a server, where there is none, or the same one.
+def write_atomic(root: Root, relative: str, data: bytes | Iterable[bytes | memoryview]) -> None:
+    """Write a file below `root` as `core.files.write_atomic`; on a server, where there is none, or the same one.
 
     Raises:
+        BookFormatError: if its folder is a link, which may lead out of the book. `root` itself may be one.
         BookLockedError: if the server has another one of this name.
         StorageError: if it cannot be written.
     """
-    if isinstance(path, RemotePath):
-        path.write(data if isinstance(data, bytes) else b"".join(data))
+    if isinstance(root, RemotePath):
+        (root / relative).write(data if isinstance(data, bytes) else b"".join(data))
     else:
-        files.write_atomic(path, data)
+        files.write_atomic(_place(root, relative), data)
 
 
-def create(path: Root, data: bytes) -> bool:
-    """Write a file if there is none; return whether it was created, or on a server is the same."""
-    return path.create(data) if isinstance(path, RemotePath) else files.create(path, data)
+def create(root: Root, relative: str, data: bytes) -> bool:
+    """Write a file below `root` if there is none; return whether it was created, or on a server is the same.
+
+    Raises:
+        BookFormatError: as `write_atomic`.
+    """
+    if isinstance(root, RemotePath):
+        return (root / relative).create(data)
+    return files.create(_place(root, relative), data)
 
 
-def digest_of(data: bytes) -> str:
+def _place(root: Path, relative: str) -> Path:
+    place = root
+    for name in relative.split("/")[:-1]:
+        place /= name
+        files.check_no_link(place)
+    return root / relative
+
+
+def digest_of(data: bytes | memoryview) -> str:
     """Return the xxh3_128 of `data` as 32 hex digits."""
     return xxhash.xxh3_128_hexdigest(data)
 
@@ -103,6 +120,8 @@ def open_inside(root: Root, relative: str, size: int | None = None) -> tuple[int
         raise BookMissingError(
             f"Expected {path} to be a file of the book, got nothing there. Restore or repair it."
         ) from error
+    except BookKDError:
+        raise
     except (OSError, RuntimeError, ValueError) as error:
         raise StorageError(
             f"Expected {path} to be readable, got: {error}. Check its permissions and the disk."
@@ -120,6 +139,28 @@ def _fetched(place: RemotePath, size: int | None) -> tuple[int, int]:
         file.flush()
         os.lseek(file.fileno(), 0, os.SEEK_SET)
         return os.dup(file.fileno()), length
+
+
+@contextmanager
+def mapped_inside(root: Path, relative: str) -> Iterator[memoryview]:
+    """Give the bytes of a regular file below `root` without holding them; none for an empty file. Whoever takes slices lets them go.
+
+    Raises:
+        BookMissingError: if there is no such file.
+        BookFormatError: if it is no regular file, or a link leads out of the book.
+    """
+    descriptor, size = open_inside(root, relative)
+    try:
+        mapped = mmap.mmap(descriptor, size, access=mmap.ACCESS_READ) if size else None
+    finally:
+        os.close(descriptor)
+    data = memoryview(b"" if mapped is None else mapped)
+    try:
+        yield data
+    finally:
+        data.release()
+        if mapped is not None:
+            mapped.close()
 
 
 def read_inside(root: Root, relative: str, limit: int = JSON_LIMIT, expect: tuple[int, str] | None = None) -> bytes:
@@ -176,10 +217,17 @@ def entries(folder: Root) -> list[str]:
 
 
 def remove_leftovers(root: Root) -> None:
-    """Remove temporary files of a killed writer, in `root` and its view folders; a server has none."""
+    """Remove temporary files of a killed writer, in `root` and its view folders; a server has none.
+
+    Raises:
+        BookFormatError: if a view folder is a link: said here, before the first file of a session is written.
+    """
     if isinstance(root, RemotePath):
         return
     with storage_errors(root):
-        for folder in [root, *(folder for folder in root.glob("view-*/") if not folder.is_symlink())]:
+        folders = sorted(root.glob("view-*"))
+        for folder in folders:
+            files.check_no_link(folder)
+        for folder in [root, *(folder for folder in folders if folder.is_dir())]:
             for leftover in folder.glob(f".*{TEMPORARY}"):
                 leftover.unlink(missing_ok=True)

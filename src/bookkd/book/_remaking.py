@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import mmap
-import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -76,25 +74,13 @@ class Damage:
 @contextmanager
 def damage_of(root: Path, relative: str, sidecar: _manifest.Sidecar, plan: Plan) -> Iterator[Damage | None]:
     """Give what is wrong with a shard, None for a whole one. A file that is no regular file, or leads out, is an error."""
-    try:
-        descriptor, size = _files.open_inside(root, relative)
-    except BookMissingError:
-        descriptor, size = -1, 0
-    try:
-        mapped = mmap.mmap(descriptor, size, access=mmap.ACCESS_READ) if size else None
-    finally:
-        if descriptor >= 0:
-            os.close(descriptor)
-    data = memoryview(b"" if mapped is None else mapped)
-    try:
-        if size == sidecar.size and xxhash.xxh3_128_hexdigest(data) == sidecar.digest:
-            yield None
-            return
-        yield _damage(sidecar, data, plan)
-    finally:
-        data.release()
-        if mapped is not None:
-            mapped.close()
+    with ExitStack() as opened:
+        try:
+            data = opened.enter_context(_files.mapped_inside(root, relative))
+        except BookMissingError:
+            data = memoryview(b"")
+        whole = len(data) == sidecar.size and _files.digest_of(data) == sidecar.digest
+        yield None if whole else _damage(sidecar, data, plan)
 
 
 def _damage(sidecar: _manifest.Sidecar, data: memoryview, plan: Plan) -> Damage:

@@ -132,7 +132,7 @@ def prune(path: str | Path) -> Pruned:
         size = 0
         with storage_errors(root):
             for name in gone:
-                size += (root / name).stat().st_size
+                size += (root / name).lstat().st_size
                 (root / name).unlink()
                 sync_folder(root)
             for name in rest:
@@ -248,12 +248,12 @@ def _merge(
 ) -> Committed:
     """Write one shard of several, piece by piece, or take it over from an interrupted run."""
     view, start, stop = sidecars[0].view, group[0].start, group[-1].stop
+    place = f"{_layout.view_folder(view)}/{stem}"
     found = found_unit(book.path, book.plan, Unit(view, start, stop), stem, book._edition.identity)
-    if found is not None and _is_whole(book, f"{_layout.view_folder(view)}/{stem}.safetensors", found.sidecar.digest):
+    if found is not None and _is_whole(book, f"{place}.safetensors", found.sidecar.digest):
         meter.add(_data_bytes(group))
         return found
     hasher = xxhash.xxh3_128()
-    folder = book.path / _layout.view_folder(view)
     with ExitStack() as opened:
         sources = [opened.enter_context(_Source.open(book, view, line)) for line in group]
         rows = {name: sum(source.spans[name].shape[0] for source in sources) for name in book.plan.stored}
@@ -275,7 +275,7 @@ def _merge(
                 hasher.update(piece)
                 yield piece
 
-        _files.write_atomic(folder / f"{stem}.safetensors", hashed())
+        _files.write_atomic(book.path, f"{place}.safetensors", hashed())
     size = max(len(begin), *(span.stop for span in spans.values()))
     sidecar = replace(
         sidecars[0],
@@ -287,7 +287,7 @@ def _merge(
         fidelity=merged_fidelity([each.fidelity for each in sidecars]),
     )
     data = sidecar.to_bytes()
-    _files.write_atomic(folder / f"{stem}.json", [data])
+    _files.write_atomic(book.path, f"{place}.json", [data])
     return Committed(sidecar, len(data), _files.digest_of(data))
 
 

@@ -128,8 +128,8 @@ class GrowthWriter(WriterSession):
         if self._begun is None and not self._nothing:
             self.plan.check_limits()
             if packed is not None and plan.n_samples != book.n_samples:
-                _files.write_atomic(self.path / self._keys_file, [packed])
-            _files.write_atomic(self.path / _layout.plan_name(self.number), [jsonio.pretty(self.plan.to_json())])
+                _files.write_atomic(self.path, self._keys_file, [packed])
+            _files.write_atomic(self.path, _layout.plan_name(self.number), [jsonio.pretty(self.plan.to_json())])
         self._kept, self._pieces = self._divided()
         self._stops = [[piece.unit.stop for piece in pieces] for pieces in self._pieces]
         self._carried = Carried(book, self._names)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,14 @@ import numpy.typing as npt
 from bookkd.book import _files, _layout, _manifest
 from bookkd.book._committing import Committed, Placed, measured_in, placed_of, write_edition, write_view
 from bookkd.book._given import packed_keys
-from bookkd.book._mending import SIDECAR_LOST, mended_edition, mended_sidecar, mended_view_file, without_measurements
+from bookkd.book._mending import (
+    SIDECAR_LOST,
+    identities,
+    mended_edition,
+    mended_sidecar,
+    mended_view_file,
+    without_measurements,
+)
 from bookkd.book._numbers import unfinished_growth
 from bookkd.book._opening import find_edition, read_keys, read_plan
 from bookkd.book._remaking import Say, damage_of, remade
@@ -57,6 +65,11 @@ class _Work:
     lost: list[str] = field(default_factory=list)
     other: list[str] = field(default_factory=list)
     said: int = 0
+
+    @cached_property
+    def identities(self) -> list[str]:
+        """Of the plans in the folder."""
+        return identities(self.root)
 
     @property
     def in_the_way(self) -> str:
@@ -154,7 +167,7 @@ def _edition(work: _Work, number: int) -> _manifest.Edition:
                 f"Expected {work.root / name} to be mendable, got: {error} What is left does not prove what it named. Restore "
                 f"it from a copy, or delete it to read an older edition."
             ) from error
-        _files.write_atomic(work.root / name, [found.to_bytes()])
+        _files.write_atomic(work.root, name, [found.to_bytes()])
         work.restored.append(name)
         return found
 
@@ -174,7 +187,7 @@ def _plan(work: _Work, edition: _manifest.Edition, keys: npt.NDArray[np.uint64] 
     except BookKDError:
         packed = b"" if keys is None or len(keys) != plan.n_samples else packed_keys(keys, plan.n_samples)
         if _files.digest_of(packed) == plan.keys_digest:
-            _files.write_atomic(work.root / edition.keys_file, [packed])
+            _files.write_atomic(work.root, edition.keys_file, [packed])
             work.restored.append(edition.keys_file)
         else:
             given = "none were given" if keys is None else "others were given"
@@ -197,7 +210,7 @@ def _mend_views(
                 work.lost.append(f"{name}: no shards in its folder give the digest that the edition has of it")
                 files.append(None)
                 continue
-            _files.write_atomic(work.root / name, [data])
+            _files.write_atomic(work.root, name, [data])
             work.restored.append(name)
             files.append(_manifest.read_view_file(work.root, view, entry, edition.n_samples))
     total = sum(len(file.stems) for file in files if file is not None)
@@ -222,10 +235,10 @@ def _mend_view(
             sidecars.append(_manifest.read_sidecar(work.root, file, index))
             continue
         except BookKDError:
-            found = mended_sidecar(work.root, file, index, plan, edition.identity)
+            found = mended_sidecar(work.root, file, index, plan, [edition.identity, *work.identities])
         sidecars.append(found)
         if found is not None and _files.digest_of(found.to_bytes()) == line.sidecar_digest:
-            _files.write_atomic(work.root / name, [found.to_bytes()])
+            _files.write_atomic(work.root, name, [found.to_bytes()])
             work.restored.append(name)
         else:
             unproven.append(index)
@@ -259,7 +272,7 @@ def _proven(
     for index in unproven:
         sidecars[index] = without_measurements(sidecars[index], intact)
         data = sidecars[index].to_bytes()
-        _files.write_atomic(work.root / names[index], [data])
+        _files.write_atomic(work.root, names[index], [data])
         work.renewed.append(names[index])
         lines[index] = Placed.of(lines[index].stem, Committed(sidecars[index], len(data), _files.digest_of(data)))
     return True
@@ -296,7 +309,7 @@ def _mend_shards(
             made = remade(damage, plan, work.say)
             work.said += made.said
             if made.sidecar.digest == sidecar.digest:
-                _files.write_atomic(work.root / relative, made.pieces())
+                _files.write_atomic(work.root, relative, made.pieces())
                 work.restored.append(relative)
                 continue
             if not work.accept:
@@ -321,11 +334,11 @@ def _renew(
     pieces: Iterator[bytes | memoryview],
 ) -> tuple[Placed, _manifest.Sidecar]:
     stem = _layout.shard_stem(line.start, line.stop, edition.number + 1)
-    folder = work.root / _layout.view_folder(view)
-    _files.write_atomic(folder / f"{stem}.safetensors", pieces)
+    place = f"{_layout.view_folder(view)}/{stem}"
+    _files.write_atomic(work.root, f"{place}.safetensors", pieces)
     data = sidecar.to_bytes()
-    _files.write_atomic(folder / f"{stem}.json", [data])
-    work.renewed.append(f"{_layout.view_folder(view)}/{stem}.safetensors")
+    _files.write_atomic(work.root, f"{place}.json", [data])
+    work.renewed.append(f"{place}.safetensors")
     return Placed.of(stem, Committed(sidecar, len(data), _files.digest_of(data))), sidecar
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import os
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -220,7 +221,7 @@ class BookWriter(WriterSession):
 
     def _sweep(self) -> None:
         """Remove what a writer left behind that was killed after its last step."""
-        if isinstance(self.path, Path) and (self.path / _layout.LOCK_NAME).exists():
+        if isinstance(self.path, Path) and os.path.lexists(self.path / _layout.LOCK_NAME):
             with suppress(BookLockedError, StorageError):  # somebody grows it, or nobody may write here
                 lock = Lock(self.path / _layout.LOCK_NAME)
                 try:
@@ -234,7 +235,7 @@ class BookWriter(WriterSession):
         if (self.path / _layout.PLAN_NAME).exists():
             self.plan = self._compared(plan)
             if packed is not None and not (self.path / _layout.KEYS_NAME).exists():
-                _files.write_atomic(self.path / _layout.KEYS_NAME, [packed])
+                _files.write_atomic(self.path, _layout.KEYS_NAME, [packed])
             if not self._finished:
                 self._collect()
             return
@@ -251,13 +252,13 @@ class BookWriter(WriterSession):
         self.plan = plan.resolved()
         self.plan.check_limits()
         if packed is not None:
-            _files.write_atomic(self.path / _layout.KEYS_NAME, [packed])
+            _files.write_atomic(self.path, _layout.KEYS_NAME, [packed])
         self._begin_plan(jsonio.pretty(self.plan.to_json()))
 
     def _begin_plan(self, data: bytes) -> None:
         place = self.path / _layout.PLAN_NAME
         if isinstance(place, Path):
-            _files.write_atomic(place, [data])
+            _files.write_atomic(self.path, _layout.PLAN_NAME, [data])
             return
         # No lock reaches other machines: of two that begin at once, one finds the other's plan.
         if not place.create(data):

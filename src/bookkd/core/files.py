@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import xxhash
 
-from bookkd.core.errors import BookKDError, StorageError
+from bookkd.core.errors import BookFormatError, BookKDError, StorageError
 
-__all__ = ["TEMPORARY", "create", "file_digest", "make_folder", "storage_errors", "sync_folder", "write_atomic"]
+__all__ = [
+    "TEMPORARY",
+    "check_no_link",
+    "create",
+    "file_digest",
+    "make_folder",
+    "storage_errors",
+    "sync_folder",
+    "write_atomic",
+]
 
 TEMPORARY = ".tmp"
 """Suffix of a file that is being written; such a file belongs to nobody after its writer died."""
@@ -43,6 +54,23 @@ def file_digest(path: Path) -> str:
         while piece := file.read(2**22):
             hasher.update(piece)
     return hasher.hexdigest()
+
+
+def check_no_link(path: Path) -> None:
+    """Refuse a link in the place of a folder; nothing at all may be there.
+
+    Raises:
+        BookFormatError: if it is a link, or what Windows calls a junction.
+        StorageError: if nobody can tell.
+    """
+    with storage_errors(path), suppress(FileNotFoundError):
+        found = path.lstat()
+        junction = getattr(stat, "IO_REPARSE_TAG_MOUNT_POINT", None)
+        if stat.S_ISLNK(found.st_mode) or (junction is not None and getattr(found, "st_reparse_tag", 0) == junction):
+            raise BookFormatError(
+                f"Expected {path} to be a folder of its own, got a link to {path.readlink()}. Nothing is written through a link: put "
+                f"the folder itself there."
+            )
 
 
 def make_folder(path: Path) -> None:
@@ -107,7 +135,7 @@ def _write_temporary(path: Path, pieces: Iterable[bytes | memoryview]) -> Path:
     # With the process in the name, two that write one path at once never write into one file.
     temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     try:
-        with temporary.open("wb") as file:
+        with _opened(temporary) as file:
             for piece in pieces:
                 file.write(piece)
             file.flush()
@@ -119,6 +147,15 @@ def _write_temporary(path: Path, pieces: Iterable[bytes | memoryview]) -> Path:
             pieces.close()  # it may hold pieces of a mapped file, which its owner closes next
         raise
     return temporary
+
+
+def _opened(temporary: Path) -> BinaryIO:
+    """Open a file that is not there yet: a link of this name, that somebody laid, is not followed."""
+    try:
+        return temporary.open("xb")
+    except FileExistsError:
+        temporary.unlink()
+        return temporary.open("xb")
 
 
 def sync_folder(path: Path) -> None:

@@ -6,11 +6,12 @@ import contextlib
 import json
 import os
 import socket
+import stat
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from bookkd.core.errors import BookKDError, BookLockedError
+from bookkd.core.errors import BookFormatError, BookKDError, BookLockedError
 from bookkd.core.files import storage_errors
 
 fcntl: ModuleType | None
@@ -22,6 +23,8 @@ except ImportError:  # Windows: the text of the file is the guard
 __all__ = ["Lock"]
 
 _TEXT_LIMIT = 4096
+_OPEN = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+"""Where the system has it, no link is followed; a pipe or device is not waited for."""
 _held: set[tuple[int, Path]] = set()
 """(process, lock file): record locks do not keep two writers of one process apart."""
 
@@ -37,6 +40,7 @@ class Lock:
 
     Raises:
         BookLockedError: if another writer holds it, or one on another host left it behind.
+        BookFormatError: if anything but a regular file of one name lies there: writing into it would change another file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -72,7 +76,14 @@ class Lock:
 
     def _take(self) -> int:
         """Open and lock the file; -1 if its owner removed it in between."""
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        with contextlib.suppress(FileNotFoundError):
+            _check_kind(self.path, self.path.lstat())
+        descriptor = os.open(self.path, _OPEN, 0o644)
+        try:
+            _check_kind(self.path, os.fstat(descriptor))
+        except BookFormatError:
+            os.close(descriptor)
+            raise
         if fcntl is None:
             return descriptor
         try:
@@ -82,7 +93,7 @@ class Lock:
             os.close(descriptor)
             raise _refusal(self.path, _named(owner), "Wait for it, or end it.") from error
         try:
-            if os.path.samestat(os.fstat(descriptor), self.path.stat()):
+            if os.path.samestat(os.fstat(descriptor), self.path.lstat()):
                 return descriptor
         except FileNotFoundError:
             pass
@@ -105,6 +116,21 @@ class Lock:
             os.ftruncate(self._descriptor, 0)
             os.lseek(self._descriptor, 0, os.SEEK_SET)
             os.write(self._descriptor, json.dumps(owner).encode())
+
+
+def _check_kind(path: Path, found: os.stat_result) -> None:
+    """Refuse what is no lock of ours: its text would be written into whatever it stands for."""
+    got = ""
+    if stat.S_ISLNK(found.st_mode):
+        got = "a link"
+    elif not stat.S_ISREG(found.st_mode):
+        got = "another kind of entry"
+    elif found.st_nlink > 1:  # 0 for one whose owner has just removed it
+        got = f"one with {found.st_nlink} names"
+    if got:
+        raise BookFormatError(
+            f"Expected {path} to be a regular file of one name, got {got}. Remove it: no writer put it there."
+        )
 
 
 def _read(descriptor: int) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from bookkd.core.errors import (
     expected,
 )
 from bookkd.core.fields import LOGITS
-from bookkd.core.files import TEMPORARY, make_folder, storage_errors, write_atomic
+from bookkd.core.files import TEMPORARY, check_no_link, make_folder, storage_errors, write_atomic
 from bookkd.core.names import require
 from bookkd.query.records import no_draws, record_statistics
 
@@ -161,6 +161,7 @@ def write_statistics(
         DataError: for labels of another number, or beyond the classes.
         MissingExtraError: without pyarrow, which the extra `query` brings.
         StorageError: full, read-only or failing disk.
+        BookFormatError: if the folder `stats` of the book is a link, which may lead anywhere.
 
     >>> import tempfile
     >>> from bookkd.book import BookWriter, Dense, FieldPlan
@@ -198,6 +199,7 @@ def write_statistics(
 
 def _inside(book: Book) -> Path:
     if isinstance(book.path, Path):
+        check_no_link(book.path / FOLDER)
         return book.path / FOLDER
     do = "Name one of this machine: --out DIR of stats, --stats DIR of query."
     raise ConfigError(
@@ -300,6 +302,7 @@ def _replaced(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     with storage_errors(path):
         try:
+            temporary.unlink(missing_ok=True)  # a link of this name would be followed
             yield temporary
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
