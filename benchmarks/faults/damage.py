@@ -275,8 +275,15 @@ def _judged(root: Path, name: str, changed: list[Path], good: dict[Path, bytes])
     try:
         faults = verify(root)
     except BookKDError as error:
-        # No edition and no plan: there is no book to be verified, which is said with what is there.
-        return {"outcome": "named"} if _read(root)[1] else {"outcome": "silent", "message": str(error)}
+        # There is no book to be verified: no edition and no plan is left, or an edition that is named is not there. That has to be so
+        # by the change itself, or the message has to name a file that was changed.
+        if not _read(root)[1]:
+            return {"outcome": "silent", "message": str(error)}
+        gone = all(path.name.startswith(("edition", "plan")) for path in changed) and not any(
+            root.glob("edition-*.json")
+        )
+        named = any(path.name in str(error) for path in changed) or (bool(changed) and gone)
+        return {"outcome": "named" if named else "misnamed", "message": str(error)[:300]}
     read, refused = _read(root)
     whole = read is not None and Book(root).content_digest == _known["digests"][name]
     same = whole and read == _known["wanted"][name]

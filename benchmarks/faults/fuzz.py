@@ -1,4 +1,4 @@
-"""Coverage-guided fuzzing of the readers by atheris; without it, the same inputs mutated at random.
+"""Coverage-guided fuzzing of the readers, and of those that write into hostile folders, by atheris; without it, the same inputs mutated at random.
 
     pip install atheris
     python benchmarks/faults/fuzz.py shard --seconds 300 --out found.json
@@ -28,12 +28,13 @@ except ImportError:
 
 if atheris is not None:
     with atheris.instrument_imports(include=["bookkd.book", "bookkd.core"]):
-        from benchmarks.faults import readers
+        from benchmarks.faults import folders, readers
 else:
-    from benchmarks.faults import readers
+    from benchmarks.faults import folders, readers
 
 SEED = 20260801
 LARGEST = 2**16
+KINDS = [*readers.READERS, *folders.WRITERS]
 
 
 class Fuzzing:
@@ -55,7 +56,7 @@ class Fuzzing:
         body = self._body(kind, data[1:])
         self.inputs[kind] += 1
         try:
-            said = readers.judge(kind, body)
+            said = (folders if kind in folders.WRITERS else readers).judge(kind, body)
         except readers.BrokenError as error:
             if str(error) not in self.broken and len(self.broken) < 100:
                 self.broken.append(str(error))
@@ -71,6 +72,8 @@ class Fuzzing:
 
     def _body(self, kind: str, data: bytes) -> bytes:
         """Return the input itself, or an edit of a whole file that the input chooses: bytes alone rarely stay JSON."""
+        if kind in folders.WRITERS:
+            return data
         if len(data) < 2 or data[0] % 3 == 0:
             return data[1:]
         if data[0] % 3 == 1:
@@ -102,14 +105,13 @@ class Fuzzing:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "kinds", nargs="*", choices=[*readers.READERS, []], help="kinds of files; all where none is named"
-    )
+    parser.add_argument("kinds", nargs="*", choices=[*KINDS, []], help="kinds of files; all where none is named")
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--out", type=Path, default=Path("fuzz.json"))
     given = parser.parse_args()
-    run = Fuzzing(given.kinds or list(readers.READERS), given.out, given.seconds)
+    run = Fuzzing(given.kinds or KINDS, given.out, given.seconds)
     readers.whole()
+    folders.place()
     if atheris is None:
         draws = random.Random(SEED)
         while time.monotonic() - run.started < given.seconds:
@@ -119,6 +121,10 @@ def main() -> None:
     corpus = given.out.with_name(f"{given.out.stem}-corpus")
     corpus.mkdir(exist_ok=True)
     for place, kind in enumerate(run.kinds):
+        if kind in folders.WRITERS:
+            for way in range(10):  # one kind of change each
+                (corpus / f"folder-{kind}-{way}").write_bytes(bytes([place, *range(way, way + 60)]))
+            continue
         data = readers.whole()["plan" if kind == "book" else kind]
         (corpus / f"whole-{kind}").write_bytes(bytes([place, 0]) + b"\0" * (kind == "book") + data)
         for way in (1, 2):

@@ -1,4 +1,4 @@
-"""Half an hour of `fuzz.py`: bytes of every kind in place of every kind of file."""
+"""Half an hour of `fuzz.py`: bytes of every kind in place of every kind of file, and whole folders that are written to."""
 
 from __future__ import annotations
 

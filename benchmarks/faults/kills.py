@@ -1,13 +1,15 @@
 """SIGKILL at random moments of everything that writes a book, and before every call that the disk sees; then the same again.
 
 Children are forked from a process that has everything imported, so that a run takes tens of milliseconds. After each
-kill the book that was there must still be there; the work is then run again, and its result compared with that of a run that
-nobody disturbed: the content digest, the list of files, and every byte of them but of what the work cost.
+kill the book that was there must still be there, and every file that was there, of the sources too, must be what it was or what it is
+to become; the work is then run again, and all that lies there compared with what a run leaves that nobody disturbed: the content
+digest, the list of files, and every byte of them but of what the work cost.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import random
 import shutil
@@ -15,6 +17,7 @@ import signal
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,7 @@ from benchmarks.faults import specimens
 from bookkd.book import Book, FieldPlan, GrowthWriter, Int8, Sampled, compact, copy_book, extract, prune, repair, verify
 from bookkd.knowledge import Teacher
 from bookkd.making import make, merge
+from bookkd.query import write_statistics
 from bookkd.tasks import Classification
 from bookkd.views import Views
 from bookkd.zoo import open_dataset
@@ -43,12 +47,14 @@ class Work:
         start: Lays down what is worked on.
         run: Does the work, from wherever it was left; returns the folder of its result.
         finished: Whether a finished book is worked on, which has to be readable at every moment.
+        damaged: Whether the book of `start_book` was spoilt, which has to have no fault in any other file, ever.
         kills: At how many random moments it is killed.
     """
 
     start: Callable[[Path], None]
     run: Callable[[Path], Path]
     finished: bool = True
+    damaged: bool = False
     kills: int = 50
 
 
@@ -152,9 +158,46 @@ def start_damaged(root: Path) -> None:
     (root / "b" / "view-0001" / book._edition.views[1].file).unlink()
 
 
-def repairing(root: Path) -> Path:
+def repairing(root: Path, *, otherwise: bool = False) -> Path:
     the_plan = specimens.plan(SAMPLES, VIEWS)
-    repair(root / "b", lambda view, start, stop: specimens.said(the_plan, view, start, stop))
+
+    def say(view: int, start: int, stop: int) -> dict[str, np.ndarray]:
+        found = specimens.said(the_plan, view, start, stop)
+        return {**found, "features/map": found["features/map"] + np.float32(0.25)} if otherwise else found
+
+    repair(root / "b", say, keys=specimens.keys(SAMPLES), accept=otherwise)
+    return root / "b"
+
+
+def accepting(root: Path) -> Path:
+    return repairing(root, otherwise=True)
+
+
+def start_without_a_sidecar(root: Path) -> None:
+    """What it says of losses stands nowhere else: a new edition does without. Another one is damaged where nothing is lost."""
+    start_book(root)
+    sidecars = sorted((root / "b").glob("view-0001/rows-*.json"))
+    sidecars[1].unlink()
+    sidecars[-1].write_bytes(b"?" + sidecars[-1].read_bytes()[1:])
+    (root / "b" / "keys.safetensors").unlink()
+
+
+def start_damaged_edition(root: Path) -> None:
+    """It has still its own digest, and is made again to the byte."""
+    start_book(root)
+    shard = sorted((root / "b").glob("view-*/*.safetensors"))[2]
+    for path, cut in ((root / "b" / "edition-000001.json", 30), (root / "b" / "keys.safetensors", 9), (shard, 700)):
+        path.write_bytes(path.read_bytes()[:-cut])
+
+
+def start_plain(root: Path) -> None:
+    specimens.make(
+        root / "b", specimens.plan(SAMPLES, VIEWS, {name: specimens.CODECS[name] for name in ("dense", "top_k")})
+    )
+
+
+def describing(root: Path) -> Path:
+    write_statistics(Book(root / "b"))
     return root / "b"
 
 
@@ -186,7 +229,11 @@ WORKS = {
     "growing by views": Work(start_book, growing_views),
     "growing by samples": Work(start_book, growing_samples),
     "growing by teachers": Work(start_one_teacher, growing_teachers),
-    "repairing": Work(start_damaged, repairing, finished=False),
+    "repairing": Work(start_damaged, repairing, finished=False, damaged=True),
+    "repairing an edition and keys": Work(start_damaged_edition, repairing, finished=False, damaged=True),
+    "repairing without a sidecar": Work(start_without_a_sidecar, repairing, finished=False, damaged=True),
+    "repairing, other records taken": Work(start_damaged, accepting, finished=False, damaged=True),
+    "statistics": Work(start_plain, describing),
     "copying": Work(start_book, copying),
     "encoding anew": Work(start_dense, encoding_anew),
     "extracting": Work(start_book, extracting),
@@ -208,8 +255,13 @@ def _killed(folder: Path, name: str, work: Work, share: float) -> dict[str, Any]
     with _place(folder) as root:
         work.start(root)
         before = _digest(root) if work.finished else ""
+        start = _files(root)
         took, result = _reference(root, work)
-        wanted, digest = _files(result), Book(result).content_digest
+        wanted, digest = _files(root), Book(result).content_digest
+    with _place(folder) as root:
+        start_book(root)
+        spoilt = {name for name, whole in _files(root).items() if work.damaged and start.get(name) != whole}
+    expectation = _Expectation(start, wanted, digest, before, spoilt)
     times = [took]
     for _ in range(4):
         with _place(folder) as root:
@@ -217,7 +269,7 @@ def _killed(folder: Path, name: str, work: Work, share: float) -> dict[str, Any]
             times.append(_reference(root, work)[0])
     took = statistics.median(times)
     count = max(1, round(work.kills * share))
-    judge = _Judge(work, wanted, digest, before)
+    judge = _Judge(work, expectation)
     for place in range(count):
         # Spread over the whole of the work, each somewhere in its share of it; earlier where the work was quicker than that.
         seconds = (place + draws.random()) / count * took
@@ -227,7 +279,7 @@ def _killed(folder: Path, name: str, work: Work, share: float) -> dict[str, Any]
                 work.start(root)
                 killed = judge.after(root, _after_seconds(root, work, seconds))
             seconds *= 0.8
-    at_random, judge = judge, _Judge(work, wanted, digest, before)
+    at_random, judge = judge, _Judge(work, expectation)
     for call in range(10_000):
         if share < 1 and call % max(1, round(1 / share)):
             continue
@@ -243,11 +295,22 @@ def _killed(folder: Path, name: str, work: Work, share: float) -> dict[str, Any]
     }
 
 
+@dataclass(frozen=True)
+class _Expectation:
+    """Files and content before a work, and after one that nobody disturbed."""
+
+    start: dict[str, str]
+    wanted: dict[str, str]
+    digest: str
+    before: str
+    spoilt: set[str]
+
+
 class _Judge:
     """Looks at what a killed work left, and at what comes of it."""
 
-    def __init__(self, work: Work, wanted: dict[str, str], digest: str, before: str) -> None:
-        self.work, self.wanted, self.digest, self.before = work, wanted, digest, before
+    def __init__(self, work: Work, expectation: _Expectation) -> None:
+        self.work, self.of = work, expectation
         self.runs = self.kills = 0
         self.left: list[int] = []
         self.wrong: list[str] = []
@@ -260,25 +323,37 @@ class _Judge:
         try:
             if self.work.finished:
                 self._readable(root / "b")
+            self._kept(root)
             result = self.work.run(root)
-            found = _files(result)
-            if Book(result).content_digest != self.digest:
+            found, wanted = _files(root), self.of.wanted
+            if Book(result).content_digest != self.of.digest:
                 raise AssertionError("another content digest")
             if verify(result):
                 raise AssertionError(f"{verify(result)[0]}")
-            if set(found) != set(self.wanted):
-                raise AssertionError(f"other files: {sorted(set(found) ^ set(self.wanted))[:4]}")
-            other = [name for name in found if found[name] != self.wanted[name]]
+            if set(found) != set(wanted):
+                raise AssertionError(f"other files: {sorted(set(found) ^ set(wanted))[:4]}")
+            other = [name for name in found if found[name] != wanted[name]]
             if other:
                 raise AssertionError(f"other bytes: {other[:4]}")
         except Exception as error:  # whatever it is, it is a finding
             self.wrong.append(f"{type(error).__name__}: {error}"[:300])
         return killed
 
+    def _kept(self, root: Path) -> None:
+        """Every file that was there, of sources too, is what it was or what it becomes; damage is nowhere that it was not."""
+        found, start, wanted = _files(root), self.of.start, self.of.wanted
+        other = [name for name, was in start.items() if found.get(name) not in (was, wanted.get(name))]
+        if other:
+            raise AssertionError(f"neither what it was nor what it becomes: {other[:4]}")
+        if self.work.damaged:
+            faults = {f"b/{fault.path}" for fault in verify(root / "b")} - self.of.spoilt
+            if faults:
+                raise AssertionError(f"damage where there was none: {sorted(faults)[:4]}")
+
     def _readable(self, path: Path) -> None:
         """The book that was there is there, or the one that was to come."""
         book = Book(path, verify="all")
-        if book.content_digest not in (self.before, self.digest):
+        if book.content_digest not in (self.of.before, self.of.digest):
             raise AssertionError("the book that was there is another one")
         book.read(np.arange(book.n_samples), 0)
 
@@ -311,15 +386,16 @@ def _digest(root: Path) -> str:
 
 
 def _files(path: Path) -> dict[str, str]:
-    """Return the digest of each file; of an edition its content, since what the work cost is never the same."""
+    """Return the digest of each file; of an edition without what the work cost, which is never the same."""
     found = {}
     for file in sorted(path.rglob("*")):
         if file.is_file():
             name = str(file.relative_to(path))
-            if name.startswith("edition-"):
-                found[name] = Book(path, int(name[8:14])).content_digest
-            else:
-                found[name] = hashlib.sha256(file.read_bytes()).hexdigest()
+            data = file.read_bytes()
+            if file.name.startswith("edition-"):
+                with suppress(ValueError):  # a damaged one
+                    data = json.dumps({**json.loads(data), "cost": None, "digest": None}, sort_keys=True).encode()
+            found[name] = hashlib.sha256(data).hexdigest()
     return found
 
 
@@ -353,7 +429,9 @@ def _after_seconds(root: Path, work: Work, seconds: float) -> bool:
 
 
 def _before_call(root: Path, work: Work, number: int) -> bool:
-    """Do the work in a child that dies before its n-th rename, link, unlink, sync or opening of a file to write."""
+    """Do the work in a child that dies before its n-th change of what the disk holds: a folder made or gone, a file renamed, linked,
+    deleted, cut, synced or opened to be written, the lock among them.
+    """
 
     def counted() -> Iterator[None]:
         for _ in range(number):
@@ -371,15 +449,21 @@ def _before_call(root: Path, work: Work, number: int) -> bool:
 
             return call
 
-        opened = Path.open
+        opened, opened_low = Path.open, os.open
 
         def opening(path: Path, mode: str = "r", *args: Any, **options: Any) -> Any:
-            if "w" in mode:
+            if set(mode) & set("wxa+"):
                 next(calls)
             return opened(path, mode, *args, **options)
 
-        os.fsync, os.link, os.mkdir = counting(os.fsync), counting(os.link), counting(os.mkdir)
-        Path.replace, Path.unlink, Path.open = counting(Path.replace), counting(Path.unlink), opening
+        def opening_low(path: Any, flags: int, *args: Any, **options: Any) -> int:
+            if flags & (os.O_CREAT | os.O_WRONLY | os.O_RDWR):
+                next(calls)
+            return opened_low(path, flags, *args, **options)
+
+        Path.open, os.open = opening, opening_low
+        for name in ("fsync", "link", "mkdir", "rmdir", "unlink", "rename", "replace", "ftruncate", "write"):
+            setattr(os, name, counting(getattr(os, name)))
         try:
             work.run(root)
             code = 0

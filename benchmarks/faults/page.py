@@ -111,6 +111,11 @@ def fuzzing(result: Mapping[str, Any]) -> str:
     found = result["found"]
     lines = ["| in place of | inputs |", "|---|---|"]
     names = {"view": "view file", "book": "any file of a whole book"}
+    names |= {
+        kind: f"files of a folder, then `{kind}`"
+        for kind in ("make", "grow", "repair", "repair --accept", "compact", "stats")
+    }
+    written = any(name.startswith("files of a folder") and kind in found["inputs"] for kind, name in names.items())
     lines += [f"| {names.get(kind, kind)} | {count:,} |" for kind, count in sorted(found["inputs"].items())]
     refused = ", ".join(
         f"`{name}` {count:,}" for name, count in sorted(found["refused"].items(), key=lambda each: -each[1])
@@ -124,6 +129,7 @@ def fuzzing(result: Mapping[str, Any]) -> str:
         refused=refused,
         read=found["read"],
         found=said,
+        folders=FOLDERS if written else "",
         ran=ran(result),
     )
 
@@ -142,13 +148,17 @@ What the experiments and the tests beside them found is mended, each with a test
   errors of Python's.
 - A writer killed between its last file and the end of its lock left the lock and a temporary file, which the same command then left, too.
 - A record that repair was told to take otherwise than it was could be half the old one and half the new one.
+- A folder that somebody laid out, with links in place of the lock, of a view's folder or of statistics, had files outside of it overwritten;
+  repair took for ever where there were countless ways to put a view together.
+- Statistics that were killed left a temporary file, which the next run left, too.
 - Members of a book that draw (codec `sampled`) were said again with other draws after books had been merged.
 """
 
 KILLS = """## Killed at any moment
 
 Forked children are ended by SIGKILL: at random moments, spread over the whole of the work, and once before each sync,
-rename, link, deletion and opening that the disk sees. What was a finished book before has to be readable at once. Then the same
+rename, link, deletion and opening that the disk sees, those of the lock among them. What was a finished book before has to be readable at
+once, and every file that was there, of sources too, has to be what it was or what it becomes. Then the same
 command is run again. Its result has to have the content digest, the files and the bytes of a run that nobody disturbed (of an edition,
 all but what the work cost): no unit lost, none doubled, nothing left over.
 
@@ -191,11 +201,14 @@ FUZZING = """## Fuzzing
 {table}
 
 with digests that were made to fit, as somebody could who may write the whole book, but for whole books. Allowed are errors of
-`bookkd.core.errors` in one line, 5 s of a processor, and memory of twice the file and 64 MiB (tracemalloc).
+`bookkd.core.errors` in one line, 5 s of a processor, and memory of twice the file and 64 MiB (tracemalloc).{folders}
 Refused: {refused}; read: {read:,}. {found} In continuous integration Hypothesis does the same for a moment.
 
 {ran}
 """
+
+FOLDERS = """ Folders have files gone, other or half, links, pipes and second names in their place, and names taken that a writer
+will use; nothing outside of the folder may change."""
 
 PROMISE = """## Out of promise
 

@@ -170,10 +170,23 @@ def judge(kind: str, data: bytes) -> str:
     """Read hostile bytes; return how they were refused, "" if they were read.
 
     Raises:
-        BrokenError: for any other error, for more memory than twice the file and 64 MiB, for more than 5 s of a processor.
+        BrokenError: as `measured`.
     """
-    reader = READERS[kind]
     specimen()
+    return measured(kind, lambda: READERS[kind](data), len(data))
+
+
+def measured(kind: str, work: Callable[[], object], size: int) -> str:
+    """Do something with hostile files; return how they were refused, "" if they were not.
+
+    Args:
+        kind: For the message.
+        work: What is done.
+        size: Bytes of the files.
+
+    Raises:
+        BrokenError: for any other error, for more memory than twice the files and 64 MiB, for more than 5 s of a processor.
+    """
     tracing = tracemalloc.is_tracing()
     if not tracing:
         tracemalloc.start()
@@ -182,7 +195,7 @@ def judge(kind: str, data: bytes) -> str:
     started = time.process_time()
     said = ""
     try:
-        reader(data)
+        work()
     except BookKDError as error:
         said = type(error).__name__
         if "\n" in str(error) or len(str(error)) > 4000:
@@ -194,10 +207,10 @@ def judge(kind: str, data: bytes) -> str:
         taken = tracemalloc.get_traced_memory()[1] - before
         if not tracing:
             tracemalloc.stop()
-    if taken > 2 * len(data) + LIMIT_BYTES:
-        raise BrokenError(f"{kind}: {taken} bytes of memory for a file of {len(data)}")
+    if taken > 2 * size + LIMIT_BYTES:
+        raise BrokenError(f"{kind}: {taken} bytes of memory for {size} bytes of files")
     if spent > LIMIT_SECONDS:
-        raise BrokenError(f"{kind}: {spent:.1f} s for a file of {len(data)} bytes")
+        raise BrokenError(f"{kind}: {spent:.1f} s for {size} bytes of files")
     return said
 
 
@@ -216,7 +229,7 @@ def edited(kind: str, choose: Callable[[int], int], fresh: Callable[[], Any]) ->
     else:
         found = json.loads(good)
     for _ in range(1 + choose(3)):
-        _change(found, choose, fresh)
+        change(found, choose, fresh)
     try:
         text = json.dumps(found).encode("utf-8", "surrogatepass")
     except (ValueError, TypeError, RecursionError):
@@ -226,7 +239,7 @@ def edited(kind: str, choose: Callable[[int], int], fresh: Callable[[], Any]) ->
     return len(text).to_bytes(8, "little") + text + good[8 + length :]
 
 
-def _change(found: Any, choose: Callable[[int], int], fresh: Callable[[], Any]) -> None:
+def change(found: Any, choose: Callable[[int], int], fresh: Callable[[], Any]) -> None:
     """Walk down from an object or list and change what is met at a random depth."""
     while isinstance(found, dict | list) and found:
         key = sorted(found)[choose(len(found))] if isinstance(found, dict) else choose(len(found))

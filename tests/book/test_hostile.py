@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
 import shutil
 import time
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xxhash
-from benchmarks.faults import readers
+from benchmarks.faults import folders, readers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.book.books import C, N, make, plan
@@ -60,6 +61,35 @@ def test_any_bytes_inside_of_a_whole_file(kind, changes):
     for place, value in changes:
         data[place % len(data)] = value
     readers.judge(kind, bytes(data))
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.sampled_from(sorted(folders.WRITERS)), st.binary(max_size=120))
+def test_any_folder_that_is_written_to(kind, data):
+    """Nothing outside of it changes, and whoever writes is refused in a moment or done."""
+    pytest.importorskip("pyarrow")
+    folders.place()
+    folders.judge(kind, data)
+
+
+def test_the_judge_of_folders_finds_what_may_not_be(monkeypatch):
+    def outside(root):
+        (root.parent / "outside" / "new").touch()
+
+    def waiting(root):
+        os.mkfifo(root / "pipe")
+        (root / "pipe").read_bytes()
+
+    folders.place()
+    monkeypatch.setattr(folders, "SECONDS", 1)
+    for work, message in (
+        (outside, "changed outside"),
+        (waiting, "not done in 1 s"),
+        (lambda root: 1 / 0, "ZeroDivision"),
+    ):
+        monkeypatch.setitem(folders.WRITERS, "grow", (("whole",), work))
+        with pytest.raises(readers.BrokenError, match=message):
+            folders.judge("grow", b"")
 
 
 def test_the_judge_finds_what_may_not_be(monkeypatch):

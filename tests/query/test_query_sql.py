@@ -214,6 +214,16 @@ def test_an_interrupted_run_leaves_none_and_no_halves(book):
         pq.read_table(path)  # each is an old one or a new one
 
 
+def test_what_a_killed_run_left_is_removed(book):
+    folder = write_statistics(book).folder
+    names = sorted(path.name for path in folder.iterdir())
+    for name in (".view-0000.parquet.123.tmp", ".stats.json.123.tmp"):
+        (folder / name).write_bytes(b"half")
+    (folder / ".mine.tmp").write_bytes(b"of somebody else")
+    write_statistics(book)
+    assert sorted(path.name for path in folder.iterdir()) == sorted([*names, ".mine.tmp"])
+
+
 def test_files_of_views_that_are_gone_are_removed(book):
     stray = book.path / "stats" / "view-0099.parquet"
     stray.write_bytes(b"old")

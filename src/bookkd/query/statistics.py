@@ -180,6 +180,9 @@ def write_statistics(
     make_folder(folder)
     with storage_errors(folder):
         (folder / _MANIFEST).unlink(missing_ok=True)
+        for pattern in (f".view-*.parquet.*{TEMPORARY}", f".{_MANIFEST}.*{TEMPORARY}"):
+            for leftover in folder.glob(pattern):  # of a run that was killed
+                leftover.unlink(missing_ok=True)
     columns = schema(labels=known is not None).with_metadata({b"bookkd": book.content_digest.encode()})
     total = book.n_views * book.n_samples * len(teachers)
     files, done = [], 0
