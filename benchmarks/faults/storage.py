@@ -328,7 +328,7 @@ def _locks(folder: Path) -> dict[str, Any]:
         "dead": (json.dumps({"pid": 2**22 + 1, "host": host, "started": 1}).encode(), ""),
         "pid reused": (json.dumps({"pid": mine, "host": host, "started": 1}).encode(), ""),
         "other host": (json.dumps({"pid": mine, "host": f"{host}-2", "started": 1}).encode(), "BookLockedError"),
-        "folder": (None, "StorageError"),
+        "folder": (None, "BookFormatError"),
     }
     for name, (text, wanted) in cases.items():
         shutil.rmtree(root, ignore_errors=True)

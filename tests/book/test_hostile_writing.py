@@ -227,6 +227,19 @@ def test_a_damaged_sidecar_full_of_digests(tmp_path):
     assert within(5, lambda: repair(root)).renewed == (f"view-0001/{sidecar.name}",)
     assert verify(root) == []
     assert sidecar.read_bytes() != good
+    sidecar.write_bytes(b'\n "fidelity": {' * 2**16)
+    assert within(5, lambda: repair(root)).restored == ()
+    assert verify(root) == []
+
+
+def test_a_damaged_view_file_that_is_long(tmp_path):
+    """Which sidecars it still names is looked up, not searched for in all of it once for each."""
+    root = make(tmp_path / "b", plan(n_samples=100, n_views=1, unit_rows=1, block_rows=1)).path
+    path = find(root, "view-0000/view-")
+    good = path.read_bytes()
+    path.write_bytes(b" " * (2**24 - len(good)) + good[:-50])
+    assert within(5, lambda: repair(root)).restored == (f"view-0000/{path.name}",)
+    assert path.read_bytes() == good
 
 
 def test_a_damaged_edition_of_a_high_number_that_says_much(root):

@@ -31,6 +31,8 @@ SIDECAR_LOST = "neither it nor its shard is what the book says, so that nothing 
 _HEX = re.compile(rb"[0-9a-f]{32}")
 _HEX_TEXT = re.compile(rb'"([0-9a-f]{32})"')
 _PLAN = re.compile(rb'"plan": "([0-9a-f]{32})"')
+_BEGIN, _END = b'\n "fidelity": {', b'},\n "format_version"'
+_STEM = re.compile(rf'"({_layout.SHARD_STEM.pattern})"')
 _TRIES = 256
 """Ways to choose among files that are left over; more are not tried."""
 _TRIED_BYTES = 2**25
@@ -175,6 +177,7 @@ def mended_view_file(root: Path, view: int, entry: _manifest.ViewEntry, n_sample
     """Return the file of a view made of the sidecars in its folder; None unless it has the digest that the edition has of it."""
     folder = _layout.view_folder(view)
     left = _bytes(root, f"{folder}/{entry.file}").decode("ascii", "replace")
+    named = {match[1] for match in _STEM.finditer(left)}
     by_start: dict[int, list[_Line]] = {}
     for name in _files.entries(root / folder) if (root / folder).is_dir() else []:
         stem, _, end = name.partition(".")
@@ -184,7 +187,7 @@ def mended_view_file(root: Path, view: int, entry: _manifest.ViewEntry, n_sample
                 sidecar = _manifest.Sidecar.from_json(jsonio.parse(data, name), name)
                 by_start.setdefault(sidecar.start, []).append((stem, sidecar, data))
     for each in by_start.values():
-        each.sort(key=lambda line: f'"{line[0]}"' not in left)
+        each.sort(key=lambda line: line[0] not in named)
     for _, data in _tries(_chains(by_start, n_samples), lambda chain: _view_bytes(view, chain)):
         if (len(data), _files.digest_of(data)) == (entry.size, entry.digest):
             return data
@@ -303,7 +306,7 @@ def identities(root: Path) -> list[str]:
 
 
 def _named_plans(left: bytes) -> list[str]:
-    """Return what may have been the identity in a damaged sidecar; hashes of blocks are long texts of such digits, too."""
+    """Return what may have been the identity in a damaged sidecar: what is named so, then other digests, the last ones first."""
     found = [*_PLAN.findall(left), *_HEX_TEXT.findall(left), *reversed(_HEX.findall(left))]
     return [each.decode() for each in dict.fromkeys(found)][:_CANDIDATES]
 
@@ -311,8 +314,8 @@ def _named_plans(left: bytes) -> list[str]:
 def _measurements(left: bytes) -> list[Mapping[str, Any]]:
     """Return what may have been the measurements: as the damaged file has them, or as a piece of it has."""
     whole = _json(left).get("fidelity")
-    piece = re.search(rb'\n "fidelity": (\{.*\}),\n "format_version"', left, re.DOTALL)
-    cut = _json(piece[1]) if piece else None
+    begin, end = left.find(_BEGIN), left.rfind(_END)  # an expression would look to the end from each beginning
+    cut = _json(left[begin + len(_BEGIN) - 1 : end + 1]) if 0 <= begin < end else None
     told = whole if isinstance(whole, dict) else cut
     return [each for each in (told, {}) if isinstance(each, dict)]
 
