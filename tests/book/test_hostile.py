@@ -330,6 +330,7 @@ ABUSE = {
     "a ragged part without items where others have some, more items than all rows may have": "test_ragged.test_hostile_numbers_of_items",
     "hashing blocks of another size than the plan's, around ragged parts": "test_ragged.test_blocks_of_another_size_than_the_plans",
     "draws that do not add up, that fall, repeat or name no class; a class that is none": "test_sampled.test_entries_that_no_codec_writes, test_sampled.test_a_hostile_record_is_refused_with_its_sample_and_view",
+    "kept classes that are none or stand twice, values that rise, a tail that is no share": "test_codecs.test_a_record_that_top_k_does_not_write_is_refused, test_sampled.test_a_hostile_record_is_refused_with_its_sample_and_view",
     "an unknown codec, an unknown option": "test_reader.test_an_unknown_codec",
     "a sample, view, field or key that is not there": "test_reader.test_asking_for_what_is_not_there, test_reader.test_keys",
     "a sidecar of another book in an unfinished one": "test_writer.test_a_damaged_or_foreign_sidecar_means_the_unit_is_written_again",

@@ -42,7 +42,7 @@ def make(
         out: Folder of the book, or its address (s3://...): each unit is put there when it is whole.
         data: The samples.
         views: The augmentation.
-        batch_size: Samples a pass; found by trying where none is given.
+        batch_size: Samples a pass; 256, or fewer where memory does not hold them, if none is given.
         unit_rows: Samples of a unit, the grain of resuming; chosen by record size where none is given.
         workers: Loader processes.
         accelerator: Where the teacher runs.
