@@ -137,7 +137,7 @@ def show(result: dict[str, Any]) -> None:
     for name, choice in result.get("chosen", {}).items():
         chosen = choice["chosen"]
         console().print(
-            f"Codec of {name}: {chosen['name']} {chosen['configuration'] or ''}, chosen of {len(choice['candidates'])}."
+            f"Codec of {name}: {' '.join(str(part) for part in chosen.values() if part)}, chosen of {len(choice['candidates'])}."
         )
     for line in result["notes"]:
         console().print(f"Note: {line}")
