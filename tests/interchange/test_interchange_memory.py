@@ -68,11 +68,11 @@ def test_vllm_one_long_position_among_many(tmp_path):
 @pytest.mark.parametrize(
     "line",
     [
-        '{"logprobs": [' + ", ".join(['{"1": -1}'] * 400_000) + "]}",
-        '{"logprobs": [{' + ", ".join(f'"{i}": -30' for i in range(400_000)) + "}]}",
+        '{"logprobs": [' + ", ".join(['{"1": -1}'] * 100_000) + "]}",
+        '{"logprobs": [{' + ", ".join(f'"{i}": -30' for i in range(200_000)) + "}]}",
         '{"x": [' + "[]," * 2**21 + '[]], "logprobs": [{"1": -1}]}',
         '{"x": "' + "\\n" * 2**21 + '", "logprobs": [{"1": {"x": [' + "{}," * 2**20 + '1], "logprob": -1}}]}',
-        '{"logprobs": [{"1": -1}], "prompt_token_ids": [' + "1," * 2**21 + "1]}",
+        '{"logprobs": [{"1": -1}], "prompt_token_ids": [' + "1," * 2**20 + "1]}",
         '{"choices": [' + ", ".join(['{"logprobs": [{"1": -1}]}'] * 4096) + "]}",
     ],
     ids=["positions", "classes", "lists", "text", "ids", "completions"],
@@ -101,7 +101,7 @@ def kit(folder, tables, config=PLAIN, **options):
 def distillkit_table(positions, seed):
     """One sequence of top 128 of 131,072 classes, 528 bytes a position, as no compression makes smaller."""
     draws = np.random.default_rng(seed)
-    ranks = np.sort(draws.gumbel(size=(positions, 128)).astype(np.float16) - 14)[:, ::-1]
+    ranks = np.sort(draws.normal(-9, 1, (positions, 128)).astype(np.float16))[:, ::-1]
     classes = np.sort(draws.integers(0, 1024, (positions, 128)) + np.arange(128) * 1024)
     packed = np.unpackbits(classes.astype(">u4").view(np.uint8).reshape(positions, 128, 4), axis=2)[:, :, -17:]
     return pa.table(
@@ -115,14 +115,14 @@ def distillkit_table(positions, seed):
 
 def test_distillkit_a_row_group_of_long_sequences_is_read(tmp_path):
     """What is published looks like this: 128 classes, thousands of positions, all sequences in one row group."""
-    made = [distillkit_table(2048, seed) for seed in range(24)]
+    made = [distillkit_table(2048, seed) for seed in range(20)]
     folder = kit(tmp_path / "kit", [table for table, _ in made], compression="zstd")
     classes = [each for _, each in made]
     del made
     with bounded(folder) as size:
         book = import_book(tmp_path / "book", folder, source_format="distillkit").book
-    assert size > 20 * MIB
-    assert book.n_samples == 24 * 2048
+    assert size > 16 * MIB
+    assert book.n_samples == 20 * 2048
     last = builders.decoded(book, [book.n_samples - 1])[0]
     assert sorted(last[0].tolist()) == classes[-1][-1].tolist()
 

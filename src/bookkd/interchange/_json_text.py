@@ -18,7 +18,10 @@ _SPACE = re.compile(rb"[ \t\r\n]*")
 _ATOM = re.compile(rb"[-+.\w]{1,64}")
 _NUMBER = re.compile(rb"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][-+]?\d+)?")
 _CONSTANTS = {b"true": True, b"false": False, b"null": None, b"-Infinity": float("-inf")}
-_STRUCTURE = re.compile(rb'["\[\]{}]')
+_FLAT = rb'(?:[^"\[\]{}]++|"[^"\\]*+")*+'
+_FLATTER = rb'(?:[^"\[\]{}]++|"[^"\\]*+"|\{' + _FLAT + rb"\}|\[" + _FLAT + rb"\])*+"
+_RUN = re.compile(rb'(?:[^"\[\]{}]++|"[^"\\]*+"|\{' + _FLATTER + rb"\}|\[" + _FLATTER + rb"\])*+")
+"""Values with at most two levels of brackets in them, which are passed over at once; possessive, so that nothing is remembered."""
 _ENDS = {b"[": b"]", b"{": b"}"}
 _KINDS = {b"{": "dict", b"[": "list", b'"': "str", b"t": "bool", b"f": "bool", b"n": "NoneType"}
 _MAX_DEPTH = 256
@@ -107,22 +110,23 @@ class Walk:
         if self.peek() not in _ENDS:
             self.scalar(long="")
             return
-        waiting: list[bytes] = []
-        while True:
-            match = _STRUCTURE.search(self.data, self.at)
-            if match is None:
+        waiting = [_ENDS[self.peek()]]
+        self.at += 1
+        while waiting:
+            self.at = _RUN.match(self.data, self.at).end()  # type: ignore[union-attr]
+            found = self.data[self.at : self.at + 1]
+            if not found:
                 raise ValueError("no end")
-            self.at = match.end()
-            if match[0] == b'"':
-                self.at = self._end_of_text(match.start())
-            elif match[0] in _ENDS:
-                waiting.append(_ENDS[match[0]])
+            if found == b'"':
+                self.at = self._end_of_text(self.at)
+                continue
+            self.at += 1
+            if found in _ENDS:
+                waiting.append(_ENDS[found])
                 if len(waiting) > _MAX_DEPTH:
                     raise ValueError("too deep")
-            elif waiting.pop() != match[0]:
-                raise ValueError(f"another bracket expected at byte {match.start()}")
-            if not waiting:
-                return
+            elif waiting.pop() != found:
+                raise ValueError(f"another bracket expected at byte {self.at - 1}")
 
     def finish(self) -> None:
         """Check that nothing follows."""

@@ -204,10 +204,9 @@ def _found(walk: Walk, lists: tuple[str, ...] = ()) -> _Found:
             some = _completions(walk)
             found.completions = some or found.completions
         elif name == "prompt_token_ids" and walk.kind() == "list":
-            found.ids = 0
-            for _ in walk.items():
-                walk.skip()
-                found.ids += 1
+            begin = walk.at
+            walk.skip()
+            found.ids = 0 if Walk(walk.data, begin + 1).peek() == b"]" else 1 + walk.data.count(b",", begin, walk.at)
         else:
             walk.skip()
             if name == "prompt_logprobs":
