@@ -30,6 +30,7 @@ from keeping import keep
 from bookkd.book import Book, BookWriter, Dense, FieldPlan, Plan, compact, prune
 from bookkd.core.fields import LOGITS
 from bookkd.core.rng import generator
+from bookkd.learning.order import FINEST_READ
 from bookkd.pipelines.bench import Goal, Ratio, machine
 from bookkd.views import BlockWindow
 from bookkd.views.order import BlockOrder, RowOrder
@@ -171,14 +172,18 @@ def measure(folder: Path, size: int, bound: int, rounds: int) -> list[Goal]:
         checked.gather(rows[start : start + 4096 : 256], 0)  # every block is hashed once
     whole, some = samples // BATCH, min(samples // BATCH, 120)
     window = BlockWindow(max(1, (bound or size // 8) // 4 // (4096 * ROW)))
+    finest = FINEST_READ // ROW
+    fine = BlockWindow(window.blocks * 4096 // finest, finest)
 
-    def blocks(book: Book, epoch: int, *, ahead: bool) -> float:
-        return read_rows(Limit(book, bound), BlockOrder(rows, window, 0, epoch), whole, ahead=ahead)
+    def blocks(book: Book, epoch: int, how: BlockWindow = window, *, ahead: bool = True) -> float:
+        return read_rows(Limit(book, bound), BlockOrder(rows, how, 0, epoch), whole, ahead=ahead)
 
     ways: dict[str, Callable[[int], float]] = {
         "disk": lambda _: read_disk(Limit(checked, bound)),
-        "first epoch": lambda number: blocks(Book(folder / "book"), number, ahead=True),
-        "later epochs": lambda number: blocks(checked, number, ahead=True),
+        "first epoch": lambda number: blocks(Book(folder / "book"), number),
+        "later epochs": lambda number: blocks(checked, number),
+        "finest blocks, first epoch": lambda number: blocks(Book(folder / "book"), number, fine),
+        "finest blocks, later epochs": lambda number: blocks(checked, number, fine),
         "without reading ahead": lambda number: blocks(checked, number, ahead=False),
         "uniform rows": lambda number: read_rows(
             Limit(checked, bound), RowOrder(rows, 0, number, shuffle=True), some, ahead=False
@@ -201,6 +206,8 @@ def goals(found: dict[str, list[float]], words: str, bound: int) -> list[Goal]:
     for name, over, goal in (
         ("first epoch", "disk", None),
         ("later epochs", "disk", 0.7),
+        ("finest blocks, first epoch", "disk", None),
+        ("finest blocks, later epochs", "disk", None),
         ("without reading ahead", "disk", None),
         ("uniform rows", "disk", None),
         ("later epochs", "uniform rows", None),

@@ -43,13 +43,14 @@ below.""",
     "larger-than-memory": """## A book larger than memory
 
 `benchmarks/larger_than_memory.py`. Blocks of 4096 rows are shuffled, then the rows inside a window of blocks, in batches of 256; the
-next window is read ahead. The limit on cached files is held by the script, which has the system forget what was used longest ago
+next window is read ahead. The finest blocks, for samples sorted by class, are of 256 KiB; in the first epoch the whole hashing block
+around each is read to check it. The limit on cached files is held by the script, which has the system forget what was used longest ago
 while the clock stands; a sandbox lets no process limit itself.""",
     "shuffle": """## What block windows do to accuracy
 
 `benchmarks/shuffle_accuracy.py`: students of a book on the digits, blocks of 16 samples, paired over seeds, Student's 95 % interval.
-Sorted by class is the worst case, in which a narrow window sees a few classes at a time: make the book of a data set in random
-order, or give a wide `--training.shuffle_window`.""",
+Sorted by class is the worst case, in which a window of six blocks sees a few classes at a time; finer blocks mix them in the same
+memory, and `learn` takes them by itself where it finds samples sorted.""",
 }
 PEERS = """## Beside other formats
 

@@ -4,7 +4,8 @@ python benchmarks/shuffle_accuracy.py [--seeds 6] [--keep]     # writes benchmar
 
 A book larger than memory is of millions of samples; here blocks are as small in proportion: 16 samples, six blocks a window, so that a
 window sees a fourteenth of the data. Once in the order in which the data set comes, and once sorted by class, the worst case: there
-a block is of one class, and a narrow window of a few.
+a block is of one class, and a window of six sees a few. There the same memory is divided more finely too, as `learn` does by itself for
+sorted samples, until a window has as many blocks as a batch has samples.
 """
 
 from __future__ import annotations
@@ -27,11 +28,13 @@ from bookkd.making import make
 from bookkd.methods import Supervised, VanillaKD
 from bookkd.pipelines.bench import Goal, machine
 from bookkd.tasks import Classification
-from bookkd.views import Views
+from bookkd.views import BlockWindow, Views
 from bookkd.zoo import ImageDataset, SubsetDataset, create_network, create_transform, open_dataset
 
 BLOCK = 16
-NARROW, WIDE = 6, 24
+NARROW, WIDE = BlockWindow(6, BLOCK), BlockWindow(24, BLOCK)
+FINE, FINEST = BlockWindow(24, BLOCK // 4), BlockWindow(96, 1)
+"""Of as many samples a window as `NARROW`."""
 
 
 def to_float(view: torch.Tensor) -> torch.Tensor:
@@ -62,10 +65,12 @@ def make_book(folder: Path, data: ImageDataset, epochs: int) -> Book:
 
 
 def accuracy(
-    book: Book, data: ImageDataset, test: ImageDataset, *, seed: int, epochs: int, window: int | None
+    book: Book, data: ImageDataset, test: ImageDataset, *, seed: int, epochs: int, window: BlockWindow | None
 ) -> float:
-    """Return the accuracy of a student that learned by windows of so many blocks; None for uniform rows."""
-    how: dict[str, Any] = {"shuffle": "rows"} if window is None else {"shuffle": "blocks", "shuffle_window": window}
+    """Return the accuracy of a student that learned by these windows; None for uniform rows."""
+    how: dict[str, Any] = {"shuffle": "rows"}
+    if window is not None:
+        how = {"shuffle": "blocks", "shuffle_window": window.blocks, "shuffle_block_rows": window.rows}
     learned = learn(
         network("digits-small", seed),
         data,
@@ -80,13 +85,13 @@ def accuracy(
     return learned.metrics["accuracy"]
 
 
-def arms() -> list[tuple[str, ImageDataset, tuple[int, ...]]]:
+def arms() -> list[tuple[str, ImageDataset, tuple[BlockWindow, ...]]]:
     """Return the orders of the training split, each with the windows that are tried."""
     data = open_dataset("digits")
     by_class = np.argsort(np.asarray(data.labels), kind="stable")
     return [
         ("as the data set comes", data, (NARROW,)),
-        ("sorted by class", SubsetDataset(data, by_class), (NARROW, WIDE)),
+        ("sorted by class", SubsetDataset(data, by_class), (NARROW, WIDE, FINE, FINEST)),
     ]
 
 
@@ -95,7 +100,7 @@ def measure(folder: Path, seeds: int, epochs: int) -> list[Goal]:
     test, found = open_dataset("digits", split="test"), []
     for number, (words, data, windows) in enumerate(arms()):
         book = make_book(folder / str(number), data, epochs=16)
-        scores: dict[int | None, dict[int, float]] = {window: {} for window in (None, *windows)}
+        scores: dict[BlockWindow | None, dict[int, float]] = {window: {} for window in (None, *windows)}
         for seed in range(seeds):
             for window, by_seed in scores.items():
                 by_seed[seed] = accuracy(book, data, test, seed=seed, epochs=epochs, window=window)
@@ -104,7 +109,8 @@ def measure(folder: Path, seeds: int, epochs: int) -> list[Goal]:
             difference = difference_of(scores[window], scores[None], "uniform rows")
             uniform, here = (100 * float(np.mean(list(scores[each].values()))) for each in (None, window))
             low, high = (None if end is None else 100 * end for end in (difference.low, difference.high))
-            width = f"{window} of {-(-len(data) // BLOCK)} blocks"
+            size = "" if window.rows == BLOCK else f" of {window.rows}" if window.rows > 1 else " of one sample"
+            width = f"{window.blocks} of {-(-len(data) // window.rows)} blocks{size}"
             name = f"points of accuracy by windows of {width}, less those by uniform rows (digits {words})"
             note = f"{here:.2f} % and {uniform:.2f} %, {epochs} epochs"
             found.append(Goal(name, 100 * difference.mean, None, ">=", low, high, seeds, note))

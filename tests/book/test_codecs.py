@@ -13,6 +13,7 @@ from hypothesis.extra.numpy import arrays
 from tests.book.cases import CASES, bucket, half_a_step
 
 from bookkd.book import CODECS, Dense, FieldPlan, Int8, Raw, TopK, codec_from_config
+from bookkd.book.codecs import UnreadableRowError
 from bookkd.core.errors import ConfigError, FidelityError, TeacherOutputError, UnknownNameError
 from bookkd.testing.codecs import CHECKS, CodecCase, check_codec, check_lost_mass_is_told
 
@@ -135,6 +136,31 @@ def test_a_value_out_of_range_is_refused_by_row(codec, rows, row):
 
 def test_raw_takes_another_type_whose_values_fit():
     np.testing.assert_array_equal(Raw("uint8").encode(np.array([[255]]))["values"], np.array([[255]], dtype=np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "reason"),
+    [
+        ("indices", 5, "a class is none of 5"),
+        ("indices", 0, "a class stands in it twice"),
+        ("values", np.nan, "its values do not fall"),
+        ("values", 0.5, "its values do not fall"),
+        ("log_tail_mass", np.nan, "the mass of its tail is not between 0 and 1"),
+        ("log_tail_mass", 5.0, "the mass of its tail is not between 0 and 1"),
+    ],
+)
+def test_a_record_that_top_k_does_not_write_is_refused(part, value, reason):
+    codec = TopK(3, (1.0,))
+    parts = codec.encode(np.arange(10.0).reshape(2, 5))
+    parts["indices"][1, 2] = 1
+    codec.decode(parts, (5,))
+    if (part, value) == ("indices", 0):
+        parts["indices"][1] = [4, 0, 0]
+    else:
+        parts[part][1, -1] = value
+    with pytest.raises(UnreadableRowError, match=f"Row 1 cannot be decoded: {reason}") as caught:
+        codec.decode(parts, (5,))
+    assert caught.value.row == 1
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -104,6 +105,47 @@ def test_an_interrupted_copy_is_gone_on_with(tmp_path, book, monkeypatch, units)
                 work()
         found = work()
         assert (found.content_digest, found.fidelity) == (wanted.content_digest, wanted.fidelity)
+
+
+@pytest.mark.parametrize("finished", [False, True])
+@pytest.mark.parametrize(
+    "work",
+    [
+        copy_book,
+        lambda path, book: copy_book(path, book, codec=Int8()),
+        lambda path, book: extract(path, book, views=[0, 1]),
+    ],
+    ids=["copy", "another codec", "extract"],
+)
+def test_records_of_two_sources_are_not_mixed(tmp_path, book, monkeypatch, work, finished):
+    # The same plan, other records: as after a repair that took what the teacher says today.
+    with BookWriter(tmp_path / "other", book.plan, keys=book.keys) as writer:
+        for unit in writer.pending():
+            said = {name: array for name, array in arrays(*unit).items() if name in book.fields}
+            writer.write(unit, {**said, "logits": said["logits"] + 1.0})
+        other = writer.finish()
+    with monkeypatch.context() as patch:
+        if not finished:
+            patch.setattr(BookWriter, "_write_edition", interrupt)
+        with suppress(KeyboardInterrupt):
+            work(tmp_path / "b", book)
+    with pytest.raises(
+        BookMismatchError, match=f"to come from {book.content_digest}, got {other.content_digest}. Give ano"
+    ):
+        work(tmp_path / "b", other)
+    found = work(tmp_path / "b", book)
+    assert found.content_digest == work(tmp_path / "fresh", book).content_digest
+    assert work(tmp_path / "c", other).content_digest != found.content_digest
+    if not finished:
+        with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
+            patch.setattr(BookWriter, "_write_edition", interrupt)
+            work(tmp_path / "d", book)
+        with pytest.raises(BookMismatchError, match=f"to come from {book.content_digest}, got a teacher"):
+            BookWriter(tmp_path / "d", replace(Book(tmp_path / "c").plan, sources=()), keys=Book(tmp_path / "c").keys)
+
+
+def interrupt(*args):
+    raise KeyboardInterrupt
 
 
 def test_not_into_itself_nor_into_another_book(tmp_path, book):

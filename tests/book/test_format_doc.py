@@ -26,7 +26,7 @@ KINDS = {
     "view-*/view-*.json": "view",
     "view-*/rows-*.json": "sidecar",
 }
-OPTIONAL = {"plan": {"choice"}}
+OPTIONAL = {"plan": {"choice", "sources"}}
 """What a file has only where there is something to say."""
 
 
@@ -66,7 +66,7 @@ def test_schema_holds_for_a_book_whose_codec_was_chosen_and_for_ragged_ones(tmp_
     rows = np.random.default_rng(0).normal(size=(N, C))
     choice = choose_codec(rows, Auto(0.5), temperatures=[1.0])
     fields = {"logits": FieldPlan((C,), choice.codec), "members/0/logits": FieldPlan((C,), Sampled(9))}
-    make(tmp_path / "b", plan(fields=fields, choice=choice.to_json()))
+    make(tmp_path / "b", plan(fields=fields, choice=choice.to_json(), sources=("d0",)))
     for pattern, kind in KINDS.items():
         assert check(tmp_path / "b", pattern, kind) >= 1
     found = json.loads((tmp_path / "b" / "plan.json").read_bytes())

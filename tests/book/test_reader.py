@@ -442,7 +442,7 @@ def test_a_flipped_block_is_named_with_its_samples_and_only_its_rows_are_refused
         with pytest.raises(BookCorruptError):  # also the second time
             book.read([sample], [1])
         book.read([(sample - 64 + 16) % 64 + 64], [1])
-        Book(whole, verify="never").read([sample], [1])
+        Book(whole, verify="never").gather([sample], [1])
         with pytest.raises(BookCorruptError, match="to be whole, got 1 faults, first: view-0001"):
             Book(whole, verify="all")
     finally:

@@ -23,6 +23,7 @@ from bookkd.book import (
     RowIds,
     Sampled,
     TeacherInfo,
+    TopK,
     _container,
     verify,
 )
@@ -182,12 +183,13 @@ def test_entries_that_no_codec_writes(entries, reason):
     assert caught.value.row == 1
 
 
-@pytest.mark.parametrize("part", ["logits/entries", "probe/classes"])
+@pytest.mark.parametrize("part", ["logits/entries", "probe/classes", "kept/indices"])
 def test_a_hostile_record_is_refused_with_its_sample_and_view(tmp_path, part):
-    fields = {"logits": FieldPlan((6,), Sampled(10)), "probe": FieldPlan((6,), Argmax())}
+    codecs = {"logits": Sampled(10), "probe": Argmax(), "kept": TopK(2)}
+    fields = {name: FieldPlan((6,), codec) for name, codec in codecs.items()}
     with BookWriter(tmp_path / "b", Plan(20, 2, fields, temperatures=())) as writer:
         for unit in writer.pending():
-            writer.write(unit, {"logits": np.zeros((20, 6)), "probe": np.zeros((20, 6))})
+            writer.write(unit, {name: np.zeros((20, 6)) for name in fields})
         book = writer.finish()
     path = next((tmp_path / "b" / "view-0001").glob("*.safetensors"))
     data = bytearray(path.read_bytes())
@@ -195,7 +197,7 @@ def test_a_hostile_record_is_refused_with_its_sample_and_view(tmp_path, part):
     span = _container.parse_header(bytes(data[8:begin]), begin, len(data), "shard")[part]
     data[span.stop - 1] = 255
     path.write_bytes(data)
-    with pytest.raises(BookFormatError, match=r"of codec (sampled|argmax) \(sample 19, view 1, .*verify"):
+    with pytest.raises(BookFormatError, match=r"of codec (sampled|argmax|top_k) \(sample 19, view 1, .*verify"):
         Book(book.path, verify="never").read([3, 19], [1, 1], [part.split("/")[0]])
     with pytest.raises(BookFormatError, match=r"\(sample 19, view 1,"):
         Book(book.path, verify="never").read([3, 19], 1, [part.split("/")[0]])

@@ -57,7 +57,37 @@ def test_auto_that_nothing_meets(weights, tmp_path, refused, more, message):
 
 
 def test_options_of_auto_mean_nothing_to_a_codec_by_name(weights, tmp_path, refused):
-    assert "--codec.max_kl" in refused(make(weights, tmp_path / "b", "--codec", "int8", "--max_kl", "1"))
+    line = refused(make(weights, tmp_path / "b", "--codec", "int8", "--max_kl", "1"))
+    assert "Unknown option --max_kl of bookkd make with --codec int8." in line
+
+
+def test_a_student_at_a_temperature_that_auto_did_not_measure_is_told(weights, tmp_path, capsys):
+    options = ["--codec", "auto", "--max-kl", "1e-3", "--temperatures", "[1]"]  # a dash is as good as an underscore
+    assert make(weights, tmp_path / "b", *options) == 0
+    assert learn(tmp_path / "b", tmp_path / "cold", "--method.temperature", "1") == 0
+    assert "was chosen for temperature" not in capsys.readouterr().out
+    assert learn(tmp_path / "b", tmp_path / "hot", "--method.temperature", "4") == 0
+    said = "the codec of logits was chosen for temperature 1; at 4, where the method learns, nothing was measured."
+    assert said in capsys.readouterr().out
+
+
+def test_a_copy_cannot_choose_its_codec_without_the_teacher(weights, tmp_path, refused):
+    assert make(weights, tmp_path / "b") == 0
+    line = refused(main(["copy", str(tmp_path / "b"), str(tmp_path / "c"), "--codec", "auto"]))
+    assert "got auto, which measures on what the teacher says" in line
+    assert "bookkd make ... --codec auto" in line
+
+
+def test_a_copy_says_what_every_class_loses_and_what_it_no_longer_serves(weights, tmp_path, capsys, last_json):
+    assert make(weights, tmp_path / "b", "--temperatures", "[1, 4]") == 0
+    copy = ["copy", str(tmp_path / "b"), str(tmp_path / "c"), "--codec", "top_k", "--codec.k", "4"]
+    assert main([*copy, "--json"]) == 0
+    lost = last_json()["fidelity"]["logits"]
+    capsys.readouterr()
+    assert main(copy) == 0
+    out = capsys.readouterr().out
+    assert f"T^2 KL {lost['temperatures']['1']['mean_of_every_class']:.2g} on average, what was left out" in out
+    assert "logits at temperature 4: no longer served; " in out
 
 
 def test_draws_teach_at_their_temperature_and_nothing_else(weights, tmp_path, refused):

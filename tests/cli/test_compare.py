@@ -111,7 +111,7 @@ def test_ctrl_c_leaves_a_sweep_that_goes_on(sweep, tmp_path, capsys):
     out = tmp_path / "runs"
     slow = ["--training.epochs", "16", "--training.checkpoint_steps", "2", "--seeds", "1", "--out", str(out)]
     process = subprocess.Popen(
-        [sys.executable, "-m", "bookkd.cli", "compare", str(sweep), *slow],
+        [sys.executable, "-m", "bookkd", "compare", str(sweep), *slow],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stderr=subprocess.PIPE,
         text=True,

@@ -32,7 +32,7 @@ TRAIN = [
 def start(argv: list[str]) -> subprocess.Popen:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [sys.executable, "-m", "bookkd.cli", *argv],
+        [sys.executable, "-m", "bookkd", *argv],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

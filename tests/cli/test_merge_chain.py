@@ -37,7 +37,10 @@ def test_a_book_of_several_teachers(several, capsys):
 def test_merge_and_bake(several, tmp_path, capsys, last_json):
     books = f"{several / 'both'},{several / 'one'}"
     assert main(["merge", books, "--out", str(tmp_path / "all"), "--json"]) == 0
-    assert last_json()["teachers"] == ["digits-large"] * 3
+    first = last_json()
+    assert first["teachers"] == ["digits-large"] * 3
+    assert main(["merge", *books.split(","), "--out", str(tmp_path / "words"), "--json"]) == 0
+    assert last_json()["content_digest"] == first["content_digest"]
     bake = ["--bake", "--method", "bookkd", "--method.preset", "regularised", "--codec", "int8", *DATA]
     assert main(["merge", books, *bake, "--out", str(tmp_path / "baked"), "--json"]) == 0
     found = last_json()

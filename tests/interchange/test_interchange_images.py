@@ -213,6 +213,26 @@ def test_tinyvit(tmp_path):
         assert book.read(rows, epoch, ["view/seed"])["view/seed"].tolist() == seeds[epoch].tolist()
 
 
+def test_tinyvit_partners_are_the_pairs_of_a_rank(tmp_path):
+    """Its mode "pair2" mixes samples 2i and 2i + 1 of a batch, by the exclusive or of both seeds."""
+    builders.tinyvit(tmp_path / "logits", keys=KEYS)  # 7 keys over two ranks: 4 and 3
+    book = tinyvit(tmp_path)
+    for epoch in range(2):
+        folder = tmp_path / "logits" / f"logits_top4_epoch{epoch}"
+        said = book.read(np.arange(7), epoch, ["view/seed", "view/partner", "view/partner_seed"])
+        for rank in range(2):
+            keys = [sample_key(key) for key in (folder / f"rank{rank}-keys.txt").read_text().split()]
+            values = (folder / f"rank{rank}-values.bin").read_bytes()
+            seeds = [int.from_bytes(values[20 * i : 20 * i + 4], "little", signed=True) for i in range(len(keys))]
+            for i, row in enumerate(book.rows_of(np.array(keys, np.uint64))):
+                other = i + 1 if i % 2 == 0 else i - 1
+                alone = other == len(keys)
+                assert said["view/partner"][row] == (keys[i] if alone else keys[other])
+                assert said["view/partner_seed"][row] == (-1 if alone else seeds[other])
+                assert said["view/seed"][row] == seeds[i]
+    assert book.plan.views["fields"] == ["view/seed", "view/partner", "view/partner_seed"]
+
+
 def test_tinyvit_numbered_samples_stand_at_their_number(tmp_path):
     builders.tinyvit(tmp_path / "logits", keys=[str(i) for i in range(12)], epochs=1)
     assert tinyvit(tmp_path).keys.tolist() == list(range(12))
@@ -223,7 +243,9 @@ def test_tinyvit_a_key_of_two_ranks_is_taken_from_the_lower(tmp_path):
     folder = tmp_path / "logits" / "logits_top4_epoch0"
     (folder / "rank1-keys.txt").write_text("2\n0\n")
     (folder / "rank1-values.bin").write_bytes(builders.tinyvit_record(5, [1, 2, 3, 4], [0.1] * 4) * 2)
-    assert tinyvit(tmp_path).read([0, 1, 2], 0, ["view/seed"])["view/seed"].tolist() == seeds[0].tolist()
+    said = tinyvit(tmp_path).read([0, 1, 2], 0, ["view/seed", "view/partner_seed"])
+    assert said["view/seed"].tolist() == seeds[0].tolist()
+    assert 5 not in said["view/partner_seed"]  # a partner is of the same rank as its sample
 
 
 def test_tinyvit_one_folder_alone(tmp_path):

@@ -85,8 +85,11 @@ def test_vllm_more_classes_than_a_position_has(tmp_path):
     assert classes[0, :2].tolist() == order[0, :2].tolist()
     np.testing.assert_allclose(kept[0, :2], np.exp(values[0, :2]), rtol=2e-3)
     rest = 1 - np.exp(values[0, :2]).sum()
-    np.testing.assert_allclose(kept[0, 2:], rest / 8, rtol=2e-3)  # two of eight classes that are not told apart
-    np.testing.assert_allclose(tail[0], rest * 6 / 8, rtol=1e-3)
+    assert (kept[0, 2:] <= 2**-24).all()  # places that the position does not fill
+    np.testing.assert_allclose(tail[0], rest, rtol=1e-3)
+    assert made.book.fidelity["logits"]["temperatures"]["1"]["kept_mass"] == pytest.approx(
+        kept.sum(axis=1).mean(), rel=1e-3
+    )
     np.testing.assert_allclose(kept[1], np.exp(values[0]), rtol=2e-3)
     assert any(note.startswith("2 places of positions with fewer classes") for note in made.notes)
 
@@ -150,6 +153,69 @@ def test_vllm_completion_alone_begins_behind_its_prompt(tmp_path):
     assert book.keys.tolist() == [sequence_key(0, 2), sequence_key(0, 3), sequence_key(1, 0), sequence_key(1, 1)]
 
 
+COMPLETIONS = {
+    "RequestOutput": lambda prompt, several: {
+        "prompt_logprobs": [None, *prompt],
+        "outputs": [{"index": i, "text": "]}", "logprobs": each} for i, each in enumerate(several)],
+    },
+    "server": lambda prompt, several: {
+        "choices": [{"prompt_logprobs": [None, *prompt] if i == 0 else None, "logprobs": {"top_logprobs": each}}
+                    for i, each in enumerate(several)],
+        "prompt_token_ids": [7] * (len(prompt) + 1),
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", COMPLETIONS)
+def test_vllm_each_completion_of_a_line_is_a_sequence(tmp_path, shape):
+    """Two lines of a prompt and three completions: the second and third begin behind the prompt."""
+    log_p = teacher(11, vocabulary=50)
+    positions = [builders.vllm_position(each, 4) for each in log_p]
+    several = [positions[2:5], positions[5:6], positions[6:8]]
+    lines = [COMPLETIONS[shape](positions[:2], several), {"logprobs": positions[8:11]}]
+    book = run(tmp_path, jsonl(tmp_path / "a.jsonl", lines), "vllm-jsonl", n_classes=50)
+    places = [(0, i) for i in range(5)] + [(1, 2)] + [(2, 2), (2, 3)] + [(3, i) for i in range(3)]
+    assert book.keys.tolist() == [sequence_key(*each) for each in places]
+    same(book, np.arange(11), *largest(log_p, 4))
+
+
+def test_vllm_equal_completions_are_two_sequences(tmp_path):
+    one = {"logprobs": [{"1": -0.5, "2": -1.0}]}
+    book = run(tmp_path, jsonl(tmp_path / "a.jsonl", [{"choices": [one, one]}]), "vllm-jsonl", n_classes=9)
+    assert book.keys.tolist() == [sequence_key(0, 0), sequence_key(1, 0)]
+    classes, kept, _ = builders.decoded(book)
+    assert classes[0].tolist() == classes[1].tolist() == [1, 2]
+    np.testing.assert_array_equal(kept[0], kept[1])
+
+
+@pytest.mark.parametrize("beside", [False, True], ids=["alone", "with prompt_logprobs"])
+def test_vllm_echo_has_the_prompt_in_the_completion(tmp_path, beside):
+    log_p = teacher(4, vocabulary=50)
+    positions = [builders.vllm_position(each, 3) for each in log_p]
+    line = {"choices": [{"logprobs": {"top_logprobs": [None, *positions]}}], "prompt_token_ids": [1, 2, 3]}
+    line |= {"prompt_logprobs": [None, *positions[:2]]} if beside else {}
+    book = run(tmp_path, jsonl(tmp_path / "a.jsonl", [line]), "vllm-jsonl", n_classes=50)
+    assert book.keys.tolist() == [0, 1, 2, 3]
+    same(book, np.arange(4), *largest(log_p, 3))
+
+
+def test_vllm_an_interrupted_import_goes_on_inside_of_a_line(tmp_path, monkeypatch):
+    monkeypatch.setattr("bookkd.interchange.convert._UNIT_BYTES", 40)
+    log_p = teacher(9, vocabulary=50)
+    positions = [builders.vllm_position(each, 3) for each in log_p]
+    line = {"choices": [{"logprobs": positions[i : i + 3]} for i in (0, 3, 6)]}
+    path = jsonl(tmp_path / "a.jsonl", [line])
+
+    def stop(done, total):
+        if done >= 5:
+            raise KeyboardInterrupt
+
+    options = {"source_format": "vllm-jsonl", "n_classes": 50}
+    with pytest.raises(KeyboardInterrupt):
+        import_book(tmp_path / "book", path, progress=stop, **options)
+    same(import_book(tmp_path / "book", path, **options).book, np.arange(9), *largest(log_p, 3))
+
+
 def test_vllm_no_probability_is_none(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('\n{"logprobs": [{"1": 0.0, "2": -Infinity, "3": -9999.0}]}\n\n')
@@ -178,13 +244,21 @@ def test_vllm_no_probability_is_none(tmp_path):
         ('{"logprobs": [{"1": -1, "token_id:1": -2}]}', "class 1 twice"),
         ('{"prompt_logprobs": [null]}', "at least one position"),
         (
-            '{"choices": [{"logprobs": [{"1": -1}]}, {"logprobs": [{"1": -1}]}]}',
-            "`choices` to be one completion a line, got '2'",
+            '{"choices": [{"logprobs": [{"1": -1}]}, {"text": "x"}]}',
+            "completion 1.* got 'text'|got choices, text .*completion 1",
         ),
-        (
-            '{"outputs": [{"logprobs": [{"1": -1}]}, {"logprobs": [{"1": -1}]}]}',
-            "`outputs` to be one completion a line, got '2'",
-        ),
+        ('{"choices": [%s{}]}' % ("{}," * 4096), "more than 4096 completions"),
+        ('{"logprobs": [{"1": -1}, null]}', "class -> log-probability, got 'NoneType' .*position 1"),
+        ('{"logprobs": [{"1": -1}}', "','? expected|another bracket"),
+        ('{"logprobs": [{"1": -1 "2": -2}]}', "one JSON object"),
+        ('{"logprobs": [{"1": {"logprob": -1} "2": -2}]}', "one JSON object"),
+        ('{"logprobs": [{"1": -1,}]}', "one JSON object"),
+        ('{"logprobs": [{"1": [1]}]}', "`logprob` to be a number"),
+        ('{"logprobs": [{"1": {"rank": 1}}]}', "`logprob` to be a number, got None"),
+        ('{"logprobs": [{"1": -1}]} {}', "more than one value"),
+        ('{"logprobs": [{"1": -1}], "text": "x', "a text without end"),
+        ('{"logprobs": [{"top_logprobs": [3]}]}', "`token` to be a class number"),
+        ('{"logprobs": [{' + ", ".join(f'"{i}": -9' for i in range(10)) + "}]}", "at most 9, got"),
         ("\xff", "one JSON object"),
     ],
 )
@@ -351,7 +425,7 @@ def test_distillkit_places_that_the_server_left_empty(tmp_path):
     classes, kept, tail = builders.decoded(run(tmp_path, tmp_path / "kit", "distillkit"))
     assert classes.tolist() == [[50, 7, 0, 1]]
     np.testing.assert_allclose(kept[0, :2], [0.6, 0.3], rtol=2e-3)
-    np.testing.assert_allclose(kept[0, 2:], 0.1 / (V - 2), rtol=5e-3)
+    assert (kept[0, 2:] <= 2**-24).all()
     np.testing.assert_allclose(tail, 0.1, rtol=1e-3)
 
 
@@ -527,7 +601,8 @@ def test_megatron_places_after_the_nucleus_are_empty(tmp_path):
     )
     found, kept, tail = builders.decoded(run(tmp_path, tmp_path / "cache", "megatron", n_classes=V))
     assert found.tolist() == [[70000, 3, 0], [1, 2, 0]]
-    np.testing.assert_allclose(kept[0], [0.6, 0.3, 0.1 / (V - 2)], rtol=5e-3)
+    np.testing.assert_allclose(kept[0, :2], [0.6, 0.3], rtol=5e-3)
+    assert kept[0, 2] <= 2**-24
     np.testing.assert_allclose(tail, [0.1, 0], rtol=5e-3, atol=1e-3)
 
 

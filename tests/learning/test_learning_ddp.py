@@ -78,7 +78,7 @@ def test_two_processes_are_one_with_the_doubled_batch(tmp_path, monkeypatch, cap
     two = ["--out", str(tmp_path / "two"), "--method.log", str(tmp_path / "log2")]
     two += ["--training.devices", "2", "--training.batch_size", "8"]
     done = subprocess.run(
-        [sys.executable, "-m", "bookkd.cli", *common, *two],
+        [sys.executable, "-m", "bookkd", *common, *two],
         env={**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

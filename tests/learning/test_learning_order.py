@@ -54,6 +54,40 @@ def test_the_option_overrules_memory(blocked):
     assert chosen(blocked, GIB, shuffle="blocks").window == BlockWindow(15, 4)  # no wider than the epoch
 
 
+def test_blocks_are_halved_where_samples_lie_sorted_until_a_window_mixes_as_a_batch_does(blocked, monkeypatch):
+    monkeypatch.setattr(order, "FINEST_READ", 1)
+    record = Book(blocked).bytes_per_record
+    for held, rows in ((32, 4), (16, 2), (8, 1), (4, 1)):
+        free = int(4 * held * record) + 4
+        found = choose_order(
+            Training(batch_size=8), [StoredKnowledge(blocked)], ["logits"], n_samples=600, free=free, by_class=True
+        )
+        assert found.window == BlockWindow(held // rows, rows)
+        assert ("finer than the book's" in found.reason) is (rows < 4)
+        unsorted = chosen(blocked, free, n_samples=600, batch_size=8)
+        assert unsorted.window == BlockWindow(held // 4, 4)
+
+
+def test_finer_blocks_are_no_smaller_than_a_disk_reads_well(blocked, monkeypatch):
+    record = Book(blocked).bytes_per_record
+
+    def rows(least, **how):
+        monkeypatch.setattr(order, "FINEST_READ", least)
+        books = [StoredKnowledge(blocked)]
+        found = choose_order(Training(), books, ["logits"], n_samples=600, free=int(80 * record), by_class=True, **how)
+        return found.window.rows
+
+    assert [rows(int(n * record) + 1) for n in (3, 2, 1)] == [4, 4, 2]
+    # Each view is a file of its own: two views of a sample are two reads.
+    assert rows(int(record) + 1, views_per_sample=2) == 2
+
+
+def test_a_block_of_ones_own_size_stays(blocked):
+    how = {"shuffle": "blocks", "shuffle_block_rows": 2}
+    assert chosen(blocked, 1, **how, shuffle_window=3).window == BlockWindow(3, 2)
+    assert chosen(blocked, GIB, **how).window == BlockWindow(30, 2)
+
+
 def test_views_samples_and_several_books_count(blocked, stored):
     one = StoredKnowledge(blocked)
     free = int(Book(blocked).bytes_per_record * 60 * 2)
@@ -85,6 +119,10 @@ def test_where_nothing_is_read_or_known_it_is_rows(blocked, monkeypatch):
     [
         ({"shuffle": "row"}, "Unknown shuffle 'row'. Nearest: rows"),
         ({"shuffle_window": 4}, r"`shuffle_window` to be None with shuffle auto, got 4.*--training.shuffle blocks"),
+        (
+            {"shuffle_block_rows": 4},
+            r"`shuffle_block_rows` to be None with shuffle auto, got 4.*--training.shuffle blocks",
+        ),
         ({"shuffle": "blocks", "shuffle_window": 0}, "`shuffle_window` to be a whole number of at least 1, got 0"),
     ],
 )
@@ -207,7 +245,7 @@ def test_both_doors_read_by_blocks_to_the_same_student(tmp_path, blocked):
     ],
 )
 def test_samples_sorted_by_class_are_told(labels, rows, cautioned):
-    assert bool(order.class_order(labels, rows)) is cautioned
+    assert order.sorted_by_class(labels, rows) is cautioned
 
 
 def test_the_caution_stands_in_the_log_and_in_the_folder(tmp_path, monkeypatch, caplog):
@@ -228,6 +266,7 @@ def test_a_loop_of_ones_own_takes_the_option_or_a_window():
     assert groups() is None
     assert groups(BlockWindow(3, 4)) == BlockWindow(3, 4)
     assert groups(shuffle="blocks", shuffle_window=2) == BlockWindow(2, 4096)
+    assert groups(shuffle="blocks", shuffle_window=2, shuffle_block_rows=8) == BlockWindow(2, 8)
     with pytest.raises(ConfigError, match=r"`shuffle_window` to be given for shuffle blocks, got None \(make_groups\)"):
         groups(shuffle="blocks")
 

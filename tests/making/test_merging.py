@@ -149,6 +149,27 @@ def test_a_killed_merge_is_gone_on_with(three, merged, tmp_path, monkeypatch):
     assert seen[-1] == (120, 120)
 
 
+def test_a_merge_is_not_gone_on_with_from_other_records(three, tmp_path, monkeypatch):
+    from bookkd.book import BookWriter
+
+    with BookWriter(tmp_path / "again", three[1].plan, keys=three[1].keys) as writer:
+        for unit in writer.pending():
+            said = three[1].read(np.arange(unit.start, unit.stop), unit.view)
+            writer.write(unit, {**said, "logits": said["logits"] + np.float16(1)})
+        other = writer.finish()
+    with monkeypatch.context() as patch:
+        patch.setattr(BookWriter, "finish", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            merge(tmp_path / "all", three)
+    begun = " and ".join(each.content_digest for each in three)
+    with pytest.raises(BookMismatchError, match=f"to come from {begun}, got .*{other.content_digest}"):
+        merge(tmp_path / "all", [three[0], other, three[2]])
+
+
+def interrupt(*args, **options):
+    raise KeyboardInterrupt
+
+
 TURNED = np.arange(len(TRAIN))[::-1].copy()
 OTHERS = {
     "data": (open_dataset("digits", split="test", limit=len(TRAIN)), TASK, r"other data labels \("),

@@ -258,7 +258,7 @@ def _none(tried: Sequence[Candidate], auto: Auto, asked: tuple[float, ...]) -> F
     at = max(best.temperatures, key=lambda each: best.temperatures[each]["mean"])
     listed = ", ".join(f"{each:g}" for each in asked)
     got = (
-        f"at best {config['name']} {config['configuration'] or ''}: {best.bytes_per_record:.0f} bytes, {best.worst:.2g} at "
+        f"at best {' '.join(str(part) for part in config.values() if part)}: {best.bytes_per_record:.0f} bytes, {best.worst:.2g} at "
         f"temperature {at:g}"
     )
     wish = f"met by a candidate: a mean T^2 KL of at most {auto.max_kl:g} at {listed}{room}"

@@ -43,7 +43,7 @@ def copy_book(
 
     Raises:
         FidelityError: for another codec of logits that keep only some classes: what they left out is gone.
-        BookMismatchError: if the folder holds another book.
+        BookMismatchError: if the folder holds another book, or one begun from other records.
         ConfigError: if the folder is the source's own, or the codec cannot honour the temperature of a baked book.
         StorageError: if the disk is full; running it again goes on.
 
@@ -62,7 +62,8 @@ def copy_book(
     other = {} if codec is None else _other_codec(book, codec)
     fields = {name: other.get(name, entry) for name, entry in book.fields.items()}
     # What a codec was chosen for says nothing about another one.
-    plan = replace(book.plan, fields=fields, choice={} if other else book.plan.choice)
+    choice = {} if other else book.plan.choice
+    plan = replace(book.plan, fields=fields, choice=choice, sources=(book.content_digest,))
     same = [name for name in book.fields if name not in other]
     carried = Carried(book, {name: name for name in same}, range(book.n_views))
     started = time.perf_counter()

@@ -71,7 +71,7 @@ def extract(
         FidelityError: for some classes of logits that keep only the largest ones.
         ConfigError: for fewer than two classes, for repeats, for teachers of a book that keeps them together; if nothing is chosen.
         TeacherOutputError: if a record gives none of the chosen classes any probability.
-        BookMismatchError: if the folder holds another book.
+        BookMismatchError: if the folder holds another book, or one begun from other records.
         StorageError: if the disk is full; running it again goes on.
 
     >>> import tempfile
@@ -243,6 +243,7 @@ def _part(
         if classes is None
         else tuple(new for new, index in enumerate(classes.tolist()) if index in old.masked_classes),
         unit_rows=min(old.unit_rows or book.n_samples, len(rows)),
+        sources=(book.content_digest,),
         choice=old.choice if classes is None else {},  # of logits over fewer classes nothing was measured
         keys_digest=None,
     )

@@ -119,6 +119,8 @@ class Plan:
         versions: Library versions of the writer, recorded.
         keys_digest: xxh3_128 of `keys.safetensors`; set by the writer.
         choice: Where the codec was chosen by measuring: what was asked, tried and taken, see `choose_codec`; recorded.
+        sources: Content digests of the books whose records are written again here, in order; recorded, and held against those
+            of a run that goes on with the book. Empty for what a teacher says.
 
     >>> from bookkd.book import Dense
     >>> plan = Plan(n_samples=100, n_views=2, fields={"logits": FieldPlan((10,), Dense())})
@@ -144,6 +146,7 @@ class Plan:
     versions: Mapping[str, str] = field(default_factory=dict)
     keys_digest: str | None = None
     choice: Mapping[str, Any] = field(default_factory=dict)
+    sources: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for entry, high in (("n_samples", _layout.MAX_SAMPLES), ("n_views", _layout.MAX_VIEWS)):
@@ -152,7 +155,7 @@ class Plan:
         at_least(self.batch_size, 1, "batch_size", where="plan")
         at_least(self.threads, 1, "threads", where="plan")
         self._check_fields()
-        for entry in ("teachers", "class_names", "masked_classes", "temperatures"):
+        for entry in ("teachers", "class_names", "masked_classes", "temperatures", "sources"):
             object.__setattr__(self, entry, tuple(getattr(self, entry)))
         self._check_classes()
         for temperature in self.temperatures:
@@ -179,6 +182,9 @@ class Plan:
         for name in self.class_names:
             if not isinstance(name, str):
                 raise ConfigError(expected("class_names", "texts", name, where="plan"))
+        for source in self.sources:
+            if not isinstance(source, str):
+                raise ConfigError(expected("sources", "texts", source, where="plan"))
         for teacher in self.teachers:
             if not isinstance(teacher, TeacherInfo):
                 raise ConfigError(expected("teachers", "TeacherInfo entries", teacher, where="plan"))
@@ -264,10 +270,11 @@ class Plan:
         found = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         found["fields"] = {name: entry.to_json() for name, entry in self.fields.items()}
         found["teachers"] = [teacher.to_json() for teacher in self.teachers]
-        for entry in ("class_names", "masked_classes", "temperatures"):
+        for entry in ("class_names", "masked_classes", "temperatures", "sources"):
             found[entry] = list(found[entry])
-        if not self.choice:
-            del found["choice"]
+        for entry in ("choice", "sources"):
+            if not found[entry]:
+                del found[entry]
         return {"format_version": _layout.FORMAT_VERSION, **found}
 
     @classmethod
@@ -289,7 +296,7 @@ class Plan:
             values["teachers"] = tuple(
                 teacher_from_json(teacher) for teacher in _checked.listed({"teachers": [], **found}, "teachers", where)
             )
-            for entry in ("class_names", "masked_classes", "temperatures"):
+            for entry in ("class_names", "masked_classes", "temperatures", "sources"):
                 if entry in values:
                     values[entry] = tuple(_checked.listed(found, entry, where))
             for entry in ("task", "device"):
@@ -306,12 +313,12 @@ class Plan:
     def identity(self) -> dict[str, Any]:
         """Return what makes a book another book, by name: what the content digest covers.
 
-        Left out: what the run was like (`threads`, `device`, `versions`, how the codec was chosen, and in `views` the `versions` of libraries), and
-        what is only told about the data (its name) and a teacher (its name, size and accuracy). One book made on two
+        Left out: what the run was like (`threads`, `device`, `versions`, how the codec was chosen, which books were the sources, and in
+        `views` the `versions` of libraries), and what is only told about the data (its name) and a teacher (its name, size and accuracy). One book made on two
         machines has one identity: what a view is, its probe proves.
         """
         found = self.to_json()
-        for entry in ("threads", "device", "versions", "choice", "format_version"):
+        for entry in ("threads", "device", "versions", "choice", "sources", "format_version"):
             found.pop(entry, None)
         found["data"] = {key: value for key, value in self.data.items() if key not in TOLD}
         found["views"] = {key: value for key, value in self.views.items() if key != VERSIONS}

@@ -28,6 +28,7 @@ from bookkd.core import jsonio
 from bookkd.core.errors import (
     BookFormatError,
     BookLockedError,
+    BookMismatchError,
     BookMissingError,
     BookUnfinishedError,
     ConfigError,
@@ -217,6 +218,11 @@ class BookWriter(WriterSession):
                 f"{self.path} to be a book of this run, but it was made with",
                 f"Give another path, or the options that the book was made with.{grow}",
             )
+        # Records of two sources may differ where their plans do not, after a repair or on another processor.
+        if stored.sources != plan.sources and (plan.sources or not self._finished):
+            wish, got = (" and ".join(each) or "a teacher" for each in (stored.sources, plan.sources))
+            do = "Give another path, or the books that it was begun with."
+            raise BookMismatchError(f"Expected the records of {self.path} to come from {wish}, got {got}. {do}")
         return stored
 
     def _sweep(self) -> None:

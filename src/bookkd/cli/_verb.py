@@ -108,7 +108,23 @@ class Verb:
         except BookKDError:
             raise
         except (argparse.ArgumentError, argparse.ArgumentTypeError, TypeError, ValueError, OSError) as error:
-            raise ConfigError(_explain(error, parser, self.name)) from error
+            raise ConfigError(self._explain(error, parser, arguments)) from error
+
+    def _explain(self, error: BaseException, parser: ArgumentParser, arguments: Sequence[str]) -> str:
+        """Return one line for an error of the parser, with the nearest option for an unknown one."""
+        text = " ".join(str(error).split())
+        known = [option for action in parser._actions for option in action.option_strings]
+        for word in text.split():
+            if word.startswith("--") and "nrecognized" in text:
+                option = word.partition("=")[0]
+                typed = next((short for short, dotted in self.short.items() if dotted == option), option)
+                name = option[2:].partition(".")[0]
+                given = ""
+                if name in self.choices:
+                    given = f" with --{name} {_asked(f'--{name}.name', arguments, self.choices[name].default)}"
+                near = ", ".join(nearest(option, known)[:4])
+                return f"Unknown option {typed} of bookkd {self.name}{given}. Nearest: {near}."
+        return f"{text} See: bookkd {self.name} --help"
 
     def _expand(self, argv: Sequence[str]) -> list[str]:
         """Write short spellings out, and YAML files as the options that they stand for, in their place."""
@@ -167,7 +183,11 @@ def _listed(text: str | None) -> list[str]:
 
 
 def _spelled(word: str, short: Mapping[str, str]) -> str:
+    """Write an option as the parser knows it: `--max-kl` as `--max_kl`, and a short spelling as what it stands for."""
     option, equals, value = word.partition("=")
+    if option.startswith("--"):
+        option = "--" + option[2:].replace("-", "_")
+        word = f"{option}{equals}{value}"
     return f"{short[option]}{equals}{value}" if option in short else word
 
 
@@ -222,17 +242,6 @@ def _add_choice(parser: ArgumentParser, name: str, choice: Choice, arguments: Se
         text = helps.get(entry.name, "") + (" Number or schedule." if moves else "")
         settings: dict[str, Any] = {"required": True} if required else {"default": default}
         group.add_argument(f"--{name}.{entry.name}", type=parse_schedule if moves else kind, help=text, **settings)
-
-
-def _explain(error: BaseException, parser: ArgumentParser, verb: str) -> str:
-    """Return one line for an error of the parser, with the nearest option for an unknown one."""
-    text = " ".join(str(error).split())
-    known = [option for action in parser._actions for option in action.option_strings]
-    for word in text.split():
-        if word.startswith("--") and "nrecognized" in text:
-            near = ", ".join(nearest(word.partition("=")[0], known)[:4])
-            return f"Unknown option {word} of bookkd {verb}. Nearest: {near}."
-    return f"{text} See: bookkd {verb} --help"
 
 
 def note(text: str) -> None:

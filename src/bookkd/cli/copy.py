@@ -9,6 +9,7 @@ from bookkd.book import CODECS, Codec
 from bookkd.cli._show import bytes_text, console, progress_bar
 from bookkd.cli._verb import Choice, Verb
 from bookkd.cli.make import choose_codec
+from bookkd.core.errors import ConfigError, expected
 from bookkd.core.names import choose
 from bookkd.pipelines.keep_book import copy_to
 
@@ -38,6 +39,9 @@ def copy(codec: Codec | AsIs, book: str, out: str) -> dict[str, Any]:
 
 def find(name: str) -> type[Any]:
     """Return a codec by name, or what stands for none."""
+    if name == "auto":
+        do = "Name the codec, or make the book with bookkd make ... --codec auto."
+        raise ConfigError(expected("codec", "a codec", "auto, which measures on what the teacher says", do=do))
     return AsIs if name == AS_IS else choose_codec(choose(name, [AS_IS, *CODECS], "codec"))
 
 
@@ -52,12 +56,22 @@ def show(result: dict[str, Any]) -> None:
     )
     if result["same"]:
         return
+    if result["bytes"] > result["source_bytes"]:
+        out.print("Note: the copy is larger than the book.")
     for name, found in result["fidelity"].items():
         for temperature, measured in found["temperatures"].items():
+            every_class = "mean_of_every_class" in measured
+            mean = measured["mean_of_every_class" if every_class else "mean"]
+            spread = ", what was left out spread evenly" if every_class else ""
             out.print(
-                f"{name} at temperature {float(temperature):g}: T^2 KL {measured['mean']:.2g} on average, "
-                f"{measured['p99']:.2g} at the 99th percentile, against the records of the book.",
+                f"{name} at temperature {float(temperature):g}: T^2 KL {mean:.2g} on average{spread}, "
+                f"against the records of the book.",
                 soft_wrap=True,
+            )
+        for temperature, measured in found.get("unpromised", {}).items():
+            kept = measured["kept_mass"]
+            out.print(
+                f"{name} at temperature {float(temperature):g}: no longer served; {kept:.3g} of the mass is kept."
             )
 
 

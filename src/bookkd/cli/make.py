@@ -42,7 +42,7 @@ def make(
         out: Folder of the book, or its address (s3://...): each unit is put there when it is whole.
         data: The samples.
         views: The augmentation.
-        batch_size: Samples a pass; found by trying where none is given.
+        batch_size: Samples a pass; 256, or fewer where memory does not hold them, if none is given.
         unit_rows: Samples of a unit, the grain of resuming; chosen by record size where none is given.
         workers: Loader processes.
         accelerator: Where the teacher runs.
@@ -137,7 +137,7 @@ def show(result: dict[str, Any]) -> None:
     for name, choice in result.get("chosen", {}).items():
         chosen = choice["chosen"]
         console().print(
-            f"Codec of {name}: {chosen['name']} {chosen['configuration'] or ''}, chosen of {len(choice['candidates'])}."
+            f"Codec of {name}: {' '.join(str(part) for part in chosen.values() if part)}, chosen of {len(choice['candidates'])}."
         )
     for line in result["notes"]:
         console().print(f"Note: {line}")

@@ -14,7 +14,7 @@ from bookkd.pipelines.options import DataOptions
 
 
 def merge(
-    books: str,
+    books: list[str],
     method: Method,
     codec: Codec,
     out: str = "merged",
@@ -27,7 +27,7 @@ def merge(
     place of their logits: a smaller book that serves this temperature alone, and says what it lost.
 
     Args:
-        books: Folders of the books, with commas between.
+        books: Folders of the books, in the order of the teachers; with blanks or commas between.
         method: With --bake: whose target, such as bookkd with its options.
         codec: With --bake: how the target becomes bytes.
         out: Folder of the new book.
@@ -35,7 +35,15 @@ def merge(
         data: With --bake: the samples, where the method looks at labels; taken from the books where they need no files.
     """
     with progress_bar("records") as progress:
-        return merge_books(out, books=books, bake=bake, method=method, codec=codec, data=data, progress=progress)
+        return merge_books(
+            out,
+            books=[each for word in books for each in word.split(",")],
+            bake=bake,
+            method=method,
+            codec=codec,
+            data=data,
+            progress=progress,
+        )
 
 
 def show(result: dict[str, Any]) -> None:
@@ -54,9 +62,10 @@ VERB = Verb(
     "merge",
     merge,
     show,
-    "  bookkd merge books/resnet20,books/resnet56 --out books/both\n"
-    "  bookkd merge books/resnet20,books/resnet56 --bake --method bookkd --method.preset regularised --codec int8 --out books/baked",
+    "  bookkd merge books/resnet20 books/resnet56 --out books/both\n"
+    "  bookkd merge books/resnet20 books/resnet56 --bake --method bookkd --method.preset regularised --codec int8 --out books/baked",
     positional={"books": False},
+    many="books",
     short={"--data": "--data.name", "--download": "--data.download"},
     choices={
         "method": Choice("bookkd", method_class, build_method, lambda found: found.presets),

@@ -14,12 +14,12 @@ from bookkd.core.errors import DataError, expected
 from bookkd.core.fields import LOGITS
 from bookkd.interchange._source import ABSENT
 
-__all__ = ["Loss", "top_k_parts"]
+__all__ = ["MEASURED_ROWS", "Loss", "top_k_parts"]
 
 Array = npt.NDArray[Any]
 
 _LOWEST = float(np.finfo(np.float16).min)
-_MEASURED_ROWS = 128
+MEASURED_ROWS = 128
 """Rows of a unit whose loss is measured."""
 
 
@@ -32,7 +32,7 @@ class Loss:
         kept: Their kept mass.
         agree: Whether their most likely class is the same.
         excess: The most that kept probabilities exceeded 1 in any row, before they were scaled to 1.
-        padded: Places that a row left empty and a class of the tail took.
+        padded: Places that a row left empty; a class of probability 0 stands there.
     """
 
     kl: list[Array] = field(default_factory=list)
@@ -64,11 +64,13 @@ def top_k_parts(
     renormalise: bool,
     place: Callable[[int], str],
     loss: Loss,
+    measured: Array | None = None,
 ) -> dict[str, Array]:
     """Return the parts of a field of codec `top_k` for rows of kept classes.
 
-    The tail is what the kept probabilities leave of 1. Where a row keeps fewer classes than the codec, the lowest classes that
-    it does not keep take the free places, each with an even share of the tail: the most that can be said of them.
+    tail = 1 - the sum of the kept probabilities. Where a row keeps fewer classes than the codec, the lowest classes that it does
+    not keep stand in the free places with the lowest value of float16, exp(-65504) = 0: their mass is in the tail, where the
+    source left it, and what is kept is the source's word alone.
 
     Args:
         log_p: Log-probabilities at temperature 1, [rows, n], in any order; -inf for none.
@@ -78,6 +80,10 @@ def top_k_parts(
         renormalise: Whether kept probabilities are scaled to 1, without a tail.
         place: Names a row, for errors.
         loss: Takes what is lost.
+        measured: Rows whose loss is measured; None for all.
+
+    Returns:
+        `values` and `indices` [rows, k] and `log_tail_mass` [rows, 1], in the dtypes of the codec.
 
     Raises:
         DataError: a class beyond the classes, one twice, none at all, or no probabilities; names the row.
@@ -104,10 +110,9 @@ def top_k_parts(
     else:
         p = p / np.maximum(total, 1.0)[:, None]
         tail = np.maximum(1.0 - total, 0.0)
-    kept = p.sum(axis=1)  # by the source; the shares of free places are nobody's word
-    p, classes, tail = _filled(p, classes, present, tail, n_classes, k, loss)
+    p, classes = _filled(p, classes, present, k, loss)
     parts = _encoded(p, classes, tail, entry)
-    _measure(p, tail, kept, parts, loss)
+    _measure(p, tail, parts, loss, np.arange(len(p)) if measured is None else measured)
     return parts
 
 
@@ -146,28 +151,24 @@ def _sorted(p: Array, classes: Array, present: Array) -> tuple[Array, Array, Arr
     return tuple(np.take_along_axis(each, order, axis=1) for each in (p, classes, present))  # type: ignore[return-value]
 
 
-def _filled(
-    p: Array, classes: Array, present: Array, tail: Array, n_classes: int, k: int, loss: Loss
-) -> tuple[Array, Array, Array]:
+def _filled(p: Array, classes: Array, present: Array, k: int, loss: Loss) -> tuple[Array, Array]:
+    """Give free places, which are last, to the lowest classes that the row does not keep, with probability 0."""
     missing = k - p.shape[1]
     if missing > 0:
         p = np.pad(p, ((0, 0), (0, missing)))
         classes = np.pad(classes, ((0, 0), (0, missing)), constant_values=ABSENT)
         present = np.pad(present, ((0, 0), (0, missing)))
     if present.all():
-        return p, classes, tail
-    p, classes, tail = p.copy(), classes.copy(), tail.copy()
+        return p, classes
+    p, classes = np.where(present, p, 0.0), classes.copy()
     for row in np.flatnonzero(~present.all(axis=1)):
         free = np.flatnonzero(~present[row])
-        used = set(classes[row][present[row]].tolist())
         # Among the k lowest classes are at least as many unused ones as there are free places.
-        unused = [each for each in range(min(n_classes, k)) if each not in used][: len(free)]
-        share = tail[row] / (n_classes - len(used))
-        classes[row, free], p[row, free] = unused, share
-        tail[row] = max(0.0, tail[row] - share * len(free)) if len(used) + len(free) < n_classes else 0.0
+        used = classes[row][present[row]]
+        unused = np.setdiff1d(np.arange(k), used[used < k], assume_unique=True)
+        classes[row, free] = unused[: len(free)]
         loss.padded += len(free)
-    p, classes, _ = _sorted(p, classes, np.ones_like(present))
-    return p, classes, tail
+    return p, classes
 
 
 def _encoded(p: Array, classes: Array, tail: Array, entry: FieldPlan) -> dict[str, Array]:
@@ -180,13 +181,14 @@ def _encoded(p: Array, classes: Array, tail: Array, entry: FieldPlan) -> dict[st
     return {part: np.ascontiguousarray(found[part].astype(dtype)) for part, (dtype, _) in layout.items()}
 
 
-def _measure(p: Array, tail: Array, kept_mass: Array, parts: dict[str, Array], loss: Loss) -> None:
-    picked = np.unique(np.arange(_MEASURED_ROWS) * len(p) // _MEASURED_ROWS)
+def _measure(p: Array, tail: Array, parts: dict[str, Array], loss: Loss, picked: Array) -> None:
+    if not len(picked):
+        return
     source = np.concatenate([p, tail[:, None]], axis=1)[picked]
     q_tail = np.exp(parts["log_tail_mass"][picked].astype(np.float64))
     kept = np.exp(parts["values"][picked].astype(np.float64))
     stored = np.concatenate([(1.0 - q_tail) * kept / kept.sum(axis=1, keepdims=True), q_tail], axis=1)
     ratio = np.log(source, where=source > 0, out=np.zeros_like(source)) - np.log(np.maximum(stored, 1e-300))
     loss.kl.append(np.maximum((source * ratio).sum(axis=1), 0.0))
-    loss.kept.append(kept_mass[picked])
+    loss.kept.append(source[:, :-1].sum(axis=1))
     loss.agree.append(source[:, :-1].argmax(axis=1) == stored[:, :-1].argmax(axis=1))

@@ -13,7 +13,7 @@ from typing import IO, Any
 
 __all__ = ["Call", "Name", "Reference", "read_pickle"]
 
-MAX_STEPS = 2**20
+MAX_STEPS = 2**18
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def read_pickle(file: IO[bytes]) -> Any:
         Numbers, text, bytes, lists, tuples and dicts, and in the place of anything else a `Name`, `Call` or `Reference`.
 
     Raises:
-        ValueError: for bytes that are no pickle, a step that arrays do not need, or more than a million steps.
+        ValueError: for bytes that are no pickle, a step that arrays do not need, or more than `MAX_STEPS` steps.
 
     >>> import io, pickle
     >>> read_pickle(io.BytesIO(pickle.dumps({"a": [1, (2.5, b"x")]})))

@@ -19,11 +19,13 @@ from bookkd.core.errors import DataError, expected
 __all__ = [
     "ABSENT",
     "MAX_FILE",
+    "PIECE",
     "Options",
     "Records",
     "Sequences",
     "Source",
     "Tokens",
+    "kept_places",
     "read_file",
     "sample_key",
     "sequence_key",
@@ -37,6 +39,10 @@ ABSENT = int(np.iinfo(np.int64).min)
 MAX_FILE = 2**30
 """Most bytes of one file, member or line that is read at once."""
 MAX_CLASSES = 2**31
+PIECE = 2**16
+"""Places of records (rows x classes) that are handled at a time, so that memory does not depend on what a file claims."""
+_LEAST_POSITIONS = 2**20
+_BYTES_A_POSITION = 4
 _HEAD = 4096
 _HEADS = 1024
 
@@ -68,7 +74,7 @@ class Options:
 
 
 class Records(NamedTuple):
-    """Records of consecutive samples of one view: kept classes, and the raw fields beside them."""
+    """Records of some consecutive samples of one view: kept classes [rows, n], and the raw fields beside them."""
 
     log_p: Array
     classes: Array
@@ -85,6 +91,8 @@ class Source(ABC):
         data, views: Of the plan: what is known of the data and of the views.
         notes: What the format loses or cannot say.
         allowed: How far rounding of the format may push kept probabilities above 1.
+        size: Bytes of the files.
+        places_a_byte: Most places of the book (records x `k`) for each of these bytes; more is refused.
     """
 
     name: ClassVar[str]
@@ -98,12 +106,14 @@ class Source(ABC):
     views: dict[str, Any]
     notes: list[str]
     allowed: float = 1e-3
+    size: int
+    places_a_byte: ClassVar[int] = 4
     record_bytes: int = 0
     """Bytes that a sample takes while a unit is read, beyond the unit; bounds the rows of a unit."""
 
     @abstractmethod
-    def read(self, unit: Unit) -> Records:
-        """Return the records of a unit; DataError for damaged ones."""
+    def read(self, unit: Unit) -> Iterator[Records]:
+        """Yield the records of a unit in order, some rows at a time, see `PIECE`; DataError for damaged ones."""
 
     @abstractmethod
     def place(self, unit: Unit, row: int) -> str:
@@ -112,6 +122,34 @@ class Source(ABC):
     def order(self, units: Sequence[Unit]) -> Iterable[Unit]:
         """Return units in the order in which they are best read."""
         return units
+
+
+def kept_places(options: Options, most: int, n_classes: int, *, full: bool = False) -> int:
+    """Return the classes kept of each record: what was asked for, and no more than a record of the source holds.
+
+    Args:
+        options: `k` is what was asked for.
+        most: Most classes of a record.
+        n_classes: Classes of the teacher.
+        full: Whether no record has fewer than `most`. Otherwise one class at least stays in the tail, so that the mass which a
+            record of fewer classes leaves has a place.
+
+    >>> kept_places(Options(k=9), 5, 100), kept_places(Options(), 5, 5), kept_places(Options(), 5, 5, full=True)
+    (5, 4, 5)
+    """
+    return max(1, min(options.k or most, most, n_classes if full else n_classes - 1))
+
+
+def check_positions(count: int, size: int, source: str) -> None:
+    """Refuse far more positions than files of `size` bytes can hold: each takes memory for its key.
+
+    Raises:
+        DataError: for more than one in `_BYTES_A_POSITION` bytes, and more than a million.
+    """
+    allowed = max(_LEAST_POSITIONS, size // _BYTES_A_POSITION)
+    if count > allowed:
+        wish = f"a source of at most {allowed} positions, having {size} bytes"
+        raise DataError(expected("source", wish, count, where=source, do="It is damaged, or made to fill the memory."))
 
 
 def sample_key(name: str) -> int:
@@ -173,6 +211,11 @@ def listed(folder: Path, pattern: str, what: str) -> list[Path]:
     return sorted(found, key=lambda path: path.parts)
 
 
+def total_size(files: Iterable[Path]) -> int:
+    """Return the bytes of files."""
+    return sum(path.stat().st_size for path in files)
+
+
 def fingerprint(files: Sequence[Path], root: Path) -> str:
     """Return a digest of names, sizes and beginnings: of every file its name and size, of 1024 spread over them 4 KiB.
 
@@ -191,7 +234,7 @@ def fingerprint(files: Sequence[Path], root: Path) -> str:
 
 @dataclass
 class Tokens:
-    """Consecutive positions of one sequence.
+    """Consecutive positions of one sequence: all of them, or a part.
 
     Args:
         log_p: [positions, n].
@@ -210,8 +253,9 @@ class Tokens:
 class Sequences(Source):
     """A store of sequences, each of its own length: one record a token position, as long as a record has one shape.
 
-    A subclass says how long each sequence is (`lengths`, `first_position`, `numbers`) and yields sequences from any one
-    on (`stream`). Here they become one row of positions. What would change with ragged records is this class alone.
+    A subclass says how long each sequence is (`lengths`, `first_position`, `numbers`) and yields parts of sequences from any one
+    on (`stream`), so short that none takes much memory. Here they become one row of positions. What would change with ragged
+    records is this class alone.
     """
 
     lengths: npt.NDArray[np.int64]
@@ -219,7 +263,11 @@ class Sequences(Source):
     starts: npt.NDArray[np.int64]
 
     def lay_out(
-        self, lengths: Sequence[int], *, numbers: Sequence[int] | None = None, firsts: Sequence[int] | None = None
+        self,
+        lengths: Sequence[int] | Array,
+        *,
+        numbers: Sequence[int] | Array | None = None,
+        firsts: Sequence[int] | Array | None = None,
     ) -> None:
         """Set samples and keys from the length of each sequence, its number, and the position of its first record."""
         self.lengths = np.asarray(lengths, dtype=np.int64)
@@ -231,18 +279,22 @@ class Sequences(Source):
             raise DataError(
                 expected("source", "at least one position", "none of them", where=str(self.data.get("source", "")))
             )
+        check_positions(self.n_samples, self.size, str(self.data.get("source", "")))
         if int(self.numbers.max()) >= 2**32 or int((self.starts + self.lengths).max()) > 2**32:
             raise DataError(expected("sequences", "below 2**32 of at most 2**32 positions", int(self.numbers.max())))
-        within = np.arange(self.n_samples) - np.repeat(self.edges[:-1], self.lengths)
-        upper = np.repeat(self.numbers, self.lengths).astype(np.uint64) << np.uint64(32)
-        self.keys = upper | (within + np.repeat(self.starts, self.lengths)).astype(np.uint64)
+        self.keys = np.arange(self.n_samples, dtype=np.uint64)
+        for number, first, start, stop in zip(
+            self.numbers.tolist(), self.starts.tolist(), self.edges[:-1].tolist(), self.edges[1:].tolist(), strict=True
+        ):
+            # In place, since the keys are what an import holds of all positions; modulo 2**64 where it is negative.
+            self.keys[start:stop] += np.uint64(((number << 32) + first - start) % 2**64)
         self._at = -1
-        self._rest: list[Tokens] = []
+        self._rest: Tokens | None = None
         self._stream: Iterator[Tokens] = iter(())
 
     @abstractmethod
-    def stream(self, sequence: int) -> Iterator[Tokens]:
-        """Yield sequences in order, beginning with the one at place `sequence`."""
+    def stream(self, sequence: int) -> Iterator[tuple[int, Tokens]]:
+        """Yield (place of the sequence, some of its positions) in order, beginning with the sequence at place `sequence`."""
 
     @abstractmethod
     def where(self, sequence: int) -> str:
@@ -253,43 +305,57 @@ class Sequences(Source):
         position = int(unit.start + row - self.edges[sequence] + self.starts[sequence])
         return f"{self.where(sequence)}, position {position}"
 
-    def read(self, unit: Unit) -> Records:
+    def read(self, unit: Unit) -> Iterator[Records]:
         if unit.start != self._at:
             sequence = self._sequence_of(unit.start)
             self._stream = self._counted(sequence)
-            self._rest = []
-            self._take(int(unit.start - self.edges[sequence]))
+            self._rest = None
+            for _ in self._take(int(unit.start - self.edges[sequence])):
+                pass
+        self._at = -1  # nowhere, until all of the unit was taken
+        pieces: list[Tokens] = []
+        rows = width = 0
+        for tokens in self._take(unit.stop - unit.start):
+            wider = max(width, self.k, tokens.log_p.shape[1])
+            if pieces and (rows + len(tokens)) * wider > PIECE:
+                yield _joined(pieces, self.raw)
+                pieces, rows, width = [], 0, 0
+            pieces.append(tokens)
+            rows, width = rows + len(tokens), max(width, self.k, tokens.log_p.shape[1])
+        if pieces:
+            yield _joined(pieces, self.raw)
         self._at = unit.stop
-        return _joined(self._take(unit.stop - unit.start), self.raw)
 
     def _sequence_of(self, sample: int) -> int:
         return int(np.searchsorted(self.edges, sample, side="right")) - 1
 
     def _counted(self, sequence: int) -> Iterator[Tokens]:
-        for place, tokens in enumerate(self.stream(sequence), start=sequence):
-            if place >= len(self.lengths) or len(tokens) != self.lengths[place]:
+        """Yield what `stream` does, if each sequence is as long as it was when it was counted."""
+        place, seen = sequence, 0
+        for at, tokens in self.stream(sequence):
+            while place < at and place < len(self.lengths) and seen == self.lengths[place]:
+                place, seen = place + 1, 0
+            seen += len(tokens)
+            if place != at or place >= len(self.lengths) or seen > self.lengths[place]:
                 raise DataError(
                     f"Expected {self.where(min(place, len(self.lengths) - 1))} to be what it was when it was counted."
                 )
             yield tokens
 
-    def _take(self, count: int) -> list[Tokens]:
-        taken: list[Tokens] = []
+    def _take(self, count: int) -> Iterator[Tokens]:
+        """Yield the next `count` positions, no piece wider than memory allows."""
         while count > 0:
-            if not self._rest:
-                following = next(self._stream, None)
-                if following is None:
-                    raise DataError(
-                        f"Expected the source to have {self.n_samples} positions, got fewer: it changed meanwhile."
-                    )
-                self._rest = [following]
-            tokens = self._rest.pop()
-            if len(tokens) > count:
-                self._rest = [_part(tokens, slice(count, None))]
-                tokens = _part(tokens, slice(count))
-            taken.append(tokens)
+            tokens = self._rest if self._rest is not None else next(self._stream, None)
+            if tokens is None:
+                raise DataError(
+                    f"Expected the source to have {self.n_samples} positions, got fewer: it changed meanwhile."
+                )
+            fitting = min(count, max(1, PIECE // max(1, self.k, tokens.log_p.shape[1])))
+            self._rest = _part(tokens, slice(fitting, None)) if len(tokens) > fitting else None
+            tokens = _part(tokens, slice(fitting))
             count -= len(tokens)
-        return taken
+            if len(tokens):
+                yield tokens
 
 
 def _part(tokens: Tokens, rows: slice) -> Tokens:
@@ -304,4 +370,6 @@ def _joined(pieces: list[Tokens], raw: dict[str, FieldPlan]) -> Records:
 
 
 def _widened(array: Array, width: int, value: float) -> Array:
+    if array.shape[1] == width:
+        return array
     return np.pad(array, ((0, 0), (0, width - array.shape[1])), constant_values=value)

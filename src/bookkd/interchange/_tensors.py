@@ -10,8 +10,10 @@ from __future__ import annotations
 import io
 import math
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from mmap import mmap
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,12 +21,14 @@ import numpy.typing as npt
 from bookkd.core.errors import DataError, expected
 from bookkd.interchange._pickles import Call, Name, Reference, read_pickle
 
-__all__ = ["load_arrays"]
+__all__ = ["BFLOAT16", "load_arrays", "widened"]
 
 Array = npt.NDArray[Any]
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _BFLOAT16 = "bfloat16"
+BFLOAT16 = np.dtype([("bfloat16", "<u2")])
+"""Numbers of bfloat16 as they lie in a file, see `widened`."""
 _STORAGES = {
     "FloatStorage": "float32", "DoubleStorage": "float64", "HalfStorage": "float16", "BFloat16Storage": _BFLOAT16,
     "LongStorage": "int64", "IntStorage": "int32", "ShortStorage": "int16", "CharStorage": "int8", "ByteStorage": "uint8",
@@ -42,22 +46,24 @@ _NUMPY_DTYPES = frozenset(
 _DEPTH = 8
 
 
-def load_arrays(data: bytes, where: str) -> Any:
+def load_arrays(data: bytes | mmap, where: str, file: IO[bytes] | None = None) -> Any:
     """Return what a file of `torch.save` holds: numpy arrays in lists, tuples and dicts.
 
-    bfloat16 comes as float32, which holds all its values.
+    Arrays are views of `data` where they can be, so that they take no memory of their own; bfloat16 comes as `BFLOAT16`.
 
     Args:
         data: The whole file.
         where: Its name, for errors.
+        file: The file itself, if `data` is a map of it.
 
     Raises:
         DataError: for a damaged file, or one that holds anything but arrays, numbers and text.
     """
+    file = io.BytesIO(data) if file is None else file
     try:
         if data[:2] == b"PK":
-            return _from_zip(data)
-        return _from_stream(data)
+            return _from_zip(memoryview(data), file)
+        return _from_stream(memoryview(data), file)
     except (ValueError, KeyError, zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError) as error:
         wish = "a file of torch.save with arrays alone"
         raise DataError(
@@ -65,8 +71,17 @@ def load_arrays(data: bytes, where: str) -> Any:
         ) from error
 
 
-def _from_zip(data: bytes) -> Any:
-    archive = zipfile.ZipFile(io.BytesIO(data))
+def widened(array: Array) -> Array:
+    """Return numbers as they are, and those of bfloat16 as float32, which holds all of them."""
+    if array.dtype != BFLOAT16:
+        return array
+    found: Array = array["bfloat16"].astype("<u4")
+    found <<= 16
+    return found.view("<f4")
+
+
+def _from_zip(data: memoryview, file: IO[bytes]) -> Any:
+    archive = zipfile.ZipFile(file)
     found = [
         info for info in archive.infolist() if info.filename.endswith("/data.pkl") and info.filename.count("/") == 1
     ]
@@ -74,21 +89,28 @@ def _from_zip(data: bytes) -> Any:
         raise ValueError(f"{len(found)} entries data.pkl in a zip archive")
     root = found[0].filename.partition("/")[0]
 
-    def member(name: str) -> bytes:
+    def member(name: str) -> memoryview:
         info = archive.getinfo(f"{root}/{name}")
-        # As torch writes them, so that no entry can be larger than the file.
-        if info.compress_type != zipfile.ZIP_STORED or info.file_size > len(data):
+        # As torch writes them, so that no entry can be larger than the file, and none is copied out of it.
+        if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or info.file_size > len(data):
             raise ValueError(f"entry {name[:40]!r} is compressed or longer than its file")
-        return archive.read(info)
+        head = data[info.header_offset : info.header_offset + 30]
+        if len(head) < 30 or bytes(head[:4]) != b"PK\3\4":
+            raise ValueError(f"entry {name[:40]!r} is not where the archive says")
+        skipped = int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little")
+        start = info.header_offset + 30 + skipped
+        content = data[start : start + info.file_size]
+        if len(content) != info.file_size or zlib.crc32(content) != info.CRC:
+            raise ValueError(f"entry {name[:40]!r} has another checksum than its content")
+        return content
 
-    if f"{root}/byteorder" in archive.namelist() and member("byteorder") != b"little":
+    if f"{root}/byteorder" in archive.namelist() and bytes(member("byteorder")) != b"little":
         raise ValueError("big-endian numbers")
     said = read_pickle(io.BytesIO(member("data.pkl")))
     return _Resolver(lambda key: member(f"data/{key}"), len(data)).resolve(said)
 
 
-def _from_stream(data: bytes) -> Any:
-    file = io.BytesIO(data)
+def _from_stream(data: memoryview, file: IO[bytes]) -> Any:
     if read_pickle(file) != _MAGIC:
         raise ValueError("no file of torch.save")
     protocol, system = read_pickle(file), read_pickle(file)
@@ -98,13 +120,14 @@ def _from_stream(data: bytes) -> Any:
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
         raise ValueError("no list of storages")
     widths = _storage_widths(said)
-    storages: dict[str, bytes] = {}
+    storages: dict[str, memoryview] = {}
     for key in keys:
         length = int.from_bytes(file.read(8), "little")
-        size = length * widths.get(key, 1)
-        if size > len(data) - file.tell():
+        size, start = length * widths.get(key, 1), file.tell()
+        if size > len(data) - start:
             raise ValueError(f"a storage of {length} values, which the file does not have")
-        storages[key] = file.read(size)
+        storages[key] = data[start : start + size]
+        file.seek(start + size)
     return _Resolver(storages.__getitem__, len(data)).resolve(said)
 
 
@@ -153,14 +176,13 @@ def _count(value: Any) -> int:
 class _Resolver:
     """Makes arrays of what a pickle described; each object once, so that shared ones cost nothing.
 
-    A small file can describe many arrays of the same bytes. What is read and copied is counted, and more than a few times
-    the file is refused.
+    Arrays are views of the file. What has to be copied is counted, and more than the file has bytes is refused.
     """
 
-    def __init__(self, storage: Callable[[str], bytes], size: int) -> None:
+    def __init__(self, storage: Callable[[str], memoryview], size: int) -> None:
         self.read = storage
-        self.left = 6 * size + 2**16
-        self.storages: dict[str, bytes] = {}
+        self.left = size + 2**16
+        self.storages: dict[str, memoryview] = {}
         self.known: dict[int, Any] = {}
         self.kept: list[Any] = []
 
@@ -169,10 +191,9 @@ class _Resolver:
         if self.left < 0:
             raise ValueError("more arrays than the file has bytes for")
 
-    def storage(self, key: str) -> bytes:
+    def storage(self, key: str) -> memoryview:
         if key not in self.storages:
             self.storages[key] = self.read(key)
-            self.spend(len(self.storages[key]))
         return self.storages[key]
 
     def resolve(self, value: Any, depth: int = 0) -> Any:
@@ -220,15 +241,9 @@ class _Resolver:
         )
         if last >= count or math.prod(shape) > count:
             raise ValueError("a tensor that leaves its storage")
-        flat = np.frombuffer(raw, dtype="<u2" if kind == _BFLOAT16 else np.dtype(kind).newbyteorder("<"))[first:]
+        flat = np.frombuffer(raw, dtype=BFLOAT16 if kind == _BFLOAT16 else np.dtype(kind).newbyteorder("<"))[first:]
         width = flat.dtype.itemsize
-        view = np.lib.stride_tricks.as_strided(flat, shape, [step * width for step in steps], writeable=False)
-        if kind == _BFLOAT16:
-            self.spend(4 * view.size)
-            return (view.astype("<u4") << 16).view("<f4")
-        if not view.flags.c_contiguous:
-            self.spend(view.nbytes)
-        return np.ascontiguousarray(view).reshape(shape)
+        return np.lib.stride_tricks.as_strided(flat, shape, [step * width for step in steps], writeable=False)
 
     def numpy_array(self, call: Call) -> Array:
         state = call.state
@@ -236,14 +251,15 @@ class _Resolver:
             raise ValueError("a numpy array without content")
         _, shape, dtype, fortran, content = state
         raw = _bytes(content)
-        self.spend(2 * len(raw))  # its bytes, and perhaps another order of them
+        self.spend(0 if raw is content else len(raw))
         kind = _numpy_dtype(dtype)
         sizes = [_count(each) for each in shape]
         if len(sizes) > 8 or math.prod(sizes) * kind.itemsize != len(raw):
             raise ValueError("a numpy array of another size than its content")
         flat = np.frombuffer(raw, dtype=kind)
+        self.spend(0 if kind.isnative else len(raw))
         found = flat.reshape(sizes[::-1]).T if fortran is True else flat.reshape(sizes)
-        return np.ascontiguousarray(found).reshape(sizes).astype(kind.newbyteorder("="), copy=False)
+        return found.astype(kind.newbyteorder("="), copy=False)
 
 
 def _numpy_dtype(call: Any) -> np.dtype[Any]:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bookkd import __version__
 from bookkd.book import Book, BookWriter, FieldPlan, Plan, TeacherInfo, TopK, Unit
 from bookkd.core import jsonio
 from bookkd.core.check import at_least
-from bookkd.core.errors import ConfigError, expected
+from bookkd.core.errors import ConfigError, DataError, expected
 from bookkd.core.fields import LOGITS
 from bookkd.core.names import look_up
-from bookkd.interchange._kept import Loss, top_k_parts
+from bookkd.interchange._kept import MEASURED_ROWS, Loss, top_k_parts
 from bookkd.interchange._source import Options, Source
 
 __all__ = ["FORMATS", "Imported", "import_book"]
@@ -29,6 +32,10 @@ FORMATS = {
 """Format -> its reader, imported when it is asked for."""
 
 _UNIT_BYTES = 2**26
+_MOST_ROWS = 2**16
+_MOST_UNITS = 2**15
+_LEAST_UNIT = 2**24
+_LEAST_PLACES = 2**22
 
 Progress = Callable[[int, int], None]
 
@@ -98,6 +105,7 @@ def import_book(
         raise ConfigError(expected("compression", "given for distillkit alone", compression, where=source_format))
     options = Options(n_classes, None if k is None else at_least(k, 1, "k", where="import"), renormalise, compression)
     found: Source = look_up(source_format, FORMATS, "format")(Path(source), options)
+    _check_places(found, str(source))
     plan = _plan(found, options, source_format, teacher)
     loss = Loss()
     total, done = found.n_samples * found.n_views, 0
@@ -116,14 +124,20 @@ def import_book(
 
 def _plan(found: Source, options: Options, source_format: str, teacher: str) -> Plan:
     codec = TopK(found.k, (1.0,))
+    entry = FieldPlan((found.n_classes,), codec)
     identity = {"format": source_format, "name": teacher, "data": found.data, "renormalise": options.renormalise}
-    rows = _UNIT_BYTES // found.record_bytes if found.record_bytes else None
+    # A unit is in memory whole. That of a small source is small too, whatever its records say of themselves.
+    record = _record_bytes({LOGITS: entry, **found.raw})
+    rows = min(_MOST_ROWS, min(2 * _UNIT_BYTES, max(_LEAST_UNIT, found.size // 4)) // record)
+    if found.record_bytes:
+        rows = min(rows, _UNIT_BYTES // found.record_bytes)
+    rows = max(rows, -(-found.n_samples // _MOST_UNITS))
     # A power of two, which every size of a hashing block divides.
-    unit_rows = None if rows is None or rows >= found.n_samples else max(1, 1 << max(0, rows.bit_length() - 1))
+    unit_rows = found.n_samples if rows >= found.n_samples else max(1, 1 << max(0, rows.bit_length() - 1))
     return Plan(
         n_samples=found.n_samples,
         n_views=found.n_views,
-        fields={LOGITS: FieldPlan((found.n_classes,), codec), **found.raw},
+        fields={LOGITS: entry, **found.raw},
         teachers=(TeacherInfo(teacher or source_format, jsonio.digest(identity)),),
         data=found.data,
         views=found.views,
@@ -133,20 +147,48 @@ def _plan(found: Source, options: Options, source_format: str, teacher: str) -> 
     )
 
 
+def _record_bytes(fields: dict[str, FieldPlan]) -> int:
+    layouts = [entry.codec.parts(entry.shape) for entry in fields.values()]
+    return sum(dtype.itemsize * math.prod(shape) for layout in layouts for dtype, shape in layout.values())
+
+
+def _check_places(found: Source, source: str) -> None:
+    """Refuse a book of far more places than the files have bytes for: a record that says much, at the length of the longest."""
+    places = found.n_samples * found.n_views * found.k
+    allowed = max(_LEAST_PLACES, found.places_a_byte * found.size)
+    if places > allowed:
+        wish = f"at most {allowed} places (records x k) of a source of {found.size} bytes"
+        got = f"{found.n_samples * found.n_views} records x {found.k}"
+        raise DataError(
+            expected("book", wish, got, where=source, do="Pass a smaller --k, or look for a damaged record.")
+        )
+
+
 def _parts(found: Source, unit: Unit, entry: FieldPlan, options: Options, loss: Loss) -> dict[str, Any]:
-    records = found.read(unit)
-    kept = top_k_parts(
-        records.log_p,
-        records.classes,
-        entry,
-        allowed=found.allowed,
-        renormalise=options.renormalise,
-        place=lambda row: found.place(unit, row),
-        loss=loss,
-    )
-    parts = {f"{LOGITS}/{part}": array for part, array in kept.items()}
-    for name, array in records.raw.items():
-        parts[f"{name}/values"] = found.raw[name].codec.encode(array)["values"]
+    """Return the parts of a unit, filled some rows at a time."""
+    rows, done = unit.stop - unit.start, 0
+    parts = {
+        f"{name}/{part}": np.empty((rows, *shape), dtype)
+        for name, each in {LOGITS: entry, **found.raw}.items()
+        for part, (dtype, shape) in each.codec.parts(each.shape).items()
+    }
+    measured = np.unique(np.arange(MEASURED_ROWS) * rows // MEASURED_ROWS)
+    for records in found.read(unit):
+        start, done = done, done + len(records.log_p)
+        kept = top_k_parts(
+            records.log_p,
+            records.classes,
+            entry,
+            allowed=found.allowed,
+            renormalise=options.renormalise,
+            place=lambda row, start=start: found.place(unit, start + row),  # type: ignore[misc]
+            loss=loss,
+            measured=measured[(measured >= start) & (measured < done)] - start,
+        )
+        for part, array in kept.items():
+            parts[f"{LOGITS}/{part}"][start:done] = array
+        for name, array in records.raw.items():
+            parts[f"{name}/values"][start:done] = found.raw[name].codec.encode(array)["values"]
     return parts
 
 
@@ -156,6 +198,6 @@ def _told(loss: Loss) -> list[str]:
         found.append(f"kept probabilities exceeded 1 by up to {loss.excess:.2g} and were scaled to 1")
     if loss.padded:
         found.append(
-            f"{loss.padded} places of positions with fewer classes took classes of the tail, each with an even share of it"
+            f"{loss.padded} places of positions with fewer classes hold classes with probability 0, whose mass is in the tail"
         )
     return found

@@ -28,7 +28,17 @@ from bookkd.book import FieldPlan, Raw
 from bookkd.core.errors import DataError, expected
 from bookkd.core.names import require
 from bookkd.interchange._distillkit_layout import MAX_K, Layout, read_layout
-from bookkd.interchange._source import ABSENT, Options, Sequences, Tokens, fingerprint, listed
+from bookkd.interchange._source import (
+    ABSENT,
+    PIECE,
+    Options,
+    Sequences,
+    Tokens,
+    fingerprint,
+    kept_places,
+    listed,
+    total_size,
+)
 
 __all__ = ["DistillKit"]
 
@@ -37,9 +47,10 @@ Array = npt.NDArray[Any]
 IDS = "position/token"
 _CONFIG = "compression_config.yaml"
 _MAX_POSITIONS = 2**22
-_ROWS = 4
-_LEAST_VALUES = 2**24
-_VALUES_A_BYTE = 64
+_LEAST_VALUES = 2**20
+_VALUES_A_BYTE = 4
+"""Numbers in the lists of a row group for each byte of its file. The bytes of DistillKit hardly compress: about 1."""
+_BUFFER = 2**20
 
 
 class DistillKit(Sequences):
@@ -47,6 +58,7 @@ class DistillKit(Sequences):
 
     name: ClassVar[str] = "distillkit"
     allowed = 0.05  # a curve through the tail is not exact
+    places_a_byte = 16
 
     def __init__(self, path: Path, options: Options) -> None:
         self.files = sorted(listed(path, "*.parquet", "Parquet files of DistillKit"), key=_natural)
@@ -70,10 +82,11 @@ class DistillKit(Sequences):
             self._check_columns(file)
         self.raw = {IDS: FieldPlan((), Raw("int64"))}
         self.data = {"name": "distillkit", "source": path.name, "files": len(self.files)}
+        self.size = total_size(self.files)
         self._groups: list[tuple[int, Path, int]] = []
         lengths, widest = self._scan()
         self.n_classes = self._classes(options, path)
-        self.k = min(options.k or widest, self.n_classes)
+        self.k = kept_places(options, widest, self.n_classes)
         self.data |= {"sequences": len(lengths), "digest": fingerprint(self.files, path)}
         self.lay_out(lengths)
         self.views = {"transform": "none", "n_views": 1}
@@ -87,12 +100,10 @@ class DistillKit(Sequences):
                 "log-probabilities after the exact ones are a curve that the producer fitted, not the teacher's own"
             )
 
-    def stream(self, sequence: int) -> Iterator[Tokens]:
+    def stream(self, sequence: int) -> Iterator[tuple[int, Tokens]]:
         begin = max(place for place, (first, _, _) in enumerate(self._groups) if first <= sequence)
         for place, path, group in self._groups[begin:]:
-            for number, tokens in enumerate(self._read(path, group, place), start=place):
-                if number >= sequence:
-                    yield tokens
+            yield from self._read(path, group, place, sequence)
 
     def where(self, sequence: int) -> str:
         return f"{self.data['source']}, sequence {sequence}"
@@ -150,16 +161,17 @@ class DistillKit(Sequences):
     def _parquet(self, path: Path) -> Any:
         pq = require("pyarrow.parquet", "interchange")
         try:
-            return pq.ParquetFile(path)
+            return pq.ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False)
         except (OSError, ValueError) as error:
             said = f"{type(error).__name__}: {error}"
             raise DataError(expected("file", "a whole Parquet file", said, where=str(path))) from error
 
     def _rows(self, path: Path, group: int, *, tokens: bool) -> Iterator[tuple[Any, Any, Any]]:
-        """Yield the columns of each row, a few rows in memory at a time."""
+        """Yield the columns of each row, one in memory at a time: Arrow takes some 16 bytes for each of its numbers."""
         columns = [*self.columns, "input_ids"] if tokens else self.columns[:1]
+        rows = {"batch_size": 1, "row_groups": [group], "columns": columns, "use_threads": False}
         try:
-            for batch in self._parquet(path).iter_batches(batch_size=_ROWS, row_groups=[group], columns=columns):
+            for batch in self._parquet(path).iter_batches(**rows):
                 given = {name: batch.column(name) for name in columns}
                 values, classes, ids = (given.get(name) for name in (*self.columns, "input_ids"))
                 for row in range(batch.num_rows):
@@ -170,22 +182,40 @@ class DistillKit(Sequences):
             said = f"{type(error).__name__}: {error}"
             raise DataError(expected("file", "a whole Parquet file of DistillKit", said, where=str(path))) from error
 
-    def _read(self, path: Path, group: int, first: int) -> Iterator[Tokens]:
+    def _read(self, path: Path, group: int, first: int, sequence: int) -> Iterator[tuple[int, Tokens]]:
+        """Yield the positions of each row, some at a time, from place `sequence` on; the first row is at place `first`."""
         for place, (values, classes, ids) in enumerate(self._rows(path, group, tokens=True), start=first):
+            if place < sequence:
+                continue
             where = f"{path}, sequence {place}"
             if values is None or classes is None or ids is None or len(values) != len(classes):
                 raise DataError(expected("columns", "equally long", "others", where=where))
-            if self.layout is not None:
-                log_p = self.layout.log_p(_bytes(values, self.layout.logprob_bytes, where))
-                numbers = self.layout.classes(_bytes(classes, self.layout.index_bytes, where))
-            else:
-                log_p, numbers = _matrix(values, np.float64, -np.inf, where), _matrix(classes, np.int64, ABSENT, where)
-            # Where the server gave fewer classes than were asked for, any number stands beside minus infinity.
-            numbers = np.where(np.isneginf(log_p), ABSENT, numbers)
-            known = np.full(len(log_p), -1, dtype=np.int64)
-            given = _plain(ids, where).astype(np.int64)[: len(log_p)]
+            known = np.full(len(values), -1, dtype=np.int64)
+            given = _plain(ids, where)[: len(values)].astype(np.int64)
             known[: len(given)] = given
-            yield Tokens(log_p, numbers, {IDS: known})
+            for rows in self._pieces(values):
+                log_p, numbers = self._decoded(values[rows], classes[rows], where, rows.start)
+                # Where the server gave fewer classes than were asked for, any number stands beside minus infinity.
+                yield place, Tokens(log_p, np.where(np.isneginf(log_p), ABSENT, numbers), {IDS: known[rows]})
+
+    def _pieces(self, values: Any) -> Iterator[slice]:
+        """Yield slices of the positions of a row that hold few enough places each."""
+        widths = np.full(len(values), self.layout.k) if self.layout else np.asarray(values.value_lengths().fill_null(0))
+        start = 0
+        while start < len(values):
+            most = np.maximum.accumulate(np.maximum(widths[start : start + PIECE], 1))
+            stop = start + max(1, int((most * np.arange(1, len(most) + 1) <= PIECE).sum()))
+            yield slice(start, stop)
+            start = stop
+
+    def _decoded(self, values: Any, classes: Any, where: str, start: int) -> tuple[Array, Array]:
+        """Return log-probabilities and classes of the positions from `start` on, [positions, n]."""
+        if self.layout is not None:
+            log_p = self.layout.log_p(_bytes(values, self.layout.logprob_bytes, where, start))
+            return log_p, self.layout.classes(_bytes(classes, self.layout.index_bytes, where, start))
+        if not values.value_lengths().fill_null(0).equals(classes.value_lengths().fill_null(0)):
+            raise DataError(expected("columns", "equally long", "others", where=f"{where}, from position {start}"))
+        return _matrix(values, np.float64, -np.inf, where), _matrix(classes, np.int64, ABSENT, where)
 
 
 def _natural(path: Path) -> tuple[Any, ...]:
@@ -201,14 +231,14 @@ def _plain(values: Any, where: str) -> Array:
     return found
 
 
-def _bytes(values: Any, width: int, where: str) -> Array:
+def _bytes(values: Any, width: int, where: str, start: int) -> Array:
     """Return a list of equally long lists of bytes as uint8 [positions, width]."""
     counts = np.asarray(values.value_lengths().fill_null(-1))
     if len(counts) and (counts != width).any():
         wish = f"{width} bytes a position, as the configuration of compression says"
         wrong = int(np.flatnonzero(counts != width)[0])
         do = "They were captured with another configuration: pass --compression FILE.yaml."
-        raise DataError(expected("bytes", wish, int(counts[wrong]), where=f"{where}, position {wrong}", do=do))
+        raise DataError(expected("bytes", wish, int(counts[wrong]), where=f"{where}, position {start + wrong}", do=do))
     found = _plain(values.flatten(), where)
     if found.dtype.kind == "f" or (len(found) and (found.min() < 0 or found.max() > 255)):
         raise DataError(expected("bytes", "whole numbers from 0 to 255", str(found.dtype), where=where))

@@ -17,21 +17,37 @@ Source: the layout that NVIDIA/Megatron-LM reads and writes (`megatron/training/
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import tarfile
+import tempfile
+from array import array as numbers_array
 from collections.abc import Iterator
 from dataclasses import dataclass
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import IO, Any, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from bookkd.core.errors import DataError, expected
 from bookkd.core.names import require
-from bookkd.interchange._source import ABSENT, MAX_FILE, Options, Sequences, Tokens, fingerprint, listed
-from bookkd.interchange._tensors import entry, load_arrays
+from bookkd.interchange._source import (
+    ABSENT,
+    MAX_FILE,
+    PIECE,
+    Options,
+    Sequences,
+    Tokens,
+    check_positions,
+    fingerprint,
+    kept_places,
+    listed,
+    total_size,
+)
+from bookkd.interchange._tensors import BFLOAT16, entry, load_arrays, widened
 
 __all__ = ["Megatron"]
 
@@ -44,6 +60,10 @@ _META = "_meta.json"
 _EMPTY_BELOW = -999.0
 _MAX_CLASSES = 2**17
 _MAX_FORMAT = 2
+_IN_MEMORY = 2**24
+"""Bytes of an iteration that are decompressed to memory; longer ones to a file without a name, and mapped."""
+_RATIO = 512
+"""How often longer an iteration may be than its compressed bytes: places after a small nucleus take next to none."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +77,17 @@ class _Saver:
 
 
 class _Payload(NamedTuple):
-    """One iteration of one rank: arrays [positions, samples, classes], one for each micro-batch."""
+    """One iteration of one rank: arrays [positions, samples, classes] as they lie in the file, one for each micro-batch."""
 
     values: list[Array]
-    classes: list[Array]
+    low: list[Array]
+    high: list[Array]
+
+    def pieces(self) -> Iterator[Iterator[tuple[Array, Array]]]:
+        """Yield for each sample its (log-probabilities, classes) [positions, classes], some positions at a time."""
+        for values, low, high in zip(self.values, self.low, self.high, strict=True):
+            for column in range(values.shape[1]):
+                yield _of_sample(values[:, column], low[:, column], high[:, column])
 
 
 class _Member(NamedTuple):
@@ -76,6 +103,7 @@ class Megatron(Sequences):
 
     name: ClassVar[str] = "megatron"
     allowed = 2e-2  # bfloat16
+    places_a_byte = 128
 
     def __init__(self, path: Path, options: Options) -> None:
         self.n_classes = options.classes(str(path))
@@ -86,8 +114,9 @@ class Megatron(Sequences):
         self.ranks = 1 + max(rank for _, rank in self.files)
         self.raw = {}
         self.data = {"name": "megatron", "source": path.name, "files": len(self.files)}
+        self.size = total_size(file for file, _ in self.files)
         lengths, numbers, widest, hashes = self._count()
-        self.k = min(options.k or max(widest, 1), self.n_classes)
+        self.k = kept_places(options, widest, self.n_classes)
         known = {"hash": hashes[0]} if hashes else {}
         self.data |= {"sequences": len(lengths), "digest": fingerprint([file for file, _ in self.files], path), **known}
         self.lay_out(lengths, numbers=numbers)
@@ -98,13 +127,13 @@ class Megatron(Sequences):
             "that the data must be read with the seed and blend that `_meta.json` names",
         ]
 
-    def _count(self) -> tuple[list[int], list[int], int, list[str]]:
+    def _count(self) -> tuple[Array, Array, int, list[str]]:
         """Return length and number of each sequence, the most classes of a position, and the hash of the data."""
         self.members: list[_Member] = []
         self._first: list[int] = []
-        lengths: list[int] = []
-        numbers: list[int] = []
-        widest, hashes = 0, set()
+        # Eight bytes a sequence each.
+        lengths, numbers = numbers_array("q"), numbers_array("q")
+        positions, widest, hashes = 0, 0, set()
         for file, rank in self.files:
             saver: _Saver | None = None
             for name, data in _entries(file):
@@ -116,21 +145,25 @@ class Megatron(Sequences):
                 first, _, end = name.removesuffix(_SUFFIX).partition("-")
                 member = _Member(file, rank, name, int(first), bool(end))
                 payload = _payload(data, where)
+                positions += sum(each.shape[0] * each.shape[1] for each in payload.values)
+                check_positions(positions, self.size, where)
                 self.members.append(member)
                 self._first.append(len(lengths))
-                numbers += _sequence_numbers(payload, member, saver, self.ranks, where)
+                numbers.frombytes(_sequence_numbers(payload, member, saver, self.ranks, where).tobytes())
                 for array in payload.values:
-                    lengths += [array.shape[0]] * array.shape[1]
-                    widest = max(widest, array.shape[2])
+                    lengths.frombytes(np.full(array.shape[1], array.shape[0], dtype=np.int64).tobytes())
+                for pieces in payload.pieces():
+                    widest = max(widest, *(int((classes != ABSENT).sum(axis=1).max()) for _, classes in pieces))
         if len(hashes) > 1:
             got = ", ".join(sorted(hashes))
             raise DataError(expected("hash", "one, of one stream of data", got, where=self.data["source"]))
-        if len(set(numbers)) != len(numbers):
+        found = np.frombuffer(numbers, dtype=np.int64)
+        if len(np.unique(found)) != len(found):
             got = "one twice: shards of two runs lie together"
             raise DataError(expected("sequences", "each once", got, where=self.data["source"]))
-        return lengths, numbers, widest, list(hashes)
+        return np.frombuffer(lengths, dtype=np.int64), found, widest, list(hashes)
 
-    def stream(self, sequence: int) -> Iterator[Tokens]:
+    def stream(self, sequence: int) -> Iterator[tuple[int, Tokens]]:
         begin = int(np.searchsorted(self._first, sequence, side="right")) - 1
         place = self._first[begin]
         wanted = self.members[begin:]
@@ -139,12 +172,10 @@ class Megatron(Sequences):
             for name, data in _entries(path):
                 if name not in names:
                     continue
-                payload = _payload(data, f"{path}, {name}")
-                for values, classes in zip(payload.values, payload.classes, strict=True):
-                    for column in range(values.shape[1]):
-                        if place >= sequence:
-                            yield Tokens(values[:, column].astype(np.float64), classes[:, column])
-                        place += 1
+                for pieces in _payload(data, f"{path}, {name}").pieces():
+                    if place >= sequence:
+                        yield from ((place, Tokens(values, classes)) for values, classes in pieces)
+                    place += 1
 
     def where(self, sequence: int) -> str:
         member = self.members[int(np.searchsorted(self._first, sequence, side="right")) - 1]
@@ -206,46 +237,78 @@ def _saver(data: bytes, where: str) -> tuple[_Saver, str]:
 
 
 def _payload(data: bytes, where: str) -> _Payload:
-    found = load_arrays(_decompressed(data, where), where)
+    with _decompressed(data, where) as file:
+        # A map outlives its file, which is closed here and then gone with it.
+        content = file.getvalue() if isinstance(file, io.BytesIO) else mmap(file.fileno(), 0, access=ACCESS_READ)
+        found = load_arrays(content, where, file)
     version = found.get("format_version", 1) if isinstance(found, dict) else 1
     if not isinstance(version, int) or not 1 <= version <= _MAX_FORMAT:
         raise DataError(expected("format_version", f"from 1 to {_MAX_FORMAT}", version, where=where))
     parts = [entry(found, key, where) for key in ("values", "indices_low", "bit_17")]
     lists = [part if isinstance(part, list) else [part] for part in parts]
-    values, classes = [], []
     if len({len(each) for each in lists}) != 1 or not lists[0]:
         raise DataError(expected("payload", "as many indices as values", [len(each) for each in lists], where=where))
     for value, low, high in zip(*lists, strict=True):
         arrays = (value, low, high)
         fits = all(isinstance(each, np.ndarray) and each.ndim == 3 and each.shape == value.shape for each in arrays)
-        if not fits or value.dtype.kind != "f" or low.dtype != np.uint16 or high.dtype != bool or not value.size:
+        if (
+            not fits
+            or not (value.dtype.kind == "f" or value.dtype == BFLOAT16)
+            or low.dtype != np.uint16
+            or high.dtype != bool
+            or not value.size
+        ):
             got = ", ".join(f"{getattr(each, 'dtype', type(each).__name__)} {list(np.shape(each))}" for each in arrays)
             wish = "values float, indices_low uint16 and bit_17 bool, [positions, samples, classes]"
             raise DataError(expected("payload", wish, got, where=where))
-        numbers = (high.astype(np.int64) << 16) | low.astype(np.int64)
-        values.append(value)
-        classes.append(np.where(value <= _EMPTY_BELOW, ABSENT, numbers))
-    return _Payload(values, classes)
+        if value.shape[2] > _MAX_CLASSES:
+            wish = f"of at most {_MAX_CLASSES} classes a position"
+            raise DataError(expected("payload", wish, value.shape[2], where=where))
+    return _Payload(*lists)
 
 
-def _decompressed(data: bytes, where: str) -> bytes:
+def _of_sample(values: Array, low: Array, high: Array) -> Iterator[tuple[Array, Array]]:
+    """Yield (log-probabilities float64, classes int64) of arrays [positions, classes], some positions at a time."""
+    step = max(1, PIECE // values.shape[1])
+    for start in range(0, len(values), step):
+        rows = slice(start, start + step)
+        log_p = widened(values[rows]).astype(np.float64)
+        classes = (high[rows].astype(np.int64) << 16) | low[rows]
+        yield log_p, np.where(log_p <= _EMPTY_BELOW, ABSENT, classes)
+
+
+def _decompressed(data: bytes, where: str) -> IO[bytes]:
+    """Return a file of the bytes of a frame: in memory if they are few."""
     zstandard = require("zstandard", "interchange")
+    limit = min(MAX_FILE, max(_IN_MEMORY, _RATIO * len(data)))
+    # Temporary files have no name, and are gone when they are closed.
+    file: IO[bytes] = io.BytesIO()
     try:
         size = zstandard.get_frame_parameters(data).content_size
-        if size > MAX_FILE and size != zstandard.CONTENTSIZE_UNKNOWN:
-            raise DataError(expected("member", f"at most {MAX_FILE} bytes", size, where=where))
+        known = size != zstandard.CONTENTSIZE_UNKNOWN
+        if known and size > limit:
+            raise DataError(expected("member", f"at most {limit} bytes", size, where=where))
+        if not known or size > _IN_MEMORY:
+            file = tempfile.TemporaryFile()  # noqa: SIM115 (whoever calls this closes it)
         # A frame that does not say its size is read up to the limit and not beyond.
         with zstandard.ZstdDecompressor(max_window_size=2**27).stream_reader(data) as reader:
-            found: bytes = reader.read(MAX_FILE + 1)
+            while file.tell() <= limit and (piece := reader.read(2**20)):
+                file.write(piece)
+        if not 0 < file.tell() <= limit or (known and file.tell() != size):
+            raise DataError(expected("member", "as long as it says", f"{file.tell()} bytes", where=where))
+        file.flush()
+        file.seek(0)
     except zstandard.ZstdError as error:
+        file.close()
         raise DataError(expected("member", "compressed by zstandard", f"{error}", where=where)) from error
-    if len(found) > MAX_FILE or (size not in (zstandard.CONTENTSIZE_UNKNOWN, len(found))):
-        raise DataError(expected("member", "as long as it says", f"{len(found)} bytes", where=where))
-    return found
+    except BaseException:
+        file.close()
+        raise
+    return file
 
 
-def _sequence_numbers(payload: _Payload, member: _Member, saver: _Saver | None, ranks: int, where: str) -> list[int]:
-    """Return the place of each sample of a payload in the stream of samples."""
+def _sequence_numbers(payload: _Payload, member: _Member, saver: _Saver | None, ranks: int, where: str) -> Array:
+    """Return the place of each sample of a payload in the stream of samples, int64."""
     sizes = [array.shape[1] for array in payload.values]
     rows = sum(sizes)
     total = ranks if saver is None or saver.ranks is None else saver.ranks
@@ -256,4 +319,8 @@ def _sequence_numbers(payload: _Payload, member: _Member, saver: _Saver | None, 
         got = f"rank {member.rank} with {rows} samples"
         raise DataError(expected("samples", wish, got, where=where))
     base = member.first if member.ranged else member.first * batch
-    return [base + ((row // micro) * total + member.rank) * micro + row % micro for row in range(rows)]
+    if base + batch + rows > 2**32:
+        raise DataError(expected("sequences", "below 2**32", base, where=where))
+    row = np.arange(rows, dtype=np.int64)
+    found: Array = base + ((row // micro) * total + member.rank) * micro + row % micro
+    return found

@@ -6,15 +6,21 @@
 The seed draws the whole augmentation of that sample in that epoch, in TinyViT's own fork of timm. An epoch becomes a view.
 Keys that two ranks wrote (samplers fill up the last batch) are taken from the lower rank.
 
+Where the producer mixed images (MixUp, CutMix; its mode is "pair2"), it mixed samples 2i and 2i + 1 of each batch, each into the
+other, with draws of the seed that is the exclusive or of both seeds. Batches are even and a rank writes in the order in which it
+reads, so that records 2i and 2i + 1 of a rank's files are the pair. A record that the rank had written already is left out, which
+happens to the second of the last pair alone: the record that then stands last has no partner in the files.
+
 Classes above 32,767 do not fit int16 and come out negative, or as another class: books of more classes are refused.
 
 Source: K. Wu et al., "TinyViT: Fast Pretraining Distillation for Small Vision Transformers", ECCV 2022, arXiv 2207.10666, and the
-layout that microsoft/Cream writes (`TinyViT/save_logits.py`, `data/augmentation/manager.py`).
+layout that microsoft/Cream writes (`TinyViT/save_logits.py`, `data/sampler.py`, `data/augmentation/manager.py` and `mixup.py`).
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,11 +29,22 @@ import numpy.typing as npt
 
 from bookkd.book import FieldPlan, Raw, Unit
 from bookkd.core.errors import DataError, expected
-from bookkd.interchange._source import Options, Records, Source, fingerprint, listed, sample_key
+from bookkd.interchange._source import (
+    PIECE,
+    Options,
+    Records,
+    Source,
+    fingerprint,
+    kept_places,
+    listed,
+    sample_key,
+    total_size,
+)
 
 __all__ = ["TinyViT"]
 
-SEED = "view/seed"
+SEED, PARTNER, PARTNER_SEED = "view/seed", "view/partner", "view/partner_seed"
+_NO_SEED = -1
 _EPOCH = re.compile(r"logits_top(\d{1,5})_epoch(\d{1,6})")
 _RANK = re.compile(r"rank(\d{1,6})-values\.bin")
 _MAX_KEY = 4096
@@ -47,36 +64,55 @@ class TinyViT(Source):
             raise DataError(expected("n_classes", wish, self.n_classes, where=str(path)))
         self.epochs = _epochs(path)
         self.stored_k = next(iter({k for k, _, _ in self.epochs}))
-        self.k = min(options.k or self.stored_k, self.n_classes)
+        self.k = kept_places(options, self.stored_k, self.n_classes, full=True)
         self.n_views = len(self.epochs)
         self._layout = np.dtype([("seed", "<i4"), ("classes", "<i2", (self.stored_k,)), ("p", "<f2", (self.stored_k,))])
         files = [file for _, _, folder in self.epochs for file in listed(folder, "rank*", "ranks")]
-        names = _names(_ranks(self.epochs[0][2]))
-        self.keys = np.array([sample_key(name) for name in names], dtype=np.uint64)
-        if len(np.unique(self.keys)) != len(self.keys):
-            raise DataError(expected("keys", "distinct", "two that hash alike", where=str(self.epochs[0][2])))
+        self.size = total_size(files)
+        self.keys = _all_keys(_ranks(self.epochs[0][2]))
         self._order = np.argsort(self.keys)
-        self.n_samples = len(names)
-        self.raw = {SEED: FieldPlan((), Raw("int32"))}
-        self.data = {"name": "tinyvit", "samples": len(names), "digest": fingerprint(files, path)}
+        if (np.diff(self.keys[self._order]) == 0).any():
+            raise DataError(expected("keys", "distinct", "two that hash alike", where=str(self.epochs[0][2])))
+        self.n_samples = len(self.keys)
+        self.raw = {
+            SEED: FieldPlan((), Raw("int32")),
+            PARTNER: FieldPlan((), Raw("uint64")),
+            PARTNER_SEED: FieldPlan((), Raw("int32")),
+        }
+        self.data = {"name": "tinyvit", "samples": self.n_samples, "digest": fingerprint(files, path)}
         numbers = [epoch for _, epoch, _ in self.epochs]
-        self.views = {"transform": "tinyvit: seed", "n_views": self.n_views, "epochs": numbers, "fields": [SEED]}
+        self.views = {
+            "transform": "tinyvit: seed and partner",
+            "n_views": self.n_views,
+            "epochs": numbers,
+            "fields": list(self.raw),
+        }
         self.notes = [
             f"{self.stored_k} probabilities in float16: a tail below about 1e-3 is their rounding",
             "`view/seed` draws the view in TinyViT's fork of timm alone; other code or versions draw another view, and nothing in "
             "the files would tell",
-            "where the producer mixed images, a record is about two of them: the partner was the neighbour in the producer's batch, "
-            "which is not kept; take records of unmixed views alone",
+            "where the producer mixed images, `view/partner` is the key of the other image of the pair and `view/partner_seed` its "
+            "seed (-1 and the sample's own key where the files have none); whether and how it mixed is in its configuration alone",
         ]
         self._open: tuple[int, list[Any], npt.NDArray[np.int64], npt.NDArray[np.int64]] | None = None
 
-    def read(self, unit: Unit) -> Records:
+    def read(self, unit: Unit) -> Iterator[Records]:
+        rows = max(1, PIECE // self.stored_k)
+        for start in range(unit.start, unit.stop, rows):
+            yield self._records(unit, start, min(start + rows, unit.stop))
+
+    def _records(self, unit: Unit, start: int, stop: int) -> Records:
         values, rank, row = self._epoch(unit.view)
-        wanted = slice(unit.start, unit.stop)
-        found = np.empty(unit.stop - unit.start, dtype=self._layout)
-        for number, array in enumerate(values):
-            mine = rank[wanted] == number
-            found[mine] = array[row[wanted][mine]]
+        found = np.empty(stop - start, dtype=self._layout)
+        partner, partner_seed = self.keys[start:stop].copy(), np.full(stop - start, _NO_SEED, dtype=np.int32)
+        for number, (keys, array) in enumerate(values):
+            mine = np.flatnonzero(rank[start:stop] == number)
+            places = row[start:stop][mine]
+            found[mine] = array[places]
+            other = places ^ 1  # 0 with 1, 2 with 3
+            paired = other < len(array)
+            partner[mine[paired]] = keys[other[paired]]
+            partner_seed[mine[paired]] = array["seed"][other[paired]]
         classes = found["classes"].astype(np.int64)
         p = found["p"].astype(np.float64)
         if (classes < 0).any() or not (p >= 0).all():
@@ -84,15 +120,16 @@ class TinyViT(Source):
             wish = "classes from 0 and probabilities from 0"
             got = f"class {classes[wrong].min()}, probability {p[wrong].min():g}"
             do = f"A class above 32767 does not fit int16; or these are no records of top {self.stored_k}."
-            raise DataError(expected("record", wish, got, where=self.place(unit, wrong), do=do))
+            raise DataError(expected("record", wish, got, where=self.place(unit, start - unit.start + wrong), do=do))
+        raw = {SEED: found["seed"].copy(), PARTNER: partner, PARTNER_SEED: partner_seed}
         with np.errstate(divide="ignore"):
-            return Records(np.log(p), classes, {SEED: found["seed"].copy()})
+            return Records(np.log(p), classes, raw)
 
     def place(self, unit: Unit, row: int) -> str:
         return f"{self.epochs[unit.view][2]}, key {int(self.keys[unit.start + row])}"
 
     def _epoch(self, view: int) -> tuple[list[Any], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Return the records of each rank, and where each sample is; one epoch is kept."""
+        """Return keys and records of each rank, and where each sample is; one epoch is kept."""
         if self._open is None or self._open[0] != view:
             self._open = None
             folder = self.epochs[view][2]
@@ -100,8 +137,8 @@ class TinyViT(Source):
             rank = np.full(self.n_samples, -1, dtype=np.int64)
             row = np.zeros(self.n_samples, dtype=np.int64)
             for number, path in enumerate(_ranks(folder)):
-                keys = np.array([sample_key(name) for name in _keys(path)], dtype=np.uint64)
-                values.append(self._values(path, len(keys)))
+                keys = np.fromiter((sample_key(name) for name in _keys(path)), dtype=np.uint64)
+                values.append((keys, self._values(path, len(keys))))
                 samples = self._samples(keys, path)
                 fresh = rank[samples] < 0
                 rank[samples[fresh]], row[samples[fresh]] = number, np.flatnonzero(fresh)
@@ -160,26 +197,29 @@ def _ranks(folder: Path) -> list[Path]:
     return [found[rank] for rank in sorted(found)]
 
 
-def _keys(values: Path) -> list[str]:
-    """Return the keys that stand beside a file of values, one a line."""
+def _keys(values: Path) -> Iterator[str]:
+    """Yield the keys that stand beside a file of values, one a line."""
     path = values.with_name(values.name.replace("-values.bin", "-keys.txt"))
-    found: list[str] = []
     try:
         with path.open("rb") as file:
+            number = 0
             while line := file.readline(_MAX_KEY + 1):
+                number += 1
                 key = line.strip().decode("utf-8", "surrogateescape")
                 if len(line) > _MAX_KEY or not key:
                     raise DataError(
-                        expected("key", f"1 to {_MAX_KEY} bytes", len(line), where=f"{path}, line {len(found) + 1}")
+                        expected("key", f"1 to {_MAX_KEY} bytes", len(line), where=f"{path}, line {number}")
                     )
-                found.append(key)
+                yield key
     except OSError as error:
         raise DataError(expected("keys", "readable", error.strerror or str(error), where=str(path))) from error
-    return found
 
 
-def _names(ranks: list[Path]) -> list[str]:
-    """Return all keys once, in the order of their numbers or of their text: that of a folder of classes."""
-    names = {name for path in ranks for name in _keys(path)}
-    numbers = all(name.isascii() and name.isdigit() for name in names)
-    return sorted(names, key=int) if numbers else sorted(names, key=lambda name: name.split("/"))
+def _all_keys(ranks: list[Path]) -> npt.NDArray[np.uint64]:
+    """Return the keys of all samples once, in the order of their numbers or of their names: that of a folder of classes."""
+    if all(name.isascii() and name.isdigit() and len(name) < 19 for path in ranks for name in _keys(path)):
+        numbers = np.fromiter((int(name) for path in ranks for name in _keys(path)), dtype=np.uint64)
+        return np.unique(numbers)
+    # A slash sorts before everything, so that folders stay together.
+    names = sorted({name.replace("/", "\0") for path in ranks for name in _keys(path)})
+    return np.fromiter((sample_key(name.replace("\0", "/")) for name in names), dtype=np.uint64, count=len(names))

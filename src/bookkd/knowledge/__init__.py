@@ -7,7 +7,7 @@ from bookkd.knowledge.base import Teacherless
 from bookkd.knowledge.ensemble import Ensemble, SideBySide, books_of, check_same, teachers_of
 from bookkd.knowledge.lineage import NOTES, lineage_of_weights, teachers_behind
 from bookkd.knowledge.live import LiveKnowledge
-from bookkd.knowledge.needs import check_fields, check_needs, check_views
+from bookkd.knowledge.needs import check_fields, check_needs, check_views, unmeasured
 from bookkd.knowledge.own import BetaSmoothing, SelfKnowledge, VirtualKnowledge
 from bookkd.knowledge.stored import StoredKnowledge, member_fields
 from bookkd.knowledge.teacher import Teacher
@@ -34,5 +34,6 @@ __all__ = [
     "member_fields",
     "teachers_behind",
     "teachers_of",
+    "unmeasured",
     "with_pool_of",
 ]

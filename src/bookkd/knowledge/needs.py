@@ -13,7 +13,7 @@ from bookkd.core.protocols import Knowledge, Needs
 from bookkd.knowledge.ensemble import books_of
 from bookkd.knowledge.live import LiveKnowledge
 
-__all__ = ["check_fields", "check_needs", "check_views"]
+__all__ = ["check_fields", "check_needs", "check_views", "unmeasured"]
 
 _HOW = {
     LOGITS: "Make a book that holds it: bookkd make ... --task classification.",
@@ -119,6 +119,31 @@ Make a book that holds it: bookkd make ... --task classification.
                 f"Expected field {name!r} to honour temperature {missing[0]:g} for method {method}, got a codec that "
                 f"promises {promised}{said}{place}. Use one of these, or make the book with {option} {missing[0]:g}."
             )
+
+
+def unmeasured(needs: Needs, fields: Mapping[str, FieldInfo]) -> list[str]:
+    """Return a caution for each field whose codec was chosen by measuring at other temperatures than a method learns at.
+
+    Args:
+        needs: What the method asks for.
+        fields: What there is, by field name.
+    """
+    found = []
+    for name, temperatures in needs.fields.items():
+        choice = fields[name].measured.get("choice") if name in fields else None
+        asked = choice.get("temperatures") if isinstance(choice, Mapping) else None
+        if not isinstance(asked, list):
+            continue
+        for at in temperatures:
+            if at in asked:
+                continue
+            loss = _figure(fields[name], "temperatures", f"{at:g}", "mean")
+            known = "nothing was measured" if loss is None else f"it loses a mean T^2 KL of {loss:.2g}"
+            listed = ", ".join(f"{each:g}" for each in asked if isinstance(each, int | float))
+            found.append(
+                f"the codec of {name} was chosen for temperature {listed}; at {at:g}, where the method learns, {known}."
+            )
+    return found
 
 
 def _figure(info: FieldInfo, *path: str) -> float | None:

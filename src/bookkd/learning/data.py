@@ -161,7 +161,7 @@ def make_groups(
             do = "Pass it, or `window`; `learn` alone chooses one by what is free."
             wish = "given for shuffle blocks"
             raise ConfigError(expected("shuffle_window", wish, None, where="make_groups", do=do))
-        window = BlockWindow(training.shuffle_window)
+        window = BlockWindow(training.shuffle_window, training.shuffle_block_rows or 4096)
     sampler = ViewSampler(
         n_samples,
         n_views,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,15 @@ from bookkd.learning.folder import RunFolder, is_main_process
 from bookkd.learning.training import Training
 from bookkd.views import BlockWindow
 
-__all__ = ["ReadingOrder", "choose_order", "class_order", "order_of_run", "reading_ahead"]
+__all__ = ["ReadingOrder", "choose_order", "order_of_run", "reading_ahead", "sorted_by_class"]
 
 _LOG = logging.getLogger("bookkd")
 
 FREE_SHARE = 2
 """A window and the next one, read ahead, take one part in so many of the free memory; an epoch that takes no more is shuffled by rows."""
+
+FINEST_READ = 2**18
+"""Bytes that a block of samples sorted by class is at least: smaller reads a disk gives much slower than large ones."""
 
 
 @dataclass(frozen=True)
@@ -74,16 +78,22 @@ def choose_order(
     n_samples: int,
     views_per_sample: int = 1,
     free: int | None = None,
+    by_class: bool = False,
 ) -> ReadingOrder:
     """Return how to shuffle: as `training` says, or by what an epoch reads of the books and the free memory.
 
+    Blocks are those that the books are hashed by, which are read and checked at once. Of samples that lie sorted by class, a
+    block holds one class or two: there blocks are halved, as far as `FINEST_READ`, until a window holds as many of them as a
+    batch holds samples, so that the classes of a window vary no more than those of a batch do anyway.
+
     Args:
-        training: `shuffle` and `shuffle_window`.
+        training: `shuffle`, `shuffle_window` and `shuffle_block_rows`.
         books: What is read; none for a live teacher or labels alone.
         fields: What is read of them.
         n_samples: Samples of an epoch.
         views_per_sample: Views of each that an epoch reads.
         free: Bytes of memory; None asks the system.
+        by_class: The samples lie sorted by class (`sorted_by_class`).
 
     Raises:
         ConfigError: if blocks are asked for where no book and no memory says how many make a window.
@@ -93,7 +103,8 @@ def choose_order(
     """
     if training.shuffle == "rows":
         return ReadingOrder(None, "as asked")
-    rows = max((stored.book.plan.block_rows or 1 for stored in books), default=4096)
+    hashed = max((stored.book.plan.block_rows or 1 for stored in books), default=4096)
+    rows = training.shuffle_block_rows or hashed
     if training.shuffle_window is not None:
         return ReadingOrder(BlockWindow(training.shuffle_window, rows), "as asked")
     free = available_memory() if free is None else free
@@ -111,8 +122,23 @@ def choose_order(
     said = f"an epoch reads {_size(epoch)} of the book{'s' if len(books) > 1 else ''}, {_size(free)} of memory are free"
     if not asked and epoch <= free // FREE_SHARE:
         return ReadingOrder(None, said)
-    blocks = max(1, int(free // (2 * FREE_SHARE) // (record * rows)))
-    return ReadingOrder(BlockWindow(min(blocks, -(-n_samples // rows)), rows), f"as asked; {said}" if asked else said)
+    room = int(free // (2 * FREE_SHARE) // record)
+    near = all(
+        isinstance(stored.book.path, Path) for stored in books
+    )  # of a book at an address whole blocks are fetched
+    if by_class and near and training.shuffle_block_rows is None:
+        finest = FINEST_READ * views_per_sample * len(books) / record
+        rows = _finer(rows, finest, room, training.batch_size)
+        said += "; blocks are finer than the book's, since the samples lie sorted by class" if rows < hashed else ""
+    blocks = max(1, min(room // rows, -(-n_samples // rows)))
+    return ReadingOrder(BlockWindow(blocks, rows), f"as asked; {said}" if asked else said)
+
+
+def _finer(rows: int, finest: float, room: int, batch_size: int) -> int:
+    """Return the rows of a block: halved while a window of `room` rows has fewer blocks than `batch_size`, not below `finest`."""
+    while room // rows < batch_size and rows > 1 and rows // 2 >= finest:
+        rows //= 2
+    return rows
 
 
 def order_of_run(
@@ -143,9 +169,12 @@ def order_of_run(
     """
     order = None if folder is None else _order_kept(folder)
     if order is None:
-        order = choose_order(training, books, fields, n_samples=n_samples, views_per_sample=views_per_sample)
-        if order.window is not None:
-            order = replace(order, reason=order.reason + class_order(labels, rows))
+        by_class = sorted_by_class(labels, rows)
+        order = choose_order(
+            training, books, fields, n_samples=n_samples, views_per_sample=views_per_sample, by_class=by_class
+        )
+        if order.window is not None and by_class and order.window.blocks < min(training.batch_size, n_samples):
+            order = replace(order, reason=order.reason + _NARROW)
         if folder is not None:
             folder.note_order(order.to_json())
     if order.window is not None and is_main_process():
@@ -163,32 +192,33 @@ def _order_kept(folder: RunFolder) -> ReadingOrder | None:
     return ReadingOrder(None, "as before") if folder.begun else None  # begun by a version that knew no other order
 
 
-def class_order(labels: Any, rows: Sequence[int] | None = None) -> str:
-    """Return a caution where the samples lie sorted by class, so that a narrow window sees a few classes at a time.
+def sorted_by_class(labels: Any, rows: Sequence[int] | None = None) -> bool:
+    """Return whether the samples lie sorted by class, so that a block holds a few classes only.
 
     Args:
         labels: Class of each sample, [samples]; anything else, or None, is not judged.
         rows: Book row of each sample; None where it is its number.
 
     Returns:
-        Words to add to a reason; empty where neighbours are of one class about as often as any two samples are.
+        False where neighbours are of one class about as often as any two samples are.
 
-    >>> class_order([0, 0, 0, 1, 1, 1]), class_order([0, 1, 0, 1, 1, 0])
-    ('; the samples lie sorted by class, which a narrow window does not mix: make the book of a data set in random order', '')
+    >>> sorted_by_class([0, 0, 0, 1, 1, 1]), sorted_by_class([0, 1, 0, 1, 1, 0])
+    (True, False)
     """
     found = np.asarray([] if labels is None else labels)
     if found.ndim != 1 or found.dtype.kind not in "iu" or len(found) < 2:
-        return ""
+        return False
     if rows is not None:
         found = found[np.argsort(rows)]
     _, counts = np.unique(found, return_counts=True)
     chance = float(np.square(counts / len(found)).sum())
     together = float(np.mean(found[1:] == found[:-1]))
-    return _SORTED if together - chance > (1 - chance) / 2 else ""
+    return together - chance > (1 - chance) / 2
 
 
-_SORTED = (
-    "; the samples lie sorted by class, which a narrow window does not mix: make the book of a data set in random order"
+_NARROW = (
+    "; the samples lie sorted by class, and a window has fewer blocks than a batch has samples, which does not mix them well: "
+    "make the book of a data set in random order"
 )
 
 

@@ -54,6 +54,8 @@ class Training:
             that a book larger than memory is read at the speed of the disk; "auto" takes blocks where what an epoch reads of
             the book is more than half of the free memory.
         shuffle_window: Blocks of a window, with "blocks": more mix better and take more memory; None takes as many as fit.
+        shuffle_block_rows: Samples of a block, with "blocks": fewer mix samples better that lie sorted by class, and are read
+            more slowly; None takes the book's hashing blocks, and finer ones where samples lie sorted.
         probe_share: Share of views whose probe is compared with the book's, 0 to 1.
         cache_views: Keep all views in memory, so that each is drawn once for all epochs.
         cache_bytes: Most memory that `cache_views` may use.
@@ -83,6 +85,7 @@ class Training:
     seed: int = 0
     shuffle: Literal["auto", "blocks", "rows"] = "auto"
     shuffle_window: int | None = None
+    shuffle_block_rows: int | None = None
     probe_share: float = 0.02
     cache_views: bool = False
     cache_bytes: int = 4 * 2**30
@@ -118,11 +121,14 @@ class Training:
         choose(self.accelerator, ACCELERATORS, "accelerator")
         choose(self.precision, PRECISIONS, "precision")
         choose(self.shuffle, SHUFFLES, "shuffle")
-        if self.shuffle_window is not None:
-            at_least(self.shuffle_window, 1, "shuffle_window", where="training")
+        for key in ("shuffle_window", "shuffle_block_rows"):
+            value = getattr(self, key)
+            if value is None:
+                continue
+            at_least(value, 1, key, where="training")
             if self.shuffle != "blocks":
                 wish, do = f"None with shuffle {self.shuffle}", "Pass --training.shuffle blocks with it."
-                raise ConfigError(expected("shuffle_window", wish, self.shuffle_window, where="training", do=do))
+                raise ConfigError(expected(key, wish, value, where="training", do=do))
         if self.patience is not None:
             at_least(self.patience, 1, "patience", where="training")
         for milestone in self.milestones:

@@ -78,7 +78,7 @@ def make(
         codec: How logits become bytes; float16 where None. With `Auto`, the smallest codec that meets it on a sample of
             records; a book begun before keeps the codec that was chosen then. `bookkd.book.shortfall` says whether the
             whole book meets it.
-        batch_size: Samples a pass; None takes that of a book begun before, else finds one.
+        batch_size: Samples a pass; None takes that of a book begun before, else 256, or fewer where memory does not hold them.
         unit_rows: Samples of a unit, the grain of resuming; None chooses by record size.
         workers: Loader processes.
         temperatures: At which the loss of the codec is measured while writing.

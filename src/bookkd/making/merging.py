@@ -55,13 +55,18 @@ def merge(path: str | Path, books: Sequence[Book], *, progress: Progress | None 
     check_same([StoredKnowledge(book) for book in books])
     sources = sources_of([book.plan for book in books])
     started = time.perf_counter()
-    with BookWriter(path, merged_plan([book.plan for book in books]), keys=books[0].keys) as writer:
+    plan = replace(merged_plan([book.plan for book in books]), sources=_digests(books))
+    with BookWriter(path, plan, keys=books[0].keys) as writer:
         for unit in pending_units(writer, progress):
             writer.copy(unit, _copied(unit, books, sources))
         fidelity = {
             name: books[place].fidelity[old] for name, (place, old) in sources.items() if old in books[place].fidelity
         }
         return writer.finish(_cost(books, started), fidelity=fidelity)
+
+
+def _digests(books: Sequence[Book]) -> tuple[str, ...]:
+    return tuple(book.content_digest for book in books)
 
 
 def merged_plan(plans: Sequence[Plan]) -> Plan:
@@ -205,7 +210,7 @@ def _baked_plan(
     # An infinite bound is no JSON number.
     how = [{key: None if value == float("inf") else value for key, value in entry.items()} for entry in how]
     baked: dict[str, Any] = {"temperature": float(temperature), "transforms": how}
-    baked["books"] = [book.content_digest for book in books]
+    baked["books"] = list(_digests(books))
     if labels is not None:
         # Other labels correct other records: they make another book.
         baked["labels"] = digest(np.asarray(labels).tolist())
@@ -218,6 +223,7 @@ def _baked_plan(
         teachers=tuple(teacher for book in books for teacher in book.plan.teachers),
         temperatures=(float(temperature),),
         choice={},
+        sources=_digests(books),
     )
 
 

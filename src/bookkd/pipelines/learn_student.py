@@ -21,7 +21,7 @@ from bookkd.core.files import write_atomic
 from bookkd.core.jsonio import pretty
 from bookkd.core.names import import_reference, is_reference, require
 from bookkd.core.protocols import Knowledge
-from bookkd.knowledge import Ensemble, LiveKnowledge, StoredKnowledge, Teacher, books_of
+from bookkd.knowledge import Ensemble, LiveKnowledge, StoredKnowledge, Teacher, books_of, unmeasured
 from bookkd.learning import Learned, Training, find_device, learn, visible_labels
 from bookkd.learning.folder import plain
 from bookkd.methods import Method
@@ -137,6 +137,8 @@ def learn_student(
     notes = _notes(training, validate_on, unused=own and theirs is False)
     if learned.order is not None and learned.order.window is not None:
         notes.append(str(learned.order))
+    if known is not None:
+        notes += unmeasured(method.needs(chosen), known.fields)
     if (known is not None or speaker is not None) and not method.needs(chosen).fields:
         said = "the live teacher was not asked" if known is None else "of the book its data and views alone were used"
         notes.append(f"method {method.name} learns from no teacher: {said}.")

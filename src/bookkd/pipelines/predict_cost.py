@@ -277,6 +277,7 @@ class _Rehearsal:
             # The sample is in memory, whatever order the whole is read in.
             shuffle="rows",
             shuffle_window=None,
+            shuffle_block_rows=None,
         )
         self.scale = training.batch_size * training.accumulate / size
         self.task, self.student, self.method = task, student, method

@@ -8,7 +8,16 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from bookkd.book.codecs.base import Array, Codec, Parts, RowIds, SparseArray, index_dtype, to_float16
+from bookkd.book.codecs.base import (
+    Array,
+    Codec,
+    Parts,
+    RowIds,
+    SparseArray,
+    UnreadableRowError,
+    index_dtype,
+    to_float16,
+)
 from bookkd.core.check import at_least, positive, unique
 from bookkd.core.errors import ConfigError, expected
 
@@ -94,7 +103,26 @@ class TopK(Codec):
         return out
 
     def decode(self, parts: Mapping[str, Array], shape: Sequence[int]) -> SparseArray:
-        return SparseArray(parts["values"], parts["indices"], parts["log_tail_mass"], self.temperatures, shape[0])
+        values, indices, tail = parts["values"], parts["indices"], parts["log_tail_mass"]
+        _check(values, indices, tail, shape[0])
+        return SparseArray(values, indices, tail, self.temperatures, shape[0])
+
+
+def _check(values: Array, indices: Array, tail: Array, n_classes: int) -> None:
+    """Refuse records that `encode` does not make: others would be no distribution, or point outside of the classes."""
+    # Comparisons are written so that NaN fails them.
+    falls = (values[:, 1:] <= values[:, :-1]).all(axis=1) & (values[:, 0] <= 0)
+    if not falls.all():
+        raise UnreadableRowError(int((~falls).argmax()), "its values do not fall from 0 at most")
+    masses = (tail <= 0).all(axis=1)
+    if not masses.all():
+        raise UnreadableRowError(int((~masses).argmax()), "the mass of its tail is not between 0 and 1")
+    if indices.max(initial=0) >= n_classes:
+        raise UnreadableRowError(int((indices >= n_classes).any(axis=1).argmax()), f"a class is none of {n_classes}")
+    ordered = np.sort(indices, axis=1)
+    twice = (ordered[:, 1:] == ordered[:, :-1]).any(axis=1)
+    if twice.any():
+        raise UnreadableRowError(int(twice.argmax()), "a class stands in it twice")
 
 
 def _largest(rows: Array, k: int) -> Array:

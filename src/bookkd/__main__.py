@@ -1,4 +1,4 @@
-"""`python -m bookkd.cli`, where the program is not on the path (Lightning starts further ranks this way)."""
+"""`python -m bookkd`, where the program is not on the path (Lightning starts further ranks this way)."""
 
 from __future__ import annotations
 
