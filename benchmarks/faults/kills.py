@@ -21,12 +21,27 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
 from benchmarks.faults import specimens
 
-from bookkd.book import Book, FieldPlan, GrowthWriter, Int8, Sampled, compact, copy_book, extract, prune, repair, verify
+from bookkd.book import (
+    Book,
+    FieldPlan,
+    GrowthWriter,
+    Int8,
+    Sampled,
+    compact,
+    copy_book,
+    extract,
+    is_finished,
+    prune,
+    repair,
+    verify,
+)
+from bookkd.core.errors import BookMismatchError
 from bookkd.knowledge import Teacher
 from bookkd.making import make, merge
 from bookkd.query import write_statistics
@@ -46,13 +61,15 @@ class Work:
     Args:
         start: Lays down what is worked on.
         run: Does the work, from wherever it was left; returns the folder of its result.
+        to: Folder of its result, where that comes from other books: begun, it is not gone on with from books of other records.
         finished: Whether a finished book is worked on, which has to be readable at every moment.
         damaged: Whether the book of `start_book` was spoilt, which has to have no fault in any other file, ever.
         kills: At how many random moments it is killed.
     """
 
     start: Callable[[Path], None]
-    run: Callable[[Path], Path]
+    run: Callable[..., Path]
+    to: str = ""
     finished: bool = True
     damaged: bool = False
     kills: int = 50
@@ -119,8 +136,8 @@ def start_books(root: Path) -> None:
         specimens.make(root / f"b{place}", replace(the_plan, fields=fields, teachers=(info,)))
 
 
-def merging(root: Path) -> Path:
-    merge(root / "b", [Book(root / "b0"), Book(root / "b1")])
+def merging(root: Path, of: Path | None = None) -> Path:
+    merge(root / "b", [Book((of or root) / "b0"), Book((of or root) / "b1")])
     return root / "b"
 
 
@@ -201,13 +218,13 @@ def describing(root: Path) -> Path:
     return root / "b"
 
 
-def copying(root: Path) -> Path:
-    copy_book(root / "copy", Book(root / "b"))
+def copying(root: Path, of: Path | None = None) -> Path:
+    copy_book(root / "copy", Book((of or root) / "b"))
     return root / "copy"
 
 
-def encoding_anew(root: Path) -> Path:
-    copy_book(root / "copy", Book(root / "b"), codec=Sampled(9))
+def encoding_anew(root: Path, of: Path | None = None) -> Path:
+    copy_book(root / "copy", Book((of or root) / "b"), codec=Sampled(9))
     return root / "copy"
 
 
@@ -215,8 +232,8 @@ def start_dense(root: Path) -> None:
     start_one_teacher(root)
 
 
-def extracting(root: Path) -> Path:
-    extract(root / "part", Book(root / "b"), samples=np.arange(0, SAMPLES, 2), views=[1, 0])
+def extracting(root: Path, of: Path | None = None) -> Path:
+    extract(root / "part", Book((of or root) / "b"), samples=np.arange(0, SAMPLES, 2), views=[1, 0])
     return root / "part"
 
 
@@ -225,7 +242,7 @@ WORKS = {
     "making, a network": Work(nothing, making_with_a_network, finished=False, kills=100),
     "compacting": Work(start_book, compacting),
     "compacting and pruning": Work(start_book, pruning),
-    "merging": Work(start_books, merging, finished=False),
+    "merging": Work(start_books, merging, to="b", finished=False),
     "growing by views": Work(start_book, growing_views),
     "growing by samples": Work(start_book, growing_samples),
     "growing by teachers": Work(start_one_teacher, growing_teachers),
@@ -234,9 +251,9 @@ WORKS = {
     "repairing without a sidecar": Work(start_without_a_sidecar, repairing, finished=False, damaged=True),
     "repairing, other records taken": Work(start_damaged, accepting, finished=False, damaged=True),
     "statistics": Work(start_plain, describing),
-    "copying": Work(start_book, copying),
-    "encoding anew": Work(start_dense, encoding_anew),
-    "extracting": Work(start_book, extracting),
+    "copying": Work(start_book, copying, to="copy"),
+    "encoding anew": Work(start_dense, encoding_anew, to="copy"),
+    "extracting": Work(start_book, extracting, to="part"),
 }
 
 
@@ -261,7 +278,12 @@ def _killed(folder: Path, name: str, work: Work, share: float) -> dict[str, Any]
     with _place(folder) as root:
         start_book(root)
         spoilt = {name for name, whole in _files(root).items() if work.damaged and start.get(name) != whole}
-    expectation = _Expectation(start, wanted, digest, before, spoilt)
+    others = folder / "others" / name.replace(" ", "-")
+    if work.to:
+        others.mkdir(parents=True, exist_ok=True)
+        with patch.object(specimens, "said", _otherwise):
+            work.start(others)
+    expectation = _Expectation(start, wanted, digest, before, spoilt, others)
     times = [took]
     for _ in range(4):
         with _place(folder) as root:
@@ -304,6 +326,12 @@ class _Expectation:
     digest: str
     before: str
     spoilt: set[str]
+    others: Path
+
+
+def _otherwise(*where: Any, said: Callable[..., Any] = specimens.said) -> dict[str, np.ndarray]:
+    found = said(*where)
+    return {name: found[name] if name == "probe/hash" else found[name] + np.float32(0.25) for name in found}
 
 
 class _Judge:
@@ -311,7 +339,7 @@ class _Judge:
 
     def __init__(self, work: Work, expectation: _Expectation) -> None:
         self.work, self.of = work, expectation
-        self.runs = self.kills = 0
+        self.runs = self.kills = self.refused = 0
         self.left: list[int] = []
         self.wrong: list[str] = []
 
@@ -324,6 +352,7 @@ class _Judge:
             if self.work.finished:
                 self._readable(root / "b")
             self._kept(root)
+            self._refuses_others(root)
             result = self.work.run(root)
             found, wanted = _files(root), self.of.wanted
             if Book(result).content_digest != self.of.digest:
@@ -350,6 +379,18 @@ class _Judge:
             if faults:
                 raise AssertionError(f"damage where there was none: {sorted(faults)[:4]}")
 
+    def _refuses_others(self, root: Path) -> None:
+        """What was begun from some books is not gone on with from others, whose plans are the same."""
+        to = root / (self.work.to or "none")
+        if not (to / "plan.json").exists() or is_finished(to):
+            return
+        try:
+            self.work.run(root, self.of.others)
+        except BookMismatchError:
+            self.refused += 1
+            return
+        raise AssertionError("gone on with from books of other records")
+
     def _readable(self, path: Path) -> None:
         """The book that was there is there, or the one that was to come."""
         book = Book(path, verify="all")
@@ -361,6 +402,7 @@ class _Judge:
         return {
             "runs": self.runs,
             "killed": self.kills,
+            "others_refused": self.refused,
             "files_left": [min(self.left), round(statistics.median(self.left)), max(self.left)],
             "wrong": self.wrong,
         }

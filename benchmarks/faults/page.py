@@ -51,17 +51,21 @@ def kills(result: Mapping[str, Any]) -> str:
     ]
     wrong: list[str] = []
     total = Counter()  # type: ignore[var-annotated]
+    refused = 0
     for name, work in result["found"].items():
         random, calls = work["random"], work["every_call"]
         mine = random["wrong"] + calls["wrong"]
         wrong += [f"{name}: {line}" for line in mine]
         total += Counter(random=random["killed"], calls=calls["killed"])
+        refused += random.get("others_refused", 0) + calls.get("others_refused", 0)
         lines.append(
             f"| {name} | {work['milliseconds']:.0f} | {work['files']} | {random['killed']:,} | {calls['killed']:,} | {len(mine)} |"
         )
     said = findings(
         wrong, "Every book came out as that of an undisturbed run, to the byte; every finished book stayed readable."
     )
+    if refused:
+        said += f" {refused:,} times what was begun from books was offered others of the same plan and other records, and refused them."
     return KILLS.format(table="\n".join(lines), found=said, ran=ran(result), **total)
 
 

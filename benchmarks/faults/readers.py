@@ -13,6 +13,7 @@ import tempfile
 import time
 import tracemalloc
 from collections.abc import Callable
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -255,9 +256,9 @@ def change(found: Any, choose: Callable[[int], int], fresh: Callable[[], Any]) -
         elif what == 2 and isinstance(inner, int) and not isinstance(inner, bool):
             found[key] = inner + (1, -1, 2**32, -(2**31), 2**62, 2**64)[choose(6)]
         elif what == 3 and isinstance(found, list):
-            found.insert(choose(len(found) + 1), inner)
+            found.insert(choose(len(found) + 1), deepcopy(inner))
         else:
-            found[key] = fresh()
+            found[key] = deepcopy(fresh())  # a list among the values must not be changed for the next input
         return
 
 
