@@ -19,7 +19,22 @@ SIGNED = "https://someone:pass-word-1@host/shelf/book?X-Amz-Signature=deadbeef01
 TOLD = ("pass-word-1", "deadbeef0123", "abc%2Bdef", "someone")
 
 
-@pytest.mark.parametrize("address", [SIGNED, "s3://key:pass-word-1@shelf/book", "https://host/book?sig=deadbeef0123"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        SIGNED,
+        "s3://key:pass-word-1@shelf/book",
+        "https://host/book?sig=deadbeef0123",
+        # Secrets of AWS and Azure often have "/" in them; a part before one may look like a port.
+        "s3://someone:front/pass-word-1/back@shelf/book",
+        "s3://someone:front/pass-word-1",
+        "az://someone:front/pass-word-1==@container/book",
+        "https://someone:12/pass-word-1@127.0.0.1:9/book",
+        "https://someone:12/pass-word-1@9",
+        "abfs://container:pass-word-1/x@account/book",
+        "abfs://container:pass-word-1/x",
+    ],
+)
 @pytest.mark.parametrize("use", [Book, is_finished])
 def test_an_address_with_credentials_is_refused_without_repeating_them(address, use):
     with pytest.raises(ConfigError, match="without credentials") as caught:
@@ -39,6 +54,8 @@ def test_texts_are_scrubbed(monkeypatch):
     monkeypatch.setenv("AWS_SESSION_TOKEN", "token-in-a-header")
     said = scrub(f"GET {SIGNED} with token-in-a-header, and https://other/x?y=1, 'http://a:b@c/d?e'")
     assert said == "GET https://host/shelf/book with ***, and https://other/x 'http://c/d'"
+    assert scrub("of s3://key:front/back@shelf/x, http://me:1/2@host:80/y") == "of s3://shelf/x, http://host:80/y"
+    assert scrub("at http://host:80/x/y") == "at http://host:80/x/y"
     error = OSError(
         f"Error performing GET {SIGNED} in 1s - HTTP error: error for url ({SIGNED})\n\nDebug source: {SECRET}"
     )

@@ -67,4 +67,5 @@ def open_store(url: str, seconds: float) -> Store:
         raise
     except Exception as error:
         do = "Check the address, and the environment of its client."
-        raise ConfigError(expected("address", "one that its client takes", reason(error), where=url, do=do)) from None
+        place = "/".join(url.split("/")[:3])  # scheme and host: the rest says nothing here
+        raise ConfigError(expected("address", "one that its client takes", reason(error), where=place, do=do)) from None
