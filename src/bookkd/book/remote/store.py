@@ -8,10 +8,13 @@ from typing import Any, Protocol
 from bookkd.book.remote.secrets import reason
 from bookkd.core.errors import ConfigError, StorageError, expected
 
-__all__ = ["Interrupted", "Store", "open_store"]
+__all__ = ["PROBED", "Interrupted", "Store", "open_store"]
 
 OBSTORE = ("s3", "s3a", "gs", "az", "azure", "adl", "abfs", "abfss", "http", "https")
 """Schemes that obstore knows; every other one is fsspec's."""
+
+PROBED = 64
+"""Numbers up to which the first edition is looked for where a server lists nothing."""
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error yet: the transfer is tried again
