@@ -162,7 +162,7 @@ def renumbered(server, numbers, **changes):
     edition = _manifest.read_edition(folder, 1)
     (folder / "edition-000001.json").unlink()
     for number in numbers:
-        text = replace(edition, number=number, **changes).content_digest()
+        text = replace(edition, number=number, **changes).to_bytes()
         (folder / f"edition-{number:06d}.json").write_bytes(text)
 
 
