@@ -50,6 +50,39 @@ def test_the_program_stores_and_says_none(tmp_path, capsys):
     assert not out.exists()
 
 
+@pytest.mark.parametrize("out", ["s3://someone:pass-word-1@shelf/x", "S3:/shelf/x", "https://host/x"])
+@pytest.mark.parametrize(
+    "verb",
+    [
+        ["learn", "book", "--student", "digits-small", "--out"],
+        ["stats", "book", "--out"],
+        ["query", "book", "select 1", "--stats"],
+        [
+            "compare",
+            "--students",
+            "digits-small",
+            "--methods",
+            "supervised",
+            "--data",
+            "digits",
+            "--data.limit",
+            "60",
+            "--out",
+        ],
+        ["chain", "--path", "digits-large,digits-small", "--data", "digits", "--data.limit", "60", "--out"],
+        ["report", "book", "--out"],
+    ],
+)
+def test_what_is_written_here_takes_no_address(tmp_path, monkeypatch, capsys, verb, out):
+    books.make(tmp_path / "book")
+    monkeypatch.chdir(tmp_path)
+    assert main([*verb, out]) == 2
+    said = capsys.readouterr().err
+    assert "to be one of this machine, got an address" in said
+    assert "pass-word-1" not in said
+    assert [path.name for path in tmp_path.iterdir()] == ["book"]
+
+
 def test_texts_are_scrubbed(monkeypatch):
     monkeypatch.setenv("AWS_SESSION_TOKEN", "token-in-a-header")
     said = scrub(f"GET {SIGNED} with token-in-a-header, and https://other/x?y=1, 'http://a:b@c/d?e'")
