@@ -70,9 +70,10 @@ class Shards:
 
     def _let_go(self) -> None:
         """Let go of what was used longest ago."""
-        oldest = self._open.pop(next(iter(self._open), -1), None)
-        if oldest is not None:
-            oldest.unmap()
+        for number in list(self._open)[:1]:
+            oldest = self._open.pop(number, None)
+            if oldest is not None:
+                oldest.unmap()
 
     def _found(self, number: int) -> Shard:
         shard = self._known.get(number)

@@ -49,7 +49,7 @@ class Book:
         verify: "touched" hashes each block when it is first read, "never" trusts the disk, "all" reads and checks
             everything on opening.
         max_open: Most shards mapped at once.
-        cache: Of a book at an address: the folder where whole shards are kept for all processes of this machine, or "none" to
+        cache: Of a book at an address: the folder where whole shards are kept for all processes of this user, or "none" to
             keep only the blocks that are touched, in memory. None for what `BOOKKD_CACHE` says, else the platform's folder.
 
     Raises:

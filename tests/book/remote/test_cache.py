@@ -133,7 +133,7 @@ def test_two_processes_share_a_small_cache(served, cache, monkeypatch):
     code = (
         "import sys; import numpy as np; from bookkd.book import Book; from tests.book import books\n"
         "book, turn = Book(sys.argv[1]), np.random.default_rng(int(sys.argv[2]))\n"
-        "for _ in range(30):\n"
+        "for _ in range(15):\n"
         "    samples, views = turn.integers(0, [books.N, books.V], size=(40, 2)).T\n"
         "    found = book.read(samples, views, ['logits'])['logits']\n"
         "    known = np.concatenate([books.arrays(v, s, s + 1)['logits'] for s, v in zip(samples, views)])\n"
@@ -201,8 +201,8 @@ def test_many_at_once_through_a_cache_of_one_wait_as_long_as_others_get_on(serve
     server, url, here = served
     size = max(int(each.stat().st_size) for each in here.path.rglob("*.safetensors"))
     monkeypatch.setenv("BOOKKD_CACHE_BYTES", str(size))
-    monkeypatch.setenv("BOOKKD_RETRY_SECONDS", "0.4")
-    server.fault = lambda request, name, data: ".safetensors" in name and bool(time.sleep(0.2))
+    monkeypatch.setenv("BOOKKD_RETRY_SECONDS", "0.3")
+    server.fault = lambda request, name, data: ".safetensors" in name and bool(time.sleep(0.1))
     found = [None] * books.V
 
     def read(view):
@@ -307,4 +307,18 @@ def test_settings_are_checked(served, monkeypatch, name, value):
     _, url, _ = served
     monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match=rf"`{name}` to be a number from 0 on, got '{value}' \(environment\)"):
+        Book(url)
+
+
+def test_a_user_without_a_home_folder_is_told_what_to_set(served, monkeypatch):
+    _, url, _ = served
+
+    def home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("BOOKKD_CACHE")
+    for name in ("XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pathlib.Path.home", home)
+    with pytest.raises(ConfigError, match=r"`BOOKKD_CACHE` to be set for a user without a home folder"):
         Book(url)

@@ -27,7 +27,8 @@ _WINDOW = 8
 """Numbers of editions that are asked for at once where no listing is to be had; a window without any is the end of them."""
 _AGAIN = re.compile(r"status code: (?:5\d\d|408|425|429)|HTTP error:")
 _ABSENT = re.compile(r"status code: 404")
-_NO_HEAD = re.compile(r"status code: (?:405|501)")
+_FORBIDDEN = re.compile(r"status code: 40[13]")
+_NO_HEAD = re.compile(r"status code: 405")
 _PIECE = 2**20
 _GAP = 2**16
 """Bytes that are sooner fetched than left out between two ranges."""
@@ -136,7 +137,9 @@ class ObstoreStore:
         first, more = 1, True
         with ThreadPoolExecutor(_WINDOW) as pool:
             while more or (first <= PROBED and not found):
-                more = any(pool.map(ask, map(_layout.edition_name, range(first, first + _WINDOW))))
+                more = any(
+                    list(pool.map(ask, map(_layout.edition_name, range(first, first + _WINDOW))))
+                )  # all are waited for
                 first += _WINDOW
         ask(_layout.PLAN_NAME)
         if refused and not found:
@@ -164,15 +167,11 @@ class ObstoreStore:
                 f"Start workers by spawn, or read from the cache what their parent has read."
             )
         errors = self._obstore.exceptions
+        refusals = (errors.PermissionDeniedError, errors.UnauthenticatedError)
         try:
             return call()
         except FileNotFoundError:
             raise FileNotFoundError from None
-        except (errors.PermissionDeniedError, errors.UnauthenticatedError) as error:
-            raise _ForbiddenError(
-                f"Expected {self._url} to be open to these credentials, got {reason(error)}. Check the environment of the "
-                f"store's client."
-            ) from None
         except (errors.NotSupportedError, NotImplementedError) as error:
             raise StorageError(
                 f"Expected the server of {self._url} to take this request, got {reason(error)}. Copy the book to a folder."
@@ -180,6 +179,11 @@ class ObstoreStore:
         except (errors.BaseError, ValueError, OSError) as error:
             if _ABSENT.search(str(error)):
                 raise FileNotFoundError from None
+            if isinstance(error, refusals) or _FORBIDDEN.search(str(error)):
+                raise _ForbiddenError(
+                    f"Expected {self._url} to be open to these credentials, got {reason(error)}. Check the environment of the "
+                    f"store's client."
+                ) from None
             if _AGAIN.search(str(error)):
                 raise Interrupted(reason(error)) from None
             raise StorageError(
@@ -190,10 +194,10 @@ class ObstoreStore:
 
 def _authorization(url: str) -> dict[str, str]:
     """Return the header by which ~/.netrc (or the file that NETRC names) lets in, if it knows the host."""
-    path = Path(os.environ.get("NETRC") or Path.home() / ".netrc")
     try:
+        path = Path(os.environ.get("NETRC") or Path.home() / ".netrc")
         known = netrc(str(path)).hosts.get(urlsplit(url).hostname or "")
-    except (OSError, NetrcParseError):
+    except (OSError, RuntimeError, NetrcParseError):  # RuntimeError where there is no home
         return {}
     if known is None:
         return {}

@@ -31,12 +31,26 @@ def retry_seconds() -> float:
 
 
 def cache_folder() -> Path | None:
-    """Return the folder of the cache: `BOOKKD_CACHE`, else the platform's; None where that is "none"."""
+    """Return the folder of the cache: `BOOKKD_CACHE`, else the platform's; None where that is "none".
+
+    Raises:
+        ConfigError: if the environment names no folder, and the user has none.
+    """
     given = os.environ.get("BOOKKD_CACHE", "")
     if given.lower() == "none":
         return None
     if given:
         return Path(given)
+    try:
+        return _usual_folder()
+    except RuntimeError:
+        do = "Set it to a folder, or to none for streaming."
+        raise ConfigError(
+            expected("BOOKKD_CACHE", "set for a user without a home folder", None, where="environment", do=do)
+        ) from None
+
+
+def _usual_folder() -> Path:
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "bookkd"
     if os.name == "nt":
