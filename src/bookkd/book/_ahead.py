@@ -166,9 +166,8 @@ class Ahead:
             late = not all(number in work.ahead and work.ahead[number].done.done() for number in rows)
             for task in waited:
                 self._read += int(self._sizes[task.number])
-                work.line.pop(task.number, None)
-                known = work.ahead.pop(task.number, None)
-                if known is not None and known.done.running():
+                known, waits = work.ahead.pop(task.number, None), work.line.pop(task.number, None)
+                if known is not None and waits is None and not known.done.done():
                     arriving.append((known.done, task))
                 else:
                     work.urgent.append(task)

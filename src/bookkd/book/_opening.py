@@ -14,7 +14,7 @@ from bookkd.book.plan import Plan
 from bookkd.book.remote import RemotePath, Root, root_of
 from bookkd.book.remote.store import PROBED
 from bookkd.core import jsonio
-from bookkd.core.errors import BookCorruptError, BookFormatError, BookMissingError, BookUnfinishedError
+from bookkd.core.errors import BookCorruptError, BookFormatError, BookMissingError, BookUnfinishedError, StorageError
 
 __all__ = ["find_edition", "is_finished", "newest_plan", "read_keys", "read_plan"]
 
@@ -43,7 +43,7 @@ def find_edition(root: Root, edition: int | None) -> int:
         )
     numbers = edition_numbers(root)
     far = isinstance(root, RemotePath)
-    if far and edition is not None and edition not in numbers and (root / _layout.edition_name(edition)).exists():
+    if far and edition is not None and edition not in numbers and _is_there(root, edition, sure=not numbers):
         return edition  # of a server that lists nothing, which is asked for the first numbers
     if edition is not None and edition not in numbers and numbers:
         raise BookMissingError(
@@ -65,6 +65,16 @@ def find_edition(root: Root, edition: int | None) -> int:
         f"{wish} nothing there. Check the address; of a server that lists no files editions above {PROBED} are found by "
         f"their number alone (`edition`)."
     )
+
+
+def _is_there(root: Root, edition: int, *, sure: bool) -> bool:
+    """Say whether a server has an edition; where others were found, what it forbids is not there either."""
+    try:
+        return (root / _layout.edition_name(edition)).exists()
+    except StorageError:
+        if sure:
+            raise
+        return False
 
 
 def read_plan(root: Root, edition: _manifest.Edition) -> Plan:

@@ -190,6 +190,8 @@ def test_a_server_that_forbids_what_is_absent(served, status):
     server, url, here = served
     server.fault = lambda request, name, data: data is None and (request.answer(status), True)[1]
     same(Book(url), here)
+    with pytest.raises(BookMissingError, match="to have edition 5, got editions 1"):
+        Book(url, edition=5)
     with pytest.raises(StorageError, match=f"open to these credentials, got the answer {status}"):
         Book(f"{server.url}/nothing")
 

@@ -48,7 +48,7 @@ class ShardCache:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self._known_limit = folder, 0
 
     def limit(self) -> int:
         """Return the most bytes that the cache may hold now.
@@ -57,7 +57,8 @@ class ShardCache:
             StorageError: if the disk does not say how much is free.
         """
         with self._errors():
-            return self._limit(sum(size for _, size, _ in self._files()))
+            self._known_limit = self._limit(sum(size for _, size, _ in self._files()))
+            return self._known_limit
 
     def open(self, place: RemotePath, size: int, digest: str) -> int:
         """Return a descriptor of a shard, fetched if it is not there; the caller closes it.
@@ -76,21 +77,30 @@ class ShardCache:
             return self._opened(place, self._path(place, digest), size, digest)
 
     def read(self, place: RemotePath, size: int, digest: str) -> bytes:
-        """Return a sidecar, fetched if it is not there; arguments and errors as `open`.
+        """Return a sidecar, fetched if it is not there, and kept where that can be done at no trouble.
 
-        One that would take a good part of the cache, which is there for shards, is not kept.
+        It is written without counting the files, of which there may be tens of thousands; they are counted when a shard comes.
+
+        Raises:
+            BookMissingError: if the server has it no more.
+            BookCorruptError: if it has other bytes, also when fetched again.
+            StorageError: if it does not arrive.
         """
         path = self._path(place, digest).with_suffix(_SIDECAR)
-        for _ in range(2):
-            if size > self.limit() // _SIDECAR_SHARE:
-                found = place.read(size)
-            else:
-                with self._errors(), os.fdopen(self._opened(place, path, size, digest), "rb") as file:
-                    found = file.read()
-            if xxhash.xxh3_128_hexdigest(found) == digest:
+        for known in (True, False, False):
+            found = _content(path, size) if known else place.read(size)
+            if found is not None and (len(found), xxhash.xxh3_128_hexdigest(found)) == (size, digest):
+                if not known and size <= self._known_limit // _SIDECAR_SHARE:
+                    self._keep(path, found)
                 return found
-            _evicted(path)
         raise _changed(place, size, digest)
+
+    def _keep(self, path: Path, data: bytes) -> None:
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}{TEMPORARY}")
+        with contextlib.suppress(OSError):  # what the folder refuses is said of the shard, which needs it
+            self._make_folder()
+            temporary.write_bytes(data)
+            temporary.replace(path)
 
     def drop(self, place: RemotePath, digest: str) -> bool:
         """Forget a shard, whose file is damaged; return whether there was one."""
@@ -106,11 +116,14 @@ class ShardCache:
         found = _there(path, size)
         if found is not None:
             return found
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._make_folder()
         with _arriving(path) as temporary:
             # Whoever held the name before may have fetched it.
             found = _there(path, size)
             return self._fetched(place, path, temporary, size, digest) if found is None else found
+
+    def _make_folder(self) -> None:
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def _fetched(self, place: RemotePath, path: Path, temporary: Path, size: int, digest: str) -> int:
         patience, before = Patience(str(place), retry_seconds()), None
@@ -288,6 +301,16 @@ def _there(path: Path, size: int) -> int | None:
     with contextlib.suppress(OSError):
         os.utime(path)
     return descriptor
+
+
+def _content(path: Path, size: int) -> bytes | None:
+    """Return what a file of the cache holds, if it is there and as long as it should be."""
+    with contextlib.suppress(OSError):
+        descriptor = _there(path, size)
+        if descriptor is not None:
+            with os.fdopen(descriptor, "rb") as file:
+                return file.read(size)
+    return None
 
 
 def _changed(place: RemotePath, size: int, digest: str) -> BookCorruptError:
