@@ -7,7 +7,7 @@ import os
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from threading import Lock
@@ -148,13 +148,13 @@ class Ahead:
         self._read = 0
         self._work: _Work | None = None
 
-    def want(self, rows: Mapping[int, Rows], parts: Sequence[str], *, follow: bool = True) -> None:
+    def want(self, rows: Mapping[int, Rows], parts: Sequence[str], *, mapped: Container[int] | None) -> None:
         """Fetch what reading needs, and wait for it.
 
         Args:
             rows: Number of a shard -> its rows.
             parts: Their tensors.
-            follow: Also fetch ahead what follows.
+            mapped: Numbers of shards that are not fetched ahead; None to fetch nothing ahead.
 
         Raises:
             BookKDError: what fetching raised.
@@ -174,10 +174,12 @@ class Ahead:
             work.start()
         for done, task in arriving:
             done.add_done_callback(lambda _, task=task: work.begin(task))  # type: ignore[misc]
-        if late and follow and not self._told:
+        if late and mapped is not None and not self._told:
             self._further = min(2 * self._further, _FURTHEST)
             after = np.roll(self._order, -int(self._place[waited[-1].number]) - 1)[: self._further]
-            self._begin_ahead(work, after.tolist())
+            self._begin_ahead(
+                work, [number for number in after.tolist() if number not in rows and number not in mapped]
+            )
         try:
             failed = [error for error in (task.done.exception() for task in waited) if error is not None]
         except BaseException:

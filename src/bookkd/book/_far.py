@@ -94,7 +94,7 @@ class FarShards(Shards):
             self._let_go()
         missing = {number: rows for number, rows in group.items() if not self._has(number, rows, parts)}
         if missing:
-            self._ahead.want(missing, parts, follow=follow)
+            self._ahead.want(missing, parts, mapped=self._open if follow else None)
         for number in group:
             self._open[number] = self._found(number)
         return list(group)
