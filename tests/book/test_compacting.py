@@ -157,8 +157,7 @@ def test_readers_go_on_while_a_book_is_compacted_and_pruned(book):
     never = Book(book.path, verify="never")
     np.testing.assert_array_equal(never.read(rows, 1, ["logits"])["logits"], wanted[1])
     shutil.rmtree(book.path / "view-0001")
-    never._known.clear()
-    never._open.clear()
+    never.close()
     with pytest.raises(BookMissingError, match=r"got nothing there\. Restore or repair it"):
         never.read(rows, 1)
 

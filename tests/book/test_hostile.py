@@ -374,7 +374,7 @@ ABUSE = {
     "a shard replaced under the reader, or sent otherwise than it is": "remote/test_faults.test_a_shard_replaced_is_asked_for_twice_and_refused, remote/test_faults.test_a_shard_that_is_wrong_once_is_fetched_again",
     "a server that says another size than it sends, or more than it was asked for": "remote/test_faults.test_a_server_that_lies_about_sizes",
     "an object that has expired": "remote/test_faults.test_an_object_that_expires",
-    "a file of the cache damaged, cut or left behind": "remote/test_cache.test_damage_in_the_cache_is_mended, remote/test_cache.test_what_a_killed_process_left_is_removed",
+    "a file of the cache damaged, cut or left behind": "remote/test_cache.test_damage_in_the_cache_is_mended, remote/test_cache.test_damage_in_a_header_is_mended, remote/test_cache.test_what_a_killed_process_left_is_fetched_anew, remote/test_cache.test_what_arrives_is_nobody_elses_to_lose_and_what_is_left_behind_is",
     "a shard in the cache from another server with the same digest": "remote/test_cache.test_two_books_with_equal_shards_of_one_server_share_them_and_others_do_not",
     "an address with credentials": "remote/test_secrets.test_an_address_with_credentials_is_refused_without_repeating_them",
     "an import of a small file that claims much: lists, archives or lines that grow out of nothing, one record far wider than all others": "../interchange/test_interchange_memory.test_distillkit_lists_that_compress_to_nothing, ../interchange/test_interchange_memory.test_megatron_arrays_out_of_nothing, ../interchange/test_interchange_memory.test_vllm_lines_that_would_be_many_objects, ../interchange/test_interchange_memory.test_distillkit_one_wide_position_among_many",

@@ -86,7 +86,7 @@ def test_a_batch_is_what_the_teacher_said_about_each_pair(whole, batch, verify, 
     sparse = found["members/0/logits"]
     assert isinstance(sparse, SparseArray)
     np.testing.assert_array_equal(sparse.indices[:, 0], truth("members/0/logits", samples, views).argmax(axis=1))
-    assert len(book._open) <= max_open
+    assert len(book._shards) <= max_open
 
 
 def test_what_a_book_says_of_itself(whole):

@@ -2,147 +2,245 @@
 
 from __future__ import annotations
 
+import atexit
 import os
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Container, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from threading import Lock
 
 import numpy as np
 import numpy.typing as npt
 
-from bookkd.book._remote_shards import RemoteShard
+from bookkd.book.remote.settings import Fetcher
 
 __all__ = ["Ahead"]
 
+Rows = npt.NDArray[np.int64]
+
 _AT_ONCE = 6
+"""Shards of a batch that are fetched at once."""
 _BEHIND = 2
+"""Shards that are fetched in the background at once."""
 _FURTHEST = 256
-_NOTHING = np.empty(0, dtype=np.int64)
+_LAST_SECONDS = 1.0
+"""How long a process that ends waits for its threads to come to a stop: what hangs in a request is left to itself."""
 
 
 @dataclass
-class _Work:
-    """The threads of one process."""
+class _Task:
+    """The fetching of one shard."""
 
-    process: int
-    now: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(_AT_ONCE, "bookkd-fetch"))
-    later: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(_BEHIND, "bookkd-ahead"))
-    coming: dict[int, Future[None]] = field(default_factory=dict)
-    """What was begun in the background, and what has arrived so."""
-    line: dict[int, None] = field(default_factory=dict)
-    """What stands in line, in order: no queue of a pool, which a process that ends would first work off."""
-    running: int = 0
-    lock: Lock = field(default_factory=Lock)
+    number: int
+    rows: Rows | None
+    parts: Sequence[str]
+    done: Future[None] = field(default_factory=Future)
+    read: int = 0
+    """Bytes that had been read when it was begun ahead."""
+
+
+class _Work:
+    """What one process fetches for one book, and the threads that do: each lives while there is something to do.
+
+    Args:
+        fetch: Fetches a shard; held weakly, so that a book nobody has any more is not fetched on.
+    """
+
+    def __init__(self, fetch: weakref.WeakMethod[Callable[[int, Rows | None, Sequence[str]], None]]) -> None:
+        self.process, self.lock, self._fetch = os.getpid(), Lock(), fetch
+        self.urgent: deque[_Task] = deque()
+        self.line: dict[int, _Task] = {}
+        """What waits to be fetched in the background."""
+        self.ahead: dict[int, _Task] = {}
+        """What waits, is arriving or has arrived in the background, and was not read yet."""
+        self._behind: set[int] = set()
+        self._threads: set[Fetcher] = set()
+        _all.add(self)
+
+    def begin(self, task: _Task) -> None:
+        """Add what is waited for."""
+        with self.lock:
+            self.urgent.append(task)
+            self.start()
+
+    def start(self) -> None:
+        """See that a thread is there for what was added; the lock is held."""
+        useful = len(self.urgent) + min(len(self.line), _BEHIND - len(self._behind))
+        for _ in range(min(useful, _AT_ONCE + _BEHIND - len(self._threads))):
+            thread = Fetcher(target=self._run, name="bookkd-fetch", daemon=True)
+            self._threads.add(thread)
+            thread.start()
+
+    def give_up(self, *, all_of_it: bool) -> list[Fetcher]:
+        """Stop what is fetched in the background, or all; return the threads that come to a stop."""
+        with self.lock:
+            self.line.clear()
+            self.ahead.clear()
+            if all_of_it:
+                self.urgent.clear()
+            ended = [thread for thread in self._threads if all_of_it or thread.task in self._behind]
+            for thread in ended:
+                thread.given_up = True
+            return ended
+
+    def _run(self) -> None:
+        thread = Fetcher.current()
+        while (task := self._next(thread)) is not None:
+            fetch = self._fetch()
+            if not task.done.set_running_or_notify_cancel():
+                continue
+            try:
+                if fetch is not None:
+                    fetch(task.number, task.rows, task.parts)
+            except BaseException as error:
+                task.done.set_exception(error)
+            else:
+                task.done.set_result(None)
+            del fetch  # the book may be nobody's any more
+
+    def _next(self, thread: Fetcher) -> _Task | None:
+        """Return what is to be fetched next; None where the thread is of no use any more."""
+        with self.lock:
+            self._behind.discard(thread.task)
+            if not thread.given_up and self.urgent:
+                task = self.urgent.popleft()
+            elif not thread.given_up and self.line and len(self._behind) < _BEHIND and self._fetch() is not None:
+                task = self.line.pop(next(iter(self.line)))
+                self._behind.add(id(task))
+            else:
+                self._threads.discard(thread)
+                return None
+            thread.task = id(task)
+            return task
+
+
+_all: weakref.WeakSet[_Work] = weakref.WeakSet()
 
 
 class Ahead:
-    """Fetches shards before they are mapped.
+    """Fetches shards before they are read.
 
-    How many are fetched ahead doubles with every batch that had to wait: a look at a few records fetches little, an epoch soon
-    everything that fits.
+    Where nobody says what comes (`soon`), it is the shards that follow those of a batch that had to wait, twice as many with every
+    such batch: a look at a few records fetches little, an epoch soon everything that fits.
 
     Args:
-        shard: Gives the shard of a number.
+        fetch: Fetches a shard: its number, rows and tensors; None for rows to come. A method, which is held weakly.
         order: Numbers of all shards, in the order in which they are fetched ahead.
         sizes: Bytes of each, by number, int64 [shards].
-        room: Most bytes that are fetched ahead; 0 for none.
+        room: Most bytes that are fetched ahead and not read yet; 0 for none.
     """
 
     def __init__(
         self,
-        shard: Callable[[int], RemoteShard],
+        fetch: Callable[[int, Rows | None, Sequence[str]], None],
         order: npt.NDArray[np.int64],
         sizes: npt.NDArray[np.int64],
         room: int,
     ) -> None:
-        self._shard, self._order, self._sizes, self._room = shard, order, sizes, room
+        self._fetch, self._order, self._sizes, self._room = weakref.WeakMethod(fetch), order, sizes, room
         self._place = np.empty_like(order)
         self._place[order] = np.arange(len(order))
         self._further = 1
-        self._ready: set[int] = set()
+        self._told = False
+        self._read = 0
         self._work: _Work | None = None
 
-    def want(self, rows: Mapping[int, npt.NDArray[np.int64]], names: Sequence[str]) -> None:
+    def want(self, rows: Mapping[int, Rows], parts: Sequence[str], *, mapped: Container[int] | None) -> None:
         """Fetch what reading needs, and wait for it.
 
         Args:
             rows: Number of a shard -> its rows.
-            names: Their tensors.
+            parts: Their tensors.
+            mapped: Numbers of shards that are not fetched ahead; None to fetch nothing ahead.
 
         Raises:
             BookKDError: what fetching raised.
         """
-        missing = [number for number in rows if number not in self._ready or not self._shard(number).ready]
-        if not missing:
-            return
         work = self._working()
-        waited = [self._begun(work, number, rows[number], names) for number in missing]
-        if not self._ready.issuperset(missing):
+        waited = [_Task(number, each, parts) for number, each in rows.items()]
+        arriving: list[tuple[Future[None], _Task]] = []
+        with work.lock:
+            late = not all(number in work.ahead and work.ahead[number].done.done() for number in rows)
+            for task in waited:
+                self._read += int(self._sizes[task.number])
+                known, waits = work.ahead.pop(task.number, None), work.line.pop(task.number, None)
+                if known is not None and waits is None and not known.done.done():
+                    arriving.append((known.done, task))
+                else:
+                    work.urgent.append(task)
+            work.start()
+        for done, task in arriving:
+            done.add_done_callback(lambda _, task=task: work.begin(task))  # type: ignore[misc]
+        if late and mapped is not None and not self._told:
             self._further = min(2 * self._further, _FURTHEST)
-            self.soon(np.roll(self._order, -int(self._place[missing[-1]]) - 1)[: self._further].tolist())
-        failed = [error for error in (each.exception() for each in waited) if error is not None]
+            after = np.roll(self._order, -int(self._place[waited[-1].number]) - 1)[: self._further]
+            self._begin_ahead(
+                work, [number for number in after.tolist() if number not in rows and number not in mapped]
+            )
+        try:
+            failed = [error for error in (task.done.exception() for task in waited) if error is not None]
+        except BaseException:
+            for task in waited:
+                task.done.cancel()
+            raise
         if failed:
             raise failed[0]
-        self._ready.update(missing)
 
     def soon(self, numbers: Sequence[int]) -> None:
-        """Fetch shards in the background, one after another, as far as there is room; what fails then is fetched when it is read."""
-        if not self._room:
-            return
-        work = self._working()
-        with work.lock:
-            known = self._ready | set(work.coming) | set(work.line)
-            ahead = sum(int(self._sizes[each]) for each in known)
-            for each in numbers:
-                if each not in known:
-                    ahead += int(self._sizes[each])
-                    if ahead > self._room:
-                        break
-                    work.line[each] = None
-            for _ in range(_BEHIND):
-                self._next(work)
+        """Fetch in the background what somebody knows to come, one after another, as far as there is room.
+
+        What fails then is fetched when it is read.
+        """
+        self._told = True
+        self._begin_ahead(self._working(), numbers)
 
     def close(self) -> None:
         """Give up what is being fetched ahead."""
         work, self._work = self._work, None
         if work is not None and work.process == os.getpid():
-            with work.lock:
-                work.line.clear()
-            work.now.shutdown(wait=False, cancel_futures=True)
-            work.later.shutdown(wait=False, cancel_futures=True)
+            work.give_up(all_of_it=False)
+
+    def _begin_ahead(self, work: _Work, numbers: Sequence[int]) -> None:
+        with work.lock:
+            size = sum(int(self._sizes[each]) for each in work.ahead)
+            for number in numbers:
+                more = int(self._sizes[number])
+                if number in work.ahead:
+                    continue
+                if size + more > self._room:
+                    size -= self._forget_passed(work)
+                if size + more > self._room:
+                    break
+                size += more
+                work.line[number] = work.ahead[number] = _Task(number, None, (), read=self._read)
+            work.start()
+
+    def _forget_passed(self, work: _Work) -> int:
+        """Count no more what was fetched and not read while twice the room was read since; return its bytes.
+
+        Else what is never come to, as after a jump to another epoch, would be in the way of all that is.
+        """
+        passed = [
+            number
+            for number, task in work.ahead.items()
+            if self._read - task.read > 2 * self._room and number not in work.line
+        ]
+        return sum(int(self._sizes[work.ahead.pop(number).number]) for number in passed)
 
     def _working(self) -> _Work:
         if self._work is None or self._work.process != os.getpid():  # threads do not outlive a fork
-            self._work = _Work(os.getpid())
+            self._work = _Work(self._fetch)
         return self._work
 
-    def _begun(self, work: _Work, number: int, rows: npt.NDArray[np.int64], names: Sequence[str]) -> Future[None]:
-        """Return the fetching of one shard: what the background is at, or begun now."""
-        with work.lock:
-            coming = work.coming.get(number)
-            if coming is not None and not coming.done():
-                return coming
-            work.line.pop(number, None)
-            return work.now.submit(self._fetch, number, rows, names)
 
-    def _next(self, work: _Work) -> None:
-        """Begin with what stands first in line, if a thread is free; the lock is held."""
-        if work.line and work.running < _BEHIND:
-            number = next(iter(work.line))
-            del work.line[number]
-            with suppress(RuntimeError):  # the process is about to end, or the book was closed
-                work.coming[number] = work.later.submit(self._behind, work, number)
-                work.running += 1
-
-    def _behind(self, work: _Work, number: int) -> None:
-        try:
-            self._fetch(number, _NOTHING, ())
-        finally:
-            with work.lock:
-                work.running -= 1
-                self._next(work)
-
-    def _fetch(self, number: int, rows: npt.NDArray[np.int64], names: Sequence[str]) -> None:
-        self._shard(number).prepare(rows, names)
+@atexit.register
+def _end() -> None:
+    """Let no thread come to this process while it is taken apart: the clients of servers do not stand that."""
+    until = time.monotonic() + _LAST_SECONDS
+    for work in list(_all):
+        if work.process == os.getpid():
+            for thread in work.give_up(all_of_it=True):
+                thread.join(max(0.0, until - time.monotonic()))

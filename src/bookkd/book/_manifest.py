@@ -322,10 +322,13 @@ def read_view_file(root: Root, view: int, entry: ViewEntry, n_samples: int) -> V
     return file
 
 
-def read_sidecar(root: Root, file: ViewFile, shard: int) -> Sidecar:
-    """Read the sidecar of one shard and check it against the view file."""
+def read_sidecar(root: Root, file: ViewFile, shard: int, data: bytes | None = None) -> Sidecar:
+    """Read the sidecar of one shard and check it against the view file; `data` are its bytes, where they are known."""
     name = f"{_layout.view_folder(file.view)}/{file.stems[shard]}.json"
-    found, _ = _files.read_json(root, name, (int(file.sidecar_sizes[shard]), file.sidecars[shard]))
+    if data is None:
+        found, _ = _files.read_json(root, name, (int(file.sidecar_sizes[shard]), file.sidecars[shard]))
+    else:
+        found = jsonio.parse(data, str(root / name), limit=_layout.JSON_LIMIT)
     sidecar = Sidecar.from_json(found, str(root / name))
     here = (file.view, int(file.starts[shard]), int(file.stops[shard]), int(file.sizes[shard]))
     if (sidecar.view, sidecar.start, sidecar.stop, sidecar.size) != here:

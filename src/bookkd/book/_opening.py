@@ -12,8 +12,9 @@ from bookkd.book._numbers import edition_numbers
 from bookkd.book._shard import read_header
 from bookkd.book.plan import Plan
 from bookkd.book.remote import RemotePath, Root, root_of
+from bookkd.book.remote.store import PROBED
 from bookkd.core import jsonio
-from bookkd.core.errors import BookCorruptError, BookFormatError, BookMissingError, BookUnfinishedError
+from bookkd.core.errors import BookCorruptError, BookFormatError, BookMissingError, BookUnfinishedError, StorageError
 
 __all__ = ["find_edition", "is_finished", "newest_plan", "read_keys", "read_plan"]
 
@@ -41,6 +42,9 @@ def find_edition(root: Root, edition: int | None) -> int:
             f"Expected {root} to be a book (a folder with plan.json and edition-000001.json), got no folder. Check the path."
         )
     numbers = edition_numbers(root)
+    far = isinstance(root, RemotePath)
+    if far and edition is not None and edition not in numbers and _is_there(root, edition, sure=not numbers):
+        return edition  # of a server that lists nothing, which is asked for the first numbers
     if edition is not None and edition not in numbers and numbers:
         raise BookMissingError(
             f"Expected {root} to have edition {edition}, got editions {', '.join(map(str, numbers))}. Choose one of them."
@@ -51,11 +55,26 @@ def find_edition(root: Root, edition: int | None) -> int:
         raise BookUnfinishedError(
             f"Expected {root} to be a finished book, got a plan without an edition. Run `bookkd make` again to finish it."
         )
+    wish = f"Expected {root} to be a book (a folder with plan.json and edition-000001.json), got"
     entries = _files.entries(root)[:4]
+    if entries:
+        raise BookMissingError(f"{wish} a folder with {', '.join(entries)}. Check the path.")
+    if not far:
+        raise BookMissingError(f"{wish} an empty folder. Check the path.")
     raise BookMissingError(
-        f"Expected {root} to be a book (a folder with plan.json and edition-000001.json), got "
-        f"{'a folder with ' + ', '.join(entries) if entries else 'an empty folder'}. Check the path."
+        f"{wish} nothing there. Check the address; of a server that lists no files editions above {PROBED} are found by "
+        f"their number alone (`edition`)."
     )
+
+
+def _is_there(root: Root, edition: int, *, sure: bool) -> bool:
+    """Say whether a server has an edition; where others were found, what it forbids is not there either."""
+    try:
+        return (root / _layout.edition_name(edition)).exists()
+    except StorageError:
+        if sure:
+            raise
+        return False
 
 
 def read_plan(root: Root, edition: _manifest.Edition) -> Plan:

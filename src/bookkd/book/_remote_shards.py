@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from bookkd.book import _container, _manifest
+from bookkd.book import _container, _layout, _manifest
 from bookkd.book._numbers import gone
 from bookkd.book._shard import Mapped, Shard
 from bookkd.book.codecs.base import Array
@@ -18,28 +19,40 @@ from bookkd.book.plan import Plan
 from bookkd.book.ragged import RaggedArray
 from bookkd.book.remote import RemotePath
 from bookkd.book.remote.cache import ShardCache
-from bookkd.core.errors import BookCorruptError, BookMissingError, StorageError
+from bookkd.core.errors import BookCorruptError, BookFormatError, BookMissingError, StorageError
 
-__all__ = ["CachedShard", "RemoteShard", "StreamedShard"]
+__all__ = ["CachedShard", "RemoteShard", "StreamedShard", "sidecar_in"]
 
+_T = TypeVar("_T")
 _HEAD = 2**16
-_AT_ONCE = 64 * 2**20
+"""Bytes that are fetched first: mostly the whole header is in them."""
+_CALL_BYTES = 64 * 2**20
 """Bytes of one call: they are in memory twice for a moment."""
 
 
+def sidecar_in(cache: ShardCache | None, root: RemotePath, file: _manifest.ViewFile, index: int) -> _manifest.Sidecar:
+    """Return the sidecar of a shard, from the cache where there is one.
+
+    Raises:
+        BookMissingError: if the server has it no more.
+        BookFormatError: if it is not what the view file says; BookCorruptError if it has other bytes.
+    """
+    size = int(file.sidecar_sizes[index])
+    if cache is None or size > _layout.JSON_LIMIT:  # which is refused where it is read
+        return _manifest.read_sidecar(root, file, index)
+    place = root / f"{_layout.view_folder(file.view)}/{file.stems[index]}.json"
+    return _manifest.read_sidecar(root, file, index, cache.read(place, size, file.sidecars[index]))
+
+
 class RemoteShard(Shard):
-    """A shard that is fetched before it is mapped; arguments as `Shard`."""
+    """A shard that is fetched before it is read; arguments as `Shard`."""
 
-    held = 0
-    """Bytes that keeping it mapped costs."""
+    def has(self, rows: npt.NDArray[np.int64], names: Sequence[str]) -> bool:
+        """Say whether these rows can be read without fetching."""
+        raise NotImplementedError
 
-    @property
-    def ready(self) -> bool:
-        """Whether it can be read without fetching, as far as is known without looking."""
-        return self._mapped is not None
-
-    def prepare(self, rows: npt.NDArray[np.int64], names: Sequence[str]) -> None:
-        """Fetch what reading these rows needs; may run in another thread."""
+    def prepare(self, rows: npt.NDArray[np.int64] | None, names: Sequence[str]) -> None:
+        """Fetch what reading these rows needs, and map it; of rows to come, None, fetch all. May run in another thread."""
         raise NotImplementedError
 
 
@@ -69,25 +82,26 @@ class CachedShard(RemoteShard):
     ) -> None:
         super().__init__(root, file, index, plan, sidecar if check else None)
         self._place, self._cache, self._digest = root / self._relative, cache, sidecar.digest
-        self._renewed = False
-        self.held = self._size
 
-    def prepare(self, rows: npt.NDArray[np.int64], names: Sequence[str]) -> None:
-        os.close(self._descriptor()[0])
+    @property
+    def held(self) -> int:
+        """Bytes of the cache that it takes, whether it is mapped or not."""
+        return self._size
+
+    def has(self, rows: npt.NDArray[np.int64], names: Sequence[str]) -> bool:
+        return self._mapped is not None
+
+    def prepare(self, rows: npt.NDArray[np.int64] | None, names: Sequence[str]) -> None:
+        if rows is None:
+            os.close(self._descriptor()[0])
+        else:
+            self._mended(self._current)
 
     def take(self, rows: npt.NDArray[np.int64], out: Mapping[str, Array], place: slice) -> None:
-        try:
-            super().take(rows, out, place)
-        except BookCorruptError:
-            self._renew()
-            super().take(rows, out, place)
+        self._mended(lambda: super(CachedShard, self).take(rows, out, place))
 
     def take_items(self, rows: npt.NDArray[np.int64], names: Sequence[str]) -> dict[str, RaggedArray]:
-        try:
-            return super().take_items(rows, names)
-        except BookCorruptError:
-            self._renew()
-            return super().take_items(rows, names)
+        return self._mended(lambda: super(CachedShard, self).take_items(rows, names))
 
     def _descriptor(self) -> tuple[int, int]:
         try:
@@ -95,20 +109,30 @@ class CachedShard(RemoteShard):
         except BookMissingError as error:
             raise gone(self._root, self._relative, error) from error
 
-    def _renew(self) -> None:
-        """Fetch it again, once, where the cached file was damaged after it had been checked."""
-        if self._renewed:
-            raise
-        self._renewed = True
-        self._cache.drop(self._place, self._digest)
-        self.unmap()
+    def _mended(self, read: Callable[[], _T]) -> _T:
+        """Read; where the cached file was damaged after it had been checked, in its header or elsewhere, fetch it once more."""
+        try:
+            return read()
+        except BookFormatError:
+            if not self._cache.drop(self._place, self._digest) and self._mapped is None:
+                raise  # it is the server that sends other bytes, and was asked twice
+            self.unmap()
+            return read()
 
 
 @dataclass(frozen=True)
 class _Streamed(Mapped):
-    """What was fetched of a shard, in memory of its length, of which only what is written exists."""
+    """What was fetched of a shard, in memory of its length, of which only what is written exists.
+
+    Args:
+        fetched: Tensor -> of each block, whether it is there and was checked.
+        begun: Bytes from the start that are there, checked or not.
+        sizes: Bytes that were fetched, one entry for each call.
+    """
 
     fetched: Mapping[str, npt.NDArray[np.bool_]]
+    begun: int
+    sizes: list[int]
 
 
 class StreamedShard(RemoteShard):
@@ -121,34 +145,44 @@ class StreamedShard(RemoteShard):
         self._place = root / self._relative
 
     @property
-    def ready(self) -> bool:
-        """False: which blocks are there is known when rows are named."""
-        return False
+    def held(self) -> int:
+        """Bytes of memory that it takes."""
+        mapped = self._mapped
+        return sum(mapped.sizes) if isinstance(mapped, _Streamed) else 0
 
-    def prepare(self, rows: npt.NDArray[np.int64], names: Sequence[str]) -> None:
+    def has(self, rows: npt.NDArray[np.int64], names: Sequence[str]) -> bool:
+        mapped = self._mapped
+        if not isinstance(mapped, _Streamed):
+            return False
+        wanted = [*names, *{self._flat[name].ends for name in names if name in self._flat}]
+        return next(self._missing(mapped, rows, wanted), None) is None
+
+    def prepare(self, rows: npt.NDArray[np.int64] | None, names: Sequence[str]) -> None:
         mapped = self._current()
-        fixed = [name for name in names if name not in self._flat]
-        flat = [name for name in names if name in self._flat]
-        self._check(mapped, rows, [*fixed, *{self._flat[name].ends for name in flat}])
-        self._check(mapped, rows, flat)
-
-    def unmap(self) -> None:
-        super().unmap()
-        self.held = 0
+        if rows is not None:
+            self._check(mapped, rows, names)
 
     def _map(self) -> Mapped:
-        buffer = _memory(self._size, self._where)
-        self._fetch_into(buffer, [(0, min(_HEAD, self._size))])
+        try:
+            return self._begun()
+        except BookFormatError:  # a second time, as blocks are fetched that are wrong
+            return self._begun()
+
+    def _begun(self) -> _Streamed:
+        """Fetch the header, and the ends of all items: where one lies they say together, in 4 bytes a row."""
+        buffer, sizes = _memory(self._size, self._where), list[int]()
+        begun = min(_HEAD, self._size)
+        self._fetch_into(buffer, [(0, begun)], sizes)
         begin = _container.header_end(bytes(buffer[:8]), self._size, self._where)
-        if begin > _HEAD:
-            self._fetch_into(buffer, [(_HEAD, begin)])
+        if begin > begun:
+            self._fetch_into(buffer, [(begun, begin)], sizes)
+            begun = begin
         spans = self._spans(buffer)
         for name in {flat.ends for flat in self._flat.values()}:
-            # Where items lie is said by all ends of a shard together: 4 bytes a row.
-            self._fetch_into(buffer, [(spans[name].start, spans[name].stop)])
+            self._fetch_into(buffer, [(max(spans[name].start, begun), spans[name].stop)], sizes)
         found = self._arrays(buffer, spans)
         blocks = {name: np.zeros(len(hashes), dtype=np.bool_) for name, hashes in self._hashes.items()}
-        streamed = _Streamed(found.arrays, found.ends, buffer, spans, blocks)
+        streamed = _Streamed(found.arrays, found.ends, buffer, spans, blocks, begun, sizes)
         for name, ends in found.ends.items():
             for block in range(len(blocks[name])):
                 self._check_block(streamed, name, block)
@@ -165,19 +199,20 @@ class StreamedShard(RemoteShard):
         wanted = sorted(self._missing(mapped, rows, names))
         while wanted:
             count, size = 0, 0
-            while count < len(wanted) and (not count or size + wanted[count][1] - wanted[count][0] <= _AT_ONCE):
+            while count < len(wanted) and (not count or size + wanted[count][1] - wanted[count][0] <= _CALL_BYTES):
                 size += wanted[count][1] - wanted[count][0]
                 count += 1
             self._fetch_blocks(mapped, wanted[:count])
             wanted = wanted[count:]
 
     def _fetch_blocks(self, mapped: _Streamed, blocks: Sequence[tuple[int, int, str, int]]) -> None:
-        self._fetch_into(mapped.file, _joined((start, stop) for start, stop, _, _ in blocks))
+        ranges = _joined((max(start, mapped.begun), stop) for start, stop, _, _ in blocks)
+        self._fetch_into(mapped.file, ranges, mapped.sizes)
         for start, stop, name, block in blocks:
             try:
                 self._check_block(mapped, name, block)
             except BookCorruptError:
-                self._fetch_into(mapped.file, [(start, stop)])
+                self._fetch_into(mapped.file, [(start, stop)], [])
                 self._check_block(mapped, name, block)
             mapped.fetched[name][block] = True
 
@@ -196,13 +231,13 @@ class StreamedShard(RemoteShard):
                     begin, end = block * rows_of_block, min((block + 1) * rows_of_block, span.shape[0])
                 yield span.start + begin * span.row_bytes, span.start + end * span.row_bytes, name, block
 
-    def _fetch_into(self, buffer: mmap.mmap, ranges: Sequence[tuple[int, int]]) -> None:
+    def _fetch_into(self, buffer: mmap.mmap, ranges: Sequence[tuple[int, int]], sizes: list[int]) -> None:
         ranges = [(start, stop) for start, stop in ranges if stop > start]
         if ranges:
             starts, stops = zip(*ranges, strict=True)
             for start, stop, piece in zip(starts, stops, self._place.ranges(starts, stops), strict=True):
                 buffer[start:stop] = bytes(piece)
-                self.held += stop - start
+                sizes.append(stop - start)
 
 
 def _joined(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -211,7 +246,7 @@ def _joined(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     for start, stop in ranges:
         if joined and joined[-1][1] == start:
             joined[-1] = (joined[-1][0], stop)
-        else:
+        elif start < stop:
             joined.append((start, stop))
     return joined
 

@@ -80,6 +80,11 @@ class Shard:
         blocks = (self._stop - self._start - 1 >> self._shift) + 1
         self._unordered = {flat.ends: np.ones(blocks, dtype=np.bool_) for flat in self._flat.values()}
 
+    @property
+    def held(self) -> int:
+        """Bytes that keeping it takes, besides what the system may take back."""
+        return 0
+
     def unmap(self) -> None:
         """Let the mapping go; which blocks were checked stays known."""
         self._mapped = None

@@ -11,11 +11,11 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from bookkd.book import _files, _layout, _manifest
-from bookkd.book._far import Far
-from bookkd.book._numbers import edition_numbers, gone
+from bookkd.book import _files, _manifest
+from bookkd.book._far import FarShards
+from bookkd.book._mapped import Shards
+from bookkd.book._numbers import edition_numbers
 from bookkd.book._opening import find_edition, read_keys, read_plan
-from bookkd.book._shard import Shard
 from bookkd.book.codecs.base import Decoded, Parts, UnreadableRowError
 from bookkd.book.plan import FieldPlan
 from bookkd.book.ragged import RaggedArray
@@ -49,7 +49,7 @@ class Book:
         verify: "touched" hashes each block when it is first read, "never" trusts the disk, "all" reads and checks
             everything on opening.
         max_open: Most shards mapped at once.
-        cache: Of a book at an address: the folder where whole shards are kept for all processes of this machine, or "none" to
+        cache: Of a book at an address: the folder where whole shards are kept for all processes of this user, or "none" to
             keep only the blocks that are touched, in memory. None for what `BOOKKD_CACHE` says, else the platform's folder.
 
     Raises:
@@ -84,12 +84,12 @@ class Book:
             # Between finding and reading it, the edition was pruned for a newer one.
             self._read_manifests(newest[0])
         self._stored, self._flat = self.plan.stored, self.plan.flat
-        counts = [len(file.stems) for file in self._files]
-        self._first = np.concatenate([[0], np.cumsum(counts)])
         self._starts = np.concatenate([view * self.n_samples + file.starts for view, file in enumerate(self._files)])
-        self._open: dict[int, Shard] = {}
-        self._known: dict[int, Shard] = {}
-        self._far = None if isinstance(self.path, Path) else Far(self, self.path, cache)
+        check = verify != "never"
+        if isinstance(self.path, Path):
+            self._shards = Shards(self.path, self.plan, self._files, check=check, most=max_open)
+        else:
+            self._shards = FarShards(self.path, self.plan, self._files, check=check, most=max_open, cache=cache)
         if verify == "all":
             self._check_all()
 
@@ -110,12 +110,7 @@ class Book:
 
     def close(self) -> None:
         """Let go of every mapped shard; reading maps them again. Windows deletes no file that is mapped."""
-        for number in list(self._open):
-            shard = self._open.pop(number, None)
-            if shard is not None:  # another thread may have let it go
-                shard.unmap()
-        if self._far is not None:
-            self._far.ahead.close()
+        self._shards.close()
 
     @property
     def edition(self) -> int:
@@ -151,6 +146,16 @@ class Book:
     def cost(self) -> dict[str, Any]:
         """What making the book cost, as its maker told."""
         return dict(self._edition.cost)
+
+    @property
+    def room(self) -> int | None:
+        """Most bytes that are kept here of a book at an address, when it was opened; None for one in a folder."""
+        return self._shards.room if isinstance(self._shards, FarShards) else None
+
+    @property
+    def streamed(self) -> bool:
+        """Whether blocks are fetched and kept in memory, and not whole shards in a cache."""
+        return isinstance(self._shards, FarShards) and not self._shards.whole
 
     @cached_property
     def nbytes(self) -> int:
@@ -251,22 +256,21 @@ class Book:
             none = np.zeros(1, dtype=np.int64)
             return out | {part: RaggedArray(np.empty((0, *row), dtype), none) for part, (dtype, row) in self._of(flat)}
         if (shards == shards[0]).all():
-            if self._far is not None:
-                self._far.ahead.want({int(shards[0]): rows}, [*fixed, *flat])
-            shard = self._shard(int(shards[0]))
-            shard.take(rows, out, slice(None))
-            return out | shard.take_items(rows, flat) if flat else out
+            for group in self._shards.groups({int(shards[0]): rows}, [*fixed, *flat]):
+                shard = self._shards.use(group[0])
+                shard.take(rows, out, slice(None))
+                out |= shard.take_items(rows, flat) if flat else {}
+            return out
         order = np.argsort(shards, kind="stable")
         rows, shards = rows[order], shards[order]
         edges = [0, *(np.flatnonzero(shards[1:] != shards[:-1]) + 1).tolist(), len(shards)]
-        if self._far is not None:
-            wanted = {int(shards[begin]): rows[begin:end] for begin, end in pairwise(edges)}
-            self._far.ahead.want(wanted, [*fixed, *flat])
+        wanted = {int(shards[begin]): slice(begin, end) for begin, end in pairwise(edges)}
         pieces = []
-        for begin, end in pairwise(edges):
-            shard = self._shard(int(shards[begin]))
-            shard.take(rows[begin:end], out, slice(begin, end))
-            pieces.append(shard.take_items(rows[begin:end], flat) if flat else {})
+        for group in self._shards.groups({number: rows[place] for number, place in wanted.items()}, [*fixed, *flat]):
+            for number in group:
+                shard, place = self._shards.use(number), wanted[number]
+                shard.take(rows[place], out, place)
+                pieces.append(shard.take_items(rows[place], flat) if flat else {})
         back = np.empty_like(order)
         back[order] = np.arange(len(order))
         found: Parts = {part: np.take(array, back, axis=0) for part, array in out.items()}
@@ -278,7 +282,8 @@ class Book:
         """Ask the system to read records that will be wanted soon; returns while it does, and reads nothing twice.
 
         Of use where a book is larger than memory and is read by blocks of samples (`BlockWindow`); elsewhere the system's own
-        reading ahead is enough. Of a book at an address shards are fetched. Nothing happens where the system takes no such advice (Windows).
+        reading ahead is enough. Of a book at an address whole shards are fetched into its cache, as far as half of
+        it holds them. Nothing happens where there is no cache, nor where the system takes no such advice (Windows).
 
         Args:
             start: First sample.
@@ -294,14 +299,14 @@ class Book:
         if start >= stop:
             raise DataError(expected("stop", f"above start = {start}", stop, where=str(self.path)))
         _, shards = self._locate([start, stop - 1], view)
-        if self._far is not None:
-            self._far.ahead.soon(list(range(int(shards[0]), int(shards[1]) + 1)))
+        if isinstance(self._shards, FarShards):
+            self._shards.prefetch(range(int(shards[0]), int(shards[1]) + 1))
             return
         parts = [part for name in names for part in self.plan.fields[name].stored(name)]
         edges = np.append(self._starts, self.n_views * self.n_samples) - view * self.n_samples
         for number in range(int(shards[0]), int(shards[1]) + 1):
             begin, end = int(edges[number]), int(edges[number + 1])
-            self._shard(number).prefetch(max(start, begin) - begin, min(stop, end) - begin, parts)
+            self._shards.use(number).prefetch(max(start, begin) - begin, min(stop, end) - begin, parts)
 
     def _of(self, parts: Sequence[str]) -> list[tuple[str, tuple[np.dtype[Any], tuple[int, ...]]]]:
         return [(part, self._stored[part]) for part in parts]
@@ -325,36 +330,6 @@ class Book:
         place = view * self.n_samples + sample
         shards = np.searchsorted(self._starts, place, side="right") - 1
         return place - self._starts[shards], shards
-
-    def _shard(self, number: int) -> Shard:
-        """Return a shard; the mapping that was used longest ago is let go when too many are open."""
-        shard = self._open.pop(number, None)
-        if shard is None:
-            shard = self._found(number)
-            while len(self._open) >= self.max_open or (self._far is not None and self._far.full(self._open, shard)):
-                oldest = self._open.pop(next(iter(self._open), -1), None)
-                if oldest is not None:
-                    oldest.unmap()
-        self._open[number] = shard
-        return shard
-
-    def _found(self, number: int) -> Shard:
-        shard = self._known.get(number)
-        if shard is None:
-            shard = self._known.setdefault(number, self._make_shard(number))
-        return shard
-
-    def _make_shard(self, number: int) -> Shard:
-        view = int(np.searchsorted(self._first, number, side="right")) - 1
-        file, index = self._files[view], number - int(self._first[view])
-        try:
-            trusted = self.verify == "never" and self._far is None  # what comes from afar is checked when it arrives
-            sidecar = None if trusted else _manifest.read_sidecar(self.path, file, index)
-        except BookMissingError as error:
-            raise gone(self.path, f"{_layout.view_folder(view)}/{file.stems[index]}.json", error) from error
-        if self._far is not None and sidecar is not None:
-            return self._far.shard(file, index, sidecar)
-        return Shard(self.path, file, index, self.plan, sidecar)
 
     def _check_all(self) -> None:
         faults = find_faults(self.path, self.edition)

@@ -9,6 +9,7 @@ from bookkd.book import Codec
 from bookkd.cli._show import console, rows
 from bookkd.cli._verb import Choice, Verb, note
 from bookkd.cli.make import choose_codec
+from bookkd.core.files import check_here
 from bookkd.learning import Training
 from bookkd.methods import Method, build_method, method_class
 from bookkd.pipelines.chain import Chain, chain_of
@@ -52,7 +53,7 @@ def chain(
             assistant is chosen.
     """
     shared = Chain(
-        out=Path(out),
+        out=check_here(Path(out)),
         data=data,
         views=views,
         method=method,

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from bookkd.cli._show import busy, bytes_text, console
 from bookkd.cli._verb import Verb
 from bookkd.core.errors import DataError, expected
-from bookkd.core.files import write_atomic
+from bookkd.core.files import check_here, write_atomic
 from bookkd.report import FORMATS, cautions, find_runs, numbers_of, render, summary
 
 
@@ -32,7 +32,7 @@ def report(
     if not runs:
         raise DataError(expected("runs", "at least one folder", "none", do="Give the folder of a comparison."))
     form = _form_of(out) if format == "auto" else format
-    path = Path(out or f"report.{form}")
+    path = check_here(Path(out or f"report.{form}"))
     with busy("reading the runs"):
         found = find_runs(runs)
         numbers = numbers_of(found, baseline=baseline, title=title)

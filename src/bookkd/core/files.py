@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -11,10 +12,11 @@ from typing import BinaryIO
 
 import xxhash
 
-from bookkd.core.errors import BookFormatError, BookKDError, StorageError
+from bookkd.core.errors import BookFormatError, BookKDError, ConfigError, StorageError, expected
 
 __all__ = [
     "TEMPORARY",
+    "check_here",
     "check_no_link",
     "create",
     "file_digest",
@@ -73,12 +75,33 @@ def check_no_link(path: Path) -> None:
             )
 
 
+def check_here(path: Path) -> Path:
+    """Return a path, unless it is the address of a server: that would become a folder named by it, a password included.
+
+    Raises:
+        ConfigError: for an address.
+
+    >>> check_here(Path("s3://bucket/run"))
+    Traceback (most recent call last):
+    ...
+    bookkd.core.errors.ConfigError: Expected `folder` to be one of this machine, got an address (s3). Give a path: ...
+    """
+    # Two letters at least, so that a drive of Windows is none.
+    scheme = re.fullmatch("([A-Za-z][A-Za-z0-9+.-]+):", path.parts[0]) if path.parts else None
+    if scheme is not None:
+        do = "Give a path: of all that is written, only books can lie at an address."
+        raise ConfigError(expected("folder", "one of this machine", f"an address ({scheme[1]})", do=do))
+    return path
+
+
 def make_folder(path: Path) -> None:
     """Create a folder and its parents, and make the entry durable.
 
     Raises:
+        ConfigError: the path is the address of a server.
         StorageError: the path or one of its parents is a file; or a full, read-only or failing disk.
     """
+    check_here(path)
     with storage_errors(path):
         found = next((place for place in (path, *path.parents) if place.exists()), path)
         if found.exists() and not found.is_dir():

@@ -16,6 +16,7 @@ from bookkd.core.fields import IGNORE_LABEL, LABEL, PARTNER, PARTNER_LABEL, SAMP
 from bookkd.core.rng import generator
 from bookkd.learning.training import Training
 from bookkd.views import BlockWindow, CachedViews, Replay, ViewSampler, collate, label_rows
+from bookkd.views.sampler import VIEW_ROWS
 
 __all__ = ["Groups", "check_batches", "make_groups", "visible_labels"]
 
@@ -173,6 +174,8 @@ def make_groups(
         drop_last=whole,
         samples=part,
         shuffle=window or True,
+        # A block has one view: those of shards that are fetched as a whole may have more rows, or no divisor of them.
+        block_rows=VIEW_ROWS if window is None else window.rows * max(1, VIEW_ROWS // window.rows),
         ahead=ahead,
     )
     workers = 0 if isinstance(replay, CachedViews) else training.workers

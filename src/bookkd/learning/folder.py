@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from bookkd.core.errors import BookFormatError, CheckpointError, ConfigError
-from bookkd.core.files import make_folder, write_atomic
+from bookkd.core.files import check_here, make_folder, write_atomic
 from bookkd.core.jsonio import parse, pretty, read
 from bookkd.core.lock import Lock
 
@@ -79,7 +79,7 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path, config: dict[str, Any], *, overwrite: bool = False) -> None:
-        self.path = Path(path)
+        self.path = check_here(Path(path))
         self.checkpoints = self.path / "checkpoints"
         self._lock: Lock | None = None
         if is_main_process() and (overwrite or not (self.path / "result.json").exists()):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from bookkd.knowledge import StoredKnowledge
 from bookkd.learning.folder import RunFolder, is_main_process
 from bookkd.learning.training import Training
 from bookkd.views import BlockWindow
+from bookkd.views.sampler import VIEW_ROWS
 
 __all__ = ["ReadingOrder", "choose_order", "order_of_run", "reading_ahead", "sorted_by_class"]
 
@@ -86,6 +86,9 @@ def choose_order(
     block holds one class or two: there blocks are halved, as far as `FINEST_READ`, until a window holds as many of them as a
     batch holds samples, so that the classes of a window vary no more than those of a batch do anyway.
 
+    Of a book at an address what is kept of it here counts as well: rows in any order fetch what does not fit with every batch
+    anew. Whole shards are fetched into a cache, so that they are the blocks of its windows, of which two fit it.
+
     Args:
         training: `shuffle`, `shuffle_window` and `shuffle_block_rows`.
         books: What is read; none for a live teacher or labels alone.
@@ -104,7 +107,7 @@ def choose_order(
     if training.shuffle == "rows":
         return ReadingOrder(None, "as asked")
     hashed = max((stored.book.plan.block_rows or 1 for stored in books), default=4096)
-    rows = training.shuffle_block_rows or hashed
+    rows, far = training.shuffle_block_rows or hashed, _fetched(books, fields, views_per_sample)
     if training.shuffle_window is not None:
         return ReadingOrder(BlockWindow(training.shuffle_window, rows), "as asked")
     free = available_memory() if free is None else free
@@ -120,18 +123,68 @@ def choose_order(
         return ReadingOrder(None, "nothing is read of the book")
     epoch = int(record * n_samples)
     said = f"an epoch reads {_size(epoch)} of the book{'s' if len(books) > 1 else ''}, {_size(free)} of memory are free"
-    if not asked and epoch <= free // FREE_SHARE:
+    if far is not None:
+        said += f", {_size(far.room)} of what is fetched are kept"
+    if not asked and epoch <= free // FREE_SHARE and (far is None or far.fits(n_samples)):
         return ReadingOrder(None, said)
-    room = int(free // (2 * FREE_SHARE) // record)
-    near = all(
-        isinstance(stored.book.path, Path) for stored in books
-    )  # of a book at an address whole blocks are fetched
-    if by_class and near and training.shuffle_block_rows is None:
+    room = free // (2 * FREE_SHARE)
+    held = int(room // record)
+    own = training.shuffle_block_rows is None
+    if own and far is None and by_class:
         finest = FINEST_READ * views_per_sample * len(books) / record
-        rows = _finer(rows, finest, room, training.batch_size)
+        rows = _finer(rows, finest, held, training.batch_size)
         said += "; blocks are finer than the book's, since the samples lie sorted by class" if rows < hashed else ""
-    blocks = max(1, min(room // rows, -(-n_samples // rows)))
+    elif own and far is not None and rows < far.rows <= held:
+        rows = far.rows
+    blocks = held // rows if far is None else min(held // rows, far.blocks(rows))
+    blocks = max(1, min(blocks, -(-n_samples // rows)))
     return ReadingOrder(BlockWindow(blocks, rows), f"as asked; {said}" if asked else said)
+
+
+@dataclass(frozen=True)
+class _Fetched:
+    """What is fetched of the books that lie at addresses.
+
+    Args:
+        room: Most bytes of it that are kept here.
+        rows: Rows that are fetched at once.
+        record: Bytes that are fetched for a sample, where all rows of such a block are read.
+        scattered: Bytes for a sample, where rows are in any order: a shard of many rows then is read in several views.
+        whole: Bytes of all that may be read.
+    """
+
+    room: int
+    rows: int
+    record: float
+    scattered: float
+    whole: float
+
+    def fits(self, n_samples: int) -> bool:
+        """Say whether rows in any order are fetched once: where all is kept, or what an epoch reads beside what is read ahead."""
+        return self.whole <= self.room or self.scattered * n_samples <= self.room // FREE_SHARE
+
+    def blocks(self, rows: int) -> int:
+        """Return how many blocks of so many rows are kept beside as many that are read ahead."""
+        return int(self.room // FREE_SHARE // (self.record * max(rows, self.rows)))
+
+
+def _fetched(books: Sequence[StoredKnowledge], fields: Sequence[str], views_per_sample: int) -> _Fetched | None:
+    """Return what is fetched of the books; None where none lies at an address."""
+    rooms: list[int] = []
+    rows = 1
+    record = scattered = whole = 0.0
+    for stored in books:
+        book, room = stored.book, stored.book.room
+        if room is None:
+            continue
+        plan = book.plan
+        at_once = (plan.block_rows if book.streamed else plan.unit_rows) or book.n_samples
+        each = _record_bytes(stored, fields) if book.streamed else book.bytes_per_record
+        # Neighbours have one view for so many rows (`ViewSampler`).
+        views = min(book.n_views, views_per_sample * -(-at_once // VIEW_ROWS))
+        record, scattered = record + each * views_per_sample, scattered + each * views
+        rooms, rows, whole = [*rooms, room], max(rows, at_once), whole + each * book.n_samples * book.n_views
+    return _Fetched(min(rooms), rows, record, scattered, whole) if rooms else None
 
 
 def _finer(rows: int, finest: float, room: int, batch_size: int) -> int:

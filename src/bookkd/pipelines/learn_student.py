@@ -17,7 +17,7 @@ from bookkd.book import Book
 from bookkd.core.check import between, positive
 from bookkd.core.errors import ConfigError, DataError, UnknownNameError, expected
 from bookkd.core.fields import IGNORE_LABEL, VARIANCE
-from bookkd.core.files import write_atomic
+from bookkd.core.files import check_here, write_atomic
 from bookkd.core.jsonio import pretty
 from bookkd.core.names import import_reference, is_reference, require
 from bookkd.core.protocols import Knowledge
@@ -93,7 +93,7 @@ def learn_student(
     Returns:
         What `bookkd learn --json` prints.
     """
-    training = training or Training()
+    training, folder = training or Training(), check_here(Path(out))
     _refuse_contradictions(book, teacher, views, label_fraction)
     known = None if book is None else open_books(book)
     stored = books_of(known)[0] if known is not None else None
@@ -111,7 +111,6 @@ def learn_student(
     own = says_variance(named, network, dataset, views=drawn, preprocess=preprocess)
     chosen = with_variance(named, teacher=theirs, student=own)
     _quiet_lightning()
-    folder = Path(out)
     started = time.perf_counter()
     learned = learn(
         network,

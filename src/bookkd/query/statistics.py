@@ -34,7 +34,7 @@ from bookkd.core.errors import (
     expected,
 )
 from bookkd.core.fields import LOGITS
-from bookkd.core.files import TEMPORARY, check_no_link, make_folder, storage_errors, write_atomic
+from bookkd.core.files import TEMPORARY, check_here, check_no_link, make_folder, storage_errors, write_atomic
 from bookkd.core.names import require
 from bookkd.query.records import no_draws, record_statistics
 
@@ -222,7 +222,7 @@ def open_statistics(book: Book, folder: str | Path | None = None) -> Statistics:
         BookMismatchError: they are those of another edition or book.
         BookFormatError: a file is not what `stats.json` says.
     """
-    place = _inside(book) if folder is None else Path(folder)
+    place = _inside(book) if folder is None else check_here(Path(folder))
     again = f"Run: bookkd stats {book.path}" + ("" if folder is None else f" --out {place}")
     path = place / _MANIFEST
     if not path.is_file():

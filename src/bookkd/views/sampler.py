@@ -15,7 +15,10 @@ from bookkd.core.rng import draw64
 from bookkd.views.order import BlockOrder, BlockWindow, Order, RowOrder
 from bookkd.views.picks import Pick
 
-__all__ = ["ViewSampler"]
+__all__ = ["VIEW_ROWS", "ViewSampler"]
+
+VIEW_ROWS = 4096
+"""Neighbours that an epoch shows in one view."""
 
 
 class ViewSampler(Sampler[list[Pick]]):
@@ -71,7 +74,7 @@ class ViewSampler(Sampler[list[Pick]]):
         views_per_sample: int = 1,
         shuffle: bool | BlockWindow = True,
         drop_last: bool = False,
-        block_rows: int = 4096,
+        block_rows: int = VIEW_ROWS,
         samples: npt.ArrayLike | None = None,
         ahead: Callable[[int, int, int], object] | None = None,
     ) -> None:

@@ -3,6 +3,8 @@ from __future__ import annotations
 import pytest
 from tests.book.remote import servers
 
+from bookkd.book.remote import settings
+
 
 @pytest.fixture(scope="session")
 def s3_environment():
@@ -17,6 +19,7 @@ def cache(tmp_path, monkeypatch):
     """A cache of its own for each test, and little patience."""
     monkeypatch.setenv("BOOKKD_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("BOOKKD_RETRY_SECONDS", "2")
+    monkeypatch.setattr(settings, "_FIRST_PAUSE", 0.01)
     return tmp_path / "cache"
 
 

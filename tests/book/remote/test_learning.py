@@ -5,7 +5,18 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
+import pytest
+from tests.book.remote import servers
+from tests.learning import digits
+
+from bookkd.book import Book, BookWriter, Dense, FieldPlan, Plan
+from bookkd.book._far import FarShards
 from bookkd.cli import main
+from bookkd.knowledge import StoredKnowledge
+from bookkd.learning import Training, make_groups
+from bookkd.learning.order import choose_order
+from bookkd.views import BlockWindow, Replay
 from bookkd.zoo import create_network, save_weights
 
 DATA = ["--data", "digits", "--data.limit", "90"]
@@ -37,3 +48,76 @@ def test_made_there_and_learnt_from(shelf, tmp_path, capsys, monkeypatch):
     assert learnt("run-cached", shelf) == here
     monkeypatch.setenv("BOOKKD_CACHE", "none")
     assert learnt("run-streamed", shelf) == here
+
+
+ROWS, CLASSES = 640, 10
+
+
+@pytest.fixture
+def far(tmp_path):
+    """A served book of 16 shards of 40 rows in 2 views: (server, its address, the book here)."""
+    pytest.importorskip("obstore")
+    plan = Plan(ROWS, 2, {"logits": FieldPlan((CLASSES,), Dense())}, unit_rows=40, block_rows=8)
+    with BookWriter(tmp_path / "served" / "book", plan) as writer:
+        for unit in writer.pending():
+            rows = np.arange(unit.start, unit.stop)[:, None] + 1000 * unit.view
+            writer.write(unit, {"logits": np.broadcast_to(rows, (len(rows), CLASSES)).astype(np.float32)})
+        book = writer.finish()
+    with servers.files(tmp_path / "served") as server:
+        yield server, f"{server.url}/book", book
+
+
+def order_of(url, free=2**40, *, cache=None, **changes):
+    stored = StoredKnowledge(Book(url, cache=cache))
+    return choose_order(Training(**changes), [stored], ["logits"], n_samples=ROWS, free=free)
+
+
+def test_a_cache_smaller_than_the_book_is_read_by_windows_of_shards(far, monkeypatch):
+    _, url, here = far
+    epoch = here.nbytes // 2  # one of two views
+    for kept, window in [
+        (here.nbytes, None),
+        (2 * epoch - 1, BlockWindow(15, 40)),  # with the next window, all that is kept
+        (epoch // 2, BlockWindow(4, 40)),
+        (1, BlockWindow(1, 40)),
+    ]:
+        monkeypatch.setenv("BOOKKD_CACHE_BYTES", str(kept))
+        found = order_of(url)
+        assert found.window == window
+        assert "of what is fetched are kept" in found.reason
+    monkeypatch.setenv("BOOKKD_CACHE_BYTES", str(epoch))
+    assert order_of(url, shuffle="rows").window is None
+    # A block of one's own size costs the shard that it lies in.
+    assert order_of(url, shuffle="blocks", shuffle_block_rows=8).window == BlockWindow(8, 8)
+    # Where memory does not hold the rows of a shard, it is the blocks that are hashed.
+    assert order_of(url, free=4 * 10 * int(here.bytes_per_record)).window == BlockWindow(1, 8)
+
+
+def test_streaming_is_read_by_windows_of_blocks_that_memory_keeps(far, monkeypatch):
+    _, url, here = far
+    monkeypatch.setattr(FarShards, "STREAMED", here.nbytes // 4)
+    assert order_of(url, cache="none").window == BlockWindow(20, 8)
+    monkeypatch.setattr(FarShards, "STREAMED", here.nbytes)
+    assert order_of(url, cache="none").window is None
+
+
+def test_an_epoch_fetches_each_shard_once_through_a_small_cache(far, monkeypatch):
+    server, url, here = far
+    monkeypatch.setenv("BOOKKD_CACHE_BYTES", str(here.nbytes // 4))
+    book = Book(url)
+    order = choose_order(Training(), [StoredKnowledge(book)], ["logits"], n_samples=ROWS, free=2**40)
+    groups = make_groups(
+        Replay(digits.TRAIN, digits.views()),
+        Training(batch_size=64),
+        samples=ROWS,
+        n_views=2,
+        window=order.window,
+        ahead=book.prefetch,
+    )
+    for epoch in range(2):
+        before = server.count(".safetensors")
+        groups.sampler.set_epoch(epoch)
+        for batch in groups.sampler:
+            samples, views = np.array([(pick.sample, pick.view) for pick in batch]).T
+            np.testing.assert_array_equal(book.read(samples, views)["logits"][:, 0], samples + 1000 * views)
+        assert server.count(".safetensors") - before <= 16 + 2

@@ -6,13 +6,20 @@ import json
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from tests.book import books
 
-from bookkd.book import Book, BookWriter, copy_book, editions, is_finished, newest_plan, verify
-from bookkd.core.errors import BookLockedError, BookMismatchError, BookMissingError, ConfigError, StorageError
+from bookkd.book import Book, BookWriter, _manifest, copy_book, editions, is_finished, newest_plan, verify
+from bookkd.core.errors import (
+    BookLockedError,
+    BookMismatchError,
+    BookMissingError,
+    ConfigError,
+    StorageError,
+)
 
 
 def same(one, other, rows=None):
@@ -145,8 +152,68 @@ def test_plain_http_reads_and_does_not_write(served):
 def test_absent_books(served, shelf):
     server, _, _ = served
     for address in (f"{server.url}/nothing", shelf, "s3://no-such-bucket/book"):
-        with pytest.raises(BookMissingError, match="to be a book"):
+        with pytest.raises(BookMissingError, match=r"to be a book .*, got nothing there\. Check the address"):
             Book(address)
+
+
+def renumbered(server, numbers, **changes):
+    """Give the served book editions of these numbers instead of its first."""
+    folder = server.folder / "book"
+    edition = _manifest.read_edition(folder, 1)
+    (folder / "edition-000001.json").unlink()
+    for number in numbers:
+        text = replace(edition, number=number, **changes).to_bytes()
+        (folder / f"edition-{number:06d}.json").write_bytes(text)
+
+
+def test_many_editions_of_a_server_that_lists_nothing(served):
+    server, url, _ = served
+    renumbered(server, range(1, 80))
+    assert Book(url).edition == 79
+    assert Book(url, edition=70).edition == 70
+    with pytest.raises(BookMissingError, match=r"to have edition 80, got editions 1, 2"):
+        Book(url, edition=80)
+
+
+def test_a_late_edition_alone_is_found_by_its_number(served):
+    """As a book is that grew 65 times and was pruned."""
+    server, url, _ = served
+    (server.folder / "book" / "plan.json").rename(server.folder / "book" / "plan-000066.json")
+    renumbered(server, [66], plan_file="plan-000066.json")
+    with pytest.raises(BookMissingError, match=r"got nothing there.*editions above 64 are found by their number alone"):
+        Book(url)
+    assert Book(url, edition=66).edition == 66
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_server_that_forbids_what_is_absent(served, status):
+    server, url, here = served
+    server.fault = lambda request, name, data: data is None and (request.answer(status), True)[1]
+    same(Book(url), here)
+    with pytest.raises(BookMissingError, match="to have edition 5, got editions 1"):
+        Book(url, edition=5)
+    with pytest.raises(StorageError, match=f"open to these credentials, got the answer {status}"):
+        Book(f"{server.url}/nothing")
+
+
+def test_a_server_that_knows_no_head(served):
+    server, url, here = served
+    server.fault = lambda request, name, data: request.command == "HEAD" and (request.answer(405), True)[1]
+    same(Book(url), here)
+
+
+def test_a_bucket_that_may_not_be_listed(shelf, tmp_path, monkeypatch):
+    here, _ = books.make(tmp_path / "here"), books.make(shelf)
+    from bookkd.book.remote import by_obstore
+
+    def forbidden(self, call):
+        if "list_with_delimiter" in call.__code__.co_names:
+            raise by_obstore._ForbiddenError("no")
+        return real(self, call)
+
+    real = by_obstore.ObstoreStore._ask
+    monkeypatch.setattr(by_obstore.ObstoreStore, "_ask", forbidden)
+    same(Book(shelf), here)
 
 
 def test_fsspec_reads_other_schemes(tmp_path):

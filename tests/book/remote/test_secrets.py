@@ -19,7 +19,22 @@ SIGNED = "https://someone:pass-word-1@host/shelf/book?X-Amz-Signature=deadbeef01
 TOLD = ("pass-word-1", "deadbeef0123", "abc%2Bdef", "someone")
 
 
-@pytest.mark.parametrize("address", [SIGNED, "s3://key:pass-word-1@shelf/book", "https://host/book?sig=deadbeef0123"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        SIGNED,
+        "s3://key:pass-word-1@shelf/book",
+        "https://host/book?sig=deadbeef0123",
+        # Secrets of AWS and Azure often have "/" in them; a part before one may look like a port.
+        "s3://someone:front/pass-word-1/back@shelf/book",
+        "s3://someone:front/pass-word-1",
+        "az://someone:front/pass-word-1==@container/book",
+        "https://someone:12/pass-word-1@127.0.0.1:9/book",
+        "https://someone:12/pass-word-1@9",
+        "abfs://container:pass-word-1/x@account/book",
+        "abfs://container:pass-word-1/x",
+    ],
+)
 @pytest.mark.parametrize("use", [Book, is_finished])
 def test_an_address_with_credentials_is_refused_without_repeating_them(address, use):
     with pytest.raises(ConfigError, match="without credentials") as caught:
@@ -35,10 +50,45 @@ def test_the_program_stores_and_says_none(tmp_path, capsys):
     assert not out.exists()
 
 
+@pytest.mark.parametrize("out", ["s3://someone:pass-word-1@shelf/x", "S3:/shelf/x", "https://host/x"])
+@pytest.mark.parametrize(
+    "verb",
+    [
+        ["learn", "book", "--student", "digits-small", "--out"],
+        ["stats", "book", "--out"],
+        ["query", "book", "select 1", "--stats"],
+        [
+            "compare",
+            "--students",
+            "digits-small",
+            "--methods",
+            "supervised",
+            "--data",
+            "digits",
+            "--data.limit",
+            "60",
+            "--out",
+        ],
+        ["chain", "--path", "digits-large,digits-small", "--data", "digits", "--data.limit", "60", "--out"],
+        ["report", "book", "--out"],
+    ],
+)
+def test_what_is_written_here_takes_no_address(tmp_path, monkeypatch, capsys, verb, out):
+    books.make(tmp_path / "book")
+    monkeypatch.chdir(tmp_path)
+    assert main([*verb, out]) == 2
+    said = capsys.readouterr().err
+    assert "to be one of this machine, got an address" in said
+    assert "pass-word-1" not in said
+    assert [path.name for path in tmp_path.iterdir()] == ["book"]
+
+
 def test_texts_are_scrubbed(monkeypatch):
     monkeypatch.setenv("AWS_SESSION_TOKEN", "token-in-a-header")
     said = scrub(f"GET {SIGNED} with token-in-a-header, and https://other/x?y=1, 'http://a:b@c/d?e'")
     assert said == "GET https://host/shelf/book with ***, and https://other/x 'http://c/d'"
+    assert scrub("of s3://key:front/back@shelf/x, http://me:1/2@host:80/y") == "of s3://shelf/x, http://host:80/y"
+    assert scrub("at http://host:80/x/y") == "at http://host:80/x/y"
     error = OSError(
         f"Error performing GET {SIGNED} in 1s - HTTP error: error for url ({SIGNED})\n\nDebug source: {SECRET}"
     )

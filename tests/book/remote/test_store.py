@@ -113,6 +113,8 @@ def test_a_sidecar_without_its_shard_is_written_again(use, tmp_path):
         ("s3://bucket/a/b/", "s3://bucket/a/b"),
         ("S3://Bucket/a", "s3://Bucket/a"),
         ("https://host:8080/book", "https://host:8080/book"),
+        ("http://[::1]:8080/book", "http://[::1]:8080/book"),
+        ("s3://bucket/of@someone/book", "s3://bucket/of@someone/book"),
         ("abfs://container@account.dfs.core.windows.net/book", "abfs://container@account.dfs.core.windows.net/book"),
         ("books/resnet56", "books/resnet56"),
         ("file:///books/resnet%2056", "/books/resnet 56"),

@@ -45,10 +45,11 @@ def root_of(path: str | Path | RemotePath) -> Root:
     scheme, rest = match[1].lower(), match[2]
     if scheme == "file":
         return Path(url2pathname(unquote(urlsplit(path).path)))
+    if _has_credentials(scheme, rest):
+        # Where a password ends is not known, for it may have "/" and "@" in it: nothing before the last "@" is shown.
+        host = rest.rpartition("@")[2] if "@" in rest else "..."
+        raise _refused(f"a user or password before {scrub(f'{scheme}://{host}')}")
     shown = scrub(f"{scheme}://{rest}")
-    user, at, _ = rest.partition("/")[0].rpartition("@")
-    if at and (scheme not in _CONTAINER or ":" in user):
-        raise _refused(f"a user or password before {shown}")
     if re.search("[?#]", rest):
         raise _refused(f"a query behind {shown}")
     plain = rest.rstrip("/")
@@ -72,6 +73,20 @@ def local_folder(path: str | Path | RemotePath, what: str) -> Path:
         return root
     do = f"Copy it, and the result back: bookkd copy {root} DIR."
     raise ConfigError(expected("book", f"a folder of this machine, to {what} it", str(root), do=do))
+
+
+def _has_credentials(scheme: str, rest: str) -> bool:
+    """Say whether a user or password stands before the host; secrets of AWS and Azure may have "/" in them.
+
+    >>> [_has_credentials("s3", rest) for rest in ("key:a/b@shelf/book", "host:9000/book", "shelf/a@b/book", "me:1/2@host/book")]
+    [True, False, False, True]
+    """
+    first, _, after = rest.partition("/")
+    user, at, _ = first.rpartition("@")
+    if at and (scheme not in _CONTAINER or ":" in user):
+        return True
+    port = re.fullmatch(r"(?:\[[0-9A-Fa-f:.]*\]|[^:]*)(?::([0-9]*))?", first.rpartition("@")[2])
+    return port is None or (port[1] is not None and "@" in after)
 
 
 def _refused(what: str) -> ConfigError:

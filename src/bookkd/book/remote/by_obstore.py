@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from bookkd.book import _layout
 from bookkd.book.remote.secrets import reason
-from bookkd.book.remote.store import Interrupted
+from bookkd.book.remote.store import PROBED, Interrupted
 from bookkd.core.errors import StorageError
 from bookkd.core.names import require
 
@@ -23,16 +23,22 @@ __all__ = ["ObstoreStore"]
 
 _READ_SECONDS, _REQUEST_SECONDS = 30, 3600
 """Without a byte for so long, a request is tried again; the whole of one shard may take an hour."""
-_PROBES, _WINDOW = 64, 8
-"""Numbers of editions that are asked for where no listing is to be had; a window without any is the end of them."""
+_WINDOW = 8
+"""Numbers of editions that are asked for at once where no listing is to be had; a window without any is the end of them."""
 _AGAIN = re.compile(r"status code: (?:5\d\d|408|425|429)|HTTP error:")
 _ABSENT = re.compile(r"status code: 404")
+_FORBIDDEN = re.compile(r"status code: 40[13]")
+_NO_HEAD = re.compile(r"status code: 405")
 _PIECE = 2**20
 _GAP = 2**16
 """Bytes that are sooner fetched than left out between two ranges."""
 _T = TypeVar("_T")
 _used_in: list[int] = []
 """The process whose threads obstore has started."""
+
+
+class _ForbiddenError(StorageError):
+    """The answer 401 or 403, which many servers give for what is absent too."""
 
 
 class ObstoreStore:
@@ -64,10 +70,20 @@ class ObstoreStore:
             },
         }
         self._store = self._obstore.store.from_url(url, client_options=client, retry_config=retry)
-        self._no_ranges: set[str] = set()
 
     def size(self, key: str) -> int:
-        return int(self._ask(lambda: self._obstore.head(self._store, key))["size"])
+        def asked() -> int:
+            try:
+                return int(self._obstore.head(self._store, key)["size"])
+            except (
+                self._obstore.exceptions.BaseError,
+                FileNotFoundError,
+            ) as error:  # the client takes 405 for "not found"
+                if not _NO_HEAD.search(str(error)):
+                    raise
+                return int(self._obstore.get(self._store, key).meta["size"])  # its body is not read
+
+        return self._ask(asked)
 
     def stream(self, key: str, start: int) -> tuple[int, Iterable[bytes]]:
         options = {"range": {"offset": start}} if start else None
@@ -87,32 +103,48 @@ class ObstoreStore:
 
     def names(self, key: str) -> dict[str, int]:
         if self._http:
-            return self._probed() if not key else {}
+            return {} if key else self._probed()
         try:
             listed = self._ask(lambda: self._obstore.list_with_delimiter(self._store, key or None))
         except FileNotFoundError:
             return {}
+        except _ForbiddenError:
+            if key:
+                raise
+            return self._probed()  # a public bucket often lets in who knows the name alone
         folders = {str(name).rpartition("/")[2]: -1 for name in listed["common_prefixes"]}
         return folders | {str(each["path"]).rpartition("/")[2]: int(each["size"]) for each in listed["objects"]}
 
     def _probed(self) -> dict[str, int]:
-        """Ask for the files of a book that have fixed names: a plain server lists nothing."""
-        found: dict[str, int] = {}
-        for first in range(1, _PROBES + 1, _WINDOW):
-            wanted = [_layout.edition_name(number) for number in range(first, first + _WINDOW)]
-            with ThreadPoolExecutor(_WINDOW) as pool:
-                present = list(pool.map(self._present, wanted))
-            if found and not any(present):
-                break
-            for each in present:
-                found |= each
-        return found | self._present(_layout.PLAN_NAME)
+        """Ask for the files of a book that have fixed names: a plain server lists nothing.
 
-    def _present(self, name: str) -> dict[str, int]:
-        try:
-            return {name: self.size(name)}
-        except FileNotFoundError:
-            return {}
+        Raises:
+            StorageError: if nothing is found and the server forbids; where something is found, it means by it what is absent.
+        """
+        found: dict[str, int] = {}
+        refused: list[_ForbiddenError] = []
+
+        def ask(name: str) -> bool:
+            try:
+                found[name] = self.size(name)
+            except FileNotFoundError:
+                return False
+            except _ForbiddenError as error:
+                refused.append(error)
+                return False
+            return True
+
+        first, more = 1, True
+        with ThreadPoolExecutor(_WINDOW) as pool:
+            while more or (first <= PROBED and not found):
+                more = any(
+                    list(pool.map(ask, map(_layout.edition_name, range(first, first + _WINDOW))))
+                )  # all are waited for
+                first += _WINDOW
+        ask(_layout.PLAN_NAME)
+        if refused and not found:
+            raise refused[0]
+        return found
 
     def create(self, key: str, data: bytes) -> bool:
         exists = self._obstore.exceptions.AlreadyExistsError
@@ -135,15 +167,11 @@ class ObstoreStore:
                 f"Start workers by spawn, or read from the cache what their parent has read."
             )
         errors = self._obstore.exceptions
+        refusals = (errors.PermissionDeniedError, errors.UnauthenticatedError)
         try:
             return call()
         except FileNotFoundError:
             raise FileNotFoundError from None
-        except (errors.PermissionDeniedError, errors.UnauthenticatedError) as error:
-            raise StorageError(
-                f"Expected {self._url} to be open to these credentials, got {reason(error)}. Check the environment of the "
-                f"store's client."
-            ) from None
         except (errors.NotSupportedError, NotImplementedError) as error:
             raise StorageError(
                 f"Expected the server of {self._url} to take this request, got {reason(error)}. Copy the book to a folder."
@@ -151,6 +179,11 @@ class ObstoreStore:
         except (errors.BaseError, ValueError, OSError) as error:
             if _ABSENT.search(str(error)):
                 raise FileNotFoundError from None
+            if isinstance(error, refusals) or _FORBIDDEN.search(str(error)):
+                raise _ForbiddenError(
+                    f"Expected {self._url} to be open to these credentials, got {reason(error)}. Check the environment of the "
+                    f"store's client."
+                ) from None
             if _AGAIN.search(str(error)):
                 raise Interrupted(reason(error)) from None
             raise StorageError(
@@ -161,10 +194,10 @@ class ObstoreStore:
 
 def _authorization(url: str) -> dict[str, str]:
     """Return the header by which ~/.netrc (or the file that NETRC names) lets in, if it knows the host."""
-    path = Path(os.environ.get("NETRC") or Path.home() / ".netrc")
     try:
+        path = Path(os.environ.get("NETRC") or Path.home() / ".netrc")
         known = netrc(str(path)).hosts.get(urlsplit(url).hostname or "")
-    except (OSError, NetrcParseError):
+    except (OSError, RuntimeError, NetrcParseError):  # RuntimeError where there is no home
         return {}
     if known is None:
         return {}

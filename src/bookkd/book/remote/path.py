@@ -132,7 +132,7 @@ class RemotePath:
         patience, at, can_resume = Patience(str(self), retry_seconds()), 0, True
         while True:
             try:
-                whole, pieces = self._asked(lambda store, at=at: store.stream(self._key, at))  # type: ignore[misc]
+                whole, pieces = self._store().stream(self._key, at)
                 self._check_size(whole, most, size)
                 for piece in pieces:
                     at += len(piece)
@@ -249,14 +249,11 @@ class RemotePath:
         patience = Patience(str(self), retry_seconds())
         while True:
             try:
-                return self._asked(call)
+                return call(self._store())
             except Interrupted as error:
                 patience.wait(str(error))
             except FileNotFoundError as error:
                 raise self._missing(error) from None
-
-    def _asked(self, call: Callable[[Store], _T]) -> _T:
-        return call(self._store())
 
     def _missing(self, error: FileNotFoundError) -> BookMissingError:
         if isinstance(error, BookMissingError):

@@ -7,7 +7,8 @@ import re
 
 __all__ = ["reason", "scrub"]
 
-_USER = re.compile(r"([A-Za-z][\w+.-]*://)[^/\s\"']*@")
+_USER = re.compile(r"([A-Za-z][\w+.-]*://)(?:[^/\s\"']*:[^\s\"']*|[^/\s\"']*)@")
+"""A user before the host; with a password, which may have "/" in it, everything up to the last "@"."""
 _QUERY = re.compile(r"([A-Za-z][\w+.-]*://[^\s?#\"']*)[?#][^\s\"']*")
 _NAMES = re.compile("KEY|SECRET|TOKEN|PASSWORD|SAS|CREDENTIAL")
 _STATUS = re.compile(r"status code: (\d{3}[\w ]*)")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import os
 import sys
+import threading
 import time
 from pathlib import Path
+from typing import Self
 
 from bookkd.core.errors import ConfigError, StorageError, expected
 
-__all__ = ["Patience", "cache_folder", "cache_limit", "retry_seconds"]
+__all__ = ["Fetcher", "Patience", "cache_folder", "cache_limit", "retry_seconds"]
 
 RETRY_SECONDS = 60.0
 PROGRESS = 2**20
@@ -29,12 +31,26 @@ def retry_seconds() -> float:
 
 
 def cache_folder() -> Path | None:
-    """Return the folder of the cache: `BOOKKD_CACHE`, else the platform's; None where that is "none"."""
+    """Return the folder of the cache: `BOOKKD_CACHE`, else the platform's; None where that is "none".
+
+    Raises:
+        ConfigError: if the environment names no folder, and the user has none.
+    """
     given = os.environ.get("BOOKKD_CACHE", "")
     if given.lower() == "none":
         return None
     if given:
         return Path(given)
+    try:
+        return _usual_folder()
+    except RuntimeError:
+        do = "Set it to a folder, or to none for streaming."
+        raise ConfigError(
+            expected("BOOKKD_CACHE", "set for a user without a home folder", None, where="environment", do=do)
+        ) from None
+
+
+def _usual_folder() -> Path:
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "bookkd"
     if os.name == "nt":
@@ -69,6 +85,22 @@ def _number(name: str, usual: float) -> float:
     return value
 
 
+class Fetcher(threading.Thread):
+    """A thread whose transfers can be given up: they end with the next piece, or instead of the next try."""
+
+    given_up = False
+    task = 0
+    """What it is at, for whoever gives it tasks."""
+
+    @classmethod
+    def current(cls) -> Self:
+        """Return the thread that asks."""
+        found = threading.current_thread()
+        if not isinstance(found, cls):
+            raise TypeError(found)
+        return found
+
+
 class Patience:
     """Bounds how long a failing transfer is tried again: the time since it last got on.
 
@@ -82,16 +114,31 @@ class Patience:
         self._since, self._mark, self._pause = time.monotonic(), 0, _FIRST_PAUSE
 
     def got_to(self, position: int) -> None:
-        """Note how far the transfer is, in bytes."""
-        if position - self._mark >= PROGRESS:
-            self._since, self._mark, self._pause = time.monotonic(), position, _FIRST_PAUSE
-
-    def wait(self, reason: str) -> None:
-        """Wait before the next try, each time longer.
+        """Note how far the transfer is, in bytes.
 
         Raises:
-            StorageError: if the time is over.
+            StorageError: if the transfer is given up.
         """
+        self._check_wanted()
+        if position - self._mark >= PROGRESS:
+            self._mark = position
+            self.renew()
+
+    def renew(self) -> None:
+        """Note that things get on, by whatever it is told."""
+        self._since, self._pause = time.monotonic(), _FIRST_PAUSE
+
+    def wait(self, reason: str, longest: float = _LONGEST_PAUSE) -> None:
+        """Wait before the next try, each time longer.
+
+        Args:
+            reason: Why the last one failed.
+            longest: Seconds between two tries at most.
+
+        Raises:
+            StorageError: if the time is over, or the transfer is given up.
+        """
+        self._check_wanted()
         left = self._seconds - (time.monotonic() - self._since)
         if left <= 0:
             raise StorageError(
@@ -99,4 +146,11 @@ class Patience:
                 f"BOOKKD_RETRY_SECONDS is how long it is tried."
             )
         time.sleep(min(self._pause, left))
-        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+        self._pause = min(2 * self._pause, longest)
+
+    def _check_wanted(self) -> None:
+        thread = threading.current_thread()
+        if isinstance(thread, Fetcher) and thread.given_up:
+            raise StorageError(
+                f"Expected {self._where} to be wanted, got a book that was closed meanwhile. Read again."
+            )

@@ -8,10 +8,13 @@ from typing import Any, Protocol
 from bookkd.book.remote.secrets import reason
 from bookkd.core.errors import ConfigError, StorageError, expected
 
-__all__ = ["Interrupted", "Store", "open_store"]
+__all__ = ["PROBED", "Interrupted", "Store", "open_store"]
 
 OBSTORE = ("s3", "s3a", "gs", "az", "azure", "adl", "abfs", "abfss", "http", "https")
 """Schemes that obstore knows; every other one is fsspec's."""
+
+PROBED = 64
+"""Numbers up to which the first edition is looked for where a server lists nothing."""
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error yet: the transfer is tried again
@@ -67,4 +70,5 @@ def open_store(url: str, seconds: float) -> Store:
         raise
     except Exception as error:
         do = "Check the address, and the environment of its client."
-        raise ConfigError(expected("address", "one that its client takes", reason(error), where=url, do=do)) from None
+        place = "/".join(url.split("/")[:3])  # scheme and host: the rest says nothing here
+        raise ConfigError(expected("address", "one that its client takes", reason(error), where=place, do=do)) from None

@@ -9,7 +9,7 @@ from typing import Any
 
 from bookkd.core.check import at_least, unique
 from bookkd.core.errors import ConfigError, expected
-from bookkd.core.files import make_folder, write_atomic
+from bookkd.core.files import check_here, make_folder, write_atomic
 from bookkd.core.jsonio import pretty
 from bookkd.core.lock import Lock
 from bookkd.evaluation import lower_is_better
@@ -56,7 +56,7 @@ def run_sweep(
         BookLockedError: if another process compares in the folder.
     """
     at_least(jobs, 1, "jobs", where="compare")
-    root = Path(out)
+    root = check_here(Path(out))
     shared = Shared(sweep)
     arms = expand(sweep, shared.samples.task)
     against = baselines(sweep, arms)
