@@ -47,7 +47,7 @@ class Study:
     def bookkd(self, *arguments: str) -> None:
         """Run one command, in the folder of the study."""
         print("bookkd", *arguments, flush=True)
-        subprocess.run([sys.executable, "-m", "bookkd.cli", *arguments], cwd=self.out, check=True)
+        subprocess.run([sys.executable, "-m", "bookkd", *arguments], cwd=self.out, check=True)
 
     def teacher(self, network: str, weights: Path | str) -> list[str]:
         """Return the options of a teacher."""
