@@ -40,6 +40,10 @@ below.""",
     "methods": """## An epoch of every method over one of labels alone
 
 `bookkd bench methods`.""",
+    "remote": """## From a server
+
+`benchmarks/remote.py`: a server of the S3 protocol (moto) on the same machine, whose own work falls on the epoch that is measured.
+Each remote epoch opens the book anew with an empty cache.""",
     "larger-than-memory": """## A book larger than memory
 
 `benchmarks/larger_than_memory.py`. Blocks of 4096 rows are shuffled, then the rows inside a window of blocks, in batches of 256; the

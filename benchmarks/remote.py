@@ -1,6 +1,7 @@
 """An epoch of a ResNet-8 from a book on a loopback S3 server, its cache cold, against one from the book on the disk.
 
-    python benchmarks/remote.py [--pairs 9] [--samples 5120] [--views 4] [--padding 990]
+    python benchmarks/remote.py [--pairs 15] [--samples 5120] [--views 4] [--padding 990]
+    python benchmarks/remote.py --keep             # writes benchmarks/performance/remote.json too
 
 The server is moto's, in a process of its own, on the same machine: what it costs to serve falls on the epoch that is measured. Each
 remote epoch opens the book anew with an empty cache. The order within a pair changes with each pair.
@@ -9,7 +10,6 @@ remote epoch opens the book anew with an empty cache. The order within a pair ch
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -19,13 +19,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from keeping import keep
 
 from bookkd.book import Book, BookWriter, Dense, FieldPlan, Plan, copy_book
 from bookkd.core.rng import generator
 from bookkd.knowledge import StoredKnowledge
 from bookkd.methods import VanillaKD
 from bookkd.pipelines.bench.arm import Arm, random_images
-from bookkd.pipelines.bench.measure import machine, paired
+from bookkd.pipelines.bench.measure import Goal, machine, paired
 from bookkd.pipelines.options import ViewOptions
 from bookkd.tasks import Classification
 from bookkd.views import CachedViews, Replay
@@ -51,12 +52,14 @@ def write(path: Path, n_samples: int, n_views: int, width: int, padding: int) ->
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pairs", type=int, default=9)
+    parser.add_argument("--pairs", type=int, default=15)
     parser.add_argument("--samples", type=int, default=5120)
     parser.add_argument("--views", type=int, default=4)
     parser.add_argument("--padding", type=int, default=990, help="further float16 values of a record")
+    parser.add_argument("--keep", action="store_true", help="write the figure that the page is made from")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    before = machine()
     server = subprocess.Popen(
         [sys.executable, "-c", SERVE],
         stdin=subprocess.PIPE,
@@ -72,13 +75,16 @@ def main() -> None:
     urllib.request.urlopen(urllib.request.Request(f"{address}/bench", method="PUT")).close()
     try:
         with tempfile.TemporaryDirectory(prefix="bookkd-remote-") as folder:
-            measure(Path(folder), options)
+            goal = measure(Path(folder), options)
     finally:
         server.stdin.close()
         server.wait(10)
+    print(f"{goal.name}: {goal.value:.3g} ({goal.low:.3g} to {goal.high:.3g}); {goal.note}")
+    if options.keep:
+        keep("remote", [goal], before)
 
 
-def measure(folder: Path, options: argparse.Namespace) -> None:
+def measure(folder: Path, options: argparse.Namespace) -> Goal:
     local = write(folder / "book", options.samples, options.views, 10, options.padding)
     copy_book("s3://bench/book", local)
     dataset = random_images(options.samples)
@@ -102,21 +108,19 @@ def measure(folder: Path, options: argparse.Namespace) -> None:
 
     ratio = paired(here, there, options.pairs)  # seconds here over seconds there: speed there over speed here
     low, high = ratio.interval()
-    found = {
-        "speed_over_local": round(ratio.median, 3),
-        "interval": [round(low, 3), round(high, 3)],
-        "pairs": options.pairs,
-        "seconds_local": round(ratio.seconds[0], 2),
-        "seconds_remote_cold": round(ratio.seconds[1], 2),
-        "book_bytes": local.nbytes,
-        "records": options.samples * options.views,
-        "goal": 0.8,
-        "holds": bool(low >= 0.8),
-        "machine": machine(),
-    }
     same = Book("s3://bench/book", cache=folder / "cache-1").gather(np.arange(64), 0)
     assert all(np.array_equal(array, same[name]) for name, array in local.gather(np.arange(64), 0).items())
-    print(json.dumps(found, indent=1))
+    size = f"{options.samples * options.views:,} records, {local.nbytes / 2**20:.0f} MiB"
+    return Goal(
+        "speed of an epoch of ResNet-8 from loopback S3, cold cache / from the disk",
+        ratio.median,
+        0.8,
+        ">=",
+        low,
+        high,
+        options.pairs,
+        f"{ratio.seconds[1]:.2f} s over {ratio.seconds[0]:.2f} s; {size}",
+    )
 
 
 if __name__ == "__main__":
