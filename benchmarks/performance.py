@@ -47,7 +47,7 @@ Each remote epoch opens the book anew with an empty cache.""",
     "larger-than-memory": """## A book larger than memory
 
 `benchmarks/larger_than_memory.py`. Blocks of 4096 rows are shuffled, then the rows inside a window of blocks, in batches of 256; the
-next window is read ahead. The finest blocks, for samples sorted by class, are of 256 KiB; in the first epoch the whole hashing block
+next window is read ahead. The finest blocks, for samples sorted by class, are of 256 KiB of all tensors together; in the first epoch the whole hashing block
 around each is read to check it. The limit on cached files is held by the script, which has the system forget what was used longest ago
 while the clock stands; a sandbox lets no process limit itself.""",
     "shuffle": """## What block windows do to accuracy

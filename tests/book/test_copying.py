@@ -144,6 +144,13 @@ def test_records_of_two_sources_are_not_mixed(tmp_path, book, monkeypatch, work,
             BookWriter(tmp_path / "d", replace(Book(tmp_path / "c").plan, sources=()), keys=Book(tmp_path / "c").keys)
 
 
+def test_a_finished_copy_of_the_same_records_is_the_copy_whoever_made_it(tmp_path, book):
+    from shutil import copytree
+
+    copytree(book.path, tmp_path / "b")  # nobody noted the source
+    assert copy_book(tmp_path / "b", book).content_digest == book.content_digest
+
+
 def interrupt(*args):
     raise KeyboardInterrupt
 

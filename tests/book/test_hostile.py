@@ -379,6 +379,7 @@ ABUSE = {
     "an address with credentials": "remote/test_secrets.test_an_address_with_credentials_is_refused_without_repeating_them",
     "an import of a small file that claims much: lists, archives or lines that grow out of nothing, one record far wider than all others": "../interchange/test_interchange_memory.test_distillkit_lists_that_compress_to_nothing, ../interchange/test_interchange_memory.test_megatron_arrays_out_of_nothing, ../interchange/test_interchange_memory.test_vllm_lines_that_would_be_many_objects, ../interchange/test_interchange_memory.test_distillkit_one_wide_position_among_many",
     "two writers at once": "remote/test_round_trip.test_a_race_has_one_winner, remote/test_round_trip.test_two_writers_of_other_bits_cannot_mix",
+    "a web server that has an answer to every name": "remote/test_faults.test_a_server_with_a_page_for_every_name_is_not_asked_for_ever",
     "a listing that never ends": "",
     "a file cut *while* it is mapped": "",
 }

@@ -234,3 +234,10 @@ def test_a_part_of_the_data_learns_from_the_book_of_the_whole(weights, tmp_path,
     assert make(weights, tmp_path / "b", *whole) == 0
     assert learn(tmp_path / "b", tmp_path / "run", "--data.limit", "40", "--label_fraction", "0.5", "--json") == 0
     assert last_json()["epochs"] == 1
+
+
+def test_sql_that_begins_with_a_comment_stays_what_it_is():
+    from bookkd.cli.query import VERB
+
+    sql = "-- most-sensitive\nselect a - b from records"
+    assert VERB.parse(["BOOK", sql])["sql"] == sql

@@ -258,6 +258,15 @@ def test_the_caution_stands_in_the_log_and_in_the_folder(tmp_path, monkeypatch, 
     assert [record.getMessage() for record in caplog.records] == [f"Note: {learned.order}"]
 
 
+def test_a_window_that_is_the_whole_epoch_mixes_all_there_is(tmp_path, monkeypatch):
+    by_class = np.argsort(np.asarray(TRAIN.labels), kind="stable")
+    monkeypatch.setattr("tests.learning.digits.TRAIN", SubsetDataset(TRAIN, by_class))
+    stored = book(tmp_path / "book", unit_rows=4).path
+    learned = run(tmp_path / "run", knowledge_of=stored, training=training(shuffle="blocks", batch_size=64))
+    assert learned.order.window.blocks * learned.order.window.rows >= 60
+    assert "sorted by class" not in learned.order.reason
+
+
 def test_a_loop_of_ones_own_takes_the_option_or_a_window():
     def groups(window=None, **changes):
         replay = Replay(TRAIN, views())

@@ -255,6 +255,34 @@ def test_the_batch_size_fits_into_memory(most):
         find_batch_size(lambda batch: forward(batch.repeat(most + 1, 1, 1, 1)), torch.zeros(1, 8, 8))
 
 
+def test_memory_that_the_allocator_refuses_is_memory_that_is_not_there():
+    sizes = []
+
+    def forward(batch):
+        sizes.append(len(batch))
+        if len(batch) > 16:
+            torch.empty(2**50)  # the error of the allocator itself
+
+    assert find_batch_size(forward, torch.zeros(1, 8, 8)) == 16
+    assert sizes == [8, 256, 128, 64, 32, 16]
+    with pytest.raises(RuntimeError, match="shapes cannot"):
+        find_batch_size(lambda batch: batch.reshape(-1) @ torch.zeros(3, 3), torch.zeros(1, 8, 8))
+
+
+def test_a_batch_that_would_take_more_than_half_of_the_memory_is_not_tried(monkeypatch):
+    from bookkd.making import batch_size
+
+    sizes = []
+    taken = iter([100, 100 + 8 * 50])  # a view takes 50
+    monkeypatch.setattr(batch_size, "available_memory", lambda: 10_000)
+    monkeypatch.setattr(batch_size, "forget_peak_memory", lambda: True)
+    monkeypatch.setattr(batch_size, "peak_memory", lambda: next(taken))
+    assert (
+        find_batch_size(lambda batch: sizes.append(len(batch)), torch.zeros(1, 8, 8)) == 64
+    )  # 100 would be half of it
+    assert sizes == [8, 64]
+
+
 def test_where_memory_cannot_be_measured_the_book_is_made_all_the_same(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
     assert book(tmp_path / "book").cost["peak_memory_bytes"] is None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -107,9 +109,19 @@ class FarShards(Shards):
         held = 0 if shard is None else shard.held
         if self._has(number, rows, parts):
             return held
-        count, block = len(self._plan.stored), self._plan.block_rows or 1
+        block = self._plan.block_rows or 1
         touched = len(np.unique(rows // block)) * block / (self._plan.unit_rows or self._plan.n_samples)
-        return held + int(self._sizes[number] * min(1.0, touched * len(parts) / count))
+        share = sum(self._weights[part] for part in parts) / sum(self._weights.values())
+        return held + int(self._sizes[number] * min(1.0, touched * share))
+
+    @cached_property
+    def _weights(self) -> dict[str, int]:
+        """Bytes of a record in each tensor, at most."""
+        flat = self._plan.flat
+        return {
+            part: dtype.itemsize * math.prod(shape) * (flat[part].most if part in flat else 1)
+            for part, (dtype, shape) in self._plan.stored.items()
+        }
 
     def _has(self, number: int, rows: Rows, parts: Sequence[str]) -> bool:
         shard = self._known.get(number)

@@ -82,6 +82,7 @@ class CachedShard(RemoteShard):
     ) -> None:
         super().__init__(root, file, index, plan, sidecar if check else None)
         self._place, self._cache, self._digest = root / self._relative, cache, sidecar.digest
+        self._renewed = False
 
     @property
     def held(self) -> int:
@@ -112,12 +113,16 @@ class CachedShard(RemoteShard):
     def _mended(self, read: Callable[[], _T]) -> _T:
         """Read; where the cached file was damaged after it had been checked, in its header or elsewhere, fetch it once more."""
         try:
-            return read()
+            found = read()
         except BookFormatError:
-            if not self._cache.drop(self._place, self._digest) and self._mapped is None:
+            mapped = self._mapped is not None
+            self.unmap()  # Windows deletes no file that is mapped
+            if self._renewed or not (self._cache.drop(self._place, self._digest) or mapped):
                 raise  # it is the server that sends other bytes, and was asked twice
-            self.unmap()
-            return read()
+            self._renewed = True
+            found = read()
+        self._renewed = False
+        return found
 
 
 @dataclass(frozen=True)

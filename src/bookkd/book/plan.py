@@ -313,8 +313,8 @@ class Plan:
     def identity(self) -> dict[str, Any]:
         """Return what makes a book another book, by name: what the content digest covers.
 
-        Left out: what the run was like (`threads`, `device`, `versions`, how the codec was chosen, which books were the sources, and in
-        `views` the `versions` of libraries), and what is only told about the data (its name) and a teacher (its name, size and accuracy). One book made on two
+        Left out: what the run was like (`threads`, `device`, `versions`, how the codec was chosen, which books were the sources,
+        and in `views` the `versions` of libraries), and what is only told about the data (its name) and a teacher (its name, size and accuracy). One book made on two
         machines has one identity: what a view is, its probe proves.
         """
         found = self.to_json()

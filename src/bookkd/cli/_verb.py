@@ -11,6 +11,7 @@ import argparse
 import inspect
 import json
 import os
+import re
 import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -185,7 +186,7 @@ def _listed(text: str | None) -> list[str]:
 def _spelled(word: str, short: Mapping[str, str]) -> str:
     """Write an option as the parser knows it: `--max-kl` as `--max_kl`, and a short spelling as what it stands for."""
     option, equals, value = word.partition("=")
-    if option.startswith("--"):
+    if re.fullmatch(r"--[A-Za-z][\w.+-]*", option):  # SQL may begin with a comment
         option = "--" + option[2:].replace("-", "_")
         word = f"{option}{equals}{value}"
     return f"{short[option]}{equals}{value}" if option in short else word

@@ -226,7 +226,7 @@ def order_of_run(
         order = choose_order(
             training, books, fields, n_samples=n_samples, views_per_sample=views_per_sample, by_class=by_class
         )
-        if order.window is not None and by_class and order.window.blocks < min(training.batch_size, n_samples):
+        if order.window is not None and by_class and _mixes_badly(order.window, training, n_samples):
             order = replace(order, reason=order.reason + _NARROW)
         if folder is not None:
             folder.note_order(order.to_json())
@@ -273,6 +273,11 @@ _NARROW = (
     "; the samples lie sorted by class, and a window has fewer blocks than a batch has samples, which does not mix them well: "
     "make the book of a data set in random order"
 )
+
+
+def _mixes_badly(window: BlockWindow, training: Training, n_samples: int) -> bool:
+    """Say whether a window of sorted samples holds fewer blocks than a batch has samples, and is not all of them."""
+    return window.blocks < training.batch_size and window.blocks * window.rows < n_samples
 
 
 def reading_ahead(books: Sequence[StoredKnowledge], fields: Sequence[str]) -> Callable[[int, int, int], None]:

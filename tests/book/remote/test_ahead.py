@@ -117,6 +117,7 @@ def test_a_process_ends_although_something_is_arriving(served, monkeypatch, faul
 
 
 def test_a_book_that_is_closed_gives_up_what_arrives(many, monkeypatch):
+    """What is under way ends by itself; what stands in line behind it is not begun."""
     server, url, _ = many
     monkeypatch.setenv("BOOKKD_RETRY_SECONDS", "0.3")
     book = Book(url)
@@ -124,6 +125,8 @@ def test_a_book_that_is_closed_gives_up_what_arrives(many, monkeypatch):
     book.prefetch(0, SHARDS * ROWS, 0)
     assert waiting_for(lambda: server.count(".safetensors"))
     book.close()
+    time.sleep(1.5)
+    assert len({name for _, name, _ in server.asked if ".safetensors" in name}) <= 2
     assert waiting_for(lambda: "bookkd-fetch" not in [each.name for each in threading.enumerate()])
     server.fault = lambda request, name, data: False
     assert book.read([5], 0)["logits"][0, 0] == 0

@@ -271,3 +271,13 @@ def test_a_forked_child_reads_what_is_cached_and_is_refused_the_rest(served):
         finally:
             os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_server_with_a_page_for_every_name_is_not_asked_for_ever(served):
+    server, url, _ = served
+    server.fault = lambda request, name, data: data is None and (request.answer(200, b"<html></html>"), True)[1]
+    for address in (url, f"{url}/mistyped"):
+        with pytest.raises(
+            StorageError, match=r"to answer 404 to what is not there, got an answer to edition-000000\.json"
+        ):
+            Book(address)

@@ -25,6 +25,8 @@ _READ_SECONDS, _REQUEST_SECONDS = 30, 3600
 """Without a byte for so long, a request is tried again; the whole of one shard may take an hour."""
 _WINDOW = 8
 """Numbers of editions that are asked for at once where no listing is to be had; a window without any is the end of them."""
+_MOST_EDITIONS = 10**5
+"""Where asking for editions ends on any server."""
 _AGAIN = re.compile(r"status code: (?:5\d\d|408|425|429)|HTTP error:")
 _ABSENT = re.compile(r"status code: 404")
 _FORBIDDEN = re.compile(r"status code: 40[13]")
@@ -75,10 +77,8 @@ class ObstoreStore:
         def asked() -> int:
             try:
                 return int(self._obstore.head(self._store, key)["size"])
-            except (
-                self._obstore.exceptions.BaseError,
-                FileNotFoundError,
-            ) as error:  # the client takes 405 for "not found"
+            except (self._obstore.exceptions.BaseError, FileNotFoundError) as error:
+                # The client takes 405 for "not found".
                 if not _NO_HEAD.search(str(error)):
                     raise
                 return int(self._obstore.get(self._store, key).meta["size"])  # its body is not read
@@ -119,7 +119,8 @@ class ObstoreStore:
         """Ask for the files of a book that have fixed names: a plain server lists nothing.
 
         Raises:
-            StorageError: if nothing is found and the server forbids; where something is found, it means by it what is absent.
+            StorageError: if nothing is found and the server forbids; where something is found, it means by it what is absent. If the
+                server has an answer to every name, as for a page of an application.
         """
         found: dict[str, int] = {}
         refused: list[_ForbiddenError] = []
@@ -134,12 +135,16 @@ class ObstoreStore:
                 return False
             return True
 
+        if ask(_layout.edition_name(0)):
+            raise StorageError(
+                f"Expected {self._url} to answer 404 to what is not there, got an answer to {_layout.edition_name(0)}, which no book "
+                f"has. Check the address: this server has a page for every name."
+            )
         first, more = 1, True
         with ThreadPoolExecutor(_WINDOW) as pool:
-            while more or (first <= PROBED and not found):
-                more = any(
-                    list(pool.map(ask, map(_layout.edition_name, range(first, first + _WINDOW))))
-                )  # all are waited for
+            while (more and first <= _MOST_EDITIONS) or (first <= PROBED and not found):
+                answers = list(pool.map(ask, map(_layout.edition_name, range(first, first + _WINDOW))))
+                more = any(answers)  # only now, so that all are waited for
                 first += _WINDOW
         ask(_layout.PLAN_NAME)
         if refused and not found:

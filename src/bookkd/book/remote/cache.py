@@ -231,8 +231,10 @@ def _held(temporary: Path) -> int:
         try:
             _lock(descriptor)
             if _is(temporary, descriptor):
-                os.ftruncate(descriptor, 0)
-                return descriptor
+                if not os.fstat(descriptor).st_size:
+                    return descriptor
+                # Left behind; or on a network folder, whose names are seen late, finished by now. It is never cut short.
+                temporary.unlink(missing_ok=True)
         except BaseException:
             os.close(descriptor)
             raise
