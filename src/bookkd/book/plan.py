@@ -10,8 +10,9 @@ import numpy as np
 
 from bookkd.book import _checked, _layout
 from bookkd.book._json_values import json_values, parsed
-from bookkd.book.codecs import Codec, codec_from_config, codec_to_config
-from bookkd.book.ragged import ENDS, Flat
+from bookkd.book.codecs import codec_from_config
+from bookkd.book.field_plan import FieldPlan
+from bookkd.book.ragged import Flat
 from bookkd.book.teacher_info import TeacherInfo, teacher_from_json
 from bookkd.core import jsonio
 from bookkd.core.check import at_least, positive, unique
@@ -27,67 +28,6 @@ class Unit(NamedTuple):
     view: int
     start: int
     stop: int
-
-
-@dataclass(frozen=True)
-class FieldPlan:
-    """One field of every record.
-
-    Args:
-        shape: Shape of one record before encoding; `(n_classes,)` for logits, `()` for one number.
-        codec: How it is stored.
-        baked: Of logits that were worked out of several books or regularised: `temperature`, at which alone they say what
-            they are to say, and how they were made; JSON values. None for what a teacher said.
-    """
-
-    shape: tuple[int, ...]
-    codec: Codec
-    baked: Mapping[str, Any] | None = None
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.codec, Codec):
-            raise ConfigError(expected("codec", "a codec such as Dense()", self.codec, do="See bookkd.book.CODECS."))
-        object.__setattr__(self, "shape", tuple(self.shape))
-        if len(self.shape) > 8:
-            raise ConfigError(expected("shape", "at most 8 axes", self.shape))
-        for size in self.shape:
-            at_least(size, 1, "shape")
-        if int(np.prod(self.shape, dtype=object)) > 2**31:
-            raise ConfigError(expected("shape", "at most 2**31 values a record", self.shape))
-        parts = self.codec.parts(self.shape)
-        if self.codec.ragged:
-            if ENDS in parts:
-                raise ConfigError(expected("parts", f"without {ENDS}, which a ragged field has", sorted(parts)))
-            most = at_least(self.codec.most_items(self.shape), 1, "most_items", where=f"codec {self.codec.name}")
-            if most > _layout.MAX_ITEMS:
-                wish = f"at most {_layout.MAX_ITEMS} items a record"
-                raise ConfigError(expected("most_items", wish, most, where=f"codec {self.codec.name}"))
-        if self.baked is not None:
-            object.__setattr__(self, "baked", json_values(self.baked, "baked"))
-            positive(self.baked.get("temperature", 0), "temperature", where="a baked field")
-
-    @property
-    def promised(self) -> tuple[float, ...]:
-        """Temperatures that the field can honour; empty means every one."""
-        return self.codec.promised if self.baked is None else (float(self.baked["temperature"]),)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values; `baked` only where it is."""
-        found = {"shape": list(self.shape), "codec": codec_to_config(self.codec)}
-        return found if self.baked is None else {**found, "baked": dict(self.baked)}
-
-    def stored(self, name: str) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
-        """Return the tensors of field `name` in a shard: `<name>/<part>` -> (dtype, shape of one row).
-
-        Of a ragged part the shape is that of one item, and `<name>/ends` says where the items of each row end.
-        """
-        found = {f"{name}/{part}": layout for part, layout in self.codec.parts(self.shape).items()}
-        return {**found, f"{name}/{ENDS}": (np.dtype(np.uint32), ())} if self.codec.ragged else found
-
-    def flat(self, name: str) -> dict[str, Flat]:
-        """Return the tensors of field `name` that hold items of rows that vary: `<name>/<part>` -> `Flat`."""
-        ragged = self.codec.ragged
-        return {f"{name}/{part}": Flat(f"{name}/{ENDS}", self.codec.most_items(self.shape)) for part in ragged}
 
 
 TOLD = ("name", "extracted")
@@ -224,14 +164,14 @@ class Plan:
     @property
     def record_bytes(self) -> int:
         """Bytes of one record in a shard, without the header; the most where parts are ragged."""
-        return sum(entry.codec.bytes_per_record(entry.shape) for entry in self.fields.values())
+        return sum(entry.bytes_per_record for entry in self.fields.values())
 
     def resolved(self) -> Plan:
         """Return the plan with `unit_rows` and `block_rows` chosen where they were left open."""
-        inputs = sum(4 * int(np.prod(entry.shape, dtype=object)) for entry in self.fields.values())
+        inputs = sum(entry.input_bytes for entry in self.fields.values())
         unit = self.unit_rows or _layout.unit_rows_for(self.record_bytes, inputs, self.n_samples)
         unit = min(unit, self.n_samples)
-        parts = [size for entry in self.fields.values() for size in entry.codec.part_bytes(entry.shape).values()]
+        parts = [size for entry in self.fields.values() for size in entry.part_bytes.values()]
         block = self.block_rows or _layout.block_rows_for(parts, unit)
         if unit < self.n_samples and unit % block:
             if self.unit_rows is None:
@@ -345,4 +285,5 @@ def _field_from_json(found: Any, where: str) -> FieldPlan:
         raise BookFormatError(expected("fields", "objects", found, where=where))
     shape = tuple(_checked.integers(found, "shape", where))
     baked = parsed(_checked.mapped(found, "baked", where)) if "baked" in found else None
-    return FieldPlan(shape, codec_from_config(_checked.mapped(found, "codec", where)), baked)
+    positions = _checked.integer(found, "positions", where, 1, _layout.MAX_ITEMS) if "positions" in found else None
+    return FieldPlan(shape, codec_from_config(_checked.mapped(found, "codec", where)), baked, positions)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,7 +14,8 @@ from bookkd.book.ragged import RaggedArray
 from bookkd.core.errors import BookFormatError, FidelityError, TeacherOutputError
 
 __all__ = [
-    "Array", "ClassArray", "Codec", "Decoded", "Parts", "RowIds", "SampledArray", "SparseArray", "UnfitRowError", "UnreadableRowError", "index_dtype", "to_float16",
+    "Array", "ClassArray", "Codec", "Decoded", "Parts", "RowIds", "SampledArray", "SparseArray", "UnfitRowError", "UnreadableRowError", "index_dtype", "take_rows",
+    "to_float16",
 ]  # fmt: skip
 
 Array = npt.NDArray[Any]
@@ -48,6 +49,7 @@ class RowIds:
         samples: Sample of each row, whole numbers [rows].
         view: View of all of them.
         field: Name of the field.
+        positions: Position of each row inside its record, [rows]; None where a record is one row.
 
     >>> RowIds(np.arange(4), view=1, field="logits").part(slice(2, 4)).samples
     array([2, 3])
@@ -56,13 +58,25 @@ class RowIds:
     samples: Array
     view: int
     field: str
+    positions: Array | None = None
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def part(self, rows: slice) -> RowIds:
         """Return the ids of some of the rows."""
-        return RowIds(self.samples[rows], self.view, self.field)
+        positions = None if self.positions is None else self.positions[rows]
+        return RowIds(self.samples[rows], self.view, self.field, positions)
+
+    def at_positions(self, offsets: npt.NDArray[np.int64]) -> RowIds:
+        """Return the ids of all positions of the records, which begin at `offsets`.
+
+        >>> RowIds(np.array([7, 8]), 0, "logits").at_positions(np.array([0, 2, 3])).positions
+        array([0, 1, 0])
+        """
+        counts = np.diff(offsets)
+        within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], counts)
+        return RowIds(np.repeat(np.asarray(self.samples), counts), self.view, self.field, within)
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,6 +174,8 @@ class Codec(ABC):
     """False where what it keeps is no use as logits: of arrays as they are, and of features."""
     draws_rows: ClassVar[bool] = False
     """True where `encode` draws, and so needs the ids of the rows."""
+    divides: ClassVar[bool] = False
+    """True where the items of many rows, one after another, tell where each row ends: `divide`."""
 
     @property
     def promised(self) -> tuple[float, ...]:
@@ -174,6 +190,10 @@ class Codec(ABC):
     def most_items(self, shape: Sequence[int]) -> int:
         """Return the most items that the ragged parts of one record of `shape` may have."""
         return 1
+
+    def divide(self, items: Mapping[str, Array], shape: Sequence[int]) -> npt.NDArray[np.int64]:
+        """Return where rows end among the items of ragged parts, int64 [rows + 1] from 0; of codecs that say `divides`."""
+        raise NotImplementedError(self.name)
 
     @abstractmethod
     def parts(self, shape: Sequence[int]) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
@@ -221,6 +241,16 @@ class Codec(ABC):
                 f"the mass it left out is not stored for it. Use a promised one, or make the book with "
                 f"this temperature promised or with codec dense or int8."
             )
+
+
+def take_rows(decoded: Decoded, rows: npt.NDArray[np.int64]) -> Decoded:
+    """Return some rows of what a codec decoded."""
+    if isinstance(decoded, np.ndarray):
+        chosen: Array = decoded[rows]
+        return chosen
+    kept = {entry.name: getattr(decoded, entry.name) for entry in fields(decoded)}
+    arrays = {name: value[rows] for name, value in kept.items() if isinstance(value, np.ndarray | RaggedArray)}
+    return replace(decoded, **arrays)
 
 
 def index_dtype(n_classes: int) -> np.dtype[Any]:

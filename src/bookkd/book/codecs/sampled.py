@@ -19,6 +19,7 @@ __all__ = ["Sampled"]
 
 _CHUNK_VALUES = 2**21
 _MOST_DRAWS = 4096
+_TURN_BITS = 12
 _MASK32 = np.uint64(2**32 - 1)
 
 
@@ -52,6 +53,7 @@ class Sampled(Codec):
     sparse: ClassVar[bool] = True
     linear: ClassVar[bool] = True
     draws_rows: ClassVar[bool] = True
+    divides: ClassVar[bool] = True
     draws: int = 50
     temperature: float = 1.0
     seed: int = 0
@@ -114,14 +116,15 @@ class Sampled(Codec):
         entries = packed.astype("<u8").view(np.uint8).reshape(-1, 8)[:, :width]
         return {"entries": RaggedArray(np.ascontiguousarray(entries), offsets_of(fresh.sum(axis=1)))}
 
+    def divide(self, items: Mapping[str, Array], shape: Sequence[int]) -> npt.NDArray[np.int64]:
+        """Return where rows end: wherever the counts so far are a multiple of `draws`."""
+        _, counts = _unpacked(items["entries"], shape[0])
+        whole = np.cumsum(counts) % self.draws == 0
+        return np.append(0, np.flatnonzero(whole) + 1)
+
     def decode(self, parts: Mapping[str, Any], shape: Sequence[int]) -> SampledArray:
         entries: RaggedArray = parts["entries"]
-        width = entries.values.shape[1]
-        wide = np.zeros((len(entries.values), 4 if width <= 4 else 8), dtype=np.uint8)
-        wide[:, :width] = entries.values
-        packed = wide.view("<u4" if width <= 4 else "<u8")[:, 0].astype(np.int64)
-        bits = _class_bits(shape[0])
-        classes, counts = packed & ((1 << bits) - 1), packed >> bits
+        classes, counts = _unpacked(entries.values, shape[0])
         self._check(classes, counts, entries.offsets, shape[0])
         offsets = entries.offsets
         return SampledArray(
@@ -146,16 +149,28 @@ class Sampled(Codec):
     def _uniforms(self, ids: RowIds) -> npt.NDArray[np.float64]:
         """Return [rows, draws] numbers from 0 to below 1, of 53 bits.
 
-        The counter has the sample (40 bits), the view (16), the field, the draw, and 20 bits for a position inside of a
-        record, 0 here.
+        The counter has the sample (40 bits), the view (16), the field, the draw (12 bits), and the position inside of the
+        record (20), 0 where there is none.
         """
         samples = np.asarray(ids.samples).astype(np.uint64)[:, None]
         turns = np.arange(-(-self.draws // 2), dtype=np.uint64)[None]
         where = (samples >> np.uint64(32)) | np.uint64(ids.view << 16)
+        if ids.positions is not None:
+            turns = turns | np.asarray(ids.positions).astype(np.uint64)[:, None] << np.uint64(_TURN_BITS)
         counter = (samples & _MASK32, where, turns, np.uint64(stream_id(ids.field)))
         a, b, c, d = philox4x32(counter, (self.seed & 0xFFFFFFFF, self.seed >> 32))
         words = np.stack([a | b << np.uint64(32), c | d << np.uint64(32)], axis=-1).reshape(len(samples), -1)
         return (words[:, : self.draws] >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def _unpacked(entries: Array, n_classes: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return class and count of each entry, uint8 [entries, width]."""
+    width = entries.shape[1]
+    wide = np.zeros((len(entries), 4 if width <= 4 else 8), dtype=np.uint8)
+    wide[:, :width] = entries
+    packed = wide.view("<u4" if width <= 4 else "<u8")[:, 0].astype(np.int64)
+    bits = _class_bits(n_classes)
+    return packed & ((1 << bits) - 1), packed >> bits
 
 
 def _class_bits(n_classes: int) -> int:
