@@ -27,9 +27,10 @@ from bookkd.book.codecs import (
 from bookkd.book.compacting import Pruned, compact, prune
 from bookkd.book.copying import copy_book
 from bookkd.book.extracting import extract
+from bookkd.book.field_plan import FieldPlan, Positions, Said
 from bookkd.book.growing import GrowthWriter
 from bookkd.book.lineage import lineage_of, lineage_tree
-from bookkd.book.plan import FieldPlan, Plan, Unit
+from bookkd.book.plan import Plan, Unit
 from bookkd.book.ragged import RaggedArray
 from bookkd.book.reader import Book
 from bookkd.book.repairing import Repaired, repair
@@ -56,11 +57,13 @@ __all__ = [
     "Int8",
     "Plan",
     "Pooled",
+    "Positions",
     "Pruned",
     "RaggedArray",
     "Raw",
     "Repaired",
     "RowIds",
+    "Said",
     "Sampled",
     "SampledArray",
     "SparseArray",

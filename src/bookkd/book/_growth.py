@@ -109,7 +109,7 @@ def grown_plan(old: Plan, plan: Plan) -> Plan:
     """
     unit, block = old.unit_rows or old.n_samples, old.block_rows or 1
     if plan.n_samples > old.n_samples and unit >= old.n_samples:
-        inputs = sum(4 * int(np.prod(entry.shape, dtype=object)) for entry in plan.fields.values())
+        inputs = sum(entry.input_bytes for entry in plan.fields.values())
         chosen = _layout.unit_rows_for(plan.record_bytes, inputs, plan.n_samples)
         if plan.unit_rows is not None and plan.unit_rows % block == 0:
             chosen = plan.unit_rows

@@ -306,15 +306,13 @@ class _Again:
             parts = list(entry.stored(name))
             bad = {number for part in parts for number in self.damage.bad[part]}
             whole = np.flatnonzero(~np.isin(block, list(bad)))
-            if not is_logits(name) or entry.codec.sparse or entry.codec.ragged or not len(whole):
+            if not is_logits(name) or entry.codec.sparse or entry.ragged or not len(whole):
                 continue
             if any(self.damage.spans[part].stop > len(self.damage.data) for part in parts):
                 continue
             here = whole + first - sidecar.start
             old, new = (
-                np.asarray(
-                    entry.codec.decode({part.removeprefix(f"{name}/"): rows[part] for part in parts}, entry.shape)
-                )
+                np.asarray(entry.decode({part.removeprefix(f"{name}/"): rows[part] for part in parts}))
                 for rows in (
                     {part: self._stored(part, here) for part in parts},
                     {part: buffer.parts[part][whole + first - buffer.unit.start] for part in parts},

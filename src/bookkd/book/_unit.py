@@ -13,9 +13,10 @@ import xxhash
 
 from bookkd.book import _fidelity, _files, _manifest
 from bookkd.book._ends import Ends
-from bookkd.book.codecs.base import Array, Parts, RowIds, UnfitRowError
+from bookkd.book.codecs.base import Array, Parts, RowIds, UnfitRowError, take_rows
+from bookkd.book.field_plan import place_of
 from bookkd.book.plan import Plan, Unit, is_logits
-from bookkd.book.ragged import RaggedArray, offsets_of
+from bookkd.book.ragged import RaggedArray, Rows, as_rows, offsets_of
 from bookkd.book.teacher_info import TeacherInfo
 from bookkd.core.errors import ConfigError, TeacherOutputError, expected
 from bookkd.core.fields import LOGITS
@@ -67,7 +68,7 @@ class UnitBuffer:
             name: np.concatenate([items[begin] for begin in sorted(items)]) for name, items in self._items.items()
         }
 
-    def rows_of(self, name: str) -> Array | RaggedArray:
+    def rows_of(self, name: str) -> Rows:
         """Return the rows of one tensor of the full unit; of a flat one the items of each."""
         if name not in self._flat:
             return self._rows[name]
@@ -76,7 +77,7 @@ class UnitBuffer:
         counts[:: self._block] = ends[:: self._block]
         return RaggedArray(self.parts[name], offsets_of(counts))
 
-    def add(self, start: int, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    def add(self, start: int, arrays: Mapping[str, Rows]) -> None:
         """Add rows from sample `start` on; see `BookWriter.write_rows`."""
         if start != self.next:
             raise ConfigError(
@@ -87,7 +88,7 @@ class UnitBuffer:
         if set(arrays) != self._said:
             wish = f"the fields {', '.join(sorted(self._said))}"
             raise ConfigError(expected("arrays", wish, f"the fields {', '.join(sorted(arrays))}"))
-        rows = {name: len(np.atleast_1d(array)) for name, array in arrays.items()}
+        rows = {name: len(as_rows(array)) for name, array in arrays.items()}
         count = next(iter(rows.values()))
         whole = self.unit.stop - self.unit.start
         if len(set(rows.values())) != 1 or count > self.unit.stop - start:
@@ -100,7 +101,7 @@ class UnitBuffer:
                 )
             )
         for name, array in arrays.items():
-            self._encode(name, np.asarray(array), start)
+            self._encode(name, as_rows(array), start)
         self.next = start + count
 
     def copy(self, parts: Mapping[str, Any]) -> None:
@@ -109,9 +110,7 @@ class UnitBuffer:
             wish = f"the parts {', '.join(sorted(self._encoded))}"
             raise ConfigError(expected("parts", wish, f"the parts {', '.join(sorted(parts))}"))
         for name, entry in self.plan.fields.items():
-            self._store(
-                name, {part: parts[f"{name}/{part}"] for part in entry.codec.parts(entry.shape)}, 0, copied=True
-            )
+            self._store(name, {part: parts[f"{name}/{part}"] for part in entry.parts}, 0, copied=True)
         # What the codec lost was measured where the records come from.
         self._measured.clear()
         self.next = self.unit.stop
@@ -125,7 +124,7 @@ class UnitBuffer:
         """
         taken = set()
         for name, entry in self.plan.fields.items():
-            own = entry.codec.parts(entry.shape)
+            own = entry.parts
             if all(f"{name}/{part}" in parts for part in own):
                 self._store(name, {part: parts[f"{name}/{part}"] for part in own}, 0)
                 taken.add(name)
@@ -163,17 +162,22 @@ class UnitBuffer:
         """Return what was measured of the full unit, as its sidecar has it."""
         return {name: measured.to_json() for name, (measured, _) in self._measured.items()}
 
-    def _encode(self, name: str, array: Array, start: int) -> None:
+    def _encode(self, name: str, given: Rows, start: int) -> None:
         entry = self.plan.fields[name]
+        array = given.values if isinstance(given, RaggedArray) else given
+        if (entry.positions is not None) != isinstance(given, RaggedArray):
+            wish = "rows of an array" if entry.positions is None else "a RaggedArray of positions"
+            raise TeacherOutputError(expected(name, wish, type(given).__name__, where=self._where(name, start)))
         if array.shape[1:] != entry.shape or array.dtype.kind not in "fiub":
-            got = f"{array.dtype} {list(array.shape[1:])} a sample"
+            each = "sample" if entry.positions is None else "position"
+            got = f"{array.dtype} {list(array.shape[1:])} a {each}"
             raise TeacherOutputError(
-                expected(name, f"numbers of shape {list(entry.shape)} a sample", got, where=self._where(name, start))
+                expected(name, f"numbers of shape {list(entry.shape)} a {each}", got, where=self._where(name, start))
             )
-        self._check_finite(name, array, start)
+        self._check_finite(name, array, start, given.offsets if isinstance(given, RaggedArray) else None)
+        ids = RowIds(np.arange(start, start + len(given)), self.unit.view, self._stream(name))
         try:
-            ids = RowIds(np.arange(start, start + len(array)), self.unit.view, self._stream(name))
-            parts = entry.codec.encode(array, ids) if entry.codec.draws_rows else entry.codec.encode(array)
+            parts = entry.encode(given, ids)
         except UnfitRowError as error:
             where = self._where(name, start + error.row)
             raise TeacherOutputError(
@@ -182,27 +186,39 @@ class UnitBuffer:
         begin = start - self.unit.start
         self._store(name, parts, begin)
         if name in self._measured:
-            measured, picked = self._measured[name]
-            chosen = picked[(picked >= begin) & (picked < begin + len(array))] - begin
-            if len(chosen):
-                taken = {part: encoded[chosen] for part, encoded in parts.items()}
-                decoded = entry.codec.decode(taken, entry.shape)
-                original = array[chosen]
-                if self.plan.task == "multi-label" and isinstance(decoded, np.ndarray):
-                    # Each class is a distribution of its own, over the logits (0, z) of absent and present.
-                    original, decoded = (np.stack([np.zeros_like(z), z], axis=1) for z in (original, decoded))
-                promised = _fidelity.honoured(entry.codec, entry.promised, self.plan.temperatures)
-                others = [each for each in self.plan.temperatures if each not in promised]
-                _fidelity.measure(measured, original, decoded, promised, others)
+            self._measure(name, given, parts, begin)
+
+    def _measure(self, name: str, given: Rows, parts: Parts, begin: int) -> None:
+        """Add what the codec lost of the picked rows among those that were given; of positions, of some of each record."""
+        entry = self.plan.fields[name]
+        measured, picked = self._measured[name]
+        chosen = picked[(picked >= begin) & (picked < begin + len(given))] - begin
+        if not len(chosen):
+            return
+        taken = {part: encoded[chosen] for part, encoded in parts.items()}
+        decoded: Any = entry.decode(taken)
+        original: Array = np.asarray(given[chosen].values if isinstance(given, RaggedArray) else given[chosen])
+        if entry.positions is not None:
+            places = _fidelity.pick(len(original), entry.shape) if len(original) else np.empty(0, dtype=np.int64)
+            original = original[places]
+            decoded = take_rows(decoded.values, places)
+            if not len(original):
+                return
+        if self.plan.task == "multi-label" and isinstance(decoded, np.ndarray):
+            # Each class is a distribution of its own, over the logits (0, z) of absent and present.
+            original, decoded = (np.stack([np.zeros_like(z), z], axis=1) for z in (original, decoded))
+        promised = _fidelity.honoured(entry.codec, entry.promised, self.plan.temperatures)
+        others = [each for each in self.plan.temperatures if each not in promised]
+        _fidelity.measure(measured, original, decoded, promised, others)
 
     def _store(self, name: str, parts: Parts, begin: int, *, copied: bool = False) -> None:
         """Put encoded rows in their place; of ragged ones the items are appended, and the ends noted."""
         entry = self.plan.fields[name]
-        layout, counts = entry.codec.parts(entry.shape), None
+        layout, counts = entry.parts, None
         rows = self.unit.stop - self.unit.start
         for part, given in parts.items():
             tensor, (dtype, row) = f"{name}/{part}", layout[part]
-            wish, ragged = f"{dtype} of shape {(rows, *row)}", part in entry.codec.ragged
+            wish, ragged = f"{dtype} of shape {(rows, *row)}", part in entry.ragged
             if isinstance(given, RaggedArray) != ragged:
                 got = f"a {type(given).__name__}"
                 raise ConfigError(expected(tensor, "a RaggedArray" if ragged else wish, got, where="records"))
@@ -260,7 +276,7 @@ class UnitBuffer:
         ]
         return np.array(hashes, dtype=np.uint64)
 
-    def _check_finite(self, name: str, array: Array, start: int) -> None:
+    def _check_finite(self, name: str, array: Array, start: int, offsets: npt.NDArray[np.int64] | None = None) -> None:
         if array.dtype.kind != "f" or np.isfinite(array).all():
             return
         bad = ~np.isfinite(array)
@@ -271,6 +287,7 @@ class UnitBuffer:
             bad |= np.isneginf(array).all(axis=1, keepdims=True)
         rows = np.flatnonzero(bad.reshape(len(bad), -1).any(axis=1))
         if len(rows):
+            row, position = (int(rows[0]), None) if offsets is None else place_of(offsets, int(rows[0]))
             value = float(array[rows[0]][bad[rows[0]]].flat[0]) if array.ndim > 1 else float(array[rows[0]])
             advice = (
                 "Declare masked classes with `masked_classes`."
@@ -282,7 +299,7 @@ class UnitBuffer:
                     name,
                     "finite",
                     str(value),
-                    where=self._where(name, start + int(rows[0])),
+                    where=self._where(name, start + row) + ("" if position is None else f", position {position}"),
                     do=f"Nothing of the unit was written. {advice}",
                 )
             )

@@ -135,6 +135,11 @@ def _classes(book: Book, wanted: Sequence[str | int]) -> Ids:
     if len(found) < 2:
         raise ConfigError(expected("classes", "at least two", len(found), where=where))
     for name, entry in book.fields.items():
+        if is_logits(name) and entry.positions is not None:
+            do = "Extract samples, views or teachers."
+            raise FidelityError(
+                expected(f"records of {name}", "of one array each, to take some classes", "sequences", do=do)
+            )
         if is_logits(name) and entry.codec.name not in _PARTS:
             wish = f"{' or '.join(_PARTS)}, to take some classes"
             do = "Make the book with a codec that keeps every class on its own."
@@ -282,8 +287,8 @@ def _check_said(plan: Plan, parts: Mapping[str, Array], unit: Unit) -> None:
     """Refuse records whose chosen classes are all masked: they have no softmax."""
     for name, entry in plan.fields.items():
         if is_logits(name):
-            said = {part: parts[f"{name}/{part}"] for part in entry.codec.parts(entry.shape)}
-            decoded = np.asarray(entry.codec.decode(said, entry.shape))
+            said = {part: parts[f"{name}/{part}"] for part in entry.parts}
+            decoded = np.asarray(entry.decode(said))
             silent = np.isneginf(decoded).all(axis=1).reshape(len(decoded), -1).any(axis=1)
             if silent.any():
                 place = unit.start + int(np.flatnonzero(silent)[0])

@@ -12,12 +12,11 @@ import numpy.typing as npt
 from bookkd.book import _layout
 from bookkd.book._json_values import json_values
 from bookkd.book.codecs import Codec, Decoded, Parts, RowIds, UnfitRowError, UnreadableRowError, codec_to_config
-from bookkd.book.codecs.base import Array
-from bookkd.book.ragged import ENDS, Flat, RaggedArray, item_places
+from bookkd.book.ragged import ENDS, Flat, RaggedArray, Rows
 from bookkd.core.check import at_least, positive
 from bookkd.core.errors import ConfigError, expected
 
-__all__ = ["FieldPlan", "Positions"]
+__all__ = ["FieldPlan", "Positions", "Said", "place_of"]
 
 Layout = tuple[np.dtype[Any], tuple[int, ...]]
 
@@ -41,6 +40,10 @@ class Positions:
     def counts(self) -> npt.NDArray[np.int64]:
         """Positions of each record, int64 [records]."""
         return np.diff(self.offsets)
+
+
+Said = Decoded | RaggedArray | Positions
+"""Records as they are read: rows of an array, or what is left of a distribution; and either by position."""
 
 
 @dataclass(frozen=True)
@@ -126,8 +129,8 @@ class FieldPlan:
 
     @property
     def input_bytes(self) -> int:
-        """Bytes of one record before encoding, as float32, at most."""
-        return 4 * int(np.prod(self.shape, dtype=object)) * (self.positions or 1)
+        """Bytes of one record before encoding, as float32; 0 of positions, which are given a few records at a time."""
+        return 0 if self.positions else 4 * int(np.prod(self.shape, dtype=object))
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values; `baked` and `positions` only where they are."""
@@ -148,7 +151,7 @@ class FieldPlan:
         """Return the tensors of field `name` that hold items of rows that vary: `<name>/<part>` -> `Flat`."""
         return {f"{name}/{part}": Flat(f"{name}/{ENDS}", self.most_items) for part in self.ragged}
 
-    def encode(self, array: Array | RaggedArray, ids: RowIds | None = None) -> Parts:
+    def encode(self, array: Rows, ids: RowIds | None = None) -> Parts:
         """Encode records as the codec does, position by position where there are some.
 
         Args:
@@ -183,7 +186,7 @@ class FieldPlan:
             for part, values in parts.items()
         }
 
-    def decode(self, parts: Mapping[str, Any]) -> Decoded | RaggedArray | Positions:
+    def decode(self, parts: Mapping[str, Any]) -> Said:
         """Decode records as the codec does.
 
         Args:
@@ -226,8 +229,3 @@ def place_of(offsets: npt.NDArray[np.int64], place: int) -> tuple[int, int]:
     """Return the record that a flat place belongs to, and the position inside of it."""
     row = int(np.searchsorted(offsets, place, side="right")) - 1
     return row, place - int(offsets[row])
-
-
-def positions_of(offsets: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return the flat places of all positions of some records, one record after another."""
-    return item_places(offsets[:-1][rows], np.diff(offsets)[rows])

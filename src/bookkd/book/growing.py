@@ -38,6 +38,7 @@ from bookkd.book._session import WriterSession
 from bookkd.book._unit import UnitBuffer
 from bookkd.book.codecs.base import Array
 from bookkd.book.plan import Plan, Unit
+from bookkd.book.ragged import Rows, as_rows
 from bookkd.book.reader import Book
 from bookkd.book.remote import local_folder
 from bookkd.core import jsonio
@@ -175,7 +176,7 @@ class GrowthWriter(WriterSession):
             if piece.said < piece.unit.stop and piece.unit not in self._done
         ]
 
-    def write_rows(self, view: int, start: int, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    def write_rows(self, view: int, start: int, arrays: Mapping[str, Rows]) -> None:
         """Add consecutive rows of a view; every shard that they complete is committed.
 
         Rows that the book has already, and rows of committed shards, are passed over.
@@ -261,11 +262,11 @@ class GrowthWriter(WriterSession):
         if self._lock is None:
             raise ConfigError(expected("writer", "open", "a finished or closed one", where=str(self.path)))
 
-    def _row_count(self, view: int, start: int, arrays: Mapping[str, npt.NDArray[Any]]) -> int:
+    def _row_count(self, view: int, start: int, arrays: Mapping[str, Rows]) -> int:
         if set(arrays) != set(self.fields):
             got = f"the fields {', '.join(sorted(arrays))}"
             raise ConfigError(expected("arrays", f"the fields {', '.join(self.fields)}", got))
-        counts = {name: len(np.atleast_1d(array)) for name, array in arrays.items()}
+        counts = {name: len(as_rows(array)) for name, array in arrays.items()}
         count = max(counts.values())
         if not 0 <= view < self.plan.n_views:
             raise ConfigError(expected("view", f"from 0 to {self.plan.n_views - 1}", view, where=str(self.path)))
@@ -274,7 +275,7 @@ class GrowthWriter(WriterSession):
             raise TeacherOutputError(expected("arrays", wish, f"rows {counts}"))
         return count
 
-    def _add(self, piece: _Piece, start: int, rows: Mapping[str, npt.NDArray[Any]]) -> None:
+    def _add(self, piece: _Piece, start: int, rows: Mapping[str, Rows]) -> None:
         buffer = self._buffers.get(piece.unit)
         if buffer is None:
             buffer = self._buffers[piece.unit] = self._begun_buffer(piece)

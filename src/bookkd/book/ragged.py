@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from bookkd.core.errors import ConfigError, expected
 
-__all__ = ["ENDS", "Flat", "RaggedArray", "item_places", "offsets_of"]
+__all__ = ["ENDS", "Flat", "RaggedArray", "Rows", "as_rows", "item_places", "offsets_of"]
 
 ENDS = "ends"
 """Part of a ragged field: the end of each row's items, counted from the start of its hashing block."""
@@ -127,6 +127,15 @@ class RaggedArray:
             return pieces[0]
         counts = np.concatenate([piece.counts for piece in pieces])
         return cls(np.concatenate([piece.values for piece in pieces]), offsets_of(counts))
+
+
+Rows = npt.NDArray[Any] | RaggedArray
+"""Records: rows of an array, or rows of positions."""
+
+
+def as_rows(given: Any) -> Rows:
+    """Return records as they are given to a writer, a single number as one row."""
+    return given if isinstance(given, RaggedArray) else np.atleast_1d(np.asarray(given))
 
 
 def offsets_of(counts: npt.NDArray[Any]) -> npt.NDArray[np.int64]:

@@ -16,8 +16,8 @@ from bookkd.book._far import FarShards
 from bookkd.book._mapped import Shards
 from bookkd.book._numbers import edition_numbers
 from bookkd.book._opening import find_edition, read_keys, read_plan
-from bookkd.book.codecs.base import Decoded, Parts, UnreadableRowError
-from bookkd.book.plan import FieldPlan
+from bookkd.book.codecs.base import Parts, UnreadableRowError
+from bookkd.book.field_plan import FieldPlan, Said
 from bookkd.book.ragged import RaggedArray
 from bookkd.book.remote import RemotePath, Root, root_of
 from bookkd.book.verification import verify as find_faults
@@ -204,7 +204,7 @@ class Book:
 
     def read(
         self, samples: npt.ArrayLike, views: npt.ArrayLike, fields: Sequence[str] | None = None
-    ) -> dict[str, Decoded]:
+    ) -> dict[str, Said]:
         """Read and decode the records of a batch.
 
         Args:
@@ -214,7 +214,7 @@ class Book:
 
         Returns:
             Field name -> array [batch, ...] as its codec decodes it, or what is left of a distribution: a `SparseArray`,
-            `SampledArray` or `ClassArray`.
+            `SampledArray` or `ClassArray`. Of a field of positions a `RaggedArray`, or `Positions` of what is left.
 
         Raises:
             DataError: for an id or view that the book does not have.
@@ -224,12 +224,12 @@ class Book:
         """
         names = self._names(fields)
         stored = self.gather(samples, views, names)
-        found: dict[str, Decoded] = {}
+        found: dict[str, Said] = {}
         for name in names:
             entry = self.plan.fields[name]
-            parts = {part: stored[f"{name}/{part}"] for part in entry.codec.parts(entry.shape)}
+            parts = {part: stored[f"{name}/{part}"] for part in entry.parts}
             try:
-                found[name] = entry.codec.decode(parts, entry.shape)
+                found[name] = entry.decode(parts)
             except UnreadableRowError as error:
                 sample, view = int(np.atleast_1d(samples)[error.row]), int(np.resize(views, error.row + 1)[error.row])
                 wish = f"a record of codec {entry.codec.name} (sample {sample}, view {view}, {self.path})"
@@ -248,8 +248,8 @@ class Book:
         flat: list[str] = []
         for name in self._names(fields):
             entry = self.plan.fields[name]
-            for part in entry.codec.parts(entry.shape):
-                (flat if part in entry.codec.ragged else fixed).append(f"{name}/{part}")
+            for part in entry.parts:
+                (flat if part in entry.ragged else fixed).append(f"{name}/{part}")
         rows, shards = self._locate(samples, views)
         out: Parts = {part: np.empty((len(rows), *self._stored[part][1]), self._stored[part][0]) for part in fixed}
         if not len(rows):

@@ -22,6 +22,7 @@ from bookkd.book._opening import is_finished, newest_plan
 from bookkd.book._session import WriterSession
 from bookkd.book._unit import UnitBuffer
 from bookkd.book.plan import Plan, Unit
+from bookkd.book.ragged import Rows, as_rows
 from bookkd.book.reader import Book
 from bookkd.book.remote import RemotePath, root_of
 from bookkd.core import jsonio
@@ -99,7 +100,7 @@ class BookWriter(WriterSession):
     def write(
         self,
         unit: Unit,
-        arrays: Mapping[str, npt.NDArray[Any]],
+        arrays: Mapping[str, Rows],
         *,
         copied: Mapping[str, npt.NDArray[Any]] | None = None,
         fidelity: Mapping[str, Any] | None = None,
@@ -108,7 +109,8 @@ class BookWriter(WriterSession):
 
         Args:
             unit: One of `pending()`.
-            arrays: Field name -> [unit.stop - unit.start, *shape of the field], every field of the plan that is not copied.
+            arrays: Field name -> [unit.stop - unit.start, *shape of the field], every field of the plan that is not copied; a
+                `RaggedArray` of as many records where the field has positions.
             copied: `<field>/<part>` of further fields that are encoded already, as for `copy`.
             fidelity: What was measured of the copied ones.
 
@@ -124,7 +126,7 @@ class BookWriter(WriterSession):
         self._commit(buffer, None if fidelity is None else {**fidelity, **buffer.fidelity()})
         self._buffers.pop(buffer.unit, None)
 
-    def write_rows(self, view: int, start: int, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    def write_rows(self, view: int, start: int, arrays: Mapping[str, Rows]) -> None:
         """Add consecutive rows of a view; every unit that they complete is committed.
 
         A producer that always says everything can resume without asking for `pending()`: rows of committed units are
@@ -133,7 +135,7 @@ class BookWriter(WriterSession):
         Args:
             view: The view.
             start: Sample of the first row; the start of a unit, or where the rows before ended.
-            arrays: Field name -> [rows, *shape of the field], every field of the plan.
+            arrays: Field name -> [rows, *shape of the field], every field of the plan; a `RaggedArray` where it has positions.
 
         Raises:
             ConfigError: if the rows do not follow those before.
@@ -320,14 +322,14 @@ class BookWriter(WriterSession):
             raise ConfigError(expected("unit", "a pending one", f"{unit}, which is committed", where=str(self.path)))
         return UnitBuffer(self.plan, unit, said)
 
-    def _row_count(self, start: int, arrays: Mapping[str, npt.NDArray[Any]]) -> int:
+    def _row_count(self, start: int, arrays: Mapping[str, Rows]) -> int:
         if set(arrays) != set(self.plan.fields):
             raise ConfigError(
                 expected(
                     "arrays", f"the fields {', '.join(self.plan.fields)}", f"the fields {', '.join(sorted(arrays))}"
                 )
             )
-        counts = {name: len(np.atleast_1d(array)) for name, array in arrays.items()}
+        counts = {name: len(as_rows(array)) for name, array in arrays.items()}
         count = max(counts.values())
         if min(counts.values()) != count or count < 1 or start + count > self.plan.n_samples:
             raise TeacherOutputError(
@@ -337,7 +339,7 @@ class BookWriter(WriterSession):
             )
         return count
 
-    def _add(self, unit: Unit, start: int, piece: Mapping[str, npt.NDArray[Any]]) -> None:
+    def _add(self, unit: Unit, start: int, piece: Mapping[str, Rows]) -> None:
         buffer = self._buffers.setdefault(unit, UnitBuffer(self.plan, unit))
         try:
             buffer.add(start, piece)

@@ -10,7 +10,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bookkd.book import Book, ClassArray, Decoded, FieldPlan, Plan, SampledArray, SparseArray, TeacherInfo
+from bookkd.book import (
+    Book,
+    ClassArray,
+    Decoded,
+    FieldPlan,
+    Plan,
+    Positions,
+    RaggedArray,
+    Said,
+    SampledArray,
+    SparseArray,
+    TeacherInfo,
+)
 from bookkd.core.check import unique
 from bookkd.core.errors import ConfigError, expected
 from bookkd.core.fields import INPUT, LOGITS, PROBE_HASH, PROBE_PROJECTIONS, PROBE_TAKEN, SAMPLE, VIEW, FieldInfo
@@ -97,8 +109,10 @@ class StoredKnowledge(Teacherless):
         combined = LOGITS in wanted and LOGITS not in self.book.fields
         return stored + ([name for name in self._members if name not in stored] if combined else [])
 
-    def _target(self, name: str, read: Decoded, device: torch.device) -> Target:
-        target = _target(read, device, self.book.fidelity.get(name))
+    def _target(self, name: str, read: Said, device: torch.device) -> Target:
+        # Of positions, those of all records, one after another, as tasks of sequences present the student's.
+        flat = read.values if isinstance(read, RaggedArray | Positions) else read
+        target = _target(flat, device, self.book.fidelity.get(name))
         baked = self.book.fields[name].baked
         if baked is None or isinstance(target, SampledTarget | ClassTarget):
             return target

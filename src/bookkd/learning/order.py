@@ -299,7 +299,7 @@ def reading_ahead(books: Sequence[StoredKnowledge], fields: Sequence[str]) -> Ca
 def _record_bytes(stored: StoredKnowledge, fields: Sequence[str]) -> float:
     """Return the bytes of a record that are read; of ragged parts, their share of the book by the most that they take."""
     plans = stored.book.plan.fields
-    most = {name: plan.codec.bytes_per_record(plan.shape) for name, plan in plans.items()}
+    most = {name: plan.bytes_per_record for name, plan in plans.items()}
     return stored.book.bytes_per_record * sum(most[name] for name in stored.read_of(fields)) / sum(most.values())
 
 

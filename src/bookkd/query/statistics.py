@@ -17,12 +17,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from bookkd.book import Book, Plan
+from bookkd.book import Book, Decoded, Plan
 from bookkd.core import jsonio
 from bookkd.core.errors import (
     BookFormatError,
@@ -106,6 +106,8 @@ def speakers(plan: Plan) -> tuple[Speaker, ...]:
     found = []
     for number, field in fields.items():
         entry = plan.fields[field]
+        if entry.positions is not None:
+            raise ConfigError(expected(field, "one record a sample", "sequences of positions", where="statistics"))
         if len(entry.shape) != 1:
             raise ConfigError(expected(field, "one vector of classes a record", list(entry.shape), where="statistics"))
         if entry.codec.linear:
@@ -283,7 +285,7 @@ def _view_pieces(
         rows = max(1, _BLOCK_VALUES // book.fields[teacher.field].shape[0])
         for start in range(0, book.n_samples, rows):
             samples = np.arange(start, min(start + rows, book.n_samples))
-            decoded = book.read(samples, view, [teacher.field])[teacher.field]
+            decoded = cast("Decoded", book.read(samples, view, [teacher.field])[teacher.field])
             given = None if labels is None else labels[samples]
             found = record_statistics(decoded, given, temperature=teacher.temperature)
             piece: dict[str, Any] = {

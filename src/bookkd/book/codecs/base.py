@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import numpy as np
@@ -248,9 +248,9 @@ def take_rows(decoded: Decoded, rows: npt.NDArray[np.int64]) -> Decoded:
     if isinstance(decoded, np.ndarray):
         chosen: Array = decoded[rows]
         return chosen
-    kept = {entry.name: getattr(decoded, entry.name) for entry in fields(decoded)}
+    kept: dict[str, Any] = {entry.name: getattr(decoded, entry.name) for entry in fields(decoded)}
     arrays = {name: value[rows] for name, value in kept.items() if isinstance(value, np.ndarray | RaggedArray)}
-    return replace(decoded, **arrays)
+    return type(decoded)(**kept | arrays)
 
 
 def index_dtype(n_classes: int) -> np.dtype[Any]:

@@ -35,7 +35,7 @@ class Int8(Codec):
 
     def encode(self, array: Array, ids: RowIds | None = None) -> Parts:
         values = np.asarray(array)
-        flat = values.reshape(len(values), -1).astype(np.float64)
+        flat = values.reshape(len(values), int(np.prod(values.shape[1:]))).astype(np.float64)
         masked = np.isneginf(flat)
         low = np.min(flat, axis=1, where=~masked, initial=np.inf)
         high = np.max(flat, axis=1, where=~masked, initial=-np.inf)
