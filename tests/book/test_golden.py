@@ -99,6 +99,33 @@ def test_pooled():
     np.testing.assert_array_equal(found.reshape(3, 2), [[4.0, 2.5], [0.0, 0.1875], [2.0, 0.25]])
 
 
+POSITIONS = "b13834389cc3011588532a6487cd72a2"
+
+
+def test_positions():
+    assert verify(GOLDEN / "v1-positions") == []
+    book = Book(GOLDEN / "v1-positions", verify="all")
+    assert (book.content_digest, book.n_samples, book.n_views) == (POSITIONS, 5, 2)
+    np.testing.assert_array_equal(book.read(np.arange(5), 0)["input/tokens"].counts, [2, 0, 3, 1, 2])
+    found = book.read([4, 1, 2], [1, 0, 1])
+    np.testing.assert_array_equal(found["input/tokens"].values, [40, 41, 20, 21, 22])
+    np.testing.assert_array_equal(found["members/0/logits"].offsets, [0, 2, 2, 5])
+    # The first position of a sequence draws what a record without positions draws: these are rows of `v1-sampled`.
+    counts = found["members/0/logits"].values.probabilities() * 9
+    wanted = [[6, 0, 0, 3], [0, 2, 0, 7], [2, 5, 2, 0], [1, 1, 2, 5], [8, 0, 0, 1]]
+    np.testing.assert_allclose(counts, wanted, rtol=1e-12)
+    # The second teacher says the contrary, -8, 0, -1, -4 first.
+    kept = found["members/1/logits"].values
+    np.testing.assert_array_equal(kept.indices, [[1, 2], [2, 0], [3, 0], [0, 2], [1, 2]])
+    np.testing.assert_array_equal(kept.values, np.float16([[0, -1], [0, -3], [0, -3], [0, -1], [0, -1]]))
+
+
+def test_the_same_sequences_give_the_same_content_today(maker, tmp_path):
+    assert maker.write_positions(tmp_path / "b").content_digest == POSITIONS
+    for path in sorted((GOLDEN / "v1-positions").glob("view-*/*.safetensors")):
+        assert (tmp_path / "b" / path.relative_to(GOLDEN / "v1-positions")).read_bytes() == path.read_bytes()
+
+
 @pytest.mark.parametrize("name", CONTENT)
 def test_the_same_input_gives_the_same_content_today(maker, tmp_path, name):
     book = maker.write(name, tmp_path / name)

@@ -17,6 +17,7 @@ from bookkd.book import (
     Int8,
     Plan,
     Pooled,
+    RaggedArray,
     Raw,
     Sampled,
     TeacherInfo,
@@ -46,6 +47,8 @@ LOGITS = np.array(
     dtype=np.float32,
 )  # [views, samples, classes]
 HASHES = np.array([[1, 2, 3, 4, 2**64 - 1], [5, 6, 7, 8, 2**63]], dtype=np.uint64)
+LENGTHS = (2, 0, 3, 1, 2)
+"""Positions of each sample of the golden sequences."""
 KEYS = np.array([100, 7, 2**63, 3, 55], dtype=np.uint64)
 CODECS = {
     "v1-dense": Dense(),
@@ -108,6 +111,30 @@ def write_grown(path: Path) -> Book:
     return compact(path)
 
 
+def write_positions(path: Path) -> Book:
+    """Write two views of five sequences of 2, 0, 3, 1 and 2 positions: draws, the largest two, and tokens."""
+    codecs = {"members/0/logits": Sampled(9, 2.0, 5), "members/1/logits": TopK(2, (1.0, 4.0))}
+    fields = {name: FieldPlan((4,), codec, positions=3) for name, codec in codecs.items()}
+    fields["input/tokens"] = FieldPlan((), Raw("int32"), positions=3)
+    with BookWriter(path, replace(plan("v1-dense"), fields=fields), keys=KEYS) as writer:
+        for unit in writer.pending():
+            writer.write(unit, positions(*unit))
+        return writer.finish({"seconds": 0.25})
+
+
+def positions(view: int, start: int, stop: int) -> dict[str, RaggedArray]:
+    """Return the sequences of some samples: position p of sample s has the numbers of sample (s + p) mod 5."""
+    samples = range(start, stop)
+    said = [LOGITS[view, [(sample + p) % 5 for p in range(LENGTHS[sample])]].reshape(-1, 4) for sample in samples]
+    tokens = [[10 * sample + p for p in range(LENGTHS[sample])] for sample in samples]
+    logits = RaggedArray.from_rows(said)
+    return {
+        "members/0/logits": logits,
+        "members/1/logits": RaggedArray(-logits.values, logits.offsets),
+        "input/tokens": RaggedArray(np.array(sum(tokens, []), dtype=np.int32), logits.offsets),
+    }
+
+
 def _said(view: int, start: int, stop: int) -> dict[str, np.ndarray]:
     said = LOGITS[view, start:stop]
     return {"members/0/logits": said, "members/1/logits": -said, "probe/hash": HASHES[view, start:stop]}
@@ -119,3 +146,5 @@ if __name__ == "__main__":
             write(name, HERE / name)
     if not (HERE / "v1-grown").exists():
         write_grown(HERE / "v1-grown")
+    if not (HERE / "v1-positions").exists():
+        write_positions(HERE / "v1-positions")

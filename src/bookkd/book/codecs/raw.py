@@ -54,7 +54,7 @@ class Raw(Codec):
                 if target.kind in "biu"
                 else np.isinf(out) & np.isfinite(values)
             )
-        rows = np.flatnonzero(lost.reshape(len(lost), -1).any(axis=1))
+        rows = np.flatnonzero(lost.any(axis=tuple(range(1, lost.ndim))) if lost.ndim > 1 else lost)
         if len(rows):
             raise UnfitRowError(
                 int(rows[0]), f"a value of {values.dtype} does not fit {self.dtype}; give {self.dtype} arrays"
