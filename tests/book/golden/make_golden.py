@@ -126,12 +126,12 @@ def positions(view: int, start: int, stop: int) -> dict[str, RaggedArray]:
     """Return the sequences of some samples: position p of sample s has the numbers of sample (s + p) mod 5."""
     samples = range(start, stop)
     said = [LOGITS[view, [(sample + p) % 5 for p in range(LENGTHS[sample])]].reshape(-1, 4) for sample in samples]
-    tokens = [[10 * sample + p for p in range(LENGTHS[sample])] for sample in samples]
+    tokens = [10 * sample + p for sample in samples for p in range(LENGTHS[sample])]
     logits = RaggedArray.from_rows(said)
     return {
         "members/0/logits": logits,
         "members/1/logits": RaggedArray(-logits.values, logits.offsets),
-        "input/tokens": RaggedArray(np.array(sum(tokens, []), dtype=np.int32), logits.offsets),
+        "input/tokens": RaggedArray(np.array(tokens, dtype=np.int32), logits.offsets),
     }
 
 
