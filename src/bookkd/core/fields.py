@@ -17,6 +17,7 @@ __all__ = [
     "IGNORE_LABEL",
     "INPUT",
     "LABEL",
+    "LENGTH",
     "LOGITS",
     "MEAN",
     "NORMAL",
@@ -56,6 +57,8 @@ INPUT = "input"
 """The view itself, before any network's own preprocessing."""
 LABEL = "label"
 """int64 [batch]: the class; `IGNORE_LABEL` where the student may not see it. Several labels, or numbers: [batch, ...]."""
+LENGTH = "length"
+"""int64 [batch]: the positions of a sequence that are no padding; only where the data set is of sequences."""
 PARTNER = "partner"
 """int64 [batch]: the sample that a mixed view was mixed with."""
 PARTNER_LABEL = "partner_label"
@@ -102,6 +105,7 @@ class FieldInfo:
         linear: True where it serves only losses that are linear in it, since it is draws.
         hard: True where it is the likeliest class and no distribution.
         measured: What the codec lost, as a book's edition has it; for refusals.
+        by_position: True where a record is a sequence, with one value of `shape` a position.
     """
 
     shape: tuple[int, ...]
@@ -111,3 +115,4 @@ class FieldInfo:
     linear: bool = False
     hard: bool = False
     measured: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    by_position: bool = False

@@ -193,6 +193,7 @@ def _info(plan: FieldPlan, measured: Any) -> FieldInfo:
         linear=codec.linear,
         hard=codec.hard,
         measured=measured if isinstance(measured, Mapping) else {},
+        by_position=plan.positions is not None,
     )
 
 

@@ -11,8 +11,9 @@ import numpy.typing as npt
 import torch
 
 from bookkd.book import Auto, Choice, Codec, RowIds, choose_codec, newest_plan
+from bookkd.book.ragged import offsets_of
 from bookkd.core.errors import BookMismatchError, ConfigError, FidelityError, TeacherOutputError, expected
-from bookkd.core.fields import LOGITS
+from bookkd.core.fields import LOGITS, SAMPLE
 from bookkd.knowledge import LiveKnowledge
 from bookkd.losses import DenseTarget
 from bookkd.views import Pick, Replay, collate
@@ -106,19 +107,30 @@ def sample_logits(
     """
     (n_classes,) = knowledge.fields[LOGITS].shape
     total, n_views = len(replay), replay.views.n_views
-    count = max(1, min(records, total * n_views, _VALUES // n_classes))
+    most = max(1, min(records, _VALUES // n_classes))
+    count = min(most, total * n_views)
     places = np.arange(count) * (total * n_views) // count
     picks = [Pick(int(place) % total, int(place) // total) for place in places]
-    said = []
+    said, ids = [], []
     for start in range(0, count, batch_size):
-        batch = collate([replay[pick] for pick in picks[start : start + batch_size]])
+        batch = collate(replay.__getitems__(picks[start : start + batch_size]))
         with torch.inference_mode():
             target = knowledge.targets(batch, [LOGITS])[LOGITS]
         if not isinstance(target, DenseTarget):
             raise FidelityError(expected("teacher", "logits of every class", type(target).__name__, where="codec auto"))
-        said.append(target.logits.double().cpu().numpy())
+        samples = RowIds(places[start : start + batch_size] % total, 0, LOGITS)
+        counts, rows = knowledge.task.counts(batch), slice(None)
+        if counts is not None:  # of sequences, some positions of each
+            samples = samples.at_positions(offsets_of(counts.cpu().numpy()))
+            share = -(-most * len(batch[SAMPLE]) // count)
+            rows = slice(None, None, max(1, len(samples) // share))
+        said.append(target.logits[rows].double().cpu().numpy())
+        ids.append(samples.part(rows))
+        if sum(map(len, said)) >= most:
+            break
     logits = np.concatenate(said)
     if np.isnan(logits).any() or np.isposinf(logits).any() or np.isneginf(logits).all(axis=1).any():
         do = "Check the teacher in eval mode."
         raise TeacherOutputError(expected(LOGITS, "numbers", "NaN or infinity", where="codec auto", do=do))
-    return logits, RowIds(places % total, 0, LOGITS)
+    positions = None if ids[0].positions is None else np.concatenate([np.asarray(each.positions) for each in ids])
+    return logits, RowIds(np.concatenate([each.samples for each in ids]), 0, LOGITS, positions)

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from bookkd.book import Auto, Book, Codec, Dense, GrowthWriter, Plan, TeacherInfo
 from bookkd.book.plan import TOLD
+from bookkd.book.ragged import Rows
 from bookkd.book.remote import local_folder
 from bookkd.core.errors import BookMismatchError, ConfigError, expected
 from bookkd.core.fields import LOGITS, PROBE_HASH, PROBE_PROJECTIONS, SAMPLE, VIEW
@@ -326,8 +327,8 @@ def _said(
     view: int,
     start: int,
     fields: Sequence[str],
-) -> dict[str, npt.NDArray[Any]]:
-    found: dict[str, npt.NDArray[Any]] = {}
+) -> dict[str, Rows]:
+    found: dict[str, Rows] = {}
     for member, knowledge in speakers:
         for name, array in say(knowledge, batch, view, start).items():
             found[name if member is None or name != LOGITS else f"members/{member}/{LOGITS}"] = array

@@ -16,6 +16,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from bookkd.book import Auto, Book, BookWriter, Codec, Dense, FieldPlan, Plan, Raw, Unit, newest_plan
+from bookkd.book.ragged import RaggedArray, Rows, offsets_of
 from bookkd.core.errors import ConfigError, DataError, FidelityError, TeacherOutputError, expected
 from bookkd.core.fields import INPUT, PROBE_HASH, PROBE_PROJECTIONS
 from bookkd.knowledge import LiveKnowledge, Teacher, keys_of
@@ -159,7 +160,14 @@ def plan_book(
         where = f"task {task.name}, whose losses need every value"
         raise FidelityError(expected("codec", "one that keeps every value", codec.name, where=where, do=do))
     infos = LiveKnowledge(teacher, task).fields
-    fields = {name: FieldPlan(info.shape, Dense("float32") if info.exact else codec) for name, info in infos.items()}
+    fields = {
+        name: FieldPlan(
+            info.shape,
+            Dense("float32") if info.exact else codec,
+            positions=task.most_positions(dataset) if info.by_position else None,
+        )
+        for name, info in infos.items()
+    }
     fields[PROBE_HASH] = FieldPlan((), Raw("uint64"))
     fields[PROBE_PROJECTIONS] = FieldPlan((2,), Raw("float32"))
     return Plan(
@@ -209,19 +217,24 @@ def _write_units(
     return written
 
 
-def say(knowledge: LiveKnowledge, batch: Mapping[str, Any], view: int, start: int) -> dict[str, npt.NDArray[Any]]:
+def say(knowledge: LiveKnowledge, batch: Mapping[str, Any], view: int, start: int) -> dict[str, Rows]:
     """Return what a teacher says about a batch of one view from sample `start` on, and the batch's probes, as a book keeps them."""
+    counts = knowledge.task.counts(batch)
     try:
         targets = knowledge.targets(batch)
     except TeacherOutputError as error:
         raise TeacherOutputError(
             f"{error} Teacher {knowledge.teacher.name}, view {view}, samples from {start}."
         ) from error
-    said: dict[str, npt.NDArray[Any]] = {}
+    said: dict[str, Rows] = {}
     for name, target in targets.items():
         if not isinstance(target, DenseTarget):
             raise ConfigError(expected(name, "dense knowledge", type(target).__name__, where="make"))
-        said[name] = target.logits.cpu().numpy()
+        values = target.logits.cpu().numpy()
+        by_position = counts is not None and knowledge.fields[name].by_position
+        said[name] = (
+            RaggedArray(values, offsets_of(counts.cpu().numpy())) if by_position and counts is not None else values
+        )
     said[PROBE_HASH] = batch[PROBE_HASH].numpy().view(np.uint64)
     said[PROBE_PROJECTIONS] = batch[PROBE_PROJECTIONS].numpy().astype(np.float32)
     return said

@@ -12,6 +12,7 @@ import torch
 
 from bookkd.book import Book, Repaired, is_finished
 from bookkd.book import repair as repair_files
+from bookkd.book.ragged import Rows
 from bookkd.core.errors import BookCorruptError, BookMismatchError, BookMissingError, expected
 from bookkd.core.fields import LOGITS
 from bookkd.knowledge import LiveKnowledge, StoredKnowledge, Teacher, keys_of, member_fields, with_pool_of
@@ -86,9 +87,9 @@ def _speaker(book: Book, given: Sequence[Teacher], dataset: Any, views: Views, t
     knowledge = [LiveKnowledge(teacher, task) for teacher in given]
     members = member_fields(book.plan)
 
-    def speak(view: int, start: int, stop: int) -> Mapping[str, npt.NDArray[Any]]:
-        batch = collate([replay[Pick(sample, view)] for sample in range(start, stop)])
-        said: dict[str, npt.NDArray[Any]] = {}
+    def speak(view: int, start: int, stop: int) -> Mapping[str, Rows]:
+        batch = collate(replay.__getitems__([Pick(sample, view) for sample in range(start, stop)]))
+        said: dict[str, Rows] = {}
         with torch.inference_mode():
             for place, each in enumerate(knowledge):
                 for name, array in say(each, batch, view, start).items():

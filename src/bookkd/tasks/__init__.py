@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bookkd.core.names import look_up
 from bookkd.tasks.base import BaseTask, LogitsTask, SoftOptions, Task
+from bookkd.tasks.causal_lm import CausalLM
 from bookkd.tasks.classification import Classification
 from bookkd.tasks.multi_label import MultiLabel
 from bookkd.tasks.predict import Predictions, plain_loader, predict
@@ -12,6 +13,7 @@ from bookkd.tasks.regression import Regression
 __all__ = [
     "TASKS",
     "BaseTask",
+    "CausalLM",
     "Classification",
     "LogitsTask",
     "MultiLabel",
@@ -25,6 +27,7 @@ __all__ = [
 ]
 
 TASKS = {
+    "causal-lm": "bookkd.tasks.causal_lm:CausalLM",
     "classification": "bookkd.tasks.classification:Classification",
     "multi-label": "bookkd.tasks.multi_label:MultiLabel",
     "regression": "bookkd.tasks.regression:Regression",

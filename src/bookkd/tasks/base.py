@@ -60,6 +60,14 @@ class Task(Protocol):
         """Turn a network's output into fields, checking the shapes."""
         ...
 
+    def counts(self, batch: Mapping[str, Any]) -> Tensor | None:
+        """Return the positions of each record of a batch as networks and books have it, int64 [batch]; None where a record is one."""
+        ...
+
+    def most_positions(self, dataset: Any) -> int | None:
+        """Return the most positions that a record of a data set has; None where a record is one."""
+        ...
+
     def weights(self, batch: Mapping[str, Any]) -> Tensor:
         """Return the weight of every position, float [batch, ...]; 0 where a position only pads."""
         ...
@@ -110,6 +118,14 @@ class BaseTask:
 
     sparse: ClassVar[bool] = True
     softened: ClassVar[bool] = True
+
+    def counts(self, batch: Mapping[str, Any]) -> Tensor | None:
+        """Return None: a record is one array."""
+        return None
+
+    def most_positions(self, dataset: Any) -> int | None:
+        """Return None: a record is one array."""
+        return None
 
     def weights(self, batch: Mapping[str, Any]) -> Tensor:
         """Return the batch's own weights, float [batch]."""

@@ -14,8 +14,10 @@ from torch.utils.data import Dataset
 from bookkd.core.check import between
 from bookkd.core.errors import ConfigError, DataError, expected
 from bookkd.core.fields import (
+    IGNORE_LABEL,
     INPUT,
     LABEL,
+    LENGTH,
     PARTNER,
     PARTNER_LABEL,
     PROBE_HASH,
@@ -43,6 +45,10 @@ class Replay(Dataset[dict[str, Any]]):
     Use it with `DataLoader(replay, batch_sampler=ViewSampler(...), collate_fn=collate)`. The generators are seeded
     before the data set is asked, so that a data set which augments by itself replays too. A label that is a tensor of
     its own kind (torchvision's `Mask`, `BoundingBoxes`) goes through the transform together with the image.
+
+    A data set with an attribute `pad_value` is one of sequences: the first axis of each view may have a length of its own. The views
+    of a batch are filled up to the longest with that value, labels of one a position with `IGNORE_LABEL`, and each record says its
+    `length`. Probes are those of the views without padding.
 
     Args:
         dataset: `dataset[i]` is (image, label) or an image alone; the label a number, a tensor or array
@@ -79,6 +85,7 @@ class Replay(Dataset[dict[str, Any]]):
         self.positions = Positions(rows, len(dataset))
         most = int(self.positions.rows.max(initial=-1))
         self.labels = None if labels is None else label_rows(labels, most + 1, "Replay")
+        self.pad_value = getattr(dataset, "pad_value", None)
         self.probe_share = between(probe_share, 0, 1, "probe_share", where="Replay")
         if views.mix is not None and views.mix.pool is None and rows is not None:
             raise ConfigError(
@@ -112,6 +119,8 @@ class Replay(Dataset[dict[str, Any]]):
                 self._mix(self.views.mix, own, samples, views)
             if self.probe_share > 0:
                 self._take_probes(own, samples, views)
+        if self.pad_value is not None:
+            _pad(own, self.pad_value)
         for item, pick in zip(own, found, strict=True):
             item[SAMPLE], item[VIEW], item[WEIGHT] = pick
         return own
@@ -158,6 +167,27 @@ class Replay(Dataset[dict[str, Any]]):
                 next(found) if take else (0, torch.zeros(2, dtype=torch.float64))
             )
             item[PROBE_TAKEN] = take
+
+
+def _pad(items: list[dict[str, Any]], value: float) -> None:
+    """Note the length of each view, and fill all up to the longest; labels of as many positions likewise."""
+    for item in items:
+        if item[INPUT].ndim == 0 or not len(item[INPUT]):
+            where = f"sample {item.get(SAMPLE)}" if SAMPLE in item else "Replay"
+            raise DataError(expected("view", "a sequence of at least one position", "an empty one", where=where))
+        item[LENGTH] = len(item[INPUT])
+    longest = max(item[LENGTH] for item in items)
+    for item in items:
+        label, length = item[LABEL], item[LENGTH]
+        if isinstance(label, Tensor) and len(label) == length:
+            item[LABEL] = _filled(label, longest, IGNORE_LABEL)
+        item[INPUT] = _filled(item[INPUT], longest, value)
+
+
+def _filled(tensor: Tensor, length: int, value: float) -> Tensor:
+    if len(tensor) == length:
+        return tensor
+    return torch.cat([tensor, tensor.new_full((length - len(tensor), *tensor.shape[1:]), value)])
 
 
 def _split(record: Any, sample: int) -> tuple[Any, Any]:

@@ -5,6 +5,7 @@ from bookkd.zoo.fingerprints import fingerprint
 from bookkd.zoo.images import ArrayDataset, ImageDataset, SubsetDataset, VectorDataset
 from bookkd.zoo.networks import create_network
 from bookkd.zoo.preprocess import Preprocess, create_preprocess
+from bookkd.zoo.sequences import TokenDataset
 from bookkd.zoo.tables import DATASETS, FILELESS, NETWORKS, TRANSFORMS
 from bookkd.zoo.transforms import create_transform
 from bookkd.zoo.weights import load_weights, save_weights, weights_digest
@@ -18,6 +19,7 @@ __all__ = [
     "ImageDataset",
     "Preprocess",
     "SubsetDataset",
+    "TokenDataset",
     "VectorDataset",
     "create_network",
     "create_preprocess",

@@ -29,8 +29,8 @@ def fingerprint(dataset: Any) -> dict[str, Any]:
             of them; `labels` and `class_names` count where it has them.
 
     Returns:
-        A JSON object with `name`, `length`, `n_classes`, `classes`, `labels` and `samples`; the last three are digests, None
-        for what the data set does not tell. `name` is for people: two fingerprints that differ in it alone are equal to a
+        A JSON object with `name`, `length`, `n_classes`, `classes`, `labels` and `samples`, and `vocabulary` and `tokenizer` of
+        sequences; the last three before these are digests, None for what the data set does not tell. `name` is for people: two fingerprints that differ in it alone are equal to a
         book, so that a renamed class or another reader of the same samples is the same data.
 
     Raises:
@@ -47,7 +47,10 @@ def fingerprint(dataset: Any) -> dict[str, Any]:
     for index in np.unique(np.linspace(0, length - 1, min(length, _PROBED)).round().astype(int)).tolist():
         hasher.update(f"#{index} ".encode())
         _update(hasher, dataset[index], f"{name}, sample {index}")
+    # Of sequences: which tokens there are, and what made them of text.
+    more = {key: getattr(dataset, key) for key in ("vocabulary", "tokenizer") if hasattr(dataset, key)}
     return {
+        **more,
         "name": name,
         "length": length,
         "n_classes": None if class_names is None else len(class_names),

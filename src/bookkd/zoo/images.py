@@ -168,6 +168,12 @@ class SubsetDataset:
     def class_names(self) -> tuple[str, ...]:
         return self.whole.class_names
 
+    def __getattr__(self, name: str) -> Any:
+        # What a data set says of itself beside: that it is of sequences, which vocabulary.
+        if name in ("pad_value", "vocabulary", "tokenizer", "most_positions"):
+            return getattr(self.whole, name)
+        raise AttributeError(name)
+
     @property
     def labels(self) -> npt.NDArray[Any]:
         found: npt.NDArray[Any] = self.whole.labels[self.indices]

@@ -1,0 +1,107 @@
+"""Token sequences as a data set: the tokens of all of them in one array, and where each ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from bookkd.core.check import at_least
+from bookkd.core.errors import DataError, expected
+from bookkd.core.fields import IGNORE_LABEL
+
+__all__ = ["TokenDataset"]
+
+
+@dataclass(frozen=True, eq=False)
+class TokenDataset:
+    """Sequences of tokens, each of its own length.
+
+    Args:
+        name: Name of the set.
+        tokens: All sequences, one after another, int [tokens].
+        ends: Where each ends, rising, the last at the number of tokens, int [sequences].
+        vocabulary: Tokens that there are.
+        tokenizer: Digest of what made tokens of text (`bookkd.zoo.tokenizer_digest`); it belongs to the fingerprint, so that a book is
+            not read for text that was cut otherwise. Empty where the tokens are what there is.
+        learnt: Whether each token is to be learnt, bool [tokens]; None for all. False for those of a prompt.
+        pad_value: Token that shorter sequences of a batch are filled up with.
+
+    Raises:
+        DataError: for ends that divide nothing, sequences of fewer than two tokens, or tokens outside of the vocabulary.
+
+    >>> data = TokenDataset.of("mine", [[1, 2, 3], [4, 0]], vocabulary=5)
+    >>> len(data), data[0][0], data.most_positions
+    (2, tensor([1, 2, 3]), 3)
+    """
+
+    name: str
+    tokens: npt.NDArray[Any]
+    ends: npt.NDArray[np.int64]
+    vocabulary: int
+    tokenizer: str = ""
+    learnt: npt.NDArray[np.bool_] | None = None
+    pad_value: int = 0
+
+    def __post_init__(self) -> None:
+        at_least(self.vocabulary, 2, "vocabulary", where=self.name)
+        tokens, ends = np.asarray(self.tokens), np.asarray(self.ends)
+        if tokens.ndim != 1 or tokens.dtype.kind not in "ui" or ends.ndim != 1 or ends.dtype.kind not in "ui":
+            got = f"{tokens.dtype} of shape {tokens.shape}, {ends.dtype} of shape {ends.shape}"
+            raise DataError(expected("tokens and ends", "whole numbers in one row", got, where=self.name))
+        counts = np.diff(ends.astype(np.int64), prepend=0)
+        if not len(ends) or ends[-1] != len(tokens) or (counts < 2).any():
+            short = np.flatnonzero(counts < 2)
+            got = f"{int(counts[short[0]])} tokens in sequence {int(short[0])}" if len(short) else f"{len(ends)} ends"
+            do = "Leave out sequences that are too short to describe anything."
+            wish = "sequences of at least two tokens that end with the last"
+            raise DataError(expected("ends", wish, got, where=self.name, do=do))
+        wrong = np.flatnonzero((tokens < 0) | (tokens >= self.vocabulary))
+        if len(wrong):
+            sequence = int(np.searchsorted(ends, wrong[0], side="right"))
+            where = f"{self.name}, sequence {sequence}"
+            wish = f"from 0 to {self.vocabulary - 1}"
+            raise DataError(expected("token", wish, int(tokens[wrong[0]]), where=where, do="Check the tokenizer."))
+        if self.learnt is not None and np.shape(self.learnt) != tokens.shape:
+            raise DataError(expected("learnt", f"one for each of {len(tokens)} tokens", np.shape(self.learnt)))
+        object.__setattr__(self, "ends", ends.astype(np.int64))
+
+    @classmethod
+    def of(cls, name: str, sequences: Iterable[Sequence[int]], **options: Any) -> TokenDataset:
+        """Return the data set of some lists of tokens; `options` are those of the class."""
+        arrays = [np.asarray(each, dtype=np.int64) for each in sequences]
+        ends = np.cumsum([len(array) for array in arrays], dtype=np.int64)
+        return cls(name, np.concatenate(arrays) if arrays else np.empty(0, np.int64), ends, **options)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """None: tokens have no names here."""
+        return ()
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Tokens of each sequence."""
+        return np.diff(self.ends, prepend=0)
+
+    @property
+    def most_positions(self) -> int:
+        """Tokens of the longest sequence."""
+        return int(self.lengths.max())
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor | None]:
+        """Return the tokens of a sequence, int64 [tokens], and its labels, or None where all are learnt."""
+        stop = int(self.ends[index])
+        start = int(self.ends[index - 1]) if index else 0
+        tokens = torch.from_numpy(self.tokens[start:stop].astype(np.int64))
+        if self.learnt is None:
+            return tokens, None
+        learnt = torch.from_numpy(np.asarray(self.learnt[start:stop]))
+        return tokens, torch.where(learnt, tokens, IGNORE_LABEL)
