@@ -12,7 +12,7 @@ from bookkd.book.plan import TOLD
 from bookkd.core.errors import BookMismatchError
 from bookkd.core.rng import generator
 from bookkd.knowledge.stored import StoredKnowledge
-from bookkd.views import Pick, Replay, Views, collate, differences
+from bookkd.views import Pick, Replay, Views, differences
 from bookkd.zoo import fingerprint
 
 __all__ = ["check_alignment", "keys_of", "with_pool_of"]
@@ -84,7 +84,7 @@ def check_alignment(
         for _ in range(min(records, len(ids) * views.n_views))
     ]
     replay = Replay(dataset, views, rows=rows, probe_share=1.0)
-    knowledge.check(collate([replay[pick] for pick in picks]))
+    knowledge.check(replay.batch(picks))
 
 
 def _other_classes(theirs: Sequence[str], mine: Sequence[str]) -> list[str]:

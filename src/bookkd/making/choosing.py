@@ -16,7 +16,7 @@ from bookkd.core.errors import BookMismatchError, ConfigError, FidelityError, Te
 from bookkd.core.fields import LOGITS, SAMPLE
 from bookkd.knowledge import LiveKnowledge
 from bookkd.losses import DenseTarget
-from bookkd.views import Pick, Replay, collate
+from bookkd.views import Pick, Replay
 
 __all__ = ["Told", "check_wish", "chosen_codec", "sample_logits"]
 
@@ -113,7 +113,7 @@ def sample_logits(
     picks = [Pick(int(place) % total, int(place) // total) for place in places]
     said, ids = [], []
     for start in range(0, count, batch_size):
-        batch = collate(replay.__getitems__(picks[start : start + batch_size]))
+        batch = replay.batch(picks[start : start + batch_size])
         with torch.inference_mode():
             target = knowledge.targets(batch, [LOGITS])[LOGITS]
         if not isinstance(target, DenseTarget):

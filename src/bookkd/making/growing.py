@@ -214,7 +214,7 @@ def _prove(stored: StoredKnowledge, replay: Replay, views: Views) -> str:
         Pick(int(draws.integers(book.n_samples)), int(draws.integers(last)))
         for _ in range(min(_PROVEN, book.n_samples * last) - 1)
     ]
-    stored.check(collate([replay[pick] for pick in picks]))
+    stored.check(replay.batch(picks))
     probes = f"probes of {len(picks)} records"
     return " and ".join((["fingerprint of the samples"] if fingerprinted else []) + ([probes] if probed else []))
 

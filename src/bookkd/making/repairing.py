@@ -19,7 +19,7 @@ from bookkd.knowledge import LiveKnowledge, StoredKnowledge, Teacher, keys_of, m
 from bookkd.making.growing import check_samples
 from bookkd.making.local import say
 from bookkd.tasks import Task
-from bookkd.views import Pick, Replay, Views, collate
+from bookkd.views import Pick, Replay, Views
 
 __all__ = ["repair"]
 
@@ -88,7 +88,7 @@ def _speaker(book: Book, given: Sequence[Teacher], dataset: Any, views: Views, t
     members = member_fields(book.plan)
 
     def speak(view: int, start: int, stop: int) -> Mapping[str, Rows]:
-        batch = collate(replay.__getitems__([Pick(sample, view) for sample in range(start, stop)]))
+        batch = replay.batch([Pick(sample, view) for sample in range(start, stop)])
         said: dict[str, Rows] = {}
         with torch.inference_mode():
             for place, each in enumerate(knowledge):

@@ -21,7 +21,7 @@ from bookkd.pipelines.make_book import describe
 from bookkd.pipelines.options import DataOptions, NetworkOptions, ViewOptions
 from bookkd.pipelines.task import build_task, says_variance, task_name, with_variance
 from bookkd.tasks import TASKS, task_class
-from bookkd.views import Pick, Replay, collate
+from bookkd.views import Pick, Replay
 from bookkd.zoo import fingerprint
 
 __all__ = ["compact_book", "copy_to", "extract_part", "repair_book"]
@@ -196,5 +196,5 @@ def _fingerprint(book: Book, data: DataOptions, samples: str, classes: list[str]
         )
     proven = np.unique(np.linspace(0, len(numbers) - 1, _PROVEN).astype(int)).tolist()
     picks = [Pick(sample, place % book.n_views) for place, sample in enumerate(proven)]
-    stored.check(collate([replay[pick] for pick in picks]))
+    stored.check(replay.batch(picks))
     return fingerprint(dataset)

@@ -29,6 +29,7 @@ from bookkd.core.fields import (
     WEIGHT,
 )
 from bookkd.core.rng import draw64
+from bookkd.views.collate import collate
 from bookkd.views.labels import as_label, label_rows
 from bookkd.views.mix import Mix, draw_partners
 from bookkd.views.picks import Pick, Positions, as_picks
@@ -124,6 +125,10 @@ class Replay(Dataset[dict[str, Any]]):
         for item, pick in zip(own, found, strict=True):
             item[SAMPLE], item[VIEW], item[WEIGHT] = pick
         return own
+
+    def batch(self, picks: Sequence[Pick]) -> dict[str, Any]:
+        """Return some records as a batch, as `collate` makes one of them."""
+        return collate(self.__getitems__(picks))
 
     def _draw(self, samples: Sequence[int], views: Sequence[int]) -> list[dict[str, Any]]:
         transform = self.views.transform
