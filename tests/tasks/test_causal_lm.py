@@ -12,6 +12,7 @@ from bookkd.core.errors import DataError, TeacherOutputError, ViewMismatchError
 from bookkd.core.fields import IGNORE_LABEL
 from bookkd.knowledge import LiveKnowledge, StoredKnowledge, Teacher
 from bookkd.learning import Training, learn
+from bookkd.learning.validation import measure_tokens
 from bookkd.making import make
 from bookkd.methods import Supervised, VanillaKD
 from bookkd.tasks import CausalLM
@@ -217,3 +218,21 @@ def test_part_of_the_data_finds_its_records(teacher, tmp_path):
         student, part, VIEWS, task=TASK, knowledge=StoredKnowledge(book), method=VanillaKD(temperature=1.0),
         rows=rows.tolist(), training=training(epochs=1, batch_size=2, probe_share=1.0),
     )  # fmt: skip
+
+
+def test_validation_is_perplexity_by_the_equation(teacher):
+    held_out = text(30, 7)
+    student = Tiny(9)
+    learned = learn(student, DATA, VIEWS, task=TASK, method=Supervised(), training=training(), validation=held_out)
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for tokens, _ in (held_out[i] for i in range(len(held_out))):
+            total += float(
+                nn.functional.cross_entropy(learned.student(tokens[None])[0, :-1], tokens[1:], reduction="sum")
+            )
+            count += len(tokens) - 1
+    assert learned.metrics["perplexity"] == pytest.approx(np.exp(total / count), rel=1e-5)
+    found = measure_tokens(learned.student, held_out, TASK, teacher=teacher, batch_size=7, replicates=10)
+    assert found.metrics["perplexity"].value == pytest.approx(np.exp(total / count), rel=1e-5)
+    assert 0 < found.metrics["agreement"].value <= 1
+    assert found.n == 30

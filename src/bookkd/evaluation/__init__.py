@@ -17,6 +17,7 @@ from bookkd.evaluation.paired import (
 )
 from bookkd.evaluation.regression import evaluate_regression
 from bookkd.evaluation.student_t import Contrast, contrast_of, interval_of_mean, t_quantile
+from bookkd.evaluation.tokens import TokenSums
 
 __all__ = [
     "Contrast",
@@ -28,6 +29,7 @@ __all__ = [
     "Interval",
     "Latency",
     "Measures",
+    "TokenSums",
     "bootstrap",
     "calibration",
     "confusion",

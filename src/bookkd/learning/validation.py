@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bookkd.core.errors import ConfigError, expected
-from bookkd.core.fields import LOGITS, MEAN, VARIANCE
-from bookkd.evaluation import Evaluation, Measures, evaluate, evaluate_multi_label, evaluate_regression
+from bookkd.core.errors import ConfigError, DataError, expected
+from bookkd.core.fields import INPUT, LABEL, LOGITS, MEAN, VARIANCE
+from bookkd.evaluation import Evaluation, Measures, TokenSums, evaluate, evaluate_multi_label, evaluate_regression
 from bookkd.learning.learner import Learner
 from bookkd.tasks import Predictions, Task, predict
+from bookkd.views import Pick, Replay, Views
 
-__all__ = ["Validation", "measure", "predictions_of"]
+__all__ = ["Validation", "measure", "measure_tokens", "predictions_of"]
 
 
 def measure(
@@ -52,6 +53,48 @@ def measure(
             **options,
         )
     raise ConfigError(expected("task", "one that has metrics", task.name, where="validation"))
+
+
+def measure_tokens(
+    network: Callable[[Tensor], Any],
+    dataset: Sized,
+    task: Task,
+    *,
+    teacher: Callable[[Tensor], Any] | None = None,
+    batch_size: int = 16,
+    device: str | torch.device = "cpu",
+    replicates: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Measures:
+    """Measure a model of sequences, batch by batch: see `bookkd.evaluation.TokenSums`.
+
+    Args:
+        network: Takes a batch of views, its own preprocessing included. Put it in evaluation mode first.
+        dataset: Of sequences, such as `bookkd.zoo.TokenDataset`.
+        task: One whose records are sequences.
+        teacher: Another network to be compared with, on the same device.
+        batch_size: Sequences a pass.
+        device: Where the views go.
+        replicates: Bootstrap replicates over sequences; 0 for values alone.
+        seed: Of the bootstrap.
+        level: Share of the replicates inside an interval.
+    """
+    sums, replay = TokenSums(), Replay(dataset, Views(None, n_views=1), probe_share=0)
+    with torch.inference_mode():
+        for start in range(0, len(replay), batch_size):
+            picks = [Pick(row, 0) for row in range(start, min(start + batch_size, len(replay)))]
+            batch = {
+                name: value.to(device) if isinstance(value, Tensor) else value
+                for name, value in replay.batch(picks).items()
+            }
+            counts = task.counts(batch)
+            if counts is None:
+                raise ConfigError(expected("task", "one whose records are sequences", task.name, where="evaluation"))
+            said, seen = task.fields(network(batch[INPUT]), batch), task.batch(batch)
+            theirs = None if teacher is None else task.fields(teacher(batch[INPUT]), batch)[LOGITS]
+            sums.add(said[LOGITS], seen[LABEL], counts, theirs)
+    return sums.measures(replicates=replicates, seed=seed, level=level)
 
 
 def predictions_of(
@@ -96,8 +139,25 @@ class Validation:
 
     def __call__(self, learner: Learner) -> dict[str, float]:
         """Return the point values of all metrics, without bootstrap."""
+        if any(info.by_position for info in learner.task.field_infos.values()):
+            return self._of_sequences(learner)
         said = predictions_of(learner, self.dataset, transform=self.transform, batch_size=self.batch_size)
         if not all(bool(torch.isfinite(values).all()) for values in said.fields.values()):
             return {learner.task.primary_metric: float("nan")}
         result = measure(learner.task, said, replicates=0)
         return {name: interval.value for name, interval in result.metrics.items()}
+
+    def _of_sequences(self, learner: Learner) -> dict[str, float]:
+        was_training, device = learner.training, next(learner.parameters()).device
+        learner.eval()
+        try:
+            found = measure_tokens(
+                learner.compute, self.dataset, learner.task, batch_size=self.batch_size, device=device, replicates=0
+            )
+        except DataError as error:
+            if "NaN or infinity" not in str(error):
+                raise
+            return {learner.task.primary_metric: float("nan")}
+        finally:
+            learner.train(was_training)
+        return {name: interval.value for name, interval in found.metrics.items()}
