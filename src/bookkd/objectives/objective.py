@@ -14,6 +14,7 @@ from bookkd.core.errors import ConfigError, expected
 from bookkd.core.schedules import Clock, Steps, resolve
 from bookkd.losses import Target
 from bookkd.losses.targets import computing_dtype
+from bookkd.objectives._chunks import by_chunks, part_of, rows_of_chunk
 from bookkd.objectives.connectors import Connector
 from bookkd.objectives.terms import Term
 
@@ -184,11 +185,33 @@ class Objective:
         skipped = kept == 0
         if term.field in student_fields:
             student_fields = {**student_fields, term.field: _shielded(student_fields[term.field], skipped)}
-        value = term.value(student_fields, targets, batch, clock)
+        value = _value(term, student_fields, targets, batch, clock)
         if value.shape != kept.shape:
             got = f"shape {list(value.shape)}"
             raise ConfigError(expected("loss", f"one value for each of {list(kept.shape)}", got, where=term.name))
         return (value.masked_fill(skipped, 0) * kept).sum()
+
+
+def _value(
+    term: Term,
+    student_fields: Mapping[str, Tensor],
+    targets: Mapping[str, Target | Tensor],
+    batch: Mapping[str, Any],
+    clock: Clock,
+) -> Tensor:
+    """Return the values of a pointwise term; where it has many positions of many classes, a few at a time."""
+    student = student_fields.get(term.field)
+    rows = None if student is None else rows_of_chunk(student)
+    if student is None or rows is None:
+        return term.value(student_fields, targets, batch, clock)
+    count = len(student)
+    others = {name: value for name, value in student_fields.items() if name == term.teacher and term.own}
+
+    def evaluate(piece: Tensor, part: slice) -> Tensor:
+        fields = {**part_of(others, part, count), term.field: piece}
+        return term.value(fields, part_of(targets, part, count), part_of(batch, part, count), clock)
+
+    return by_chunks(evaluate, student, rows)
 
 
 def _moves(temperature: object) -> bool:
