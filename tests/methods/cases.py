@@ -49,6 +49,16 @@ DEFAULTS = {
         "rank": 1,
         "label_smoothing": 0.0,
     },
+    # Card llm-kd: forward KL of draws at T = 1 without labels; beta of GKD, alpha "Code default a = 0.1".
+    "llm-kd": {
+        "divergence": "forward-kl",
+        "temperature": 1.0,
+        "kd_weight": 1.0,
+        "ce_weight": 0.0,
+        "beta": 0.5,
+        "alpha": 0.1,
+        "t_squared": True,
+    },
     # Card modern-logit-losses: the released code.
     "logit-standardization": {"temperature": 2.0, "kd_weight": 9.0, "ce_weight": 0.1, "ddof": 1},
     # Card modern-logit-losses: "Per temperature T in {base, 2, 3, 5, 6}", base 4; weights of 1.
@@ -93,6 +103,7 @@ NEEDS = {
     "dkd": ({"logits": (4.0,)}, ("logits",)),
     "dml": ({}, ()),
     "extractive-kd": ({"logits": (1.0,)}, ("logits",)),
+    "llm-kd": ({"logits": (1.0,)}, ()),
     "logit-standardization": ({"logits": (2.0,)}, ("logits",)),
     "mlkd": ({"logits": (2.0, 3.0, 4.0, 5.0, 6.0)}, ("logits",)),
     "self-distillation": ({"logits": (1.0,)}, ("logits",)),
@@ -119,6 +130,7 @@ TOTALS = {
     "dkd": 0.464369 + 6.060594 / 20,  # the first of 20 epochs of warm-up
     "dml": 2 * 0.464369,  # peers that agree teach one another nothing
     "extractive-kd": 0.464369 + 0.166682,
+    "llm-kd": 0.1365202,  # KL at T = 1 of softmax(2, 3.5, -1) from softmax(1, 2, 0.5), by numpy in float64
     "logit-standardization": 0.1 * 0.464369 + 0.419165,
     # Two views; 1.3285797 by the card's equations in numpy over T = 2 to 6, of which T = 4 is on the card.
     "mlkd": 2 * (0.4643688 + 1.3285797),
@@ -163,6 +175,8 @@ CONTRADICTIONS = [
         {"ce_weight": 0.0, "label_smoothing": 0.1},
         r"`label_smoothing` to be 0 with ce_weight 0, got 0\.1",
     ),
+    ("llm-kd", {"beta": 0.3}, r"`beta` to be 0\.5 with divergence forward-kl, got 0\.3 \(method llm-kd\)"),
+    ("llm-kd", {"divergence": "jsd", "alpha": 0.3}, r"`alpha` to be 0\.1 with divergence jsd, got 0\.3"),
     (
         "mlkd",
         {"kd_weight": 0.0, "class_weight": 0.0, "batch_weight": 0.0},
@@ -211,6 +225,12 @@ REFUSED = [
     ("extractive-kd", "share", 1.1, r"`share` to be between 0 and 1, got 1\.1"),
     ("extractive-kd", "rank", 0, r"`rank` to be a whole number of at least 1, got 0"),
     ("extractive-kd", "kd_weight", 0.0, r"`kd_weight` to be above 0, got 0 "),
+    ("llm-kd", "divergence", "js", r"`divergence` to be one of forward-kl, jsd, .*, got 'js' \(method llm-kd\)"),
+    ("llm-kd", "temperature", 0, r"`temperature` to be a number above 0, got 0 \(method llm-kd\)"),
+    ("llm-kd", "kd_weight", 0.0, r"`kd_weight` to be above 0, got 0 "),
+    ("llm-kd", "ce_weight", -1.0, r"`ce_weight` to be at least 0, got -1\.0"),
+    ("llm-kd", "beta", 1.5, r"`beta` to be between 0 and 1, got 1\.5"),
+    ("llm-kd", "alpha", 1.0, r"`alpha` to be below 1, where nothing is left to learn, got 1"),
     ("logit-standardization", "ddof", 2, r"`ddof` to be 0 or 1, got 2"),
     ("logit-standardization", "temperature", 0.0, r"`temperature` to be a number above 0, got 0\.0"),
     ("logit-standardization", "kd_weight", 0.0, r"`kd_weight` to be above 0, got 0 "),

@@ -14,6 +14,7 @@ from bookkd.methods.dkd import DKD
 from bookkd.methods.dml import DML
 from bookkd.methods.extractive_kd import ExtractiveKD
 from bookkd.methods.instance_label_smoothing import BetaLabelSmoothing, SelfDistillation
+from bookkd.methods.llm_kd import LLMKD
 from bookkd.methods.logit_standardization import LogitStandardization
 from bookkd.methods.mlkd import MLKD
 from bookkd.methods.supervised import Supervised
@@ -25,6 +26,7 @@ __all__ = [
     "DIST",
     "DKD",
     "DML",
+    "LLMKD",
     "METHODS",
     "MLKD",
     "TAKD",
@@ -52,6 +54,7 @@ METHODS = {
     "dkd": "bookkd.methods.dkd:DKD",
     "dml": "bookkd.methods.dml:DML",
     "extractive-kd": "bookkd.methods.extractive_kd:ExtractiveKD",
+    "llm-kd": "bookkd.methods.llm_kd:LLMKD",
     "logit-standardization": "bookkd.methods.logit_standardization:LogitStandardization",
     "mlkd": "bookkd.methods.mlkd:MLKD",
     "self-distillation": "bookkd.methods.instance_label_smoothing:SelfDistillation",
