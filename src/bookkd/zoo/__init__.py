@@ -3,6 +3,7 @@
 from bookkd.zoo.datasets import open_dataset
 from bookkd.zoo.fingerprints import fingerprint
 from bookkd.zoo.images import ArrayDataset, ImageDataset, SubsetDataset, VectorDataset
+from bookkd.zoo.language import LanguageModel, create_causal_lm, load_causal_lm, load_tokenizer, pack, tokenizer_digest
 from bookkd.zoo.networks import create_network
 from bookkd.zoo.preprocess import Preprocess, create_preprocess
 from bookkd.zoo.sequences import TokenDataset
@@ -17,16 +18,22 @@ __all__ = [
     "TRANSFORMS",
     "ArrayDataset",
     "ImageDataset",
+    "LanguageModel",
     "Preprocess",
     "SubsetDataset",
     "TokenDataset",
     "VectorDataset",
+    "create_causal_lm",
     "create_network",
     "create_preprocess",
     "create_transform",
     "fingerprint",
+    "load_causal_lm",
+    "load_tokenizer",
     "load_weights",
     "open_dataset",
+    "pack",
     "save_weights",
+    "tokenizer_digest",
     "weights_digest",
 ]
