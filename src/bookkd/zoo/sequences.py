@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,7 +72,7 @@ class TokenDataset:
         object.__setattr__(self, "ends", ends.astype(np.int64))
 
     @classmethod
-    def of(cls, name: str, sequences: Iterable[Sequence[int]], **options: Any) -> TokenDataset:
+    def of(cls, name: str, sequences: Iterable[npt.ArrayLike], **options: Any) -> TokenDataset:
         """Return the data set of some lists of tokens; `options` are those of the class."""
         arrays = [np.asarray(each, dtype=np.int64) for each in sequences]
         ends = np.cumsum([len(array) for array in arrays], dtype=np.int64)
