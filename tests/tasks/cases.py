@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from bookkd.tasks import Classification, MultiLabel, Regression
+from bookkd.tasks import CausalLM, Classification, MultiLabel, Regression
 
 
 def classification():
@@ -50,13 +50,36 @@ def regression():
     return Regression(("x", "y"), variance="both"), Normal(), batch
 
 
+class Tokens(nn.Module):
+    """Logits at every token, of that token alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.head = nn.Embedding(5, 6), nn.Linear(6, 5)
+
+    def forward(self, x):
+        return self.head(self.embed(x.long()))
+
+
+def causal_lm():
+    torch.manual_seed(0)
+    batch = {
+        "input": torch.tensor([[0, 1, 2, 3], [4, 0, 2, 0], [3, 2, 0, 0], [1, 1, 1, 1]]),
+        "length": torch.tensor([4, 3, 2, 4]),
+        "label": torch.tensor([[0, 1, -1, 3], [4, 0, 2, -1], [3, 2, -1, -1], [1, 1, 1, 1]]),
+        "weight": torch.tensor([1.0, 1.0, 1.0, 0.0]),
+    }
+    return CausalLM(5), Tokens(), batch
+
+
 # Name -> task, network and batch.
-TASKS = {"classification": classification, "multi-label": multi_label, "regression": regression}
+TASKS = {"causal-lm": causal_lm, "classification": classification, "multi-label": multi_label, "regression": regression}
 # Name -> fields with the shape of one record.
 FIELDS = {
+    "causal-lm": {"logits": (5,)},
     "classification": {"logits": (3,)},
     "multi-label": {"logits": (3,)},
     "regression": {"mean": (2,), "variance": (2,)},
 }
 # Name -> primary metric.
-METRICS = {"classification": "accuracy", "multi-label": "map", "regression": "r2"}
+METRICS = {"causal-lm": "perplexity", "classification": "accuracy", "multi-label": "map", "regression": "r2"}
