@@ -92,6 +92,7 @@ def _full(folder: Path, moments: int) -> dict[str, Any]:
             needed = sum(-(-path.stat().st_size // 4096) * 4096 for path in reference.rglob("*") if path.is_file())
             needed -= sum(-(-path.stat().st_size // 4096) * 4096 for path in root.rglob("*") if path.is_file())
             ballast = disk / "ballast"
+            gc.collect()  # what an error of the moment before still holds mapped is no free room yet, and would be in the middle
             room = round(max(needed, 8192) * (moment // len(WORKS) + 0.5) / -(-moments // len(WORKS)))
             free = shutil.disk_usage(disk).free
             with suppress(OSError):
