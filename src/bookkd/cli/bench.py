@@ -15,7 +15,7 @@ def bench(name: str, pairs: int = 15, quick: bool = False) -> tuple[dict[str, An
     Exit code 1 if a goal does not hold; quick runs are printed but not judged.
 
     Args:
-        name: Which benchmark: learn, methods or store.
+        name: Which benchmark: learn, methods, sequences or store.
         pairs: Interleaved pairs of each ratio, at least 15 for a judgement.
         quick: Few and small pairs, within a minute.
     """

@@ -10,6 +10,7 @@ __all__ = ["BENCHES", "Goal", "Ratio", "machine", "paired", "run_bench"]
 BENCHES = {
     "learn": "bookkd.pipelines.bench.learn:bench_learn",
     "methods": "bookkd.pipelines.bench.methods:bench_methods",
+    "sequences": "bookkd.pipelines.bench.sequences:bench_sequences",
     "store": "bookkd.pipelines.bench.store:bench_store",
 }
 """Benchmark name -> function of (pairs, quick) that returns goals."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import nn
 
 from bookkd.core.protocols import Knowledge
 from bookkd.core.rng import generator
 from bookkd.learning import Learner, Step, Training, begin_run, make_groups, to_device
 from bookkd.methods import Method
 from bookkd.pipelines.options import NetworkOptions
-from bookkd.tasks import Classification
+from bookkd.tasks import Task
 from bookkd.views import CachedViews, Replay
 from bookkd.zoo import ArrayDataset
 
@@ -32,20 +33,31 @@ def random_images(n_samples: int) -> ArrayDataset:
 
 
 class Arm:
-    """A ResNet-8 that learns by a method.
+    """A network that learns by a method.
 
     Args:
         replay: The views.
         method: What it minimises.
         knowledge: What it learns from; None for labels alone.
         task: The task.
+        network: The student; None for a ResNet-8 over the classes of the task.
+        batch_size: Samples of a batch.
     """
 
     def __init__(
-        self, replay: Replay | CachedViews, method: Method, knowledge: Knowledge | None, task: Classification
+        self,
+        replay: Replay | CachedViews,
+        method: Method,
+        knowledge: Knowledge | None,
+        task: Task,
+        *,
+        network: nn.Module | None = None,
+        batch_size: int = BATCH,
     ) -> None:
-        training = Training(epochs=10**6, batch_size=BATCH, accelerator="cpu", schedule="constant", lr=0.01)
-        network, preprocess = NetworkOptions("resnet8").cohort(task.n_classes, method.cohort, seed=0)
+        training = Training(epochs=10**6, batch_size=batch_size, accelerator="cpu", schedule="constant", lr=0.01)
+        preprocess = None
+        if network is None:
+            network, preprocess = NetworkOptions("resnet8").cohort(len(task.class_names), method.cohort, seed=0)
         objective = method.objective(task)
         learner = Learner(network, task, preprocess=preprocess, connectors=objective.connectors)
         learner.to(memory_format=torch.channels_last)

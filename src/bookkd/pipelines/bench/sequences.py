@@ -1,0 +1,158 @@
+"""`bookkd bench sequences`: what a book of a language model costs while learning, in bytes and in memory."""
+
+from __future__ import annotations
+
+import multiprocessing
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bookkd.book import Book, Codec, Sampled, TopK
+from bookkd.core.fields import LABEL, LOGITS, WEIGHT
+from bookkd.core.memory import forget_peak_memory, keep_freed_memory, peak_memory
+from bookkd.core.rng import generator
+from bookkd.core.schedules import Clock
+from bookkd.knowledge import LiveKnowledge, StoredKnowledge, Teacher
+from bookkd.losses import SampledTarget
+from bookkd.making import make
+from bookkd.methods import LLMKD, Method, Supervised
+from bookkd.pipelines.bench.arm import Arm
+from bookkd.pipelines.bench.measure import Goal, paired
+from bookkd.tasks import CausalLM
+from bookkd.views import Replay, Views
+from bookkd.zoo import TokenDataset
+
+__all__ = ["Decoder", "bench_sequences"]
+
+_LENGTH, _BATCH = 128, 16
+_POSITIONS, _VOCABULARY, _KEPT = 2048, 32_000, 12
+
+
+class Decoder(nn.Module):
+    """A small causal transformer over tokens [batch, length], of torch's own layers; logits [batch, length, vocabulary].
+
+    Args:
+        vocabulary: Tokens.
+        width: Of the embedding.
+        layers: Blocks.
+    """
+
+    def __init__(self, vocabulary: int, *, width: int, layers: int) -> None:
+        super().__init__()
+        self.embed, self.place = nn.Embedding(vocabulary, width), nn.Embedding(_LENGTH, width)
+        block = nn.TransformerEncoderLayer(
+            width, max(1, width // 32), 4 * width, 0.0, batch_first=True, norm_first=True
+        )
+        self.blocks = nn.TransformerEncoder(block, layers, enable_nested_tensor=False)
+        self.head = nn.Linear(width, vocabulary, bias=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return the logits at every token."""
+        length = tokens.shape[1]
+        mask = nn.Transformer.generate_square_subsequent_mask(length, device=tokens.device)
+        seen = self.embed(tokens) + self.place(torch.arange(length, device=tokens.device))
+        logits: Tensor = self.head(self.blocks(seen, mask=mask, is_causal=True))
+        return logits
+
+
+def bench_sequences(*, pairs: int, quick: bool) -> list[Goal]:
+    """Measure learning of a small language model from books of random text; speed does not depend on what it says.
+
+    Args:
+        pairs: Interleaved pairs of each ratio.
+        quick: Smaller sets.
+    """
+    vocabulary, sequences = (512, 16) if quick else (8192, 256)
+    tokens = generator(0, "bench tokens").integers(0, vocabulary, size=sequences * _LENGTH)
+    ends = torch.arange(1, sequences + 1).numpy() * _LENGTH
+    data, task, views = TokenDataset("random", tokens, ends, vocabulary), CausalLM(vocabulary), Views(None, n_views=1)
+    teacher = Teacher(_model(vocabulary, 256, 6, sharp=True), name="teacher")
+    with tempfile.TemporaryDirectory(prefix="bookkd-bench-") as folder:
+        codecs: dict[str, Codec] = {"sampled": Sampled(50), "top_k": TopK(50, (1.0,))}
+        books = {
+            name: make(Path(folder) / name, teacher, data, views, task=task, codec=codec, batch_size=_BATCH)
+            for name, codec in codecs.items()
+        }
+        replay = Replay(data, views, probe_share=0.02)
+        labels = _arm(replay, Supervised(), None, task)
+        goals = [
+            Goal.of(
+                f"tokens a second from a book ({name}) / cross-entropy alone",
+                paired(labels.epoch, _arm(replay, LLMKD(), StoredKnowledge(book), task).epoch, pairs),
+                0.9,
+                ">=",
+            )
+            for name, book in books.items()
+        ]
+        live = _arm(replay, LLMKD(), LiveKnowledge(teacher, task), task)
+        shown = paired(labels.epoch, live.epoch, min(pairs, 5))
+        goals.append(Goal.of("tokens a second with the teacher in memory / cross-entropy alone", shown, None, ">="))
+        return [*goals, _bytes(books["sampled"]), *_memory(quick)]
+
+
+def _model(vocabulary: int, width: int, layers: int, *, sharp: bool = False) -> Decoder:
+    with torch.random.fork_rng():
+        torch.manual_seed(width)
+        made = Decoder(vocabulary, width=width, layers=layers)
+        if sharp:  # a teacher without training says nearly the same of every token; draws of it would all differ
+            nn.init.normal_(made.head.weight, std=0.25)
+    return made
+
+
+def _arm(replay: Replay, method: Method, knowledge: Any, task: CausalLM) -> Arm:
+    return Arm(replay, method, knowledge, task, network=_model(task.vocabulary, 128, 2), batch_size=_BATCH)
+
+
+def _bytes(book: Book) -> Goal:
+    said: Any = book.read(range(book.n_samples), 0, [LOGITS])[LOGITS]
+    kept = said.values.classes.counts.mean()
+    positions = int(said.counts.sum())
+    size = sum(file.stat().st_size for file in Path(str(book.path)).rglob("*.safetensors")) / positions
+    _, (width,) = book.fields[LOGITS].parts["entries"]
+    note = f"measured: {size:.1f} with {kept:.1f} different tokens a position of {width} bytes each, probe and headers included"
+    return Goal(
+        f"bytes a token of draws, {_KEPT} of them different", size - (kept - _KEPT) * width, 40, "<=", note=note
+    )
+
+
+def _memory(quick: bool) -> list[Goal]:
+    """Return the peak memory of the loss over that of torch's cross-entropy, each in a process of its own."""
+    positions, vocabulary = (256, 4096) if quick else (_POSITIONS, _VOCABULARY)
+    context = multiprocessing.get_context("spawn")
+    found = {}
+    for kind in ("cross-entropy", "draws", "draws and labels"):
+        with context.Pool(1) as pool:
+            found[kind] = pool.apply(loss_memory, (kind, positions, vocabulary))
+    base, *others = found.values()
+    if base is None:
+        return []
+    note = f"{positions:,} positions of {vocabulary:,} tokens, {positions * vocabulary * 4 / 2**20:.0f} MiB of logits"
+    return [
+        Goal(f"peak memory of the loss, {kind} / cross-entropy of torch", (each or 0) / base, 1.2, "<=", note=note)
+        for kind, each in zip(list(found)[1:], others, strict=True)
+    ]
+
+
+def loss_memory(kind: str, positions: int, vocabulary: int) -> int | None:
+    """Return by how many bytes a loss and its gradient raise the memory of this process; None where nobody says it."""
+    keep_freed_memory()
+    student = torch.ones(positions, vocabulary, requires_grad=True)
+    labels, one = torch.arange(positions) % vocabulary, torch.ones(positions)
+    classes = (torch.arange(_KEPT) * 7)[None].expand(positions, -1) % vocabulary
+    target = SampledTarget(classes.contiguous(), torch.full((positions, _KEPT), 1 / _KEPT), 1.0, vocabulary)
+    if not forget_peak_memory():
+        return None
+    before = peak_memory() or 0
+    if kind == "cross-entropy":
+        loss = nn.functional.cross_entropy(student, labels)
+    else:
+        task = CausalLM(vocabulary)
+        objective = LLMKD(ce_weight=1.0 if kind == "draws and labels" else 0.0).objective(task)
+        batch = {LABEL: labels, WEIGHT: one}
+        sums = objective.sums({LOGITS: student}, {LOGITS: target}, batch, one, Clock())
+        loss = objective.loss(sums, objective.totals(batch, one), Clock())
+    loss.backward()  # type: ignore[no-untyped-call]
+    return (peak_memory() or 0) - before
