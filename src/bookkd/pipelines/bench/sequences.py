@@ -131,7 +131,7 @@ def _memory(quick: bool) -> list[Goal]:
         return []
     note = f"{positions:,} positions of {vocabulary:,} tokens, {positions * vocabulary * 4 / 2**20:.0f} MiB of logits"
     return [
-        Goal(f"peak memory of the loss, {kind} / cross-entropy of torch", (each or 0) / base, 1.2, "<=", note=note)
+        Goal(f"peak memory of llm-kd from {kind} / cross-entropy of torch", (each or 0) / base, 1.2, "<=", note=note)
         for kind, each in zip(list(found)[1:], others, strict=True)
     ]
 
