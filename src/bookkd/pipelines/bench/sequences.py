@@ -108,7 +108,7 @@ def _arm(replay: Replay, method: Method, knowledge: Any, task: CausalLM) -> Arm:
 
 def _bytes(book: Book) -> Goal:
     said: Any = book.read(range(book.n_samples), 0, [LOGITS])[LOGITS]
-    kept = said.values.classes.counts.mean()
+    kept = float(said.values.classes.counts.mean())
     positions = int(said.counts.sum())
     size = sum(file.stat().st_size for file in Path(str(book.path)).rglob("*.safetensors")) / positions
     _, (width,) = book.fields[LOGITS].parts["entries"]
