@@ -40,6 +40,10 @@ below.""",
     "methods": """## An epoch of every method over one of labels alone
 
 `bookkd bench methods`.""",
+    "sequences": """## Language models
+
+`bookkd bench sequences`: a transformer of two layers of 128 over 8,192 tokens, random text in sequences of 128, books of a teacher of six
+layers of 256. Memory is that of the loss and its gradient, at 2,048 positions of 32,000 tokens.""",
     "remote": """## From a server
 
 `benchmarks/remote.py`: a server of the S3 protocol (moto) on the same machine, whose own work falls on the epoch that is measured.

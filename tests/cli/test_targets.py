@@ -215,7 +215,7 @@ def test_refusals_of_books_and_methods(books, teachers, tmp_path, capsys):
 def test_a_book_of_a_task_of_ones_own_is_not_learned_from_by_name():
     stored = SimpleNamespace(book=SimpleNamespace(plan=SimpleNamespace(task="own"), path="my-book"))
     with pytest.raises(
-        ConfigError, match=r"`task` to be one of classification, .*, got 'own' \(my-book\)\. Learn from it in"
+        ConfigError, match=r"`task` to be one of causal-lm, .*, got 'own' \(my-book\)\. Learn from it in"
     ):
         task_name("", stored)
     assert task_name("regression", stored) == "regression"

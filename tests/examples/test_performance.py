@@ -66,7 +66,7 @@ def test_a_miss_is_shown_as_a_miss(script, monkeypatch, tmp_path):
     assert "| fast | 0.9 |  | ≥ 0.7 | yes | 1 |  |" in text
     assert "| shown | 12346 |  |  |  | 1 |  |" in text
     assert "one, 2 processors, 1 thread, load 0.5; Python 3" in text
-    assert "Not measured yet: learn, methods, remote, larger-than-memory, shuffle, peers." in text
+    assert "Not measured yet: learn, methods, sequences, remote, larger-than-memory, shuffle, peers." in text
 
 
 def test_the_limit_forgets_what_was_used_longest_ago(script, tmp_path):

@@ -41,6 +41,25 @@ class Column:
 _KL = "divergence of the student's predictions from the teacher's, nats; lower is better"
 
 QUALITY: Mapping[str, tuple[Column, ...]] = {
+    "causal-lm": (
+        Column("perplexity", "perplexity", "number", "exponential of the NLL a token; lower is better"),
+        Column("nll", "NLL", "number", "negative log-likelihood of a token, nats; lower is better"),
+        Column("accuracy", "accuracy", "percent", "share of tokens that were the likeliest; higher is better"),
+        Column("ece", "ECE", "number", "expected calibration error by position; lower is better"),
+        Column(
+            "agreement",
+            "agreement",
+            "percent",
+            "share of positions with the teacher's likeliest token: accepted at temperature 0",
+        ),
+        Column(
+            "acceptance",
+            "acceptance",
+            "percent",
+            "share of the student's drafts that the teacher accepts at temperature 1",
+        ),
+        Column("teacher_kl", "KL to teacher", "number", _KL),
+    ),
     "classification": (
         Column("accuracy", "accuracy", "percent", "share of samples classified right; higher is better"),
         Column(
