@@ -22,6 +22,7 @@ from bookkd.book.codecs import (
     SparseArray,
     TopK,
     codec_from_config,
+    codec_text,
     codec_to_config,
 )
 from bookkd.book.compacting import Pruned, compact, prune
@@ -72,6 +73,7 @@ __all__ = [
     "Unit",
     "choose_codec",
     "codec_from_config",
+    "codec_text",
     "codec_to_config",
     "compact",
     "copy_book",

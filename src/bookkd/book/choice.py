@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bookkd.book._fidelity import Lost, Measured, honoured, joined, measure
-from bookkd.book.codecs import Argmax, Codec, Dense, Int8, RowIds, Sampled, TopK, codec_to_config
+from bookkd.book.codecs import Argmax, Codec, Dense, Int8, RowIds, Sampled, TopK, codec_text, codec_to_config
 from bookkd.book.codecs.base import Array, Parts
 from bookkd.book.ragged import RaggedArray
 from bookkd.core.check import at_least, positive
@@ -254,13 +254,9 @@ def _none(tried: Sequence[Candidate], auto: Auto, asked: tuple[float, ...]) -> F
     whole = [each for each in tried if not each.codec.hard and not each.codec.linear and each.temperatures]
     within = [each for each in whole if each.why != "too large"]
     best = min(within or whole, key=lambda each: each.worst if within else each.bytes_per_record)
-    config = codec_to_config(best.codec)
     at = max(best.temperatures, key=lambda each: best.temperatures[each]["mean"])
     listed = ", ".join(f"{each:g}" for each in asked)
-    got = (
-        f"at best {' '.join(str(part) for part in config.values() if part)}: {best.bytes_per_record:.0f} bytes, {best.worst:.2g} at "
-        f"temperature {at:g}"
-    )
+    got = f"at best {codec_text(best.codec)}: {best.bytes_per_record:.0f} bytes, {best.worst:.2g} at temperature {at:g}"
     wish = f"met by a candidate: a mean T^2 KL of at most {auto.max_kl:g} at {listed}{room}"
     do = "Raise --codec.max_kl or --codec.max_bytes, leave a temperature out, or name a codec."
     return FidelityError(expected("codec auto", wish, got, do=do))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import Any, Literal
 
-from bookkd.book import CODECS, Auto, Choice, Codec, codec_to_config
+from bookkd.book import CODECS, Auto, Choice, Codec, codec_from_config, codec_text, codec_to_config
 from bookkd.cli import _verb
 from bookkd.cli._show import bytes_text, console, progress_bar, rows
 from bookkd.cli._verb import Verb
@@ -135,10 +135,8 @@ def show(result: dict[str, Any]) -> None:
         soft_wrap=True,
     )
     for name, choice in result.get("chosen", {}).items():
-        chosen = choice["chosen"]
-        console().print(
-            f"Codec of {name}: {' '.join(str(part) for part in chosen.values() if part)}, chosen of {len(choice['candidates'])}."
-        )
+        chosen = codec_text(codec_from_config(choice["chosen"]))
+        console().print(f"Codec of {name}: {chosen}, chosen of {len(choice['candidates'])}.")
     for line in result["notes"]:
         console().print(f"Note: {line}")
 

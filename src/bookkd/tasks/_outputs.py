@@ -10,7 +10,15 @@ from torch import Tensor
 from bookkd.core.errors import TeacherOutputError, expected
 from bookkd.core.fields import LOGITS, MEAN, VARIANCE
 
-__all__ = ["logits_of", "normal_of"]
+__all__ = ["found_logits", "logits_of", "normal_of"]
+
+
+def found_logits(output: Any) -> Any:
+    """Return what stands for the logits in a network's output, whatever it is."""
+    found = getattr(output, LOGITS, output)
+    if isinstance(found, Mapping):
+        found = found.get(LOGITS)
+    return found[0] if isinstance(found, tuple | list) and found else found
 
 
 def logits_of(output: Any, n_classes: int) -> Tensor:
@@ -24,11 +32,7 @@ def logits_of(output: Any, n_classes: int) -> Tensor:
     Raises:
         TeacherOutputError: if the logits have another shape.
     """
-    found = getattr(output, LOGITS, output)
-    if isinstance(found, Mapping):
-        found = found.get(LOGITS)
-    if isinstance(found, tuple | list) and found:
-        found = found[0]
+    found = found_logits(output)
     if not isinstance(found, Tensor) or found.ndim != 2 or found.shape[1] != n_classes:
         got = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(output).__name__} without them"
         do = "Build the network with the data set's number of classes."

@@ -13,7 +13,7 @@ from bookkd.losses import Loss, cross_entropy, soft_target_kl, softened_mse
 from bookkd.objectives import Term, bind, labelled
 from bookkd.tasks._outputs import logits_of
 
-__all__ = ["BaseTask", "LogitsTask", "SoftOptions", "Task"]
+__all__ = ["BaseTask", "LogitsTask", "SoftOptions", "Task", "label_term"]
 
 
 class SoftOptions(TypedDict):
@@ -161,6 +161,19 @@ class BaseTask:
         return bind(loss, LOGITS, teacher=LOGITS, weight=options["weight"], name="soft_target", **hyper)
 
 
+def label_term(*, weight: float | Schedule, label_smoothing: float) -> Term:
+    """Return cross-entropy of logits, where labels are known; of mixed views with both labels."""
+    return bind(
+        cross_entropy,
+        LOGITS,
+        batch=(LABEL, PARTNER_LABEL, RATIO),
+        weight=weight,
+        name="cross_entropy",
+        mask=labelled,
+        label_smoothing=label_smoothing,
+    )
+
+
 class LogitsTask(BaseTask):
     """What tasks have whose networks say one logit a class: the field, and cross-entropy on labels."""
 
@@ -191,12 +204,4 @@ class LogitsTask(BaseTask):
 
     def label_term(self, *, weight: float | Schedule, label_smoothing: float) -> Term:
         """Return cross-entropy on the labels that the student may see; mixed views use both labels."""
-        return bind(
-            cross_entropy,
-            LOGITS,
-            batch=(LABEL, PARTNER_LABEL, RATIO),
-            weight=weight,
-            name="cross_entropy",
-            mask=labelled,
-            label_smoothing=label_smoothing,
-        )
+        return label_term(weight=weight, label_smoothing=label_smoothing)

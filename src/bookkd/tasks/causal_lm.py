@@ -11,11 +11,11 @@ from torch import Tensor
 
 from bookkd.core.check import at_least
 from bookkd.core.errors import DataError, TeacherOutputError, expected
-from bookkd.core.fields import IGNORE_LABEL, INPUT, LABEL, LENGTH, LOGITS, PARTNER_LABEL, RATIO, WEIGHT, FieldInfo
+from bookkd.core.fields import IGNORE_LABEL, INPUT, LABEL, LENGTH, LOGITS, WEIGHT, FieldInfo
 from bookkd.core.schedules import Schedule
-from bookkd.losses import cross_entropy
-from bookkd.objectives import Term, bind, labelled
-from bookkd.tasks.base import BaseTask
+from bookkd.objectives import Term
+from bookkd.tasks._outputs import found_logits
+from bookkd.tasks.base import BaseTask, label_term
 
 __all__ = ["CausalLM"]
 
@@ -98,15 +98,7 @@ class CausalLM(BaseTask):
 
     def label_term(self, *, weight: float | Schedule, label_smoothing: float) -> Term:
         """Return cross-entropy on the tokens that come next."""
-        return bind(
-            cross_entropy,
-            LOGITS,
-            batch=(LABEL, PARTNER_LABEL, RATIO),
-            weight=weight,
-            name="cross_entropy",
-            mask=labelled,
-            label_smoothing=label_smoothing,
-        )
+        return label_term(weight=weight, label_smoothing=label_smoothing)
 
     def check_labels(self, labels: Any, where: str) -> None:
         """Refuse labels of sequences as wholes.
@@ -126,11 +118,7 @@ def _described(batch: Mapping[str, Any], device: torch.device) -> Tensor:
 
 
 def _logits(output: Any, shape: torch.Size, vocabulary: int) -> Tensor:
-    found = getattr(output, LOGITS, output)
-    if isinstance(found, Mapping):
-        found = found.get(LOGITS)
-    if isinstance(found, tuple | list) and found:
-        found = found[0]
+    found = found_logits(output)
     if not isinstance(found, Tensor) or found.ndim != 3 or found.shape[:2] != shape or found.shape[2] < vocabulary:
         got = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(output).__name__} without them"
         do = "Use a network of the data's tokenizer, which says something at every token."

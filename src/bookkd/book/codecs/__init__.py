@@ -46,6 +46,7 @@ __all__ = [
     "UnfitRowError",
     "UnreadableRowError",
     "codec_from_config",
+    "codec_text",
     "codec_to_config",
 ]
 
@@ -72,6 +73,16 @@ def codec_to_config(codec: Codec) -> dict[str, Any]:
         "name": codec.name,
         "configuration": {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()},
     }
+
+
+def codec_text(codec: Codec) -> str:
+    """Return `codec` for a person: its name, and its options where it has some.
+
+    >>> codec_text(TopK(k=8)), codec_text(Int8())
+    ("top_k {'k': 8, 'temperatures': [1.0]}", 'int8')
+    """
+    found = codec_to_config(codec)
+    return f"{found['name']} {found['configuration']}" if found["configuration"] else str(found["name"])
 
 
 def codec_from_config(config: Mapping[str, Any]) -> Codec:
