@@ -120,7 +120,7 @@ def _contents(root: Path, number: int, left: bytes) -> Iterator[tuple[_manifest.
 def _names(root: Path, form: re.Pattern[str], number: int) -> list[str]:
     """Return the files of a form that an edition may name, the newest first; what is there is asked, not every number."""
     found = ((int(match[1] or 1), match[0]) for name in _files.entries(root) if (match := form.fullmatch(name)))
-    return [name for of, name in sorted(found, reverse=True) if of <= number][:_TRIES]
+    return [name for of, name in sorted(found, reverse=True) if of <= number][:_CANDIDATES]
 
 
 def _plans(root: Path, number: int) -> Iterator[tuple[str, Plan, bytes]]:
