@@ -107,13 +107,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("kinds", nargs="*", choices=[*KINDS, []], help="kinds of files; all where none is named")
     parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--out", type=Path, default=Path("fuzz.json"))
     given = parser.parse_args()
     run = Fuzzing(given.kinds or KINDS, given.out, given.seconds)
     readers.whole()
     folders.place()
     if atheris is None:
-        draws = random.Random(SEED)
+        draws = random.Random(given.seed)
         while time.monotonic() - run.started < given.seconds:
             run.one(draws.randbytes(draws.choice([4, 16, 64, 256, 2048])))
         run.tell()
@@ -132,7 +133,7 @@ def main() -> None:
     options = [
         "-max_len=65536",
         f"-max_total_time={int(given.seconds) + 10}",  # counted from before what this file counts
-        f"-seed={SEED}",
+        f"-seed={given.seed}",
         "-timeout=60",
         "-rss_limit_mb=2048",
     ]
