@@ -223,7 +223,8 @@ def test_tinyvit_many_keys_of_few_classes(tmp_path):
     (folder / "rank0-values.bin").write_bytes(records.tobytes())
     (folder / "rank0-keys.txt").write_text("".join(f"{each}\n" for each in range(count)))
     with bounded(tmp_path / "logits"):
-        import_book(tmp_path / "book", tmp_path / "logits", source_format="tinyvit", n_classes=100)
+        found = import_book(tmp_path / "book", tmp_path / "logits", source_format="tinyvit", n_classes=100)
+    assert found.book.n_samples == count
 
 
 @pytest.mark.parametrize("source_format", ["fkd", "tinyvit", "distillkit", "megatron", "vllm-jsonl"])

@@ -129,6 +129,10 @@ class Training:
             if self.shuffle != "blocks":
                 wish, do = f"None with shuffle {self.shuffle}", "Pass --training.shuffle blocks with it."
                 raise ConfigError(expected(key, wish, value, where="training", do=do))
+        self._check_schedule()
+
+    def _check_schedule(self) -> None:
+        """Refuse a length, milestones or a norm that mean nothing to the schedule."""
         if self.patience is not None:
             at_least(self.patience, 1, "patience", where="training")
         for milestone in self.milestones:
