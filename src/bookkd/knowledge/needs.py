@@ -87,7 +87,7 @@ Make a book that holds it: bookkd make ... --task classification.
                 f"Expected the knowledge to have field {name!r} for method {method}, got {have}{place}. "
                 f"{_HOW.get(name, _OTHERWISE)}"
             )
-        if info.hard:
+        if info.hard and name not in needs.hard:
             agree = _figure(info, "top1_agreement")
             said = "" if agree is None else f", which agree with it in {agree:.4f} of the records measured"
             raise FidelityError(

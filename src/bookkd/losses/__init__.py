@@ -5,6 +5,7 @@ from __future__ import annotations
 from bookkd.losses.claims import Claims, Loss, claims, claims_of
 from bookkd.losses.combined import BakedTarget, CombinedTarget, TransformedTarget
 from bookkd.losses.correlation import correlation_inter, correlation_intra
+from bookkd.losses.ctc import consistency, ctc_loss, guided_ctc, view_consistency
 from bookkd.losses.decoupled import decoupled_kl
 from bookkd.losses.divergences import generalised_jsd, reverse_kl, skew_kl, skew_reverse_kl
 from bookkd.losses.drawn import ClassTarget, SampledTarget
@@ -38,14 +39,17 @@ __all__ = [
     "claims",
     "claims_of",
     "class_gram",
+    "consistency",
     "correlation_inter",
     "correlation_intra",
     "cross_entropy",
+    "ctc_loss",
     "decoupled_kl",
     "expected_unique",
     "gaussian_kl",
     "gaussian_nll",
     "generalised_jsd",
+    "guided_ctc",
     "importance_weights",
     "mean_matching",
     "probability_cross_entropy",
@@ -59,18 +63,22 @@ __all__ = [
     "student_entropy",
     "teacher_entropy",
     "truncated_kl",
+    "view_consistency",
 ]
 
 LOSSES: dict[str, Loss] = {
     "batch_gram": batch_gram,
     "class_gram": class_gram,
+    "consistency": consistency,
     "correlation_inter": correlation_inter,
     "correlation_intra": correlation_intra,
     "cross_entropy": cross_entropy,
+    "ctc_loss": ctc_loss,
     "decoupled_kl": decoupled_kl,
     "gaussian_kl": gaussian_kl,
     "gaussian_nll": gaussian_nll,
     "generalised_jsd": generalised_jsd,
+    "guided_ctc": guided_ctc,
     "mean_matching": mean_matching,
     "probability_cross_entropy": probability_cross_entropy,
     "reverse_kl": reverse_kl,
@@ -82,5 +90,6 @@ LOSSES: dict[str, Loss] = {
     "squared_error": squared_error,
     "student_entropy": student_entropy,
     "truncated_kl": truncated_kl,
+    "view_consistency": view_consistency,
 }
 """Every loss by name. A new one takes a function, a line here, and a row in `tests/losses/cases.py`."""

@@ -33,6 +33,8 @@ class Claims:
         full_support: Whether it is infinite where the teacher rules out a class that the student does not; a function of the
             hyper-parameters where these decide it.
         linear: Whether it is linear in the teacher's distribution, up to a constant, and honours a `SampledTarget`.
+        hard: Whether it looks at the teacher's likeliest class alone, and so honours a `ClassTarget`.
+        mutual: Whether both sides are the student's own, so that a gradient flows to the second, too.
 
     >>> Claims(zero_at_teacher=False)
     Traceback (most recent call last):
@@ -47,6 +49,8 @@ class Claims:
     why_not: str = ""
     full_support: bool | Callable[[Mapping[str, Any]], bool] = False
     linear: bool = False
+    hard: bool = False
+    mutual: bool = False
 
     def __post_init__(self) -> None:
         choose(self.scope, ("position", "sequence", "batch"), "scope", where="claims of a loss")
@@ -70,6 +74,8 @@ def claims(
     why_not: str = "",
     full_support: bool | Callable[[Mapping[str, Any]], bool] = False,
     linear: bool = False,
+    hard: bool = False,
+    mutual: bool = False,
 ) -> Callable[[_AnyLoss], _AnyLoss]:
     """Attach `Claims` to a loss.
 
@@ -81,6 +87,8 @@ def claims(
         why_not: See `Claims`.
         full_support: See `Claims`.
         linear: See `Claims`.
+        hard: See `Claims`.
+        mutual: See `Claims`.
 
     >>> @claims(scope="batch")
     ... def relational(student, teacher):
@@ -88,7 +96,7 @@ def claims(
     >>> claims_of(relational).scope
     'batch'
     """
-    declared = Claims(scope, t_squared, sparse, zero_at_teacher, why_not, full_support, linear)
+    declared = Claims(scope, t_squared, sparse, zero_at_teacher, why_not, full_support, linear, hard, mutual)
 
     def attach(loss: _AnyLoss) -> _AnyLoss:
         loss.claims = declared  # type: ignore[attr-defined]

@@ -149,17 +149,26 @@ def probability_cross_entropy(
 
 
 @claims(t_squared=True)
-def softened_mse(student: Tensor, teacher: Target | Tensor, *, temperature: float, t_squared: bool) -> Tensor:
+def softened_mse(
+    student: Tensor,
+    teacher: Target | Tensor,
+    *,
+    temperature: float,
+    t_squared: bool,
+    class_reduction: Literal["sum", "mean"] = "mean",
+) -> Tensor:
     r"""Mean squared difference of the softened probabilities: the default of KD_Lib under the name of distillation.
 
     T^2 (1 / K) sum_k (q_k - p_k)^2, with p = softmax(teacher / T) and q = softmax(student / T). With many classes it
-    is thousands of times smaller than `soft_target_kl`; it exists to compare with results that used it.
+    is thousands of times smaller than `soft_target_kl`; it exists to compare with results that used it. The sum over classes is the
+    softmax-level distillation of speech, ||p - q||^2.
 
     Args:
         student: Logits, shape [..., K].
         teacher: Dense target of the same positions and classes.
         temperature: T, above 0.
         t_squared: Whether to multiply by T^2, as KD_Lib does.
+        class_reduction: "mean" over classes, or their "sum".
 
     Returns:
         One value per position, shape [...].
@@ -173,6 +182,8 @@ def softened_mse(student: Tensor, teacher: Target | Tensor, *, temperature: floa
     >>> softened_mse(student, teacher, temperature=4.0, t_squared=True)
     tensor([0.1217])
     """
+    choose(class_reduction, ("sum", "mean"), "class_reduction", where="softened_mse")
     reason = "the squares of the classes left out are unknown"
     q, p = probabilities(student, teacher, temperature, "softened_mse", reason)
-    return scaled((q - p).square().mean(-1), temperature, t_squared)
+    squares = (q - p).square()
+    return scaled(squares.sum(-1) if class_reduction == "sum" else squares.mean(-1), temperature, t_squared)

@@ -14,7 +14,7 @@ from bookkd.core.check import at_least, positive, unique
 from bookkd.core.errors import ConfigError, FidelityError, expected
 from bookkd.losses.drawn import ClassTarget, SampledTarget
 
-__all__ = ["DenseTarget", "FullTarget", "SparseTarget", "Target", "as_target", "computing_dtype"]
+__all__ = ["DenseTarget", "FullTarget", "SparseTarget", "Target", "as_target", "computing_dtype", "likeliest"]
 
 
 def computing_dtype(*dtypes: torch.dtype) -> torch.dtype:
@@ -275,6 +275,24 @@ def as_target(teacher: Target | Tensor) -> Target:
     'DenseTarget'
     """
     return DenseTarget(teacher) if isinstance(teacher, Tensor) else teacher
+
+
+def likeliest(target: Target) -> Tensor:
+    """Return the teacher's likeliest class at each position, int64 [...]; of equal ones the lowest, where all are known.
+
+    Raises:
+        FidelityError: for draws, whose most frequent class need not be the likeliest.
+
+    >>> likeliest(SparseTarget.from_logits(torch.tensor([[0.0, 2.0, 1.0]]), 2, (1.0,)))
+    tensor([1])
+    """
+    if isinstance(target, SampledTarget):
+        raise target.refuse("likeliest class")
+    if isinstance(target, ClassTarget):
+        return target.classes
+    if isinstance(target, SparseTarget):
+        return target.indices.gather(-1, target.values.argmax(-1, keepdim=True)).squeeze(-1)
+    return target.log_probabilities(1.0).argmax(-1)
 
 
 def _log_one_minus_exp(log_mass: Tensor) -> Tensor:

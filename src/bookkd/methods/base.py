@@ -133,7 +133,8 @@ class BaseMethod:
         def sources(names: Sequence[str]) -> tuple[str, ...]:
             return tuple(source for name in names for source in task.sources(name))
 
-        return Needs(fields=fields, dense=sources(dense), nonlinear=sources(bent))
+        hard = [name for name in objective.hard() if name in asked]
+        return Needs(fields=fields, dense=sources(dense), nonlinear=sources(bent), hard=sources(hard))
 
     def handlers(self) -> tuple[Handler, ...]:
         """Return none."""

@@ -87,6 +87,12 @@ class Objective:
         }
         return tuple(sorted(found - set(self.dense_only())))
 
+    def hard(self) -> tuple[str, ...]:
+        """Return the teacher's fields of which every term looks at the likeliest class alone."""
+        read = [term for term in self.terms if term.teacher is not None and not term.own]
+        whole = {term.teacher for term in read if not term.claims.hard or term.transforms}
+        return tuple(sorted({term.teacher for term in read if term.teacher is not None} - whole))
+
     def refuse_split(self, parts: int) -> None:
         """Refuse to divide a batch over `parts` micro-batches or ranks where a term relates its rows.
 
@@ -183,17 +189,18 @@ class Objective:
         kept = self._weights(term, batch, weights)
         if term.claims.scope == "batch":
             return term.value(student_fields, targets, batch, clock) * kept.sum()
-        skipped = kept == 0
+        skipped, left_out = kept == 0, term.left_out(student_fields, targets, batch)
+        silenced = skipped if left_out is None else skipped | left_out
         sides = [name for name in (term.field, term.teacher if term.gradient else None) if name in student_fields]
         student_fields = {
             **student_fields,
-            **{name: _shielded(student_fields[name], skipped) for name in sides if name},
+            **{name: _shielded(student_fields[name], silenced) for name in sides if name},
         }
         value = _value(term, student_fields, targets, batch, clock)
         if value.shape != kept.shape:
             got = f"shape {list(value.shape)}"
             raise ConfigError(expected("loss", f"one value for each of {list(kept.shape)}", got, where=term.name))
-        return (value.masked_fill(skipped, 0) * kept).sum()
+        return (value.masked_fill(silenced, 0) * kept).sum()
 
 
 def _value(

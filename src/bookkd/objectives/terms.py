@@ -17,13 +17,16 @@ from bookkd.core.names import choose, nearest
 from bookkd.core.schedules import Clock, Schedule, resolve
 from bookkd.losses import Claims, FullTarget, Loss, Target, as_target, claims_of
 
-__all__ = ["Hyper", "Mask", "Term", "bind", "labelled", "masked", "scheduled", "weighted"]
+__all__ = ["Hyper", "Mask", "Term", "bind", "labelled", "masked", "scheduled", "selected", "weighted"]
 
 Hyper = float | str | bool | Schedule
 """A hyper-parameter of a loss; a `Schedule` is resolved at every step."""
 
 Mask = Callable[[Mapping[str, Any]], Tensor]
 """From a batch to a boolean tensor of its positions: where the term counts."""
+
+Selection = Callable[[Target, Mapping[str, Any]], Tensor]
+"""From (target, batch) to a boolean tensor of the positions: where the values of a term count; its denominator stays that of all."""
 
 _TEACHER = "teacher"
 
@@ -84,6 +87,7 @@ class Term:
         transforms: Applied to both sides before the loss, in this order; see `objectives.transforms`.
         own: Whether `teacher` is a field of the student's own, as peers teach one another; taken without gradient.
         gradient: Whether one of the student's own is handed to the loss with its gradient after all, as two passes that are to agree.
+        only: Where the values count, which are 0 elsewhere; unlike `mask` it leaves the denominator as it is, and looks at the target.
     """
 
     name: str
@@ -97,6 +101,7 @@ class Term:
     transforms: tuple[Transform, ...] = ()
     own: bool = False
     gradient: bool = False
+    only: Selection | None = None
 
     def __post_init__(self) -> None:
         check_field_name(self.field)
@@ -106,10 +111,9 @@ class Term:
             finite(self.weight, "weight", where=f"term {self.name}")
         self._check_positional()
         self._check_hyper()
-        if (self.transforms or self.own) and self.teacher is None:
-            raise ConfigError(
-                expected(_TEACHER, "a field", None, where=f"term {self.name} with transforms or own=True")
-            )
+        if (self.transforms or self.own or self.only) and self.teacher is None:
+            where = f"term {self.name} with transforms or own=True or a selection"
+            raise ConfigError(expected(_TEACHER, "a field", None, where=where))
         if self.gradient and not self.own:
             do = "A teacher's fields have no gradient."
             raise ConfigError(expected("own", "True with gradient=True", False, where=f"term {self.name}", do=do))
@@ -189,6 +193,15 @@ class Term:
         if silent is None or self.claims.scope == "batch":
             return self.loss(*inputs, **hyper)
         return self.loss(*inputs, **hyper).masked_fill(silent, 0)
+
+    def left_out(
+        self, student_fields: Mapping[str, Tensor], targets: Mapping[str, Target | Tensor], batch: Mapping[str, Any]
+    ) -> Tensor | None:
+        """Return the positions whose values are set to 0, bool; None for none."""
+        if self.only is None or self.teacher is None:
+            return None
+        target = self._look_up(self.teacher, student_fields if self.own else targets, _TEACHER)
+        return ~self.only(as_target(target.detach() if isinstance(target, Tensor) else target), batch)
 
     def _look_up(self, name: str, fields: Mapping[str, Any], side: str) -> Any:
         if name in fields:
@@ -272,6 +285,17 @@ def masked(term: Term, mask: Mask) -> Term:
     True
     """
     return replace(term, mask=mask if term.mask is None else _Both(term.mask, mask))
+
+
+def selected(term: Term, selection: Selection) -> Term:
+    """Return `term` with the values 0 wherever `selection(target, batch)` is False, and the same denominator.
+
+    >>> from bookkd.losses import soft_target_kl
+    >>> term = bind(soft_target_kl, teacher="logits", temperature=1.0, t_squared=True, class_reduction="sum")
+    >>> selected(term, lambda target, batch: target.log_probabilities(1.0)[..., 0] < -0.7).only is None
+    False
+    """
+    return replace(term, only=selection)
 
 
 @dataclass(frozen=True)

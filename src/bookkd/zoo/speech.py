@@ -1,0 +1,316 @@
+"""Speech as a data set: clips of sound with transcripts, turned once into log-mel features, one frame after another."""
+
+from __future__ import annotations
+
+import io
+import math
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from bookkd.core.check import at_least, positive
+from bookkd.core.errors import ConfigError, DataError, expected
+from bookkd.core.names import require
+
+__all__ = ["SpeechDataset", "Utterance", "log_mel", "read_speech", "symbols_of"]
+
+_FLOOR = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class Utterance:
+    """One clip with what is said in it.
+
+    Args:
+        wave: Samples, floating, from -1 to 1, shape [samples].
+        text: What is said.
+        speaker: Who says it; for splits.
+    """
+
+    wave: npt.NDArray[Any]
+    text: str
+    speaker: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class SpeechDataset:
+    """Features of utterances, each with a number of frames of its own, and their transcripts as symbols.
+
+    Args:
+        name: Name of the set.
+        frames: Features of all utterances, one after another, float32 [frames, features].
+        ends: Where each ends, rising, the last at the number of frames, int [utterances].
+        symbols: Symbols of all transcripts, one after another, int [symbols].
+        symbol_ends: Where each ends.
+        class_names: What each class stands for, the blank among them.
+        blank: The class that stands for no symbol.
+        speakers: Of each utterance; empty where not known.
+        separator: What stands between symbols in text: "" of letters, " " of words.
+        pad_value: Feature that shorter utterances of a batch are filled up with.
+
+    Raises:
+        DataError: for ends that divide nothing, features that are not finite, utterances without frames or symbols, or symbols that
+            are the blank or no class.
+
+    >>> frames = np.zeros((5, 2), np.float32)
+    >>> data = SpeechDataset("mine", frames, np.array([3, 5]), np.array([1, 2, 1]), np.array([2, 3]), ("", "a", "b"))
+    >>> data[0][0].shape, data[0][1], data.texts
+    (torch.Size([3, 2]), tensor([1, 2]), ('ab', 'a'))
+    """
+
+    name: str
+    frames: npt.NDArray[np.float32]
+    ends: npt.NDArray[np.int64]
+    symbols: npt.NDArray[np.int64]
+    symbol_ends: npt.NDArray[np.int64]
+    class_names: tuple[str, ...]
+    blank: int = 0
+    speakers: tuple[str, ...] = ()
+    separator: str = ""
+    pad_value: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.frames.ndim != 2 or self.frames.dtype.kind != "f":
+            got = f"{self.frames.dtype} of shape {self.frames.shape}"
+            raise DataError(expected("frames", "floating [frames, features]", got, where=self.name))
+        if not 0 <= self.blank < len(self.class_names):
+            wish = f"from 0 to {len(self.class_names) - 1}"
+            raise ConfigError(expected("blank", wish, self.blank, where=self.name))
+        _check_ends(self.ends, len(self.frames), "frames", self.name)
+        _check_ends(self.symbol_ends, len(self.symbols), "symbols", self.name)
+        for what, given in (("transcripts", len(self.symbol_ends)), ("speakers", len(self.speakers))):
+            if given not in (len(self.ends), *((0,) if what == "speakers" else ())):
+                raise DataError(expected(what, f"one for each of {len(self.ends)} utterances", given, where=self.name))
+        bad = np.flatnonzero(~np.isfinite(self.frames).all(axis=1))
+        if len(bad):
+            where = f"{self.name}, utterance {int(np.searchsorted(self.ends, bad[0], side='right'))}"
+            raise DataError(expected("features", "finite", "NaN or infinity", where=where))
+        wrong = (self.symbols < 0) | (self.symbols >= len(self.class_names)) | (self.symbols == self.blank)
+        if wrong.any():
+            first = int(np.flatnonzero(wrong)[0])
+            where = f"{self.name}, utterance {int(np.searchsorted(self.symbol_ends, first, side='right'))}"
+            wish = f"from 0 to {len(self.class_names) - 1}, and not the blank {self.blank}"
+            raise DataError(expected("symbol", wish, int(self.symbols[first]), where=where))
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Frames of each utterance."""
+        return np.diff(self.ends, prepend=0)
+
+    @property
+    def most_positions(self) -> int:
+        """Frames of the longest utterance."""
+        return int(self.lengths.max())
+
+    @property
+    def n_features(self) -> int:
+        """Features of a frame."""
+        return int(self.frames.shape[1])
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """What is said in each utterance."""
+        return tuple(
+            self.separator.join(self.class_names[symbol] for symbol in self._symbols(index).tolist())
+            for index in range(len(self))
+        )
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        """Return the features of an utterance, float32 [frames, features], and its symbols, int64 [symbols]."""
+        start = int(self.ends[index - 1]) if index else 0
+        frames = torch.from_numpy(self.frames[start : int(self.ends[index])].astype(np.float32))
+        return frames, torch.from_numpy(self._symbols(index).astype(np.int64))
+
+    def _symbols(self, index: int) -> npt.NDArray[np.int64]:
+        start = int(self.symbol_ends[index - 1]) if index else 0
+        return self.symbols[start : int(self.symbol_ends[index])]
+
+
+def _check_ends(ends: npt.NDArray[np.int64], total: int, what: str, name: str) -> None:
+    counts = np.diff(np.asarray(ends, dtype=np.int64), prepend=0)
+    if len(ends) and ends[-1] == total and (counts >= 1).all():
+        return
+    short = np.flatnonzero(counts < 1)
+    got = f"{int(counts[short[0]])} in utterance {int(short[0])}" if len(short) else f"{len(ends)} ends for {total}"
+    do = "Leave out utterances without sound or transcript."
+    raise DataError(expected(what, "at least one in each utterance, the last at the end", got, where=name, do=do))
+
+
+def symbols_of(text: str, class_names: Sequence[str], *, blank: int, separator: str = "", where: str = "") -> list[int]:
+    """Return the symbols of a text.
+
+    Args:
+        text: What is said.
+        class_names: What each class stands for.
+        blank: The class that stands for no symbol.
+        separator: What stands between symbols; "" takes every character for one.
+        where: Whose text it is, for the error.
+
+    Raises:
+        DataError: for a text without symbols, or with one that is no class.
+
+    >>> symbols_of("abba", ("", "a", "b"), blank=0)
+    [1, 2, 2, 1]
+    """
+    known = {name: place for place, name in enumerate(class_names) if place != blank}
+    parts = text.split(separator) if separator else list(text)
+    if not text or not parts:
+        raise DataError(expected("text", "at least one symbol", text, where=where, do="Leave the utterance out."))
+    for part in parts:
+        if part not in known:
+            do = "Give it a class, or bring the text to the symbols that there are."
+            raise DataError(expected("symbol", f"one of the {len(known)} classes", part, where=where, do=do))
+    return [known[part] for part in parts]
+
+
+def log_mel(
+    wave: npt.NDArray[Any] | Tensor, rate: int, *, n_mels: int = 40, window: float = 0.025, hop: float = 0.010
+) -> Tensor:
+    """Return the logarithm of the power of sound in bands of equal width on the mel scale, one row a hop.
+
+    Args:
+        wave: Samples, floating, shape [samples].
+        rate: Samples a second.
+        n_mels: Number of bands.
+        window: Seconds of a frame, Hann-weighted.
+        hop: Seconds from one frame to the next.
+
+    Returns:
+        float32 [frames, n_mels], frames = 1 + samples // (rate hop).
+
+    >>> log_mel(np.zeros(800), 8000).shape
+    torch.Size([11, 40])
+    """
+    at_least(n_mels, 1, "n_mels", where="log_mel")
+    positive(window, "window", where="log_mel")
+    positive(hop, "hop", where="log_mel")
+    sound = torch.as_tensor(np.asarray(wave, dtype=np.float32))
+    if sound.ndim != 1 or not len(sound):
+        raise DataError(expected("wave", "samples in one row", f"shape {tuple(sound.shape)}", where="log_mel"))
+    length, step = round(rate * window), round(rate * hop)
+    size = 2 ** math.ceil(math.log2(length))
+    spectrum = torch.stft(
+        sound, size, step, length, torch.hann_window(length), center=True, pad_mode="constant", return_complex=True
+    )
+    power = spectrum.abs().square().T
+    return (power @ _mel_bands(rate, size, n_mels) + _FLOOR).log()
+
+
+@lru_cache(maxsize=8)
+def _mel_bands(rate: int, size: int, n_mels: int) -> Tensor:
+    """Return triangles of height 1 that overlap by half, float32 [size / 2 + 1, n_mels]: the scale of O'Shaughnessy, 1987."""
+
+    def mel(hertz: float) -> float:
+        return 2595 * math.log10(1 + hertz / 700)
+
+    points = torch.linspace(mel(0), mel(rate / 2), n_mels + 2, dtype=torch.float64)
+    edges = 700 * (10 ** (points / 2595) - 1)
+    bins = torch.linspace(0, rate / 2, size // 2 + 1, dtype=torch.float64)[:, None]
+    rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
+    return torch.minimum(rising, falling).clamp_min(0).float()
+
+
+def read_speech(
+    name: str,
+    utterances: Iterable[Utterance],
+    rate: int,
+    class_names: tuple[str, ...],
+    *,
+    blank: int = 0,
+    separator: str = "",
+    subsampling: int = 1,
+    drop: bool = False,
+    **features: Any,
+) -> SpeechDataset:
+    """Turn clips into a data set: log-mel features, of each utterance and band with mean 0 and standard deviation 1.
+
+    Args:
+        name: Name of the set.
+        utterances: Clips and texts.
+        rate: Samples a second, of all.
+        class_names: What each class stands for, the blank among them.
+        blank: The class that stands for no symbol.
+        separator: What stands between symbols in text.
+        subsampling: Frames of the features to one of the network, for `drop`.
+        drop: Leave out utterances whose text has no path through so few frames; otherwise they are refused.
+        features: Options of `log_mel`.
+
+    Raises:
+        DataError: naming the first utterance without text, with a symbol that is no class, or too short for its text.
+    """
+    frames, symbols, speakers = [], [], []
+    for place, each in enumerate(utterances):
+        where = f"{name}, utterance {place}"
+        said = symbols_of(each.text, class_names, blank=blank, separator=separator, where=where)
+        found = log_mel(each.wave, rate, **features)
+        needed = len(said) + sum(a == b for a, b in zip(said, said[1:], strict=False))
+        there = -(-len(found) // subsampling)
+        if there < needed:
+            if drop:
+                continue
+            do = "Pass drop=True to leave such utterances out."
+            raise DataError(expected("frames", f"at least {needed} for its transcript", there, where=where, do=do))
+        frames.append(((found - found.mean(0)) / (found.std(0, correction=0) + 1e-3)).numpy())
+        symbols.append(said)
+        speakers.append(each.speaker)
+    if not frames:
+        raise DataError(expected("utterances", "at least one that fits its transcript", "none", where=name))
+    return SpeechDataset(
+        name,
+        np.concatenate(frames).astype(np.float32),
+        np.cumsum([len(each) for each in frames], dtype=np.int64),
+        np.concatenate([np.asarray(each, dtype=np.int64) for each in symbols]),
+        np.cumsum([len(each) for each in symbols], dtype=np.int64),
+        class_names,
+        blank,
+        tuple(speakers),
+        separator,
+    )
+
+
+def wave_files(root: str | Path, folder: str) -> Iterator[tuple[str, npt.NDArray[Any], int]]:
+    """Yield name without ending, samples and samples a second of the wav files of a folder, in order of their names.
+
+    Args:
+        root: A folder, or a zip of one.
+        folder: Where the files are in it.
+
+    Raises:
+        MissingExtraError: if soundfile is not installed.
+        DataError: if there are none, or one is no sound of one channel.
+    """
+    soundfile, path = require("soundfile", "speech"), Path(root)
+    if path.is_file() and zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as packed:
+            names = sorted(each for each in packed.namelist() if each.endswith(".wav") and f"/{folder}/" in f"/{each}")
+            for each in names:
+                yield Path(each).stem, *_sound(soundfile, io.BytesIO(packed.read(each)), each)
+    else:
+        names = sorted(str(each) for each in (path / folder).glob("*.wav"))
+        for each in names:
+            yield Path(each).stem, *_sound(soundfile, each, each)
+    if not names:
+        do = "Pass the folder, or a zip of it."
+        raise DataError(expected("root", f"one with {folder}/*.wav", str(root), where="speech", do=do))
+
+
+def _sound(soundfile: Any, file: Any, name: str) -> tuple[npt.NDArray[Any], int]:
+    try:
+        wave, rate = soundfile.read(file, dtype="float32")
+    except soundfile.LibsndfileError as error:
+        raise DataError(expected("file", "a sound", str(error), where=name)) from error
+    if wave.ndim != 1:
+        raise DataError(expected("file", "of one channel", f"{wave.shape[1]} channels", where=name))
+    return wave, int(rate)
