@@ -2,6 +2,7 @@
 
 from bookkd.evaluation.calibration import calibration, confusion, fit_temperature, reliability
 from bookkd.evaluation.costs import Cost, Latency, cost
+from bookkd.evaluation.decoding import beam_decode, greedy_decode
 from bookkd.evaluation.directions import lower_is_better
 from bookkd.evaluation.distillation_score import crossing_alpha, distillation_score
 from bookkd.evaluation.diversity import Diversity, diversity, vasicek_entropy
@@ -18,6 +19,7 @@ from bookkd.evaluation.paired import (
 from bookkd.evaluation.regression import evaluate_regression
 from bookkd.evaluation.student_t import Contrast, contrast_of, interval_of_mean, t_quantile
 from bookkd.evaluation.tokens import TokenSums
+from bookkd.evaluation.transcripts import TranscriptSums
 
 __all__ = [
     "Contrast",
@@ -30,6 +32,8 @@ __all__ = [
     "Latency",
     "Measures",
     "TokenSums",
+    "TranscriptSums",
+    "beam_decode",
     "bootstrap",
     "calibration",
     "confusion",
@@ -43,6 +47,7 @@ __all__ = [
     "evaluate_multi_label",
     "evaluate_regression",
     "fit_temperature",
+    "greedy_decode",
     "interaction_of",
     "interval_of_mean",
     "lower_is_better",

@@ -146,8 +146,10 @@ class TranscriptSums:
         wanted = [seen[LABEL][place][: int(lengths[place])].tolist() for place in places]
         frames = [each for each, keep in zip(log_q.split(counts.tolist()), known.tolist(), strict=True) if keep]
         flat, kept = torch.cat(frames), counts.cpu()[known]
-        decode = greedy_decode(flat, kept, blank=self.blank) if self.beam == 1 else None
-        heard = decode or beam_decode(flat, kept, blank=self.blank, width=self.beam)
+        if self.beam == 1:
+            heard = greedy_decode(flat, kept, blank=self.blank)
+        else:
+            heard = beam_decode(flat, kept, blank=self.blank, width=self.beam)
         jiwer = require("jiwer", "speech")
         texts = [[self._text(each) for each in side] for side in (wanted, heard)]
         for kind, process in (("word", jiwer.process_words), ("character", jiwer.process_characters)):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bookkd.core.errors import ConfigError, DataError, expected
 from bookkd.core.fields import LOGITS, MEAN, VARIANCE
-from bookkd.evaluation import Evaluation, Measures, TokenSums, evaluate, evaluate_multi_label, evaluate_regression
+from bookkd.evaluation import Evaluation, Measures, TokenSums, TranscriptSums, evaluate, evaluate_multi_label, evaluate_regression
 from bookkd.learning.learner import Learner
 from bookkd.losses import DenseTarget
 from bookkd.tasks import Predictions, Task, predict
@@ -74,7 +74,10 @@ class Gatherer(Protocol):
         ...
 
 
-_GATHERERS: Mapping[str, Callable[[Any], Gatherer]] = {"causal-lm": lambda task: TokenSums()}
+_GATHERERS: Mapping[str, Callable[[Any], Gatherer]] = {
+    "causal-lm": lambda task: TokenSums(),
+    "ctc": lambda task: TranscriptSums(task.class_names, blank=task.blank, separator=task.separator),
+}
 """Task name -> what gathers the metrics of its sequences, made for a task."""
 
 
@@ -85,6 +88,7 @@ def measure_sequences(
     *,
     teacher: Callable[..., Any] | None = None,
     transform: Callable[[Any], Tensor] | None = None,
+    gatherer: Gatherer | None = None,
     batch_size: int = 16,
     device: str | torch.device = "cpu",
     replicates: int = 1000,
@@ -99,6 +103,7 @@ def measure_sequences(
         task: One whose records are sequences.
         teacher: Another network to be compared with, on the same device.
         transform: Deterministic transform of a view; None where the data set gives tensors.
+        gatherer: What gathers the metrics, such as a `TranscriptSums` that decodes by a beam; None for that of the task.
         batch_size: Sequences a pass.
         device: Where the views go.
         replicates: Bootstrap replicates over sequences; 0 for values alone.
@@ -111,7 +116,8 @@ def measure_sequences(
     if task.name not in _GATHERERS:
         wish = f"one whose records are sequences: {', '.join(sorted(_GATHERERS))}"
         raise ConfigError(expected("task", wish, task.name, where="evaluation"))
-    sums, replay = _GATHERERS[task.name](task), Replay(dataset, Views(transform, n_views=1), probe_share=0)
+    sums = _GATHERERS[task.name](task) if gatherer is None else gatherer
+    replay = Replay(dataset, Views(transform, n_views=1), probe_share=0)
     with torch.inference_mode():
         for start in range(0, len(replay), batch_size):
             picks = [Pick(row, 0) for row in range(start, min(start + batch_size, len(replay)))]

@@ -9,6 +9,8 @@ from bookkd.core.errors import ConfigError, expected
 from bookkd.core.names import choose, import_reference, is_reference, look_up, nearest
 from bookkd.methods.base import BaseMethod, Card, Handler, Method
 from bookkd.methods.bookkd import BookKD
+from bookkd.methods.cons_kd import ConsKD
+from bookkd.methods.ctc_kd import CTCKD
 from bookkd.methods.dist import DIST
 from bookkd.methods.dkd import DKD
 from bookkd.methods.dml import DML
@@ -23,6 +25,7 @@ from bookkd.methods.tfkd import TfKDReg, TfKDSelf
 from bookkd.methods.vanilla_kd import VanillaKD
 
 __all__ = [
+    "CTCKD",
     "DIST",
     "DKD",
     "DML",
@@ -34,6 +37,7 @@ __all__ = [
     "BetaLabelSmoothing",
     "BookKD",
     "Card",
+    "ConsKD",
     "ExtractiveKD",
     "Handler",
     "LogitStandardization",
@@ -50,6 +54,8 @@ __all__ = [
 METHODS = {
     "beta-smoothing": "bookkd.methods.instance_label_smoothing:BetaLabelSmoothing",
     "bookkd": "bookkd.methods.bookkd:BookKD",
+    "cons-kd": "bookkd.methods.cons_kd:ConsKD",
+    "ctc-kd": "bookkd.methods.ctc_kd:CTCKD",
     "dist": "bookkd.methods.dist:DIST",
     "dkd": "bookkd.methods.dkd:DKD",
     "dml": "bookkd.methods.dml:DML",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from bookkd.objectives.connectors import Connector, ConnectorModule, Scale
+from bookkd.objectives.frames import Frames
 from bookkd.objectives.objective import Objective
-from bookkd.objectives.terms import Term, bind, labelled, masked, scheduled, weighted
+from bookkd.objectives.terms import Term, bind, labelled, masked, scheduled, selected, weighted
 from bookkd.objectives.transforms import (
     Combine,
     Correct,
@@ -26,6 +27,7 @@ __all__ = [
     "Extract",
     "FieldTransform",
     "Flatten",
+    "Frames",
     "Objective",
     "Scale",
     "Standardise",
@@ -35,6 +37,7 @@ __all__ = [
     "labelled",
     "masked",
     "scheduled",
+    "selected",
     "transformed",
     "weighted",
 ]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from bookkd.core.check import at_least
@@ -50,12 +51,12 @@ class Frames:
         spikes = likeliest(target) != self.blank
         if self.which == "all":
             return torch.ones_like(spikes)
+        if self.which == "non-blank":
+            return spikes
+        counts = batch[COUNT].to(spikes.device)
+        utterance = torch.arange(len(counts), device=spikes.device).repeat_interleave(counts)
         kept = spikes
-        if self.which == "spikes" and self.around:
-            counts = batch[COUNT].to(spikes.device)
-            utterance = torch.arange(len(counts), device=spikes.device).repeat_interleave(counts)
-            for step in range(1, min(self.around, len(spikes) - 1) + 1):
-                same = utterance[step:] == utterance[:-step]
-                kept = kept.index_put((torch.arange(step, len(spikes), device=kept.device),), kept[step:] | (spikes[:-step] & same))
-                kept = kept.index_put((torch.arange(len(spikes) - step, device=kept.device),), kept[:-step] | (spikes[step:] & same))
+        for step in range(1, min(self.around, len(spikes) - 1) + 1):
+            same = utterance[step:] == utterance[:-step]
+            kept = kept | F.pad(spikes[:-step] & same, (step, 0)) | F.pad(spikes[step:] & same, (0, step))
         return kept

@@ -69,6 +69,16 @@ QUALITY: Mapping[str, tuple[Column, ...]] = {
         Column("ece", "ECE", "number", "expected calibration error before temperature scaling; lower is better"),
         Column("agreement", "agreement", "percent", "share of samples on which student and teacher say the same class"),
     ),
+    "ctc": (
+        Column("wer", "WER", "percent", "word errors by words of the transcripts, greedy decoding; lower is better"),
+        Column("cer", "CER", "percent", "character errors by characters of the transcripts; lower is better"),
+        Column("exact", "all words", "percent", "share of utterances without a word error; higher is better"),
+        Column("nll", "CTC loss", "number", "negative log-likelihood of an utterance's transcript, nats; lower is better"),
+        Column("ece", "ECE", "number", "calibration error of the symbols that are decoded; lower is better"),
+        Column("blank_share", "blank frames", "percent", "share of frames whose likeliest class is the blank"),
+        Column("agreement", "agreement", "percent", "share of frames with the teacher's likeliest class"),
+        Column("teacher_kl", "KL to teacher", "number", _KL),
+    ),
     "multi-label": (
         Column("map", "mAP", "percent", "mean over classes of the average precision; higher is better"),
         Column("worst_class", "worst class", "percent", "least average precision of a class; higher is better"),

@@ -6,11 +6,13 @@ from bookkd.core.names import look_up
 from bookkd.tasks.base import BaseTask, LogitsTask, SoftOptions, Task
 from bookkd.tasks.causal_lm import CausalLM
 from bookkd.tasks.classification import Classification
+from bookkd.tasks.ctc import CTC
 from bookkd.tasks.multi_label import MultiLabel
 from bookkd.tasks.predict import Predictions, plain_loader, predict
 from bookkd.tasks.regression import Regression
 
 __all__ = [
+    "CTC",
     "TASKS",
     "BaseTask",
     "CausalLM",
@@ -29,6 +31,7 @@ __all__ = [
 TASKS = {
     "causal-lm": "bookkd.tasks.causal_lm:CausalLM",
     "classification": "bookkd.tasks.classification:Classification",
+    "ctc": "bookkd.tasks.ctc:CTC",
     "multi-label": "bookkd.tasks.multi_label:MultiLabel",
     "regression": "bookkd.tasks.regression:Regression",
 }

@@ -28,6 +28,7 @@ class PositionTask(BaseTask):
     """
 
     name: ClassVar[str]
+    _hint: ClassVar[str] = "Use a network of the data's tokens and classes, which says something at every position."
 
     @property
     @abstractmethod
@@ -104,7 +105,6 @@ class PositionTask(BaseTask):
         ):
             got = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {kind} without them"
             wish = f"[{rows}, {'at least ' if length is None else ''}{least}, at least {classes}]"
-            do = "Use a network of the data's tokens and classes, which says something at every position."
-            raise TeacherOutputError(expected("logits", wish, got, where="output of a network", do=do))
+            raise TeacherOutputError(expected("logits", wish, got, where="output of a network", do=self._hint))
         flat: Tensor = found[..., :classes][self._kept(batch, found.shape[1], found.device)]
         return flat
