@@ -11,6 +11,7 @@ import torch
 from scipy.special import log_softmax, logsumexp, rel_entr, softmax
 from scipy.stats import entropy, pearsonr
 from tests.losses.regression_cases import REGRESSION
+from tests.losses.speech_cases import SAID, SPEECH, Z1
 
 from bookkd.book import RowIds, Sampled
 from bookkd.core.fields import IGNORE_LABEL
@@ -144,9 +145,9 @@ def ref_probability_ce(student, probabilities, *, temperature, t_squared):
     return -factor(temperature, t_squared) * np.einsum("nc,nc->n", probabilities, log_q)
 
 
-def ref_mse(student, teacher, *, temperature, t_squared):
+def ref_mse(student, teacher, *, temperature, t_squared, class_reduction="mean"):
     q, p = outcomes(student, teacher, temperature)
-    return factor(temperature, t_squared) * np.square(p - q).mean(-1)
+    return factor(temperature, t_squared) * getattr(np.square(p - q), class_reduction)(-1)
 
 
 def ref_entropy(student, *, temperature):
@@ -487,9 +488,13 @@ CASES = (
         made(dense),
         ref_mse,
         # By hand, T = 1, from the card's softmax(z) and softmax(v).
-        (Worked(Z, (V,), at(1.0), (0.050440**2 + 0.181684**2 + 0.131243**2) / 3),),
+        (
+            Worked(Z, (V,), at(1.0), (0.050440**2 + 0.181684**2 + 0.131243**2) / 3),
+            Worked(Z1, (SAID,), at(1.0, class_reduction="sum"), 0.090612 / 2),  # card cons-kd-ctc, L_SKD by frame
+        ),
         dense,
     ),
+    LossCase("softened_mse/sum", softened_mse, at(4.0, class_reduction="sum"), made(dense), ref_mse, (), dense),
     LossCase(
         "student_entropy",
         student_entropy,
@@ -581,4 +586,5 @@ CASES = (
     *gram_cases("class_gram", class_gram, ref_class_gram, three(0.041288, 1.0, views=1), three(0.002881, 4.0, views=1)),
     *gram_cases("batch_gram", batch_gram, ref_batch_gram, three(0.040865, 1.0, views=1), three(0.001219, 4.0, views=1)),
     *REGRESSION,
+    *SPEECH,
 )

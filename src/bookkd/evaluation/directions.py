@@ -5,7 +5,20 @@ from __future__ import annotations
 __all__ = ["lower_is_better"]
 
 _ERRORS = frozenset(
-    {"brier", "cer", "ece", "hamming_loss", "loss", "mae", "nll", "perplexity", "rmse", "teacher_kl", "teacher_rmse", "wer"}
+    {
+        "brier",
+        "cer",
+        "ece",
+        "hamming_loss",
+        "loss",
+        "mae",
+        "nll",
+        "perplexity",
+        "rmse",
+        "teacher_kl",
+        "teacher_rmse",
+        "wer",
+    }
 )
 
 

@@ -128,9 +128,7 @@ class TranscriptSums:
             each["agreement"] = (likeliest == log_p.argmax(-1)).double()
             each["teacher_kl"] = torch.where(p > 0, p * (log_p - log_q), 0).sum(-1)
         parts = counts.tolist()
-        return {
-            name: np.array([float(part.sum()) for part in value.split(parts)]) for name, value in each.items()
-        }
+        return {name: np.array([float(part.sum()) for part in value.split(parts)]) for name, value in each.items()}
 
     def _transcripts(self, log_q: Tensor, seen: Mapping[str, Any], counts: Tensor) -> dict[str, Floats]:
         """Return figures of each utterance, 0 where its transcript is not known."""

@@ -11,7 +11,15 @@ from torch import Tensor
 
 from bookkd.core.errors import ConfigError, DataError, expected
 from bookkd.core.fields import LOGITS, MEAN, VARIANCE
-from bookkd.evaluation import Evaluation, Measures, TokenSums, TranscriptSums, evaluate, evaluate_multi_label, evaluate_regression
+from bookkd.evaluation import (
+    Evaluation,
+    Measures,
+    TokenSums,
+    TranscriptSums,
+    evaluate,
+    evaluate_multi_label,
+    evaluate_regression,
+)
 from bookkd.learning.learner import Learner
 from bookkd.losses import DenseTarget
 from bookkd.tasks import Predictions, Task, predict

@@ -150,7 +150,7 @@ def guided_ctc(student: Tensor, teacher: Target | Tensor, *, blank: int) -> Tens
     return -q.gather(-1, classes.unsqueeze(-1)).squeeze(-1).masked_fill(classes == blank, 0)
 
 
-@claims(t_squared=True, mutual=True)
+@claims(t_squared=True, full_support=True, mutual=True)
 def consistency(student: Tensor, teacher: Tensor, *, temperature: float, t_squared: bool) -> Tensor:
     r"""How far two passes of one student are apart, both ways, with gradient through both.
 

@@ -6,7 +6,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -161,14 +161,14 @@ def plan_book(
         do = "Use the codec dense or int8."
         where = f"task {task.name}, whose losses need every value"
         raise FidelityError(expected("codec", "one that keeps every value", codec.name, where=where, do=do))
-    infos = LiveKnowledge(teacher, task).fields
+    knowledge, seen = LiveKnowledge(teacher, task), _Viewed(dataset, views)
     fields = {
         name: FieldPlan(
             info.shape,
             Dense("float32") if info.exact else codec,
-            positions=task.most_positions(dataset) if info.by_position else None,
+            positions=knowledge.task.most_positions(seen) if info.by_position else None,
         )
-        for name, info in infos.items()
+        for name, info in knowledge.fields.items()
     }
     fields[PROBE_HASH] = FieldPlan((), Raw("uint64"))
     fields[PROBE_PROJECTIONS] = FieldPlan((2,), Raw("float32"))
@@ -186,6 +186,23 @@ def plan_book(
         device=str(torch.device(teacher.device).type),
         versions={"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
     )
+
+
+@dataclass(frozen=True)
+class _Viewed:
+    """A data set of sequences as its views are: one that changes their length says how long they may become, by its `longest`."""
+
+    dataset: Any
+    views: Views
+
+    @property
+    def most_positions(self) -> int:
+        most: int = self.dataset.most_positions
+        longest = getattr(self.views.transform, "longest", None)
+        return most if longest is None else int(longest(most))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.dataset, name)
 
 
 def _write_units(

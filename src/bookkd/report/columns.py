@@ -73,7 +73,9 @@ QUALITY: Mapping[str, tuple[Column, ...]] = {
         Column("wer", "WER", "percent", "word errors by words of the transcripts, greedy decoding; lower is better"),
         Column("cer", "CER", "percent", "character errors by characters of the transcripts; lower is better"),
         Column("exact", "all words", "percent", "share of utterances without a word error; higher is better"),
-        Column("nll", "CTC loss", "number", "negative log-likelihood of an utterance's transcript, nats; lower is better"),
+        Column(
+            "nll", "CTC loss", "number", "negative log-likelihood of an utterance's transcript, nats; lower is better"
+        ),
         Column("ece", "ECE", "number", "calibration error of the symbols that are decoded; lower is better"),
         Column("blank_share", "blank frames", "percent", "share of frames whose likeliest class is the blank"),
         Column("agreement", "agreement", "percent", "share of frames with the teacher's likeliest class"),

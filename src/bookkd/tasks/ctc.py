@@ -71,7 +71,9 @@ class CTC(PositionTask):
 
     name: ClassVar[str] = "ctc"
     primary_metric: ClassVar[str] = "wer"
-    _hint: ClassVar[str] = "Give the task the network's `subsampling` (a teacher's: `teacher_subsampling`) and its classes."
+    _hint: ClassVar[str] = (
+        "Give the task the network's `subsampling` (a teacher's: `teacher_subsampling`) and its classes."
+    )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "class_names", tuple(map(str, self.class_names)))
@@ -125,7 +127,9 @@ class CTC(PositionTask):
                 transcript takes.
         """
         counts, given = self.counts(batch), batch.get(LABEL)
-        if given is None or given.ndim == 1:  # one label an utterance is none of a transcript: `IGNORE_LABEL` where there is none
+        if (
+            given is None or given.ndim == 1
+        ):  # one label an utterance is none of a transcript: `IGNORE_LABEL` where there is none
             labels, lengths = counts.new_zeros((len(counts), 0)), counts.new_zeros(len(counts))
         else:
             labels, lengths = given, batch[LABEL_LENGTH]
@@ -134,9 +138,7 @@ class CTC(PositionTask):
                 do = "Leave the utterance out, or give its transcript as one IGNORE_LABEL where it is not known."
                 raise DataError(expected("transcript", "at least one symbol", "none", where=_name(batch, place), do=do))
             lengths = lengths * (labels[:, 0] != IGNORE_LABEL)
-        check_transcripts(
-            labels, lengths, counts, blank=self.blank, n_classes=self._n_outputs, names=batch.get(SAMPLE)
-        )
+        check_transcripts(labels, lengths, counts, blank=self.blank, n_classes=self._n_outputs, names=batch.get(SAMPLE))
         kept = self._kept(batch, int(counts.max()), counts.device)
         return {**batch, LABEL: labels, LABEL_LENGTH: lengths, WEIGHT: self._spread(batch, kept), COUNT: counts}
 

@@ -72,7 +72,8 @@ class LossCase:
         name: Name in the table of losses, with "/variant" where a loss has several rows.
         loss: The loss.
         hyper: Hyper-parameters for the checks.
-        make: From a generator to float64 (student [n, classes], *args), every argument with n rows; n even, at least 4.
+        make: From a generator to float64 (student [n, classes], *args), every argument with n rows unless the loss is of sequences; n
+            even, at least 4.
         reference: The same formula in numpy float64, written from the equation, called with arrays in place of tensors.
         worked: Numbers to reproduce.
         from_logits: From teacher logits [n, classes] to the args; None where no teacher takes part.
@@ -83,6 +84,7 @@ class LossCase:
         shift_invariant: Whether a constant added to all logits of a position changes nothing.
         wild: From usual inputs of the student or teacher to extreme ones that the loss must still take; +-10,000 by default.
         ruled_out: Whether -inf means something on the student's last axis: False where it holds no logits of classes.
+        stops: Whether the loss takes some of the student without gradient, so that finite differences say something else.
         seed: Of the generator that `make` is called with.
     """
 
@@ -99,6 +101,7 @@ class LossCase:
     shift_invariant: bool = True
     wild: Callable[[Tensor], Tensor] = _ten_thousand
     ruled_out: bool = True
+    stops: bool = False
     seed: int = field(default=20, repr=False)
 
     def inputs(self) -> tuple[Any, ...]:
@@ -110,6 +113,11 @@ class LossCase:
         return self.loss(student, *args, **{**self.hyper, **hyper})
 
     @property
+    def sequential(self) -> bool:
+        """Whether a value depends on the positions of its sequence, so that no position stands alone."""
+        return claims_of(self.loss).scope == "sequence"
+
+    @property
     def relational(self) -> bool:
         """Whether the loss gives one scalar for a whole batch."""
         return claims_of(self.loss).scope == "batch"
@@ -117,7 +125,7 @@ class LossCase:
 
 def take(given: Any, index: Any) -> Any:
     """Return the rows `index` of a tensor or target; anything else as it is."""
-    if isinstance(given, DenseTarget | SparseTarget | SampledTarget):
+    if isinstance(given, DenseTarget | SparseTarget | SampledTarget | ClassTarget):
         return given.rows(index)
     return given[index] if isinstance(given, Tensor) else given
 
@@ -128,6 +136,8 @@ def as_arrays(given: Any) -> Any:
         return as_arrays(given.logits)
     if isinstance(given, SampledTarget):
         return as_arrays(given.probabilities())
+    if isinstance(given, ClassTarget):
+        return as_arrays(given.classes)
     if isinstance(given, SparseTarget):
         values, indices, masses = (as_arrays(part) for part in (given.values, given.indices, given.log_tail_mass))
         return SparseArrays(values, indices, masses, given.temperatures, given.n_classes)
@@ -172,6 +182,8 @@ def check_shape(case: LossCase) -> None:
         _require(value.shape == (), f"{case.name}: expected a scalar, got shape {list(value.shape)}")
         return
     _require(value.shape == student.shape[:-1], f"{case.name}: expected one value per position, got {value.shape}")
+    if case.sequential:
+        return
     halves = torch.arange(len(student)).reshape(2, -1)
     assert_close(case(student[halves], *(take(given, halves) for given in args)), value.reshape(2, -1))
     none = torch.arange(0)
@@ -180,7 +192,9 @@ def check_shape(case: LossCase) -> None:
 
 
 def check_gradient(case: LossCase) -> None:
-    """The gradient agrees with finite differences in float64."""
+    """The gradient agrees with finite differences in float64, unless the loss stops some of it."""
+    if case.stops:
+        return
     student, *args = case.inputs()
     torch.autograd.gradcheck(lambda given: case(given, *args), (student.requires_grad_(),))
 
@@ -232,7 +246,7 @@ def check_fixed_point(case: LossCase) -> None:
 
 
 def check_teacher_gradient(case: LossCase) -> None:
-    """No gradient flows to the teacher's side."""
+    """No gradient flows to the teacher's side; of a mutual loss, to both sides."""
     if case.from_logits is None:
         return
     student, *args = case.inputs()
@@ -243,12 +257,18 @@ def check_teacher_gradient(case: LossCase) -> None:
         return leaves[-1]
 
     value = case(student.requires_grad_(), *(_change(given, leaf) for given in args))
+    mutual = claims_of(case.loss).mutual
+    if not leaves:  # classes alone have no gradient to speak of
+        return
     for slope in torch.autograd.grad(value.sum(), leaves, allow_unused=True):
-        _require(slope is None, f"{case.name}: a gradient reached the teacher")
+        _require(not mutual or slope is not None, f"{case.name}: claims to be mutual, and one side has no gradient")
+        _require(mutual or slope is None, f"{case.name}: a gradient reached the teacher")
 
 
 def check_rows(case: LossCase) -> None:
-    """Permuting the batch permutes the values; splitting it changes none."""
+    """Permuting the batch permutes the values; splitting it changes none. Of sequences nothing is asked."""
+    if case.sequential:
+        return
     student, *args = case.inputs()
     value = case(student, *args)
     order = torch.arange(len(student)).flip(0)
@@ -332,7 +352,7 @@ def check_inputs(case: LossCase) -> None:
 
 
 def check_claims(case: LossCase) -> None:
-    """`t_squared` multiplies by T^2; a loss that does not honour sparse targets refuses one."""
+    """`t_squared` multiplies by T^2; a loss that does not honour sparse targets, draws or classes alone refuses them."""
     claimed = claims_of(case.loss)
     student, *args = case.inputs()
     if claimed.t_squared:
@@ -343,7 +363,8 @@ def check_claims(case: LossCase) -> None:
         _refused(case, student, sparse, args[1:], "a sparse target")
     if case.from_logits is not None and isinstance(args[0], DenseTarget | SparseTarget):
         temperature = float(case.hyper.get("temperature", 1.0))
-        _refused(case, student, ClassTarget(student.argmax(-1), student.shape[-1]), args[1:], "classes alone")
+        if not claimed.hard:
+            _refused(case, student, ClassTarget(student.argmax(-1), student.shape[-1]), args[1:], "classes alone")
         drawn = SampledTarget(
             student.topk(1).indices, torch.ones_like(student[..., :1]), temperature, student.shape[-1]
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -255,7 +256,7 @@ def read_speech(
         where = f"{name}, utterance {place}"
         said = symbols_of(each.text, class_names, blank=blank, separator=separator, where=where)
         found = log_mel(each.wave, rate, **features)
-        needed = len(said) + sum(a == b for a, b in zip(said, said[1:], strict=False))
+        needed = len(said) + sum(a == b for a, b in itertools.pairwise(said))
         there = -(-len(found) // subsampling)
         if there < needed:
             if drop:

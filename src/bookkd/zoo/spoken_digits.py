@@ -45,7 +45,7 @@ def join_clips(
     """
     at_least(n_strings, 1, "n_strings", where="join_clips")
     at_least(longest, at_least(shortest, 1, "shortest", where="join_clips"), "longest", where="join_clips")
-    draws = generator(seed, "strings", speaker)
+    draws = generator(seed, f"strings of {speaker}")
     found = []
     for _ in range(n_strings):
         chosen = draws.integers(len(clips), size=int(draws.integers(shortest, longest + 1)))
