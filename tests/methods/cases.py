@@ -33,6 +33,33 @@ DEFAULTS = {
         "scale_low": 0.05,
         "scale_high": 20.0,
     },
+    # Card cons-kd-ctc: the terms are certain, their weights unknown and so 1; two passes, temperature and KL as the tests that pin it.
+    "cons-kd": {
+        "form": "kl",
+        "kd_weight": 1.0,
+        "ctc_weight": 1.0,
+        "temperature": 1.0,
+        "t_squared": True,
+        "frames": "all",
+        "around": 1,
+        "heads": 0,
+        "heads_share": 0.25,
+        "consistency_weight": 1.0,
+        "ramp_epochs": 1,
+        "between": "passes",
+    },
+    # Card cons-kd-ctc: frame KL at T = 1; lam 0.25 of Inter-KD, by a survey.
+    "ctc-kd": {
+        "form": "kl",
+        "kd_weight": 1.0,
+        "ctc_weight": 1.0,
+        "temperature": 1.0,
+        "t_squared": True,
+        "frames": "all",
+        "around": 1,
+        "heads": 0,
+        "heads_share": 0.25,
+    },
     # Card modern-logit-losses: the released loss classes; T = 1 where the code has none.
     "dist": {"beta": 1.0, "gamma": 1.0, "temperature": 1.0, "ce_weight": 1.0, "t_squared": True},
     # Card modern-logit-losses: mdistiller, CIFAR-100.
@@ -99,6 +126,8 @@ DEFAULTS = {
 NEEDS = {
     "beta-smoothing": ({}, ()),
     "bookkd": ({"logits": (4.0,)}, ()),
+    "cons-kd": ({"logits": (1.0,)}, ()),
+    "ctc-kd": ({"logits": (1.0,)}, ()),
     "dist": ({"logits": (1.0,)}, ("logits",)),
     "dkd": ({"logits": (4.0,)}, ("logits",)),
     "dml": ({}, ()),
@@ -121,11 +150,16 @@ VIEWS = {"mlkd": 2}
 # that of all others, with the labels of the other two hidden; each row stands there once a view.
 RELATIONAL = ("dist", "mlkd")
 
+# Methods of speech, whose worked sample and data are others: see tests/methods/speech.py.
+SPEECH = ("cons-kd", "ctc-kd")
+
 # Name -> total on the worked sample with the defaults, from numbers on the cards.
 TOTALS = {
     # 0.4 CE + 0.6 (0.8 CE + 0.1 (CE + 1) + 0.1 (CE + 1.5)): -log q is CE, CE + 1 and CE + 1.5.
     "beta-smoothing": 0.4 * 0.464369 + 0.6 * (0.464369 + 0.25),
     "bookkd": 0.1 * 0.547702 + 0.9 * 0.636975,  # label smoothing 0.1, and the one-teacher L_book at a = 1
+    "cons-kd": 0.842712,  # card cons-kd-ctc, weights 1 and frame KL
+    "ctc-kd": 0.504357 + 0.162295,  # card cons-kd-ctc, CTC and frame KL of the first pass
     "dist": 0.464369 + 0.010950 + 0.011950,
     "dkd": 0.464369 + 6.060594 / 20,  # the first of 20 epochs of warm-up
     "dml": 2 * 0.464369,  # peers that agree teach one another nothing
@@ -167,6 +201,17 @@ CONTRADICTIONS = [
         {"confidence": "book", "average": "eval"},
         r"`average` to be train with confidence book, got 'eval'",
     ),
+    ("cons-kd", {"kd_weight": 0.0, "form": "l2"}, r"`form` to be kl with kd_weight 0, got 'l2' \(method cons-kd\)"),
+    ("cons-kd", {"kd_weight": 0.0, "ctc_weight": 0.0}, r"`kd_weight` to be above 0, or ctc_weight, got 0 .*saying nothing"),
+    (
+        "cons-kd",
+        {"consistency_weight": 0.0, "ramp_epochs": 3},
+        r"`ramp_epochs` to be 1 with consistency_weight 0, got 3",
+    ),
+    ("ctc-kd", {"form": "guided", "temperature": 2.0}, r"`temperature` to be 1\.0 with form guided, got 2\.0"),
+    ("ctc-kd", {"form": "guided", "frames": "spikes"}, r"`frames` to be all with form guided, got 'spikes'"),
+    ("ctc-kd", {"around": 2}, r"`around` to be 1 with frames all, got 2 \(method ctc-kd\)"),
+    ("ctc-kd", {"heads_share": 0.5}, r"`heads_share` to be 0\.25 with heads 0, got 0\.5"),
     ("dist", {"beta": 0.0, "gamma": 0.0}, r"`beta` to be above 0, or gamma, got 0 \(method dist\)"),
     ("dkd", {"alpha": 0.0, "beta": 0.0}, r"`alpha` to be above 0, or beta, got 0 \(method dkd\)"),
     ("extractive-kd", {"share": 0.0, "rank": 2}, r"`rank` to be 1 with share 0, got 2 \(method extractive-kd\)"),
@@ -207,6 +252,15 @@ REFUSED = [
     ("bookkd", "scale_lr", 0.0, r"`scale_lr` to be a number above 0, got 0\.0"),
     ("bookkd", "scale_low", 2.0, r"`scale_low` to be between 0 and 1, got 2\.0"),
     ("bookkd", "scale_high", 0.5, r"`scale_high` to be between 1 and 1000000\.0, got 0\.5"),
+    ("cons-kd", "kd_weight", -1.0, r"`kd_weight` to be at least 0, got -1\.0 \(method cons-kd\)"),
+    ("cons-kd", "ctc_weight", -1.0, r"`ctc_weight` to be at least 0, got -1\.0"),
+    ("cons-kd", "consistency_weight", float("nan"), r"`consistency_weight` to be a finite number, got nan"),
+    ("cons-kd", "ramp_epochs", 0, r"`ramp_epochs` to be a whole number of at least 1, got 0"),
+    ("ctc-kd", "form", "mse", r"`form` to be one of kl, l2, guided, got 'mse' \(method ctc-kd\)"),
+    ("ctc-kd", "temperature", 0.0, r"`temperature` to be a number above 0, got 0\.0"),
+    ("ctc-kd", "kd_weight", 0.0, r"`kd_weight` to be above 0, got 0 "),
+    ("ctc-kd", "heads", -1, r"`heads` to be a whole number of at least 0, got -1"),
+    ("ctc-kd", "heads_share", 1.0, r"`heads_share` to be below 1, where the last layer learns nothing, got 1"),
     ("dist", "beta", -1.0, r"`beta` to be at least 0, got -1\.0 \(method dist\)"),
     ("dist", "temperature", 0.0, r"`temperature` to be a number above 0, got 0\.0"),
     ("dist", "ce_weight", float("inf"), r"`ce_weight` to be a finite number, got inf"),

@@ -10,7 +10,9 @@ import pytest
 import torch
 from tests.learning.digits import TASK, run, student, training, weights
 from tests.losses.cases import V3, Z3
-from tests.methods.cases import CONTRADICTIONS, DEFAULTS, NEEDS, REFUSED, RELATIONAL, TOTALS, VIEWS
+from tests.methods.cases import CONTRADICTIONS, DEFAULTS, NEEDS, REFUSED, RELATIONAL, SPEECH, TOTALS, VIEWS
+from tests.methods.speech import TWO_FRAMES, learn_tones, speech_total
+from tests.methods.speech import book as book_of_tones
 
 from bookkd.core.errors import ConfigError, UnknownNameError
 from bookkd.core.fields import IGNORE_LABEL, LABEL, WEIGHT
@@ -41,6 +43,8 @@ def worked_sample(name):
 
 def total(method, student=None, teacher=TEACHER, labels=LABELS, clock=None):
     """The loss of a batch by the method's own objective, in float64; every peer of a cohort says what the student says."""
+    if method.name in SPEECH:
+        return speech_total(method)
     if student is None:
         student, teacher, labels = worked_sample(method.name)
     objective, clock = method.objective(THREE), clock or Clock()
@@ -96,13 +100,13 @@ class TestEveryMethod:
         assert all((card.title, card.source, card.needs))
 
     def test_objective_and_needs(self, name):
-        method = method_class(name)()
-        objective = method.objective(TASK)
+        method, task = method_class(name)(), TWO_FRAMES if name in SPEECH else TASK
+        objective = method.objective(task)
         assert isinstance(objective, Objective)
         fields, dense = NEEDS[name]
         # bookkd shows the entropy of the teacher, which draws would bias.
         more = {"nonlinear": ("logits",)} if name == "bookkd" else {}
-        assert method.needs(TASK) == Needs(fields=fields, dense=dense, views_per_sample=VIEWS.get(name, 1), **more)
+        assert method.needs(task) == Needs(fields=fields, dense=dense, views_per_sample=VIEWS.get(name, 1), **more)
         assert {name: at for name, at in objective.needs().items() if not name.startswith("own/")} == fields
         assert method.handlers() == ()
 
@@ -115,8 +119,11 @@ class TestEveryMethod:
             assert {**DEFAULTS[name], **values} == dataclasses.asdict(method)
             assert torch.isfinite(total(method))
 
-    def test_learns_on_the_digits(self, name, stored):
+    def test_learns_on_the_digits(self, name, stored, tmp_path):
         method = method_class(name)()
+        if name in SPEECH:
+            learn_tones(method, book_of_tones(tmp_path))
+            return
         knowledge = StoredKnowledge(stored)
         check_needs(method.needs(TASK), knowledge, name)
         peers = [student(seed=seed) for seed in range(method.cohort)]

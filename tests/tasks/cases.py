@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from bookkd.tasks import CausalLM, Classification, MultiLabel, Regression
+from bookkd.tasks import CTC, CausalLM, Classification, MultiLabel, Regression
 
 
 def classification():
@@ -72,14 +72,39 @@ def causal_lm():
     return CausalLM(5), Tokens(), batch
 
 
+class Frames(nn.Module):
+    """Logits at every second frame, of that frame alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(2, 3)
+
+    def forward(self, x, lengths):
+        return self.head(x[:, ::2])
+
+
+def ctc():
+    torch.manual_seed(0)
+    batch = {
+        "input": torch.rand(4, 7, 2),
+        "length": torch.tensor([7, 5, 3, 6]),
+        "label": torch.tensor([[1, 2], [-1, -1], [2, -1], [1, 1]]),
+        "label_length": torch.tensor([2, 1, 1, 2]),
+        "sample": torch.arange(4),
+        "weight": torch.tensor([1.0, 1.0, 1.0, 0.0]),
+    }
+    return CTC(("-", "a", "b"), subsampling=2), Frames(), batch
+
+
 # Name -> task, network and batch.
-TASKS = {"causal-lm": causal_lm, "classification": classification, "multi-label": multi_label, "regression": regression}
+TASKS = {"causal-lm": causal_lm, "classification": classification, "ctc": ctc, "multi-label": multi_label, "regression": regression}
 # Name -> fields with the shape of one record.
 FIELDS = {
     "causal-lm": {"logits": (5,)},
     "classification": {"logits": (3,)},
+    "ctc": {"logits": (3,)},
     "multi-label": {"logits": (3,)},
     "regression": {"mean": (2,), "variance": (2,)},
 }
 # Name -> primary metric.
-METRICS = {"causal-lm": "perplexity", "classification": "accuracy", "multi-label": "map", "regression": "r2"}
+METRICS = {"causal-lm": "perplexity", "classification": "accuracy", "ctc": "wer", "multi-label": "map", "regression": "r2"}

@@ -25,7 +25,7 @@ class TranscriptSums:
     r"""Measures what a model says of utterances against their transcripts, and compares its frames with a teacher's.
 
         wer = (substitutions + deletions + insertions) / words of the transcripts        cer = the same by characters
-        exact = share of utterances without a word error       nll = mean CTC loss of an utterance, nats
+        accuracy = share of utterances without a word error       nll = mean CTC loss of an utterance, nats
         ece over equal bins of the confidence of each symbol that is decoded: its largest probability within its run of frames, against
             whether it stands in the transcript where the two are aligned with least errors
         blank_share = share of frames whose likeliest class is the blank
@@ -217,7 +217,7 @@ class _Statistic:
         found = {
             "wer": share("word_errors", "words"),
             "cer": share("character_errors", "characters"),
-            "exact": 1 - share("wrong", "known"),
+            "accuracy": 1 - share("wrong", "known"),
             "nll": share("nll", "known"),
         }
         total["apart"] = np.abs(total["bin_confidence"] - total["bin_right"]).sum(axis=1)

@@ -72,7 +72,7 @@ QUALITY: Mapping[str, tuple[Column, ...]] = {
     "ctc": (
         Column("wer", "WER", "percent", "word errors by words of the transcripts, greedy decoding; lower is better"),
         Column("cer", "CER", "percent", "character errors by characters of the transcripts; lower is better"),
-        Column("exact", "all words", "percent", "share of utterances without a word error; higher is better"),
+        Column("accuracy", "accuracy", "percent", "share of utterances without a word error; higher is better"),
         Column(
             "nll", "CTC loss", "number", "negative log-likelihood of an utterance's transcript, nats; lower is better"
         ),

@@ -87,6 +87,19 @@ class CTC(PositionTask):
         choose(self.alignment, ("nearest", "average"), "alignment", where=self.name)
         choose(self.reduction, ("utterances", "frames"), "reduction", where=self.name)
 
+    @classmethod
+    def of(cls, dataset: Any) -> Self:
+        """Return the task of the data set's symbols, blank and separator, and of the subsampling that it was made for.
+
+        Raises:
+            ConfigError: for a data set of something else.
+        """
+        known = {name: getattr(dataset, name, None) for name in ("class_names", "blank", "separator", "subsampling")}
+        if any(value is None for value in known.values()):
+            do = "Use a data set such as bookkd.zoo.SpeechDataset."
+            raise ConfigError(expected("data", "speech with transcripts", type(dataset).__name__, where=cls.name, do=do))
+        return cls(**known)
+
     @property
     def _n_outputs(self) -> int:
         return len(self.class_names)

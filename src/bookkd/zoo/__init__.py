@@ -1,5 +1,6 @@
 """Reference networks, data sets and augmentations for demo, examples and benchmarks; users bring their own by path."""
 
+from bookkd.zoo.acoustic import AcousticModel
 from bookkd.zoo.datasets import open_dataset
 from bookkd.zoo.fingerprints import fingerprint
 from bookkd.zoo.images import ArrayDataset, ImageDataset, SubsetDataset, VectorDataset
@@ -7,6 +8,9 @@ from bookkd.zoo.language import LanguageModel, create_causal_lm, load_causal_lm,
 from bookkd.zoo.networks import create_network
 from bookkd.zoo.preprocess import Preprocess, create_preprocess
 from bookkd.zoo.sequences import TokenDataset
+from bookkd.zoo.spec_augment import SpecAugment
+from bookkd.zoo.speech import SpeechDataset, Utterance, log_mel, read_speech
+from bookkd.zoo.spoken_digits import spoken_digits
 from bookkd.zoo.tables import DATASETS, FAMILIES, FILELESS, NETWORKS, SEQUENCES, TRANSFORMS
 from bookkd.zoo.texts import TextClassifier, TextDataset, create_text_classifier, load_text_classifier
 from bookkd.zoo.transforms import create_transform
@@ -19,14 +23,18 @@ __all__ = [
     "NETWORKS",
     "SEQUENCES",
     "TRANSFORMS",
+    "AcousticModel",
     "ArrayDataset",
     "ImageDataset",
     "LanguageModel",
     "Preprocess",
+    "SpecAugment",
+    "SpeechDataset",
     "SubsetDataset",
     "TextClassifier",
     "TextDataset",
     "TokenDataset",
+    "Utterance",
     "VectorDataset",
     "create_causal_lm",
     "create_network",
@@ -38,9 +46,12 @@ __all__ = [
     "load_text_classifier",
     "load_tokenizer",
     "load_weights",
+    "log_mel",
     "open_dataset",
     "pack",
+    "read_speech",
     "save_weights",
+    "spoken_digits",
     "tokenizer_digest",
     "weights_digest",
 ]

@@ -55,6 +55,7 @@ class SpeechDataset:
         blank: The class that stands for no symbol.
         speakers: Of each utterance; empty where not known.
         separator: What stands between symbols in text: "" of letters, " " of words.
+        subsampling: Input frames to one of the networks that it is for; `tasks.CTC.of` takes it.
         pad_value: Feature that shorter utterances of a batch are filled up with.
 
     Raises:
@@ -76,6 +77,7 @@ class SpeechDataset:
     blank: int = 0
     speakers: tuple[str, ...] = ()
     separator: str = ""
+    subsampling: int = 1
     pad_value: float = 0.0
 
     def __post_init__(self) -> None:
@@ -85,6 +87,7 @@ class SpeechDataset:
         if not 0 <= self.blank < len(self.class_names):
             wish = f"from 0 to {len(self.class_names) - 1}"
             raise ConfigError(expected("blank", wish, self.blank, where=self.name))
+        at_least(self.subsampling, 1, "subsampling", where=self.name)
         _check_ends(self.ends, len(self.frames), "frames", self.name)
         _check_ends(self.symbol_ends, len(self.symbols), "symbols", self.name)
         for what, given in (("transcripts", len(self.symbol_ends)), ("speakers", len(self.speakers))):
@@ -244,7 +247,7 @@ def read_speech(
         class_names: What each class stands for, the blank among them.
         blank: The class that stands for no symbol.
         separator: What stands between symbols in text.
-        subsampling: Frames of the features to one of the network, for `drop`.
+        subsampling: Frames of the features to one of the network.
         drop: Leave out utterances whose text has no path through so few frames; otherwise they are refused.
         features: Options of `log_mel`.
 
@@ -278,6 +281,7 @@ def read_speech(
         blank,
         tuple(speakers),
         separator,
+        subsampling,
     )
 
 

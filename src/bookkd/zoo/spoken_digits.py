@@ -79,7 +79,7 @@ def spoken_digits(
         longest: Most digits of a string.
         symbols: Spell the digits in "letters", or take "words" for symbols.
         seed: Of the strings.
-        subsampling: Frames of the features to one of the network, for `drop`.
+        subsampling: Frames of the features to one of the network.
         drop: Leave out strings spoken too fast for their symbols.
         n_mels: Bands of the features.
 

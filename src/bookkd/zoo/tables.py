@@ -33,6 +33,7 @@ DATASETS = {
 """Data sets by name; beside them the user's own `package.module:callable`."""
 
 SEQUENCES = {
+    "spoken-digits": "bookkd.zoo.spoken_digits:spoken_digits",
     "text": "bookkd.zoo.text_files:text",
     "text-classes": "bookkd.zoo.text_files:text_classes",
 }
@@ -48,5 +49,6 @@ TRANSFORMS = {
     "none": "bookkd.zoo.transforms:none",
     "rand-augment": "bookkd.zoo.transforms:rand_augment",
     "random-resized-crop": "bookkd.zoo.transforms:random_resized_crop",
+    "spec-augment": "bookkd.zoo.spec_augment:SpecAugment",
 }
 """Augmentations by name; beside them the user's own `package.module:callable`."""
