@@ -202,7 +202,11 @@ CONTRADICTIONS = [
         r"`average` to be train with confidence book, got 'eval'",
     ),
     ("cons-kd", {"kd_weight": 0.0, "form": "l2"}, r"`form` to be kl with kd_weight 0, got 'l2' \(method cons-kd\)"),
-    ("cons-kd", {"kd_weight": 0.0, "ctc_weight": 0.0}, r"`kd_weight` to be above 0, or ctc_weight, got 0 .*saying nothing"),
+    (
+        "cons-kd",
+        {"kd_weight": 0.0, "ctc_weight": 0.0},
+        r"`kd_weight` to be above 0, or ctc_weight, got 0 .*saying nothing",
+    ),
     (
         "cons-kd",
         {"consistency_weight": 0.0, "ramp_epochs": 3},

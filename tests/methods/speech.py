@@ -58,7 +58,9 @@ def taught():
     """A teacher of tones, its data set, and another one held out."""
     train, test = tones(160), tones(40, 1)
     network = model(width=32)
-    learned = learn(network, train, VIEWS, task=CTC.of(train), method=Supervised(), training=training(), validation=test)
+    learned = learn(
+        network, train, VIEWS, task=CTC.of(train), method=Supervised(), training=training(), validation=test
+    )
     assert learned.metrics["wer"] < 0.5
     return Teacher(network, name="tones"), train, test
 

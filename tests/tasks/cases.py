@@ -97,7 +97,13 @@ def ctc():
 
 
 # Name -> task, network and batch.
-TASKS = {"causal-lm": causal_lm, "classification": classification, "ctc": ctc, "multi-label": multi_label, "regression": regression}
+TASKS = {
+    "causal-lm": causal_lm,
+    "classification": classification,
+    "ctc": ctc,
+    "multi-label": multi_label,
+    "regression": regression,
+}
 # Name -> fields with the shape of one record.
 FIELDS = {
     "causal-lm": {"logits": (5,)},
@@ -107,4 +113,10 @@ FIELDS = {
     "regression": {"mean": (2,), "variance": (2,)},
 }
 # Name -> primary metric.
-METRICS = {"causal-lm": "perplexity", "classification": "accuracy", "ctc": "wer", "multi-label": "map", "regression": "r2"}
+METRICS = {
+    "causal-lm": "perplexity",
+    "classification": "accuracy",
+    "ctc": "wer",
+    "multi-label": "map",
+    "regression": "r2",
+}

@@ -20,7 +20,9 @@ def utterances(count, seed=0):
         parts = []
         for letter in text:
             time = np.arange(int(RATE * draws.uniform(0.09, 0.16))) / RATE
-            parts.append(0.5 * np.sin(2 * np.pi * PITCH[letter] * draws.uniform(0.95, 1.05) * time) * np.hanning(len(time)))
+            parts.append(
+                0.5 * np.sin(2 * np.pi * PITCH[letter] * draws.uniform(0.95, 1.05) * time) * np.hanning(len(time))
+            )
         wave = np.concatenate(parts)
         found.append(Utterance(wave + 0.02 * draws.standard_normal(len(wave)), text, f"s{len(found) % 2}"))
     return found

@@ -113,7 +113,7 @@ class TranscriptSums:
             replicates=replicates,
             seed=seed,
             level=level,
-            absolute=("ece",),
+            absolute=("ece",) if sums["decoded"].any() else (),
         )
 
     def _frames(self, log_q: Tensor, counts: Tensor, teacher: Mapping[str, Tensor] | None) -> dict[str, Floats]:
@@ -222,6 +222,8 @@ class _Statistic:
         }
         total["apart"] = np.abs(total["bin_confidence"] - total["bin_right"]).sum(axis=1)
         found["ece"] = share("apart", "decoded")
+        if self.sums["decoded"].any():  # a replicate in which nothing was decoded is not wrong about anything
+            found["ece"] = np.nan_to_num(found["ece"])
         for name in ("blank_share", "agreement", "teacher_kl"):
             if name in total:
                 found[name] = share(name, "frames")

@@ -97,7 +97,9 @@ class CTC(PositionTask):
         known = {name: getattr(dataset, name, None) for name in ("class_names", "blank", "separator", "subsampling")}
         if any(value is None for value in known.values()):
             do = "Use a data set such as bookkd.zoo.SpeechDataset."
-            raise ConfigError(expected("data", "speech with transcripts", type(dataset).__name__, where=cls.name, do=do))
+            raise ConfigError(
+                expected("data", "speech with transcripts", type(dataset).__name__, where=cls.name, do=do)
+            )
         return cls(**known)
 
     @property
@@ -171,7 +173,7 @@ class CTC(PositionTask):
         total = int(theirs.sum())
         for name, target in targets.items():
             if tuple(target.positions) != (total,):
-                got = f"{target.positions[0]}" if len(target.positions) == 1 else f"shape {list(target.positions)}"
+                got = int(target.positions[0]) if len(target.positions) == 1 else f"shape {list(target.positions)}"
                 do = "Give the task the teacher's `teacher_subsampling`."
                 wish = f"{total} in this batch, one for {self.of_teacher().subsampling} of the input's"
                 raise TeacherOutputError(expected(f"frames of {name}", wish, got, where="teacher", do=do))

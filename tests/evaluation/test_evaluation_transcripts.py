@@ -1,0 +1,167 @@
+"""Word errors by utterance against jiwer on the whole, decoders against every path, calibration of symbols, and refusals."""
+
+from __future__ import annotations
+
+import itertools
+
+import jiwer
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from bookkd.core.errors import ConfigError, DataError, TeacherOutputError
+from bookkd.evaluation import TranscriptSums, beam_decode, greedy_decode, lower_is_better
+
+NAMES = ("-", " ", "a", "b", "c")
+
+
+def spelled(text, frames=2):
+    """Logits whose likeliest path says a text, each symbol for some frames and a blank behind it."""
+    path = [place for letter in text for place in [NAMES.index(letter)] * frames + [0]] or [0, 0]
+    return 8 * F.one_hot(torch.tensor(path), len(NAMES)).double()
+
+
+def batch_of(texts):
+    symbols = [[NAMES.index(letter) for letter in text] for text in texts]
+    most = max(map(len, symbols))
+    labels = torch.tensor([each + [-1] * (most - len(each)) for each in symbols])
+    return {"label": labels, "label_length": torch.tensor([len(each) for each in symbols])}
+
+
+HEARD = ["ab c", "a", "b b", "", "abc a"]
+WANTED = ["ab c", "a b", "bb", "c", "ab ca b"]
+
+
+def sums_of(heard=HEARD, wanted=WANTED, **options):
+    sums = TranscriptSums(NAMES, blank=0, **options)
+    for start in range(0, len(heard), 2):
+        # A text too long for its frames has no likelihood: more of the same frames.
+        said = [
+            spelled(text, 2 * len(want))
+            for text, want in zip(heard[start : start + 2], wanted[start : start + 2], strict=True)
+        ]
+        said = [
+            each if len(each) > 2 * len(want) else each.repeat(8, 1)[: 2 * len(want) + 1]
+            for each, want in zip(said, wanted[start : start + 2], strict=True)
+        ]
+        counts = torch.tensor([len(each) for each in said])
+        sums.add({"logits": torch.cat(said)}, batch_of(wanted[start : start + 2]), counts)
+    return sums
+
+
+@pytest.mark.parametrize("beam", [1, 4])
+def test_errors_are_those_of_the_whole_by_jiwer(beam):
+    found = sums_of(beam=beam).measures(replicates=50).metrics
+    assert found["wer"].value == pytest.approx(jiwer.wer(WANTED, HEARD), abs=1e-12)
+    assert found["cer"].value == pytest.approx(jiwer.cer(WANTED, HEARD), abs=1e-12)
+    assert found["accuracy"].value == pytest.approx(1 / 5)
+    assert found["wer"].low < found["wer"].value < found["wer"].high
+    assert ("ece" in found) == (beam == 1)
+
+
+def test_intervals_are_over_utterances():
+    """Bootstrap of the ratio of errors to words, drawn by hand."""
+    errors = np.array([0, 1, 2, 1, 3])
+    assert errors.sum() / np.array([2, 2, 1, 1, 3]).sum() == pytest.approx(jiwer.wer(WANTED, HEARD))
+    found = sums_of().measures(replicates=4000, seed=1).metrics["wer"]
+    draws = np.random.default_rng(0).integers(0, 5, (4000, 5))
+    ratios = errors[draws].sum(1) / np.array([2, 2, 1, 1, 3])[draws].sum(1)
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(ratios, (0.025, 0.975))), abs=0.06)
+
+
+def test_directions():
+    assert lower_is_better("wer")
+    assert lower_is_better("cer")
+
+
+def collapsed(path):
+    return tuple(symbol for symbol, _ in itertools.groupby(path) if symbol)
+
+
+def test_decoders_against_every_path():
+    generator = torch.Generator().manual_seed(5)
+    logits = 1.5 * torch.randn(4 * 30, 3, generator=generator)
+    counts = torch.full((30,), 4)
+    greedy, beam = greedy_decode(logits, counts, blank=0), beam_decode(logits, counts, blank=0, width=50)
+    different = 0
+    for place in range(30):
+        q = logits[4 * place : 4 * place + 4].softmax(-1).numpy()
+        totals: dict[tuple[int, ...], float] = {}
+        for path in itertools.product(range(3), repeat=4):
+            said = collapsed(path)
+            totals[said] = totals.get(said, 0.0) + float(np.prod(q[np.arange(4), list(path)]))
+        assert greedy[place] == list(collapsed(q.argmax(-1).tolist()))
+        assert totals[tuple(beam[place])] == pytest.approx(max(totals.values()), rel=1e-5)
+        different += beam[place] != greedy[place]
+    assert different > 0
+
+
+def test_a_blank_that_is_not_the_first_class():
+    logits = 9.0 * F.one_hot(torch.tensor([2, 2, 1, 1, 0, 1]), 3)
+    for decode in (greedy_decode, beam_decode):
+        assert decode(logits, torch.tensor([4, 2]), blank=1) == [[2], [0]]
+    with pytest.raises(ConfigError, match="`blank` to be between 0 and 2, got 3"):
+        greedy_decode(logits, torch.tensor([6]), blank=3)
+
+
+def test_likelihood_and_calibration_by_hand():
+    """Two symbols are decoded, at confidences 0.9 and 0.6; the first alone stands in the transcript."""
+    rows = [[0.05, 0.02, 0.9, 0.02, 0.01], [0.9, 0.02, 0.04, 0.03, 0.01], [0.2, 0.05, 0.1, 0.6, 0.05]]
+    q = torch.tensor(rows, dtype=torch.float64)
+    sums = TranscriptSums(NAMES, blank=0, bins=10)
+    given = batch_of(["ac"])
+    sums.add({"logits": q.log()}, given, torch.tensor([3]))
+    found = sums.measures(replicates=0).metrics
+    total = sum(
+        float(np.prod(q.numpy()[np.arange(3), list(path)]))
+        for path in itertools.product(range(5), repeat=3)
+        if collapsed(path) == (2, 4)
+    )
+    assert found["nll"].value == pytest.approx(-np.log(total), rel=1e-9)
+    assert found["ece"].value == pytest.approx((abs(0.9 - 1) + abs(0.6 - 0)) / 2, abs=1e-9)
+    assert found["blank_share"].value == pytest.approx(1 / 3)
+
+
+def test_a_teacher_is_compared_by_frame():
+    one, other = torch.randn(2, 6, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    sums = TranscriptSums(NAMES, blank=0)
+    sums.add({"logits": one}, batch_of(["a", "b"]), torch.tensor([4, 2]), {"logits": other})
+    found = sums.measures(replicates=0).metrics
+    wanted = F.kl_div(one.log_softmax(-1), other.log_softmax(-1), log_target=True, reduction="sum") / 6
+    assert found["teacher_kl"].value == pytest.approx(float(wanted), rel=1e-9)
+    assert found["agreement"].value == pytest.approx(float((one.argmax(-1) == other.argmax(-1)).double().mean()))
+    with pytest.raises(TeacherOutputError, match="given for all batches or for none"):
+        sums.add({"logits": one}, batch_of(["a", "b"]), torch.tensor([4, 2]))
+    with pytest.raises(TeacherOutputError, match=r"`teacher` to be of shape \(6, 5\)"):
+        sums.add({"logits": one}, batch_of(["a", "b"]), torch.tensor([4, 2]), {"logits": other[:5]})
+
+
+def test_words_for_symbols_are_set_apart_in_text():
+    names = ("-", "one", "two")
+    sums = TranscriptSums(names, blank=0, separator=" ")
+    said = 9.0 * F.one_hot(torch.tensor([1, 0, 2, 2]), 3)
+    sums.add({"logits": said}, {"label": torch.tensor([[1, 1]]), "label_length": torch.tensor([2])}, torch.tensor([4]))
+    found = sums.measures(replicates=0).metrics
+    assert (found["wer"].value, found["cer"].value) == (1 / 2, jiwer.cer("one one", "one two"))
+
+
+def test_utterances_without_transcript_count_for_frames_alone():
+    sums = TranscriptSums(NAMES, blank=0)
+    given = batch_of(["a", "b"])
+    given["label_length"][1] = 0
+    sums.add({"logits": torch.cat([spelled("a"), spelled("c")])}, given, torch.tensor([3, 3]))
+    found = sums.measures(replicates=0).metrics
+    assert (found["wer"].value, found["accuracy"].value, found["blank_share"].value) == (0.0, 1.0, pytest.approx(1 / 3))
+
+
+def test_what_cannot_be_measured_is_refused():
+    sums = TranscriptSums(NAMES, blank=0)
+    with pytest.raises(DataError, match="at least one with a transcript"):
+        sums.measures()
+    broken = spelled("a")
+    broken[0, 0] = torch.nan
+    with pytest.raises(DataError, match="`logits` to be finite, got NaN or infinity"):
+        sums.add({"logits": broken}, batch_of(["a"]), torch.tensor([3]))
+    with pytest.raises(ConfigError, match="`beam` to be a whole number of at least 1"):
+        TranscriptSums(NAMES, blank=0, beam=0)
