@@ -30,7 +30,7 @@ def greedy_decode(logits: Tensor, counts: Tensor, *, blank: int) -> list[list[in
     best = logits.argmax(-1).cpu()
     return [
         [symbol for symbol in torch.unique_consecutive(path).tolist() if symbol != blank]
-        for path in best.split(counts.tolist())
+        for path in torch.split(best, counts.tolist())
     ]
 
 

@@ -128,7 +128,9 @@ class TranscriptSums:
             each["agreement"] = (likeliest == log_p.argmax(-1)).double()
             each["teacher_kl"] = torch.where(p > 0, p * (log_p - log_q), 0).sum(-1)
         parts = counts.tolist()
-        return {name: np.array([float(part.sum()) for part in value.split(parts)]) for name, value in each.items()}
+        return {
+            name: np.array([float(part.sum()) for part in torch.split(value, parts)]) for name, value in each.items()
+        }
 
     def _transcripts(self, log_q: Tensor, seen: Mapping[str, Any], counts: Tensor) -> dict[str, Floats]:
         """Return figures of each utterance, 0 where its transcript is not known."""
@@ -142,7 +144,7 @@ class TranscriptSums:
         if lengths is None or not places:
             return found
         wanted = [seen[LABEL][place][: int(lengths[place])].tolist() for place in places]
-        frames = [each for each, keep in zip(log_q.split(counts.tolist()), known.tolist(), strict=True) if keep]
+        frames = [each for each, keep in zip(torch.split(log_q, counts.tolist()), known.tolist(), strict=True) if keep]
         flat, kept = torch.cat(frames), counts.cpu()[known]
         if self.beam == 1:
             heard = greedy_decode(flat, kept, blank=self.blank)
@@ -172,7 +174,7 @@ class TranscriptSums:
     def _nll(self, flat: Tensor, seen: Mapping[str, Any], known: Tensor, counts: Tensor) -> Floats:
         labels, lengths = (seen[name][known.to(seen[name].device)].to(flat.device) for name in (LABEL, LABEL_LENGTH))
         shares = ctc_loss(flat, labels, lengths, counts.to(flat.device), blank=self.blank)
-        return np.array([float(each.sum()) for each in shares.split(counts.tolist())])
+        return np.array([float(each.sum()) for each in torch.split(shares, counts.tolist())])
 
     def _text(self, symbols: Sequence[int]) -> str:
         return self.separator.join(self.class_names[symbol] for symbol in symbols)
@@ -194,7 +196,7 @@ def _confidences(log_q: Tensor, blank: int) -> Floats:
     return np.array(
         [
             float(run.max().exp())
-            for run, symbol in zip(top.split(runs.tolist()), classes.tolist(), strict=True)
+            for run, symbol in zip(torch.split(top, runs.tolist()), classes.tolist(), strict=True)
             if symbol != blank
         ]
     )

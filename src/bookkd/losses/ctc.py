@@ -151,7 +151,7 @@ def guided_ctc(student: Tensor, teacher: Target | Tensor, *, blank: int) -> Tens
 
 
 @claims(t_squared=True, full_support=True, mutual=True)
-def consistency(student: Tensor, teacher: Tensor, *, temperature: float, t_squared: bool) -> Tensor:
+def consistency(student: Tensor, teacher: Target | Tensor, *, temperature: float, t_squared: bool) -> Tensor:
     r"""How far two passes of one student are apart, both ways, with gradient through both.
 
     T^2 1/2 (KL(p || q) + KL(q || p)), with p = softmax(teacher / T) and q = softmax(student / T).
@@ -224,7 +224,7 @@ def view_consistency(student: Tensor, counts: Tensor, samples: Tensor) -> Tensor
         place_of = f"{where}, sample {int(samples[place])}"
         raise DataError(expected("frames", "the same in both views of a sample", got, where=place_of, do=do))
     log_q = student.to(computing_dtype(student.dtype)).log_softmax(-1)
-    each = log_q.split(counts.tolist())
+    each = torch.split(log_q, counts.tolist())
     other = [each[place ^ 1] for place in range(len(each))]
     return kl(torch.cat(other).detach(), log_q) if each else student.sum(-1)
 

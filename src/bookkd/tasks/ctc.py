@@ -94,7 +94,9 @@ class CTC(PositionTask):
         Raises:
             ConfigError: for a data set of something else.
         """
-        known = {name: getattr(dataset, name, None) for name in ("class_names", "blank", "separator", "subsampling")}
+        known: dict[str, Any] = {
+            name: getattr(dataset, name, None) for name in ("class_names", "blank", "separator", "subsampling")
+        }
         if any(value is None for value in known.values()):
             do = "Use a data set such as bookkd.zoo.SpeechDataset."
             raise ConfigError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -79,12 +79,15 @@ class AcousticModel(nn.Module):
         there = _there(features.shape[1], lengths.to(features.device))
         features = features.masked_fill(~there[..., None], 0)
         rest = -features.shape[1] % self.subsampling
-        stacked = nn.functional.pad(features, (0, 0, 0, rest)).unflatten(1, (-1, self.subsampling)).flatten(2)
+        stacked = nn.functional.pad(features, (0, 0, 0, rest)).reshape(
+            len(features), -1, self.subsampling * features.shape[2]
+        )
         counts = -(-lengths.to(features.device) // self.subsampling)
         kept, turned = _there(stacked.shape[1], counts)[..., None], _turned(stacked.shape[1], counts)[..., None]
         hidden = self.dropout(torch.relu(self.read(stacked)))
         said = {}
-        for place, (ahead, back) in enumerate(self.layers):
+        for place, layer in enumerate(self.layers):
+            ahead, back = cast(nn.ModuleList, layer)
             # Packed sequences say the same, and take several times as long on a processor.
             reverse = back(hidden.gather(1, turned.expand_as(hidden)))[0]
             both = torch.cat([ahead(hidden)[0], reverse.gather(1, turned.expand_as(reverse))], -1)
