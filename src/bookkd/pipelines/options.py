@@ -26,7 +26,7 @@ class DataOptions:
 
     Args:
         name: digits, digits-pairs (several labels), digits-angle (numbers), folder, cifar10, cifar100, mnist, fashion-mnist, text,
-            text-classes, or package.module:callable.
+            text-classes, spoken-digits, or package.module:callable.
         root: Folder (or zip, for "folder") that holds the files.
         split: Part of the data set.
         limit: Take so many samples, the same ones each time, with every class in its share.
