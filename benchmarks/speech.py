@@ -176,7 +176,9 @@ def all_runs(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     measured = measure_sequences(teacher, test, CTC.of(test)).metrics
     teacher.accuracy, teacher.split = measured["accuracy"].value, "held out"
     sizes = {"teacher": size(teacher.network), "student": size(network(STUDENT, train, 0))}
-    say(f"{len(train)} and {len(test)} strings; parameters {sizes}; teacher: WER {measured['wer'].value:.3f}, {seconds:.0f} s")
+    say(
+        f"{len(train)} and {len(test)} strings; parameters {sizes}; teacher: WER {measured['wer'].value:.3f}, {seconds:.0f} s"
+    )
     yield {
         "arm": "teacher", "seed": 0, "seconds": round(seconds, 1), "parameters": sizes,
         "metrics": {name: each.to_json() for name, each in measured.items()},
@@ -208,7 +210,9 @@ def table(runs: list[dict[str, Any]]) -> str:
             low, high = interval_of_mean(list(wer[arm].values()))
             means[0] += f" [{low:.3f}, {high:.3f}]"
         each_seed = ", ".join("{value:.3f} [{low:.3f}, {high:.3f}]".format(**each["metrics"]["wer"]) for each in mine)
-        found = difference_of(wer[arm], wer[AGAINST[arm]], AGAINST[arm], lower_is_better=True) if arm in AGAINST else None
+        found = (
+            difference_of(wer[arm], wer[AGAINST[arm]], AGAINST[arm], lower_is_better=True) if arm in AGAINST else None
+        )
         gap = "" if found is None else f"{found.mean:+.3f} to {found.against}"
         if found is not None and found.low is not None and found.high is not None:
             gap = f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}] to {found.against}"

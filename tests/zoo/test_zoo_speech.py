@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from tests.zoo.tones import RATE, SYMBOLS, model, tones, utterances
+from tests.zoo.tones import RATE, SYMBOLS, model, tones, utterances, write_recordings
 
 from bookkd.core.errors import ConfigError, DataError
 from bookkd.tasks import CTC
@@ -126,18 +126,7 @@ def test_utterances_too_fast_are_refused_or_left_out():
 
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory):
-    root = tmp_path_factory.mktemp("digits")
-    (root / "recordings").mkdir()
-    rng = np.random.default_rng(0)
-    for speaker in ("ann", "bob", "cy"):
-        for digit in range(10):
-            for take in range(2):
-                time = np.arange(rng.integers(2400, 3200)) / 8000
-                soundfile.write(
-                    root / "recordings" / f"{digit}_{speaker}_{take}.wav",
-                    0.3 * np.sin(2 * np.pi * 200 * (digit + 1) * time),
-                    8000,
-                )
+    root = write_recordings(tmp_path_factory.mktemp("digits"))
     with zipfile.ZipFile(root / "digits.zip", "w") as packed:
         for file in sorted((root / "recordings").iterdir()):
             packed.write(file, f"recordings/{file.name}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import soundfile
 import torch
 
 from bookkd.zoo import AcousticModel, Utterance, read_speech
@@ -37,3 +38,16 @@ def model(width=24, seed=0, *, subsampling=2, **options):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return AcousticModel(12, len(SYMBOLS), width=width, subsampling=subsampling, **{"layers": 1, **options})
+
+
+def write_recordings(root):
+    """Write files as the Free Spoken Digit Dataset has them: three speakers, two takes a digit, each digit a pitch."""
+    (root / "recordings").mkdir()
+    rng = np.random.default_rng(0)
+    for speaker in ("ann", "bob", "cy"):
+        for digit in range(10):
+            for take in range(2):
+                time = np.arange(rng.integers(2400, 3200)) / 8000
+                wave = 0.3 * np.sin(2 * np.pi * 200 * (digit + 1) * time) * np.hanning(len(time))
+                soundfile.write(root / "recordings" / f"{digit}_{speaker}_{take}.wav", wave, 8000)
+    return root
