@@ -20,7 +20,7 @@ from bookkd.making import make  # noqa: E402
 from bookkd.methods import LLMKD, build_method  # noqa: E402
 from bookkd.tasks import CausalLM  # noqa: E402
 from bookkd.views import Replay, Views  # noqa: E402
-from bookkd.zoo import LanguageModel, create_causal_lm  # noqa: E402
+from bookkd.zoo import LanguageModel, create_causal_lm, positions_within  # noqa: E402
 
 V = 20
 SHAPE = {"model_type": "gpt2", "n_head": 2, "n_positions": 32, "attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0}
@@ -350,3 +350,28 @@ def test_draws_teach_what_all_probabilities_teach(tmp_path):
         book = make(tmp_path / name, teacher, data, VIEWS, task=TASK, codec=codec)
         steps.append(flat(trained(book, tmp_path / "run")[0]) - flat(model(9)))
     assert float(torch.cosine_similarity(*steps, dim=0)) > 0.95
+
+
+def test_documents_that_the_teacher_kept_apart_stay_apart(tmp_path):
+    """With position_ids of the collator the student sees what the teacher saw; without them it is refused."""
+    data, teacher = tokens_of(ROWS, vocabulary=V), Teacher(LanguageModel(model(1, 32), separator=0))
+    book = make(tmp_path / "b", teacher, data, VIEWS, task=TASK)
+    assert book.plan.teachers[0].mode == "eval, documents apart at token 0"
+
+    def apart(given):
+        batch = collator(given)
+        return {**batch, "position_ids": positions_within(batch["input_ids"], 0)}
+
+    def trainer(collate):
+        return BookTrainer(model(9), arguments(tmp_path), book=book.path, train_dataset=ROWS, data_collator=collate)
+
+    with pytest.raises(ConfigError, match="`position_ids` to be in the batch, got 'none' .*documents apart at token 0"):
+        trainer(collator).train()
+    done = trainer(apart)
+    done.train()
+    mine = LanguageModel(model(9), separator=0)
+    learner, step = Learner(mine, TASK), Step(LLMKD().objective(TASK), TASK, StoredKnowledge(book.path))
+    batch = Replay(data, VIEWS).batch([(row, 0) for row in range(len(ROWS))])
+    assert done.state.log_history[0]["loss"] == pytest.approx(
+        float(step.loss(learner, batch, Clock()).loss.detach()), rel=1e-4
+    )

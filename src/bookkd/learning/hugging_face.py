@@ -133,6 +133,7 @@ class BookTrainer(_Trainer):  # type: ignore[misc]
         if rows is None or not model.training:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         batch = batch_of(inputs["input_ids"], rows)
+        self._check_context(inputs)
         outputs = model(**{key: value for key, value in inputs.items() if key not in ("labels", "shift_labels")})
         said = self.task.fields(outputs, batch)
         seen = self.task.batch(batch)
@@ -148,6 +149,14 @@ class BookTrainer(_Trainer):  # type: ignore[misc]
             loss = loss * self.accelerator.num_processes  # gradients are averaged over devices
         loss = loss + self._of_experts(outputs)
         return (loss, outputs) if return_outputs else loss
+
+    def _check_context(self, inputs: Mapping[str, Any]) -> None:
+        """Refuse to let documents of a row see one another where the teacher kept them apart."""
+        modes = [teacher.mode for teacher in self.knowledge.teachers]
+        if "position_ids" not in inputs and any("documents apart" in mode for mode in modes):
+            do = "Let the collator give them (bookkd.zoo.positions_within), or make the book with separator=None."
+            where = f"BookTrainer, whose book's teacher saw {modes[0].removeprefix('eval, ')}"
+            raise ConfigError(expected("position_ids", "in the batch", "none", where=where, do=do))
 
     def _of_experts(self, outputs: Any) -> Tensor | float:
         """Return the auxiliary loss that spreads tokens over experts, which a model adds to its own loss alone."""
