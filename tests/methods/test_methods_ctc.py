@@ -95,7 +95,7 @@ def test_frames_that_are_left_out_are_zero_and_still_counted():
 @pytest.mark.parametrize(("around", "wanted"), [(1, "011100011"), (2, "111110011"), (9, "111111011")])
 def test_blanks_around_spikes_stay_inside_of_their_utterance(around, wanted):
     classes = torch.tensor([0, 0, 1, 0, 0, 0, 0, 0, 2])  # utterances of 6, 1 and 2 frames
-    kept = Frames(0, "spikes", around)(ClassTarget(classes, 3), {"count": torch.tensor([6, 1, 2])})
+    kept = Frames(0, "spikes", around)(ClassTarget(classes, 3), {"frames": torch.tensor([6, 1, 2])})
     assert "".join(map(str, kept.int().tolist())) == wanted
 
 

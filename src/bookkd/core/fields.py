@@ -14,7 +14,8 @@ from typing import Any
 from bookkd.core.errors import ConfigError, expected
 
 __all__ = [
-    "COUNT",
+    "COUNTS",
+    "FRAMES",
     "IGNORE_LABEL",
     "INPUT",
     "LABEL",
@@ -61,8 +62,10 @@ LABEL = "label"
 """int64 [batch]: the class; `IGNORE_LABEL` where the student may not see it. Several labels, or numbers: [batch, ...]."""
 LENGTH = "length"
 """int64 [batch]: the positions of a sequence that are no padding; only where the data set is of sequences."""
-COUNT = "count"
-"""int64 [batch]: the positions of each sequence as losses see them, one sequence behind another; of tasks whose losses ask for it."""
+FRAMES = "frames"
+"""int64 [batch]: the frames of each utterance as losses see them, one utterance behind another; of task ctc."""
+COUNTS = "counts"
+"""int64 [batch], on the processor: the positions that a book should have of each record; only where somebody compares."""
 LABEL_LENGTH = "label_length"
 """int64 [batch]: the entries of a label that are no padding; only where the data set is of sequences and labels are such."""
 PARTNER = "partner"

@@ -31,7 +31,7 @@ from typing import Any, ClassVar, Literal
 
 from bookkd.core.check import at_least, finite
 from bookkd.core.errors import ConfigError, expected
-from bookkd.core.fields import COUNT, LOGITS, SAMPLE
+from bookkd.core.fields import FRAMES, LOGITS, SAMPLE
 from bookkd.core.names import choose
 from bookkd.core.protocols import Needs
 from bookkd.core.schedules import Ramp, Schedule
@@ -117,7 +117,7 @@ class ConsKD(FrameMatching):
         ramped = self.ramp_epochs > 1
         weight = scaled(Ramp(self.ramp_epochs), self.consistency_weight) if ramped else self.consistency_weight
         if self.between == "views":
-            yield bind(view_consistency, LOGITS, batch=(COUNT, SAMPLE), weight=weight, name="consistency")
+            yield bind(view_consistency, LOGITS, batch=(FRAMES, SAMPLE), weight=weight, name="consistency")
             return
         one, other = (f"passes/{place}/{LOGITS}" for place in range(2))
         yield bind(

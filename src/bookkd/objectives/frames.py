@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bookkd.core.check import at_least
-from bookkd.core.fields import COUNT
+from bookkd.core.fields import FRAMES
 from bookkd.core.names import choose
 from bookkd.losses import Target
 from bookkd.losses.targets import likeliest
@@ -30,7 +30,7 @@ class Frames:
         around: n of "spikes", at least 0.
 
     >>> from bookkd.losses import DenseTarget
-    >>> said, batch = DenseTarget(torch.eye(2)[[0, 0, 1, 0, 0]]), {"count": torch.tensor([4, 1])}
+    >>> said, batch = DenseTarget(torch.eye(2)[[0, 0, 1, 0, 0]]), {"frames": torch.tensor([4, 1])}
     >>> Frames(0, "non-blank")(said, batch).int().tolist(), Frames(0, "spikes", 1)(said, batch).int().tolist()
     ([0, 0, 1, 0, 0], [0, 1, 1, 1, 0])
 
@@ -53,7 +53,7 @@ class Frames:
             return torch.ones_like(spikes)
         if self.which == "non-blank":
             return spikes
-        counts = batch[COUNT].to(spikes.device)
+        counts = batch[FRAMES].to(spikes.device)
         utterance = torch.arange(len(counts), device=spikes.device).repeat_interleave(counts)
         kept = spikes
         for step in range(1, min(self.around, len(spikes) - 1) + 1):

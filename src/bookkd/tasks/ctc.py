@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bookkd.core.check import at_least, between
 from bookkd.core.errors import ConfigError, DataError, FidelityError, TeacherOutputError, expected
-from bookkd.core.fields import COUNT, IGNORE_LABEL, INPUT, LABEL, LABEL_LENGTH, LENGTH, SAMPLE, WEIGHT
+from bookkd.core.fields import FRAMES, IGNORE_LABEL, INPUT, LABEL, LABEL_LENGTH, LENGTH, SAMPLE, WEIGHT
 from bookkd.core.names import choose
 from bookkd.core.schedules import Schedule
 from bookkd.losses import DenseTarget, FullTarget, ctc_loss
@@ -28,11 +28,11 @@ HEADS = "heads/"
 def transcribed(batch: Mapping[str, Any]) -> Tensor:
     """Return the frames of utterances whose transcript is known: the mask of the label term, bool [frames].
 
-    >>> transcribed({"label_length": torch.tensor([2, 0]), "count": torch.tensor([1, 2])})
+    >>> transcribed({"label_length": torch.tensor([2, 0]), "frames": torch.tensor([1, 2])})
     tensor([ True, False, False])
     """
     known: Tensor = batch[LABEL_LENGTH] > 0
-    return known.repeat_interleave(batch[COUNT].to(known.device))
+    return known.repeat_interleave(batch[FRAMES].to(known.device))
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class CTC(PositionTask):
     """Logits [batch, frames, classes] of a network that hears features [batch, input frames, ...] and their lengths.
 
     A record's frames are ceil(input frames / subsampling), in a book, in losses and in metrics alike; losses see the frames of all
-    utterances of a batch one behind another, [frames, classes], and `count`, how many each has. Labels are symbols, of as many as the
+    utterances of a batch one behind another, [frames, classes], and `frames`, how many each has. Labels are symbols, of as many as the
     transcript has; a transcript that begins with `IGNORE_LABEL`, or is none, is not known, and its utterance counts for no label term.
 
     A teacher that keeps another share of the frames is laid on the student's: of T teacher frames, student frame s of S reads frame
@@ -137,7 +137,7 @@ class CTC(PositionTask):
         return found
 
     def batch(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the batch with one weight for each frame, transcripts as they are, and `count`.
+        """Return the batch with one weight for each frame, transcripts as they are, and `frames`.
 
         Raises:
             DataError: naming the first utterance whose symbols are no classes, or the blank; or that has fewer frames than its
@@ -157,11 +157,11 @@ class CTC(PositionTask):
             lengths = lengths * (labels[:, 0] != IGNORE_LABEL)
         check_transcripts(labels, lengths, counts, blank=self.blank, n_classes=self._n_outputs, names=batch.get(SAMPLE))
         kept = self._kept(batch, int(counts.max()), counts.device)
-        return {**batch, LABEL: labels, LABEL_LENGTH: lengths, WEIGHT: self._spread(batch, kept), COUNT: counts}
+        return {**batch, LABEL: labels, LABEL_LENGTH: lengths, WEIGHT: self._spread(batch, kept), FRAMES: counts}
 
     def divisors(self, batch: Mapping[str, Any]) -> Tensor:
         """Return the weights, or of each frame its share of its utterance: what is added up is then the number of utterances."""
-        weights, counts = self.weights(batch), batch[COUNT].to(batch[WEIGHT].device)
+        weights, counts = self.weights(batch), batch[FRAMES].to(batch[WEIGHT].device)
         return weights if self.reduction == "frames" else weights / counts.repeat_interleave(counts)
 
     def targets(self, targets: Mapping[str, Any], batch: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -208,7 +208,7 @@ class CTC(PositionTask):
         """
         if label_smoothing:
             raise ConfigError(expected("label_smoothing", "0", label_smoothing, where=f"task {self.name}"))
-        names = (LABEL, LABEL_LENGTH, COUNT)
+        names = (LABEL, LABEL_LENGTH, FRAMES)
         return bind(ctc_loss, batch=names, weight=weight, name="ctc", mask=transcribed, blank=self.blank)
 
     def check_labels(self, labels: Any, where: str) -> None:
