@@ -16,8 +16,9 @@ from bookkd.zoo.language import (
 from bookkd.zoo.networks import create_network
 from bookkd.zoo.preprocess import Preprocess, create_preprocess
 from bookkd.zoo.sequences import TokenDataset
+from bookkd.zoo.sounds import log_mel
 from bookkd.zoo.spec_augment import SpecAugment
-from bookkd.zoo.speech import SpeechDataset, Utterance, log_mel, read_speech
+from bookkd.zoo.speech import SpeechDataset, Utterance, read_speech
 from bookkd.zoo.spoken_digits import spoken_digits
 from bookkd.zoo.tables import DATASETS, FAMILIES, FILELESS, NETWORKS, SEQUENCES, TRANSFORMS
 from bookkd.zoo.texts import TextClassifier, TextDataset, create_text_classifier, load_text_classifier

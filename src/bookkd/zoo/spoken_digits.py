@@ -13,7 +13,8 @@ from bookkd.core.check import at_least
 from bookkd.core.errors import DataError, expected
 from bookkd.core.names import choose
 from bookkd.core.rng import generator
-from bookkd.zoo.speech import SpeechDataset, Utterance, read_speech, wave_files
+from bookkd.zoo.sounds import wave_files
+from bookkd.zoo.speech import SpeechDataset, Utterance, read_speech
 
 __all__ = ["DIGITS", "LETTERS", "WORDS", "join_clips", "spoken_digits"]
 
