@@ -202,6 +202,8 @@ def table(runs: list[dict[str, Any]]) -> str:
     }
     for arm in ("teacher", *ARMS):
         mine = [each for each in runs if each["arm"] == arm]
+        if not mine:
+            continue
         means = [
             f"{statistics.fmean(values):.3f}" if (values := [each["metrics"][name]["value"] for each in mine if name in each["metrics"]]) else ""
             for name in SHOWN
@@ -231,7 +233,7 @@ def main() -> None:
     parser.add_argument("--set", choices=("fsdd", "espeak"), default="fsdd")
     parser.add_argument("--out", default="runs/speech")
     parser.add_argument("--strings", type=int, default=480, help="training strings")
-    parser.add_argument("--epochs", type=int, default=16)
+    parser.add_argument("--epochs", type=int, default=14)
     parser.add_argument("--teacher_epochs", type=int, default=24)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--quick", action="store_true")
