@@ -84,12 +84,13 @@ class InNumpy:
         return out
 
 
-_current: ContextVar[Heavy] = ContextVar("heavy", default=InNumpy())  # noqa: B039, it has no state
+_IN_NUMPY = InNumpy()
+_current: ContextVar[Heavy | None] = ContextVar("heavy", default=None)
 
 
 def heavy() -> Heavy:
     """Return who does the heavy part here and now."""
-    return _current.get()
+    return _current.get() or _IN_NUMPY
 
 
 @contextmanager
@@ -152,7 +153,8 @@ def log_tail(rows: Array, largest: Array, classes: Array, temperature: float) ->
     faint = left < _TINY
     if faint.any():
         found[faint] = _log_faint(rows[faint], largest[faint], classes[faint], temperature)
-    return found - everything
+    found -= everything
+    return found
 
 
 def _log_faint(rows: Array, largest: Array, classes: Array, temperature: float) -> Array:
