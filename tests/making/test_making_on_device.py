@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from tests.learning.digits import TASK, TRAIN, teacher, views
 
 from bookkd.book import RowIds, Sampled, TopK
 from bookkd.book.codecs import heavy as module
 from bookkd.book.codecs.heavy import InNumpy, heavy, worked_out_by
-from bookkd.making import on_device
+from bookkd.making import make, on_device
 from bookkd.making.on_device import OnDevice, encoding_on
 
 ROWS, CLASSES = 30, 300
@@ -87,3 +88,19 @@ def test_the_device_of_the_teacher_decides():
         assert isinstance(heavy(), OnDevice)
         assert heavy().device.type == "cuda"
     assert heavy() is usual
+
+
+@pytest.mark.parametrize("codec", [TopK(3, (1.0, 4.0)), Sampled(20)], ids=lambda codec: codec.name)
+def test_a_book_is_made_with_it(tmp_path, monkeypatch, codec):
+    used = []
+
+    def encoding(device):
+        used.append(device.type)
+        return worked_out_by(OnDevice(device))
+
+    books = []
+    for name in ("here", "there"):
+        books.append(make(tmp_path / name, teacher(), TRAIN, views(), task=TASK, codec=codec, batch_size=16))
+        monkeypatch.setattr("bookkd.making.local.encoding_on", encoding)
+    assert used == ["cpu"]
+    assert books[0].content_digest == books[1].content_digest
