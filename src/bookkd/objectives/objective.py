@@ -205,7 +205,8 @@ def _value(
     if student is None or rows is None:
         return term.value(student_fields, targets, batch, clock)
     count = len(student)
-    others = {name: value for name, value in student_fields.items() if name == term.teacher and term.own}
+    own = (term.teacher, *term.beside) if term.own else ()
+    others = {name: value for name, value in student_fields.items() if name in own}
 
     def evaluate(piece: Tensor, part: slice) -> Tensor:
         fields = {**part_of(others, part, count), term.field: piece}

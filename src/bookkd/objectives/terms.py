@@ -15,7 +15,7 @@ from bookkd.core.errors import ConfigError, DataError, UnknownNameError, expecte
 from bookkd.core.fields import IGNORE_LABEL, LABEL, LOGITS, PARTNER_LABEL, check_field_name
 from bookkd.core.names import choose, nearest
 from bookkd.core.schedules import Clock, Schedule, resolve
-from bookkd.losses import Claims, FullTarget, Loss, Target, as_target, claims_of
+from bookkd.losses import Claims, CombinedTarget, FullTarget, Loss, Target, as_target, claims_of
 
 __all__ = ["Hyper", "Mask", "Term", "bind", "labelled", "masked", "scheduled", "weighted"]
 
@@ -83,6 +83,8 @@ class Term:
         mask: Where the term counts; None for every position of positive weight.
         transforms: Applied to both sides before the loss, in this order; see `objectives.transforms`.
         own: Whether `teacher` is a field of the student's own, taken without gradient, as peers teach one another.
+        beside: Further fields of the student's own: with `teacher` they are the members of one `CombinedTarget`, in equal parts
+            unless a transform (`Combine`) says otherwise.
     """
 
     name: str
@@ -95,6 +97,7 @@ class Term:
     mask: Mask | None = None
     transforms: tuple[Transform, ...] = ()
     own: bool = False
+    beside: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_field_name(self.field)
@@ -102,6 +105,10 @@ class Term:
             check_field_name(self.teacher)
         if not callable(self.weight):
             finite(self.weight, "weight", where=f"term {self.name}")
+        for name in self.beside:
+            check_field_name(name)
+        if self.beside and not self.own:
+            raise ConfigError(expected("own", "True with fields beside the teacher's", False, where=f"term {self.name}"))
         self._check_positional()
         self._check_hyper()
         if (self.transforms or self.own) and self.teacher is None:
@@ -167,8 +174,7 @@ class Term:
         """
         inputs: list[Any] = [self._look_up(self.field, student_fields, "student")]
         if self.teacher is not None:
-            target = self._look_up(self.teacher, student_fields if self.own else targets, _TEACHER)
-            target = target.detach() if self.own else target
+            target = self._own(student_fields) if self.own else self._look_up(self.teacher, targets, _TEACHER)
             for transform in self.transforms:
                 inputs[0], target = transform(inputs[0], as_target(target), batch)
             inputs.append(target)
@@ -184,6 +190,12 @@ class Term:
         if silent is None or self.claims.scope == "batch":
             return self.loss(*inputs, **hyper)
         return self.loss(*inputs, **hyper).masked_fill(silent, 0)
+
+    def _own(self, student_fields: Mapping[str, Tensor]) -> Target | Tensor:
+        """Return what the student's own fields teach, without gradient."""
+        names = (self.teacher or "", *self.beside)
+        said: list[Tensor] = [self._look_up(name, student_fields, _TEACHER).detach() for name in names]
+        return said[0] if len(said) == 1 else CombinedTarget.of([as_target(each) for each in said])
 
     def _look_up(self, name: str, fields: Mapping[str, Any], side: str) -> Any:
         if name in fields:
@@ -202,6 +214,7 @@ def bind(
     name: str | None = None,
     mask: Mask | None = None,
     own: bool = False,
+    beside: tuple[str, ...] = (),
     **hyper: Hyper,
 ) -> Term:
     """Bind a loss to the names of its inputs, and check the names against the loss's own signature.
@@ -215,6 +228,7 @@ def bind(
         name: What logs call it; the name of the loss by default.
         mask: Where the term counts.
         own: Whether `teacher` names a field of the student's own.
+        beside: Further ones, which teach together with it.
         **hyper: Hyper-parameters of the loss: every required one, and no other.
 
     Raises:
@@ -229,7 +243,7 @@ def bind(
     ...
     bookkd.core.errors.UnknownNameError: Unknown hyper-parameter 'smoothing' (term cross_entropy, loss cross_entropy). Nearest: smoothing_over, label_smoothing.
     """
-    return Term(name or _loss_name(loss), loss, field, teacher, tuple(batch), weight, dict(hyper), mask, own=own)
+    return Term(name or _loss_name(loss), loss, field, teacher, tuple(batch), weight, dict(hyper), mask, own=own, beside=beside)
 
 
 def weighted(term: Term, weight: float | Schedule) -> Term:

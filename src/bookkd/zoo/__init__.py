@@ -8,6 +8,7 @@ from bookkd.zoo.networks import create_network
 from bookkd.zoo.preprocess import Preprocess, create_preprocess
 from bookkd.zoo.sequences import TokenDataset
 from bookkd.zoo.tables import DATASETS, FILELESS, NETWORKS, TRANSFORMS
+from bookkd.zoo.tagging import GRUTagger, SequenceDataset
 from bookkd.zoo.transforms import create_transform
 from bookkd.zoo.weights import load_weights, save_weights, weights_digest
 
@@ -17,9 +18,11 @@ __all__ = [
     "NETWORKS",
     "TRANSFORMS",
     "ArrayDataset",
+    "GRUTagger",
     "ImageDataset",
     "LanguageModel",
     "Preprocess",
+    "SequenceDataset",
     "SubsetDataset",
     "TokenDataset",
     "VectorDataset",
