@@ -5,15 +5,18 @@ Logits of a whole text would fill the memory, so that sums of each sequence are 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from bookkd.core.check import at_least
 from bookkd.core.errors import DataError, TeacherOutputError, expected
-from bookkd.core.fields import IGNORE_LABEL
+from bookkd.core.fields import IGNORE_LABEL, LABEL, LOGITS
 from bookkd.evaluation.intervals import Floats
-from bookkd.evaluation.measures import Measures, bin_of, measured
+from bookkd.evaluation.measures import Measures, bin_of, mean_where_known, measured
 
 __all__ = ["TokenSums"]
 
@@ -33,38 +36,51 @@ class TokenSums:
 
     Intervals are bootstrapped over whole sequences, since the positions of one are no independent samples.
 
+    With `class_names` there are also `balanced_accuracy`, the mean recall of the classes that occur, and recall and precision of each
+    class.
+
     Args:
         bins: Bins of the calibration error.
+        class_names: Of the classes of tags, one a logit; empty for tokens, of which there are too many to be told one by one.
 
     >>> sums = TokenSums()
-    >>> sums.add(torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 0]), torch.tensor([2]))
+    >>> said = {"logits": torch.tensor([[2.0, 0.0], [0.0, 1.0]])}
+    >>> sums.add(said, {"label": torch.tensor([0, 0])}, torch.tensor([2]))
     >>> {name: round(each.value, 4) for name, each in sums.measures(replicates=0).metrics.items() if name != "ece"}
     {'nll': 0.7201, 'perplexity': 2.0546, 'accuracy': 0.5, 'entropy': 0.4738}
 
     Source: acceptance, Leviathan et al. 2023 (arXiv 2211.17192), theorem 3.5.
     """
 
-    def __init__(self, *, bins: int = 15) -> None:
+    def __init__(self, *, bins: int = 15, class_names: Sequence[str] = ()) -> None:
+        self.class_names = tuple(class_names)
         self.bins = at_least(bins, 1, "bins", where="TokenSums")
         self._sums: dict[str, list[Floats]] = {}
         self._compared: bool | None = None
 
-    def add(self, logits: Tensor, labels: Tensor, counts: Tensor, teacher: Tensor | None = None) -> None:
+    def add(
+        self,
+        said: Mapping[str, Tensor],
+        seen: Mapping[str, Any],
+        counts: Tensor,
+        teacher: Mapping[str, Tensor] | None = None,
+    ) -> None:
         """Take in some sequences.
 
         Args:
-            logits: The student's, of all positions of the sequences, one after another, [positions, vocabulary].
-            labels: The token at each, int64 [positions]; `IGNORE_LABEL` where it is not known.
+            said: The student's `logits` at all positions of the sequences, one after another, [positions, vocabulary].
+            seen: The batch; its `label` is the token at each, int64 [positions], `IGNORE_LABEL` where it is not known.
             counts: Positions of each sequence, int64 [sequences].
-            teacher: The teacher's logits at the same positions.
+            teacher: The teacher's `logits` at the same positions.
 
         Raises:
             DataError: for shapes that do not fit, a label that is no token, or logits that are not finite.
             TeacherOutputError: if the teacher's logits have another shape; if it is there for some batches and for others not.
         """
+        logits, labels, theirs = said[LOGITS], seen[LABEL], None if teacher is None else teacher[LOGITS]
         _check(logits, labels, counts)
-        if teacher is not None and teacher.shape != logits.shape:
-            raise TeacherOutputError(expected("teacher", f"of shape {tuple(logits.shape)}", tuple(teacher.shape)))
+        if theirs is not None and theirs.shape != logits.shape:
+            raise TeacherOutputError(expected("teacher", f"of shape {tuple(logits.shape)}", tuple(theirs.shape)))
         if self._compared not in (None, teacher is not None):
             raise TeacherOutputError(
                 expected("teacher", "given for all batches or for none", "some", where="TokenSums")
@@ -72,7 +88,7 @@ class TokenSums:
         self._compared = teacher is not None
         rows = max(1, _CHUNK_VALUES // logits.shape[1])
         pieces = [
-            self._values(logits[i : i + rows], labels[i : i + rows], None if teacher is None else teacher[i : i + rows])
+            self._values(logits[i : i + rows], labels[i : i + rows], None if theirs is None else theirs[i : i + rows])
             for i in range(0, len(logits), rows)
         ]
         sequence = np.repeat(np.arange(len(counts)), counts.cpu().numpy())
@@ -101,7 +117,7 @@ class TokenSums:
         return measured(
             _Statistic(sums, self.bins),
             len(sums["tokens"]),
-            class_names=(),
+            class_names=self.class_names,
             replicates=replicates,
             seed=seed,
             level=level,
@@ -132,6 +148,11 @@ class TokenSums:
         for name, value in (("bin_confidence", confidence), ("bin_right", right.double().cpu().numpy())):
             found[name] = np.zeros((len(place), self.bins))
             found[name][np.arange(len(place)), place] = np.where(known.cpu().numpy(), value, 0)
+        if self.class_names:
+            classes = torch.arange(len(self.class_names), device=labels.device)
+            truth, guess = (labels[:, None] == classes), (likeliest[:, None] == classes) & known[:, None]
+            for name, each in (("class_tokens", truth), ("class_guesses", guess), ("class_right", truth & guess)):
+                found[name] = each.double().cpu().numpy()
         return found
 
 
@@ -145,6 +166,7 @@ class _Statistic:
         sums = {name: counts @ values for name, values in self.sums.items()}
         tokens = sums.pop("tokens")
         confidence, right = sums.pop("bin_confidence"), sums.pop("bin_right")
+        hits = {name: sums.pop(name) for name in ("class_tokens", "class_guesses", "class_right") if name in sums}
         found: dict[str, Floats] = {}
         for name, total in sums.items():
             found[name] = total / tokens
@@ -152,7 +174,14 @@ class _Statistic:
                 with np.errstate(over="ignore"):
                     found["perplexity"] = np.exp(found[name])
         found["ece"] = np.abs(confidence - right).sum(axis=1) / tokens
-        return found, {}
+        if not hits:
+            return found, {}
+        with np.errstate(invalid="ignore", divide="ignore"):
+            each = {
+                "recall": hits["class_right"] / hits["class_tokens"],
+                "precision": hits["class_right"] / hits["class_guesses"],
+            }
+        return {**found, "balanced_accuracy": mean_where_known(each["recall"])}, each
 
 
 def _check(logits: Tensor, labels: Tensor, counts: Tensor) -> None:

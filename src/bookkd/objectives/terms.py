@@ -82,7 +82,8 @@ class Term:
         hyper: Hyper-parameters of the loss, each a value or a `Schedule`.
         mask: Where the term counts; None for every position of positive weight.
         transforms: Applied to both sides before the loss, in this order; see `objectives.transforms`.
-        own: Whether `teacher` is a field of the student's own, taken without gradient, as peers teach one another.
+        own: Whether `teacher` is a field of the student's own, as peers teach one another; taken without gradient.
+        gradient: Whether one of the student's own is handed to the loss with its gradient after all, as two passes that are to agree.
         beside: Further fields of the student's own: with `teacher` they are the members of one `CombinedTarget`, in equal parts
             unless a transform (`Combine`) says otherwise.
     """
@@ -97,6 +98,7 @@ class Term:
     mask: Mask | None = None
     transforms: tuple[Transform, ...] = ()
     own: bool = False
+    gradient: bool = False
     beside: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -107,14 +109,18 @@ class Term:
             finite(self.weight, "weight", where=f"term {self.name}")
         for name in self.beside:
             check_field_name(name)
-        if self.beside and not self.own:
-            raise ConfigError(expected("own", "True with fields beside the teacher's", False, where=f"term {self.name}"))
+        if self.beside and (not self.own or self.gradient):
+            wish, got = "True, and `gradient` False, with fields beside the teacher's", f"{self.own} and {self.gradient}"
+            raise ConfigError(expected("own", wish, got, where=f"term {self.name}"))
         self._check_positional()
         self._check_hyper()
         if (self.transforms or self.own) and self.teacher is None:
             raise ConfigError(
                 expected(_TEACHER, "a field", None, where=f"term {self.name} with transforms or own=True")
             )
+        if self.gradient and not self.own:
+            do = "A teacher's fields have no gradient."
+            raise ConfigError(expected("own", "True with gradient=True", False, where=f"term {self.name}", do=do))
         zeros = [type(each).__name__ for each in self.transforms if getattr(each, "leaves_zeros", False)]
         if zeros and self.claims.wants_full_support(self.hyper):
             got, where = f"{zeros[0]}, which leaves classes without any", f"term {self.name}"
@@ -192,9 +198,10 @@ class Term:
         return self.loss(*inputs, **hyper).masked_fill(silent, 0)
 
     def _own(self, student_fields: Mapping[str, Tensor]) -> Target | Tensor:
-        """Return what the student's own fields teach, without gradient."""
+        """Return what the student's own fields teach."""
         names = (self.teacher or "", *self.beside)
-        said: list[Tensor] = [self._look_up(name, student_fields, _TEACHER).detach() for name in names]
+        said: list[Tensor] = [self._look_up(name, student_fields, _TEACHER) for name in names]
+        said = said if self.gradient else [each.detach() for each in said]
         return said[0] if len(said) == 1 else CombinedTarget.of([as_target(each) for each in said])
 
     def _look_up(self, name: str, fields: Mapping[str, Any], side: str) -> Any:
@@ -214,6 +221,7 @@ def bind(
     name: str | None = None,
     mask: Mask | None = None,
     own: bool = False,
+    gradient: bool = False,
     beside: tuple[str, ...] = (),
     **hyper: Hyper,
 ) -> Term:
@@ -228,6 +236,7 @@ def bind(
         name: What logs call it; the name of the loss by default.
         mask: Where the term counts.
         own: Whether `teacher` names a field of the student's own.
+        gradient: Whether that field is taken with gradient.
         beside: Further ones, which teach together with it.
         **hyper: Hyper-parameters of the loss: every required one, and no other.
 
@@ -243,7 +252,9 @@ def bind(
     ...
     bookkd.core.errors.UnknownNameError: Unknown hyper-parameter 'smoothing' (term cross_entropy, loss cross_entropy). Nearest: smoothing_over, label_smoothing.
     """
-    return Term(name or _loss_name(loss), loss, field, teacher, tuple(batch), weight, dict(hyper), mask, own=own, beside=beside)
+    given, called = tuple(batch), name or _loss_name(loss)
+    sides: dict[str, Any] = {"own": own, "gradient": gradient, "beside": beside}
+    return Term(called, loss, field, teacher, given, weight, dict(hyper), mask, **sides)
 
 
 def weighted(term: Term, weight: float | Schedule) -> Term:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bookkd.core.errors import ConfigError, expected
 from bookkd.core.fields import LABEL, LOGITS
@@ -17,7 +17,6 @@ from bookkd.learning.validation import Validation
 from bookkd.losses import CombinedTarget, DenseTarget
 from bookkd.methods import DIL
 from bookkd.objectives import Combine
-from bookkd.tasks import Task
 from bookkd.views import Pick, Replay, Views
 
 __all__ = ["MEASURES", "Said", "better", "ensemble_of", "said_on", "spread_of"]
@@ -42,7 +41,7 @@ class Said:
     def measures(self) -> dict[str, float]:
         """Return accuracy, negative log-likelihood in nats and calibration error, over all positions whose label is known."""
         sums = TokenSums()
-        sums.add(self.logits, self.labels, self.counts)
+        sums.add({LOGITS: self.logits}, {LABEL: self.labels}, self.counts)
         found = sums.measures(replicates=0).metrics
         return {name: found[name].value for name in MEASURES}
 
@@ -90,8 +89,3 @@ def better(mine: dict[str, Any], theirs: dict[str, Any], by: str) -> bool:
     """Say whether measures are better than others; equal ones are not."""
     one, other = float(mine[by]), float(theirs[by])
     return one > other if by == "accuracy" else one < other
-
-
-def learner_of(network: nn.Module, task: Task, preprocess: Any) -> Learner:
-    """Return a network with its preprocessing."""
-    return Learner(network, task, preprocess=preprocess)
