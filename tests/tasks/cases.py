@@ -96,7 +96,13 @@ def tagging():
 
 
 # Name -> task, network and batch.
-TASKS = {"causal-lm": causal_lm, "classification": classification, "multi-label": multi_label, "regression": regression, "tagging": tagging}
+TASKS = {
+    "causal-lm": causal_lm,
+    "classification": classification,
+    "multi-label": multi_label,
+    "regression": regression,
+    "tagging": tagging,
+}
 # Name -> fields with the shape of one record.
 FIELDS = {
     "causal-lm": {"logits": (5,)},
@@ -106,4 +112,10 @@ FIELDS = {
     "tagging": {"logits": (3,)},
 }
 # Name -> primary metric.
-METRICS = {"causal-lm": "perplexity", "classification": "accuracy", "multi-label": "map", "regression": "r2", "tagging": "accuracy"}
+METRICS = {
+    "causal-lm": "perplexity",
+    "classification": "accuracy",
+    "multi-label": "map",
+    "regression": "r2",
+    "tagging": "accuracy",
+}

@@ -92,9 +92,10 @@ class DIL(BaseMethod):
         positive(between(self.alpha, 0, 1, "alpha", where=where), "alpha", where=where)
         between(self.beta, 0, 1, "beta", where=where)
         at_least(self.ramp_epochs, 0, "ramp_epochs", where=where)
-        if self.weights == "accuracy":
+        given: object = self.weights
+        if isinstance(given, str) and given != "uniform":
             do = "Give numbers: nobody measures peers while they learn."
-            raise ConfigError(expected("weights", "uniform or numbers", self.weights, where=where, do=do))
+            raise ConfigError(expected("weights", "uniform or numbers", given, where=where, do=do))
         weights = Combine(self.ensemble, self.weights).weights
         if not isinstance(weights, str) and len(weights) != self.assistants:
             wish = f"one for each of {self.assistants} assistants"
@@ -146,9 +147,7 @@ class DIL(BaseMethod):
             labels = task.label_term(weight=weight, label_smoothing=0.0)
             yield replace(labels, field=peer_logits(peer), name=f"{labels.name}_{peer}")
 
-    def _soft(
-        self, peer: int, teacher: str, weight: float | Schedule, name: str, beside: tuple[str, ...] = ()
-    ) -> Term:
+    def _soft(self, peer: int, teacher: str, weight: float | Schedule, name: str, beside: tuple[str, ...] = ()) -> Term:
         hyper: dict[str, Any] = {"temperature": self.temperature, "t_squared": True, "class_reduction": "sum"}
         own: dict[str, Any] = {"teacher": teacher, "own": True, "beside": beside}
         term = bind(soft_target_kl, peer_logits(peer), weight=weight, name=name, **own, **hyper)

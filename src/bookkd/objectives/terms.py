@@ -110,7 +110,10 @@ class Term:
         for name in self.beside:
             check_field_name(name)
         if self.beside and (not self.own or self.gradient):
-            wish, got = "True, and `gradient` False, with fields beside the teacher's", f"{self.own} and {self.gradient}"
+            wish, got = (
+                "True, and `gradient` False, with fields beside the teacher's",
+                f"{self.own} and {self.gradient}",
+            )
             raise ConfigError(expected("own", wish, got, where=f"term {self.name}"))
         self._check_positional()
         self._check_hyper()

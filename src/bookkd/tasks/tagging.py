@@ -96,4 +96,4 @@ def _of_another_length(batch: Mapping[str, Any], labels: Tensor, theirs: Tensor 
         return expected("label", wish, f"shape {list(labels.shape)}", where="task tagging", do=do)
     place = int((theirs != batch[LENGTH]).nonzero()[0]) if len(theirs) else 0
     where = f"sample {int(batch[SAMPLE][place])}" if SAMPLE in batch else f"row {place} of a batch"
-    return expected("label", f"{int(batch[LENGTH][place])}, one a step", f"{int(theirs[place])}", where=where, do=do)
+    return expected("label", f"{int(batch[LENGTH][place])}, one a step", int(theirs[place]), where=where, do=do)

@@ -52,7 +52,9 @@ class SequenceDataset:
             raise DataError(expected("class_names", "at least two names", list(self.class_names), where=self.name))
         if not (inputs.ndim == 1 and inputs.dtype.kind in "iu") and not (inputs.ndim == 2 and inputs.dtype.kind == "f"):
             got = f"{inputs.dtype} of shape {inputs.shape}"
-            raise DataError(expected("inputs", "whole numbers [steps] or numbers [steps, features]", got, where=self.name))
+            raise DataError(
+                expected("inputs", "whole numbers [steps] or numbers [steps, features]", got, where=self.name)
+            )
         if labels.ndim != 1 or labels.dtype.kind not in "iu" or len(labels) != len(inputs):
             got = f"{labels.dtype} of shape {labels.shape}"
             raise DataError(expected("step_labels", f"{len(inputs)} whole numbers, one a step", got, where=self.name))
@@ -110,7 +112,9 @@ class SequenceDataset:
         for place, (array, label) in enumerate(zip(arrays, theirs, strict=True)):
             if not len(array) or array.shape[1:] != arrays[0].shape[1:]:
                 wish = f"at least one step of shape {list(arrays[0].shape[1:])}"
-                raise DataError(expected("inputs", wish, f"shape {list(array.shape)}", where=f"{name}, sequence {place}"))
+                raise DataError(
+                    expected("inputs", wish, f"shape {list(array.shape)}", where=f"{name}, sequence {place}")
+                )
             if label.shape != array.shape[:1]:
                 do = "Give each step one label; -1 where it is not known."
                 got = f"shape {list(label.shape)}"

@@ -178,9 +178,7 @@ class _Runner:
     def _fed_back(self, number: int, place: int, parent: Record, book: Record, share: float) -> Record:
         self.settings.say(f"round {number}: {name_of(place)} learns from the student's book")
         with closing(Book(self.out / book["path"])) as opened:
-            _, found = self.learnt(
-                number, place, parent, self.settings.method.fed_back(share), StoredKnowledge(opened)
-            )
+            _, found = self.learnt(number, place, parent, self.settings.method.fed_back(share), StoredKnowledge(opened))
         return self._kept(found, parent)
 
     def _why_not(self, number: int, student: Record, assistant: Record, records: list[Record]) -> str:
