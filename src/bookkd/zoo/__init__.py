@@ -7,15 +7,18 @@ from bookkd.zoo.language import LanguageModel, create_causal_lm, load_causal_lm,
 from bookkd.zoo.networks import create_network
 from bookkd.zoo.preprocess import Preprocess, create_preprocess
 from bookkd.zoo.sequences import TokenDataset
-from bookkd.zoo.tables import DATASETS, FILELESS, NETWORKS, TRANSFORMS
+from bookkd.zoo.tables import DATASETS, FAMILIES, FILELESS, NETWORKS, SEQUENCES, TRANSFORMS
 from bookkd.zoo.tagging import GRUTagger, SequenceDataset
+from bookkd.zoo.texts import TextClassifier, TextDataset, create_text_classifier, load_text_classifier
 from bookkd.zoo.transforms import create_transform
 from bookkd.zoo.weights import load_weights, save_weights, weights_digest
 
 __all__ = [
     "DATASETS",
+    "FAMILIES",
     "FILELESS",
     "NETWORKS",
+    "SEQUENCES",
     "TRANSFORMS",
     "ArrayDataset",
     "GRUTagger",
@@ -24,14 +27,18 @@ __all__ = [
     "Preprocess",
     "SequenceDataset",
     "SubsetDataset",
+    "TextClassifier",
+    "TextDataset",
     "TokenDataset",
     "VectorDataset",
     "create_causal_lm",
     "create_network",
     "create_preprocess",
+    "create_text_classifier",
     "create_transform",
     "fingerprint",
     "load_causal_lm",
+    "load_text_classifier",
     "load_tokenizer",
     "load_weights",
     "open_dataset",
