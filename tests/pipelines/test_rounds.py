@@ -10,6 +10,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from tests.learning import digits
 from tests.learning.digits import StopError, assert_equal
 
 from bookkd.book import Book, Dense
@@ -17,13 +18,14 @@ from bookkd.core.errors import ConfigError
 from bookkd.evaluation import pairwise_kl
 from bookkd.knowledge import StoredKnowledge, Teacher
 from bookkd.learning import Learner, Run, Training, Validation, learn
+from bookkd.learning.validation import measure_sequences
 from bookkd.making import make_several
 from bookkd.methods import DIL, Supervised, VanillaKD
 from bookkd.pipelines.rounds import Feedback, Rounds, run_rounds, said_on, student_again
 from bookkd.pipelines.rounds.run import _Runner
-from bookkd.tasks import Tagging
+from bookkd.tasks import CausalLM, MultiLabel, Regression, Tagging
 from bookkd.views import Views
-from bookkd.zoo import GRUTagger, SequenceDataset, load_weights
+from bookkd.zoo import GRUTagger, SequenceDataset, TokenDataset, load_weights, open_dataset
 
 NAMES = ("falls", "stays", "rises")
 TASK, VIEWS = Tagging(NAMES), Views(None, n_views=1)
@@ -267,3 +269,58 @@ def test_one_assistant_and_other_settings(tmp_path):
         settings(tmp_path, method=DIL())
     with pytest.raises(ConfigError, match=r"`ramp_epochs` to be 0 by rounds, got 2 .*Feedback\(ramp=True\)"):
         settings(tmp_path, method=DIL(assistants=2, ramp_epochs=2))
+
+
+class Tokens(torch.nn.Module):
+    """A causal network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.cells, self.head = (
+            torch.nn.Embedding(8, 6),
+            torch.nn.GRU(6, 6, batch_first=True),
+            torch.nn.Linear(6, 8),
+        )
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.head(self.cells(self.embed(tokens))[0])
+
+
+def test_rounds_of_other_tasks(tmp_path):
+    """A language model, where both sides see the same prefix, and images with their preprocessing."""
+    text = TokenDataset.of("text", [TRAIN[row][0] for row in range(30)], vocabulary=8)
+    of_text = {"task": CausalLM(8), "data": text, "validation": text, "student": Tokens, "assistants": (Tokens, Tokens)}
+    found = run_rounds(settings(tmp_path / "text", **of_text, rounds=1, by="nll"))
+    measured = measure_sequences(found.student, text, CausalLM(8), replicates=0)
+    assert found.rounds[1]["student"]["nll"] == pytest.approx(measured.metrics["nll"].value, rel=1e-6)
+    images = {"task": digits.TASK, "data": digits.TRAIN, "views": digits.views(), "preprocess": digits.to_float}
+    images |= {"student": digits.Dropping, "assistants": (digits.Dropping, digits.Dropping)}
+    found = run_rounds(settings(tmp_path / "images", **images, validation=digits.TEST, rounds=1))
+    assert Book(found.folder / "round-1" / "book").n_views == 2
+    assert 0 < found.rounds[1]["ensemble"]["accuracy"] <= 1
+
+
+def of_pairs():
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(128, 10))
+
+
+def test_tasks_without_one_class_are_refused(tmp_path):
+    numbers = {
+        "task": Regression(("x",)),
+        "data": digits.TRAIN,
+        "validation": digits.TEST,
+        "preprocess": digits.to_float,
+    }
+    with pytest.raises(ConfigError, match=r"`task` to be one that method dil-seq2seq serves"):
+        settings(tmp_path, **numbers)
+    pairs = open_dataset("digits-pairs", limit=20)
+    several = {
+        **numbers,
+        "task": MultiLabel(pairs.class_names),
+        "data": pairs,
+        "validation": pairs,
+        "student": of_pairs,
+    }
+    with pytest.raises(ConfigError, match=r"`task` to be one of one class a sample or position, got .?multi-label"):
+        run_rounds(settings(tmp_path / "several", **several))
+    assert not (tmp_path / "several").exists()

@@ -46,8 +46,8 @@ class Said:
         return {name: found[name].value for name in MEASURES}
 
 
-def said_on(learner: Learner, validation: Validation, accelerator: str = "cpu") -> Said:
-    """Run a network over a data set in evaluation mode.
+def said_on(learner: Learner, validation: Validation, accelerator: str = "cpu", *, most: int | None = None) -> Said:
+    """Run a network over a data set, or its first `most` samples, in evaluation mode.
 
     Raises:
         ConfigError: for a task that says another thing than one distribution a sample or position.
@@ -57,8 +57,9 @@ def said_on(learner: Learner, validation: Validation, accelerator: str = "cpu") 
     replay = Replay(validation.dataset, Views(validation.transform, n_views=1), probe_share=0)
     said: list[tuple[Tensor, Tensor, Tensor]] = []
     with torch.inference_mode():
-        for start in range(0, len(replay), validation.batch_size):
-            picks = [Pick(row, 0) for row in range(start, min(start + validation.batch_size, len(replay)))]
+        count = len(replay) if most is None else min(most, len(replay))
+        for start in range(0, count, validation.batch_size):
+            picks = [Pick(row, 0) for row in range(start, min(start + validation.batch_size, count))]
             batch = to_device(replay.batch(picks), device)
             logits, seen = task.student(learner(batch)).get(LOGITS), task.batch(batch)
             if logits is None or logits.ndim != 2 or seen[LABEL].shape != logits.shape[:1]:

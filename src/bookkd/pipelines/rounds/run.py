@@ -100,11 +100,16 @@ class _Runner:
     def __init__(self, settings: Rounds) -> None:
         self.settings = settings
         self.out = settings.out
-        self._check_folder()
+        starts = {}
+        for place in (0, *settings.places):
+            network = settings.network(place)
+            starts[name_of(place)] = weights_digest(network)
+            self._said(network, most=1)  # refuses a task or network that cannot be measured, before anything is trained
+        self._check_folder(starts)
 
-    def _check_folder(self) -> None:
-        """Note what the rounds are made of, or refuse a folder that says something else."""
-        path, mine = self.out / "config.json", parse(pretty(self._config()), _WHERE)
+    def _check_folder(self, starts: Mapping[str, str]) -> None:
+        """Note what the rounds are made of, or refuse a folder that says something else; `starts` are digests of initial values."""
+        path, mine = self.out / "config.json", parse(pretty(self._config(starts)), _WHERE)
         if path.exists():
             theirs = read(path, str(path))
             other = sorted(key for key in {*mine, *theirs} if mine.get(key) != theirs.get(key))
@@ -116,9 +121,8 @@ class _Runner:
             make_folder(self.out)
             write_atomic(path, pretty(mine))
 
-    def _config(self) -> dict[str, Any]:
+    def _config(self, starts: Mapping[str, str]) -> dict[str, Any]:
         it, codec = self.settings, self.settings.codec or Dense()
-        starts = {name_of(place): weights_digest(it.network(place)) for place in (0, *it.places)}
         return {
             **{key: plain(getattr(it, key)) for key in ("by", "feedback", "keep_best", "preprocess", "training")},
             "codec": {"name": codec.name, **plain(codec)},
@@ -126,7 +130,7 @@ class _Runner:
             "feedback_training": plain(it.training_of(1, 1)),
             "method": plain(it.method),
             "rounds": it.rounds if it.feedback.ramp else None,
-            "start": starts,
+            "start": dict(starts),
             "task": {"name": it.task.name, **plain(it.task)},
             "validation": fingerprint(it.validated.dataset),
             "views": it.views.recipe(len(it.data)),
@@ -245,10 +249,10 @@ class _Runner:
             load_weights(network, self.out / record["weights"])
         return network
 
-    def _said(self, network: nn.Module) -> Said:
+    def _said(self, network: nn.Module, most: int | None = None) -> Said:
         it = self.settings
         learner = Learner(network, it.task, preprocess=it.preprocess)
-        return said_on(learner, it.validated, it.training.accelerator)
+        return said_on(learner, it.validated, it.training.accelerator, most=most)
 
     def _together(self, assistants: list[Record]) -> Record:
         """Measure the assistants as an ensemble, one in memory at a time."""

@@ -16,6 +16,7 @@ from bookkd.core.errors import ConfigError, expected
 from bookkd.core.names import choose
 from bookkd.core.schedules import Clock, GaussianRamp
 from bookkd.learning import Training
+from bookkd.learning.configuration import check_task
 from bookkd.learning.validation import Validation
 from bookkd.methods import DIL
 from bookkd.tasks import Task
@@ -90,7 +91,7 @@ class Rounds:
         say: Called with a line of progress.
 
     Raises:
-        ConfigError: if there are not as many assistants as the method has; its `ramp_epochs` is of the live loop alone.
+        ConfigError: if the method does not serve the task; if there are not as many assistants as the method has; its `ramp_epochs` is of the live loop alone.
     """
 
     out: Path
@@ -114,6 +115,7 @@ class Rounds:
 
     def __post_init__(self) -> None:
         at_least(self.rounds, 1, "rounds", where=_WHERE)
+        check_task(self.method, self.task, where=_WHERE)
         choose(self.by, ("accuracy", "nll"), "by", where=_WHERE)
         if len(self.assistants) != self.method.assistants:
             do = f"Pass method=DIL(assistants={len(self.assistants)})."
