@@ -22,7 +22,7 @@ from bookkd.learning.validation import measure_sequences
 from bookkd.making import make_several
 from bookkd.methods import DIL, Supervised, VanillaKD
 from bookkd.pipelines.rounds import Feedback, Rounds, run_rounds, said_on, student_again
-from bookkd.pipelines.rounds.run import _Runner
+from bookkd.pipelines.rounds.networks import Networks
 from bookkd.tasks import CausalLM, MultiLabel, Regression, Tagging
 from bookkd.views import Views
 from bookkd.zoo import GRUTagger, SequenceDataset, TokenDataset, load_weights, open_dataset
@@ -152,7 +152,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_weights(whole, tmp_path, monk
     assert (given.folder(1) / "assistant-1" / "config.json").exists()
     assert not (given.folder(1) / "assistant-1" / "result.json").exists()
     with monkeypatch.context() as patch:
-        patch.setattr(_Runner, "learnt", _stop)
+        patch.setattr(Networks, "learnt", _stop)
         with pytest.raises(StopError):
             run_rounds(given)
     again = run_rounds(given)
@@ -217,7 +217,7 @@ def test_beta_0_is_not_the_same_as_no_feedback(tmp_path):
     result = run_rounds(settings(tmp_path / "labels", method=DIL(assistants=2, beta=0.0), rounds=1))
     warm, first = (record["assistants"] for record in result.rounds)
     assert all(one["digest"] != other["digest"] for one, other in zip(warm, first, strict=True))
-    assert first[0]["method"]["name"] == "supervised"
+    assert (first[0]["method"]["name"], first[0]["taught_by"]) == ("supervised", [])
 
 
 def test_gates_of_the_feedback(tmp_path):

@@ -53,6 +53,7 @@ def said_on(learner: Learner, validation: Validation, accelerator: str = "cpu", 
         ConfigError: for a task that says another thing than one distribution a sample or position.
     """
     task, device = learner.task, find_device(accelerator)
+    before = next(learner.parameters()).device
     learner.to(device).eval()
     replay = Replay(validation.dataset, Views(validation.transform, n_views=1), probe_share=0)
     said: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -67,6 +68,7 @@ def said_on(learner: Learner, validation: Validation, accelerator: str = "cpu", 
             counts = task.counts(batch)
             counts = torch.ones(len(picks), dtype=torch.int64) if counts is None else counts
             said.append((logits.float().cpu(), seen[LABEL].cpu(), counts.cpu()))
+    learner.to(before)
     logits, labels, counts = (torch.cat(parts) for parts in zip(*said, strict=True))
     return Said(logits, labels, counts)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +15,17 @@ from bookkd.core.check import at_least
 from bookkd.core.errors import ConfigError, expected
 from bookkd.core.files import make_folder, write_atomic
 from bookkd.core.jsonio import parse, pretty, read
-from bookkd.core.protocols import Knowledge
-from bookkd.knowledge import StoredKnowledge, Teacher, lineage_of_weights, teachers_behind
-from bookkd.learning import Learned, Learner, find_device, learn
+from bookkd.knowledge import StoredKnowledge
 from bookkd.learning.folder import plain
-from bookkd.making import make, make_several
-from bookkd.methods import Method, Supervised
-from bookkd.pipelines.rounds.measured import MEASURES, Said, better, said_on, spread_of
+from bookkd.methods import Supervised
+from bookkd.pipelines.rounds.measured import MEASURES, better
+from bookkd.pipelines.rounds.networks import Networks, Record
 from bookkd.pipelines.rounds.settings import Rounds, name_of
-from bookkd.zoo import fingerprint, load_weights, weights_digest
+from bookkd.zoo import fingerprint, weights_digest
 
 __all__ = ["RoundsResult", "run_rounds", "student_again"]
 
 _WHERE = "rounds"
-Record = dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +87,9 @@ def student_again(settings: Rounds, number: int) -> nn.Module:
         raise ConfigError(expected("round", "a finished one", number, where=str(settings.out)))
     before = runner.done(number - 1) or {}
     book = StoredKnowledge(settings.out / record["book"]["path"])
-    return runner.learnt(number, 0, before.get("student"), settings.method.taught(), book, keep=False)[0].student
+    return runner.networks.learnt(number, 0, before.get("student"), settings.method.taught(), book, keep=False)[
+        0
+    ].student
 
 
 class _Runner:
@@ -100,11 +98,14 @@ class _Runner:
     def __init__(self, settings: Rounds) -> None:
         self.settings = settings
         self.out = settings.out
+        self.networks = Networks(settings)
         starts = {}
         for place in (0, *settings.places):
             network = settings.network(place)
             starts[name_of(place)] = weights_digest(network)
-            self._said(network, most=1)  # refuses a task or network that cannot be measured, before anything is trained
+            self.networks.said(
+                network, most=1
+            )  # refuses a task or network that cannot be measured, before anything is trained
         self._check_folder(starts)
 
     def _check_folder(self, starts: Mapping[str, str]) -> None:
@@ -148,8 +149,8 @@ class _Runner:
         found = []
         for place in it.places:
             it.say(f"warm-up: {name_of(place)} learns from labels")
-            found.append(self.learnt(0, place, None, Supervised(), None)[1])
-        return self._noted({"round": 0, "assistants": found, **self._together(found)})
+            found.append(self.networks.learnt(0, place, None, Supervised(), None)[1])
+        return self._noted({"round": 0, "assistants": found, **self.networks.together(found)})
 
     def round(self, number: int, records: list[Record]) -> Record:
         """Do one round."""
@@ -158,21 +159,21 @@ class _Runner:
         it.say(f"round {number}: student learns from the book of {len(it.places)} assistants")
         with closing(Book(self.out / book["path"])) as opened:
             parent = before.get("student")
-            _, student = self.learnt(number, 0, parent, it.method.taught(), StoredKnowledge(opened))
+            _, student = self.networks.learnt(number, 0, parent, it.method.taught(), StoredKnowledge(opened))
         student = self._kept(student, parent)
         refused = [self._why_not(number, student, assistant, records) for assistant in before["assistants"]]
         told: Record = {"round": number, "book": book, "student": student, "student_book": None}
         assistants, together = before["assistants"], {key: before[key] for key in ("ensemble", "gain", "diversity")}
         share = it.feedback.share(number, it.rounds)
         if not all(refused):
-            told["student_book"] = self._book(it.folder(number) / "student-book", {0: student})
+            told["student_book"] = self.networks.book(it.folder(number) / "student-book", {0: student})
             assistants = [
                 before["assistants"][place - 1]
                 if refused[place - 1]
                 else self._fed_back(number, place, before["assistants"][place - 1], told["student_book"], share)
                 for place in it.places
             ]
-            together = self._together(assistants)
+            together = self.networks.together(assistants)
         feedback = [
             {"to": name_of(place), "beta": 0.0 if why else it.method.beta * share, "why_not": why or None}
             for place, why in zip(it.places, refused, strict=True)
@@ -182,7 +183,9 @@ class _Runner:
     def _fed_back(self, number: int, place: int, parent: Record, book: Record, share: float) -> Record:
         self.settings.say(f"round {number}: {name_of(place)} learns from the student's book")
         with closing(Book(self.out / book["path"])) as opened:
-            _, found = self.learnt(number, place, parent, self.settings.method.fed_back(share), StoredKnowledge(opened))
+            _, found = self.networks.learnt(
+                number, place, parent, self.settings.method.fed_back(share), StoredKnowledge(opened)
+            )
         return self._kept(found, parent)
 
     def _why_not(self, number: int, student: Record, assistant: Record, records: list[Record]) -> str:
@@ -201,63 +204,12 @@ class _Runner:
             return f"the student's {by} {student[by]:.4f} is worse than {assistant[by]:.4f} by more than {it.margin:g}"
         return ""
 
-    def learnt(
-        self, number: int, place: int, parent: Record | None, method: Method, knowledge: Knowledge | None,
-        *, keep: bool = True,
-    ) -> tuple[Learned, Record]:  # fmt: skip
-        """Train one network in a round, from its parent's weights, and return it with its record."""
-        it = self.settings
-        network, training = self._network(place, parent), it.training_of(number, place)
-        start, path = weights_digest(network), it.folder(number) / name_of(place)
-        steered = training.patience is not None or training.schedule == "plateau"
-        learned = learn(
-            network,
-            it.data,
-            it.views,
-            task=it.task,
-            knowledge=knowledge,
-            method=method,
-            preprocess=it.preprocess,
-            training=training,
-            validation=it.validated if steered else None,
-            out=path if keep else None,
-            start=start,
-        )
-        record = {
-            "weights": (path / "student.safetensors").relative_to(self.out).as_posix(),
-            "round": number,
-            "digest": weights_digest(learned.student),
-            "parent": start,
-            "taught_by": [teacher.digest for teacher in teachers_behind(knowledge)],
-            "method": {"name": method.name, **plain(method)},
-            "epochs": len(learned.history),
-            "seconds": len(learned.history) * learned.seconds_per_epoch,
-            **self._said(learned.student).measures(),
-        }
-        return learned, record
-
     def _kept(self, learnt: Record, parent: Record | None) -> Record:
         """Return the record that the next round goes on from: with `keep_best` the parent's, where learning made it no better."""
         if not self.settings.keep_best or parent is None or better(learnt, parent, self.settings.by):
             return learnt
         tried = {key: learnt[key] for key in ("weights", "round", "digest", "parent", "taught_by", *MEASURES)}
         return {**parent, "tried": tried}
-
-    def _network(self, place: int, record: Record | None) -> nn.Module:
-        network = self.settings.network(place)
-        if record is not None:
-            load_weights(network, self.out / record["weights"])
-        return network
-
-    def _said(self, network: nn.Module, most: int | None = None) -> Said:
-        it = self.settings
-        learner = Learner(network, it.task, preprocess=it.preprocess)
-        return said_on(learner, it.validated, it.training.accelerator, most=most)
-
-    def _together(self, assistants: list[Record]) -> Record:
-        """Measure the assistants as an ensemble, one in memory at a time."""
-        places = zip(self.settings.places, assistants, strict=True)
-        return spread_of([self._said(self._network(place, record)) for place, record in places], self.settings.method)
 
     def _book_of_assistants(self, number: int, records: list[Record]) -> Record:
         """Make the book of a round, or return the one before where no assistant has moved since."""
@@ -266,33 +218,7 @@ class _Runner:
         if number > 1 and digests == [assistant["digest"] for assistant in records[-2]["assistants"]]:
             found: Record = records[-1]["book"]
             return found
-        return self._book(self.settings.folder(number) / "book", dict(enumerate(assistants, 1)))
-
-    def _book(self, path: Path, networks: Mapping[int, Record]) -> Record:
-        it = self.settings
-        loads = [partial(self._teacher, place, record) for place, record in networks.items()]
-        at = tuple(dict.fromkeys((1.0, float(it.method.temperature))))
-        options: dict[str, Any] = {"task": it.task, "codec": it.codec, "temperatures": at}
-        if len(loads) == 1:
-            book = make(path, loads[0](), it.data, it.views, **options)
-        else:
-            book = make_several(path, loads, it.data, it.views, **options)
-        with closing(book):
-            about = {"bytes": book.nbytes, "content_digest": book.content_digest}
-            return {"path": path.relative_to(self.out).as_posix(), **about}
-
-    def _teacher(self, place: int, record: Record) -> Teacher:
-        it, weights = self.settings, self.out / record["weights"]
-        options: dict[str, Any] = {} if it.preprocess is None else {"preprocess": it.preprocess}
-        return Teacher(
-            self._network(place, record),
-            name=f"round-{record['round']}/{name_of(place)}",
-            accuracy=record["accuracy"],
-            split="validation",
-            device=find_device(it.training.accelerator),
-            lineage=lineage_of_weights(weights),
-            **options,
-        )
+        return self.networks.book(self.settings.folder(number) / "book", dict(enumerate(assistants, 1)))
 
     def _noted(self, record: Record) -> Record:
         """Write the record of a round, which finishes it."""
@@ -313,7 +239,7 @@ class _Runner:
         best["ensemble"] = {"round": number, "members": members, **records[number]["ensemble"]}
         summary = {"chosen": chosen, "by": by, "best": best, "rounds": records, "method": self.settings.method.name}
         write_atomic(self.out / "rounds.json", pretty(summary))
-        return RoundsResult(self._network(0, students[chosen]).eval(), chosen, tuple(records), best, self.out)
+        return RoundsResult(self.networks.load(0, students[chosen]).eval(), chosen, tuple(records), best, self.out)
 
 
 def _best(found: Mapping[int, Record], by: str) -> int:
