@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors.numpy import load_file, save_file
 from torch import nn
 
 from bookkd.core.rng import generator
@@ -152,16 +153,16 @@ def split(chorales: Sequence[Chorale]) -> dict[str, SequenceDataset]:
 
 def data(out: Path) -> dict[str, SequenceDataset]:
     """Return the three sets, read from the corpus where `out` does not have them yet."""
-    path, entries = out / "chorales.npz", ("inputs", "step_labels", "ends")
+    path, entries = out / "chorales.safetensors", ("inputs", "step_labels", "ends")
     if not path.exists():
         print(f"reading the chorales, about {SECONDS_OF_READING} s", file=sys.stderr)
         sets = split(list(read_chorales()))
-        np.savez(path, **{f"{name}-{key}": getattr(each, key) for name, each in sets.items() for key in entries})
-    with np.load(path) as found:
-        return {
-            name: SequenceDataset(f"chorales {name}", *(found[f"{name}-{key}"] for key in entries), NAMES)
-            for name in ("train", "validation", "test")
-        }
+        save_file({f"{name}-{key}": getattr(each, key) for name, each in sets.items() for key in entries}, path)
+    found = load_file(path)
+    return {
+        name: SequenceDataset(f"chorales {name}", *(found[f"{name}-{key}"] for key in entries), NAMES)
+        for name in ("train", "validation", "test")
+    }
 
 
 small = partial(GRUTagger, len(NAMES), features=31, width=12)
@@ -340,6 +341,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", default="runs/music")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument(
+        "--live", action="store_true", help="interactive learning step by step too, half of the time of all others"
+    )
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--keep", action="store_true", help="write the figures that the guide shows")
     arguments = parser.parse_args()
@@ -352,7 +356,7 @@ def main() -> None:
     print(sizes, networks, file=sys.stderr)
     runs = []
     for seed in range(1 if arguments.quick else arguments.seeds):
-        for arm in ARMS:
+        for arm in (arm for arm in ARMS if arguments.live or arm != "live"):
             runs.append(run(out, arm, seed, sets, arguments.quick))
             shown = {name: round(each["value"], 4) for name, each in runs[-1]["metrics"].items()}
             print(arm, seed, shown, f"round {runs[-1]['chosen']}, {runs[-1]['seconds']} s", file=sys.stderr)
