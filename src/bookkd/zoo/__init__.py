@@ -3,7 +3,15 @@
 from bookkd.zoo.datasets import open_dataset
 from bookkd.zoo.fingerprints import fingerprint
 from bookkd.zoo.images import ArrayDataset, ImageDataset, SubsetDataset, VectorDataset
-from bookkd.zoo.language import LanguageModel, create_causal_lm, load_causal_lm, load_tokenizer, pack, tokenizer_digest
+from bookkd.zoo.language import (
+    LanguageModel,
+    create_causal_lm,
+    load_causal_lm,
+    load_tokenizer,
+    pack,
+    positions_within,
+    tokenizer_digest,
+)
 from bookkd.zoo.networks import create_network
 from bookkd.zoo.preprocess import Preprocess, create_preprocess
 from bookkd.zoo.sequences import TokenDataset
@@ -43,6 +51,7 @@ __all__ = [
     "load_weights",
     "open_dataset",
     "pack",
+    "positions_within",
     "save_weights",
     "tokenizer_digest",
     "weights_digest",
