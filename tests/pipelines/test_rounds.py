@@ -25,7 +25,7 @@ from bookkd.pipelines.rounds import Feedback, Rounds, run_rounds, said_on, stude
 from bookkd.pipelines.rounds.networks import Networks
 from bookkd.tasks import CausalLM, MultiLabel, Regression, Tagging
 from bookkd.views import Views
-from bookkd.zoo import GRUTagger, SequenceDataset, TokenDataset, load_weights, open_dataset
+from bookkd.zoo import GRUTagger, SequenceDataset, SubsetDataset, TokenDataset, load_weights, open_dataset
 
 NAMES = ("falls", "stays", "rises")
 TASK, VIEWS = Tagging(NAMES), Views(None, n_views=1)
@@ -323,4 +323,6 @@ def test_tasks_without_one_class_are_refused(tmp_path):
     }
     with pytest.raises(ConfigError, match=r"`task` to be one of one class a sample or position, got .?multi-label"):
         run_rounds(settings(tmp_path / "several", **several))
+    with pytest.raises(ConfigError, match=r"`validation` to be at least one sample, got 0"):
+        run_rounds(settings(tmp_path / "several", validation=SubsetDataset(TEST, np.empty(0, np.int64))))
     assert not (tmp_path / "several").exists()

@@ -50,7 +50,7 @@ def said_on(learner: Learner, validation: Validation, accelerator: str = "cpu", 
     """Run a network over a data set, or its first `most` samples, in evaluation mode.
 
     Raises:
-        ConfigError: for a task that says another thing than one distribution a sample or position.
+        ConfigError: for a data set without samples, or a task that says another thing than one distribution a sample or position.
     """
     task, device = learner.task, find_device(accelerator)
     before = next(learner.parameters()).device
@@ -58,6 +58,9 @@ def said_on(learner: Learner, validation: Validation, accelerator: str = "cpu", 
     replay = Replay(validation.dataset, Views(validation.transform, n_views=1), probe_share=0)
     said: list[tuple[Tensor, Tensor, Tensor]] = []
     with torch.inference_mode():
+        if not len(replay):
+            do = "Rounds are decided on validation samples."
+            raise ConfigError(expected("validation", "at least one sample", 0, where="rounds", do=do))
         count = len(replay) if most is None else min(most, len(replay))
         for start in range(0, count, validation.batch_size):
             picks = [Pick(row, 0) for row in range(start, min(start + validation.batch_size, count))]

@@ -87,9 +87,9 @@ def student_again(settings: Rounds, number: int) -> nn.Module:
         raise ConfigError(expected("round", "a finished one", number, where=str(settings.out)))
     before = runner.done(number - 1) or {}
     book = StoredKnowledge(settings.out / record["book"]["path"])
-    return runner.networks.learnt(number, 0, before.get("student"), settings.method.taught(), book, keep=False)[
-        0
-    ].student
+    method, parent = settings.method.taught(), before.get("student")
+    learned, _ = runner.networks.learnt(number, 0, parent, method, book, keep=False)
+    return learned.student
 
 
 class _Runner:
@@ -103,9 +103,8 @@ class _Runner:
         for place in (0, *settings.places):
             network = settings.network(place)
             starts[name_of(place)] = weights_digest(network)
-            self.networks.said(
-                network, most=1
-            )  # refuses a task or network that cannot be measured, before anything is trained
+            # Refuses a task or network that cannot be measured, before anything is trained.
+            self.networks.said(network, most=1)
         self._check_folder(starts)
 
     def _check_folder(self, starts: Mapping[str, str]) -> None:
