@@ -365,7 +365,9 @@ def test_documents_that_the_teacher_kept_apart_stay_apart(tmp_path):
     def trainer(collate):
         return BookTrainer(model(9), arguments(tmp_path), book=book.path, train_dataset=ROWS, data_collator=collate)
 
-    with pytest.raises(ConfigError, match="`position_ids` to be in the batch, got 'none' .*documents apart at token 0"):
+    with pytest.raises(
+        ConfigError, match=r"`position_ids` to be in the batch, got 'none' .*documents apart at token 0"
+    ):
         trainer(collator).train()
     done = trainer(apart)
     done.train()

@@ -133,8 +133,7 @@ class BookTrainer(_Trainer):  # type: ignore[misc]
         if rows is None or not model.training:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         batch = batch_of(inputs["input_ids"], rows)
-        self._check_context(inputs)
-        outputs = model(**{key: value for key, value in inputs.items() if key not in ("labels", "shift_labels")})
+        outputs = model(**{key: value for key, value in inputs.items() if key not in self._left_out(inputs)})
         said = self.task.fields(outputs, batch)
         seen = self.task.batch(batch)
         # What the book is asked by stays on the processor.
@@ -150,13 +149,19 @@ class BookTrainer(_Trainer):  # type: ignore[misc]
         loss = loss + self._of_experts(outputs)
         return (loss, outputs) if return_outputs else loss
 
-    def _check_context(self, inputs: Mapping[str, Any]) -> None:
-        """Refuse to let documents of a row see one another where the teacher kept them apart."""
-        modes = [teacher.mode for teacher in self.knowledge.teachers]
-        if "position_ids" not in inputs and any("documents apart" in mode for mode in modes):
+    def _left_out(self, inputs: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return the inputs that are none of the model's, after proof that it sees of a row what the teacher saw.
+
+        Beside a mask Transformers takes position_ids for those of one document; as rows are padded at the end, none is needed.
+        """
+        modes = [teacher.mode for teacher in self.knowledge.teachers if "documents apart" in teacher.mode]
+        if not modes:
+            return ("labels", "shift_labels")
+        if "position_ids" not in inputs:
             do = "Let the collator give them (bookkd.zoo.positions_within), or make the book with separator=None."
             where = f"BookTrainer, whose book's teacher saw {modes[0].removeprefix('eval, ')}"
             raise ConfigError(expected("position_ids", "in the batch", "none", where=where, do=do))
+        return ("labels", "shift_labels", "attention_mask")
 
     def _of_experts(self, outputs: Any) -> Tensor | float:
         """Return the auxiliary loss that spreads tokens over experts, which a model adds to its own loss alone."""
