@@ -210,7 +210,8 @@ def _value(
     if student is None or rows is None:
         return term.value(student_fields, targets, batch, clock)
     count = len(student)
-    others = {name: value for name, value in student_fields.items() if name == term.teacher and term.own}
+    own = (term.teacher, *term.beside) if term.own else ()
+    others = {name: value for name, value in student_fields.items() if name in own}
     read = batch if term.transforms else {name: batch[name] for name in term.batch if name in batch}
 
     def evaluate(piece: Tensor, part: slice) -> Tensor:

@@ -16,6 +16,7 @@ from bookkd.zoo.networks import create_network
 from bookkd.zoo.preprocess import Preprocess, create_preprocess
 from bookkd.zoo.sequences import TokenDataset
 from bookkd.zoo.tables import DATASETS, FAMILIES, FILELESS, NETWORKS, SEQUENCES, TRANSFORMS
+from bookkd.zoo.tagging import GRUTagger, SequenceDataset
 from bookkd.zoo.texts import TextClassifier, TextDataset, create_text_classifier, load_text_classifier
 from bookkd.zoo.transforms import create_transform
 from bookkd.zoo.weights import load_weights, save_weights, weights_digest
@@ -28,9 +29,11 @@ __all__ = [
     "SEQUENCES",
     "TRANSFORMS",
     "ArrayDataset",
+    "GRUTagger",
     "ImageDataset",
     "LanguageModel",
     "Preprocess",
+    "SequenceDataset",
     "SubsetDataset",
     "TextClassifier",
     "TextDataset",
