@@ -60,6 +60,17 @@ DEFAULTS = {
         "heads": 0,
         "heads_share": 0.25,
     },
+    # Card dil-seq2seq: "Sensible defaults to test: K=3, tau=2, alpha=beta=.5".
+    "dil-seq2seq": {
+        "assistants": 3,
+        "temperature": 2.0,
+        "alpha": 0.5,
+        "beta": 0.5,
+        "ensemble": "probability",
+        "weights": "uniform",
+        "ramp_epochs": 0,
+        "convex": True,
+    },
     # Card modern-logit-losses: the released loss classes; T = 1 where the code has none.
     "dist": {"beta": 1.0, "gamma": 1.0, "temperature": 1.0, "ce_weight": 1.0, "t_squared": True},
     # Card modern-logit-losses: mdistiller, CIFAR-100.
@@ -128,6 +139,7 @@ NEEDS = {
     "bookkd": ({"logits": (4.0,)}, ()),
     "cons-kd": ({"logits": (1.0,)}, ()),
     "ctc-kd": ({"logits": (1.0,)}, ()),
+    "dil-seq2seq": ({}, ()),
     "dist": ({"logits": (1.0,)}, ("logits",)),
     "dkd": ({"logits": (4.0,)}, ("logits",)),
     "dml": ({}, ()),
@@ -160,6 +172,7 @@ TOTALS = {
     "bookkd": 0.1 * 0.547702 + 0.9 * 0.636975,  # label smoothing 0.1, and the one-teacher L_book at a = 1
     "cons-kd": 0.842712,  # card cons-kd-ctc, weights 1 and frame KL
     "ctc-kd": 0.504357 + 0.162295,  # card cons-kd-ctc, CTC and frame KL of the first pass
+    "dil-seq2seq": 4 * 0.5 * 0.464369,  # a student and three assistants that agree: half of the labels' term each
     "dist": 0.464369 + 0.010950 + 0.011950,
     "dkd": 0.464369 + 6.060594 / 20,  # the first of 20 epochs of warm-up
     "dml": 2 * 0.464369,  # peers that agree teach one another nothing
@@ -265,6 +278,11 @@ REFUSED = [
     ("ctc-kd", "kd_weight", 0.0, r"`kd_weight` to be above 0, got 0 "),
     ("ctc-kd", "heads", -1, r"`heads` to be a whole number of at least 0, got -1"),
     ("ctc-kd", "heads_share", 1.0, r"`heads_share` to be below 1, where the last layer learns nothing, got 1"),
+    ("dil-seq2seq", "assistants", 0, r"`assistants` to be a whole number of at least 1, got 0 \(method dil-seq2seq\)"),
+    ("dil-seq2seq", "temperature", 0.0, r"`temperature` to be a number above 0, got 0\.0"),
+    ("dil-seq2seq", "alpha", 0.0, r"`alpha` to be a number above 0, got 0\.0"),
+    ("dil-seq2seq", "beta", 1.5, r"`beta` to be between 0 and 1, got 1\.5"),
+    ("dil-seq2seq", "ramp_epochs", -1, r"`ramp_epochs` to be a whole number of at least 0, got -1"),
     ("dist", "beta", -1.0, r"`beta` to be at least 0, got -1\.0 \(method dist\)"),
     ("dist", "temperature", 0.0, r"`temperature` to be a number above 0, got 0\.0"),
     ("dist", "ce_weight", float("inf"), r"`ce_weight` to be a finite number, got inf"),

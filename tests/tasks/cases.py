@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from bookkd.tasks import CTC, CausalLM, Classification, MultiLabel, Regression
+from bookkd.tasks import CTC, CausalLM, Classification, MultiLabel, Regression, Tagging
 
 
 def classification():
@@ -96,6 +96,29 @@ def ctc():
     return CTC(("-", "a", "b"), subsampling=2), Frames(), batch
 
 
+class Steps(nn.Module):
+    """Logits at every step, of that step alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(2, 3)
+
+    def forward(self, x, lengths):
+        return self.head(x)
+
+
+def tagging():
+    torch.manual_seed(0)
+    batch = {
+        "input": torch.rand(4, 3, 2),
+        "length": torch.tensor([3, 2, 1, 3]),
+        "label": torch.tensor([[0, 1, 2], [2, -1, -1], [1, -1, -1], [0, 0, 0]]),
+        "label_length": torch.tensor([3, 2, 1, 3]),
+        "weight": torch.tensor([1.0, 1.0, 1.0, 0.0]),
+    }
+    return Tagging(("a", "b", "c")), Steps(), batch
+
+
 # Name -> task, network and batch.
 TASKS = {
     "causal-lm": causal_lm,
@@ -103,6 +126,7 @@ TASKS = {
     "ctc": ctc,
     "multi-label": multi_label,
     "regression": regression,
+    "tagging": tagging,
 }
 # Name -> fields with the shape of one record.
 FIELDS = {
@@ -111,6 +135,7 @@ FIELDS = {
     "ctc": {"logits": (3,)},
     "multi-label": {"logits": (3,)},
     "regression": {"mean": (2,), "variance": (2,)},
+    "tagging": {"logits": (3,)},
 }
 # Name -> primary metric.
 METRICS = {
@@ -119,4 +144,5 @@ METRICS = {
     "ctc": "wer",
     "multi-label": "map",
     "regression": "r2",
+    "tagging": "accuracy",
 }

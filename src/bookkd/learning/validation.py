@@ -89,6 +89,7 @@ class Gatherer(Protocol):
 _GATHERERS: Mapping[str, Callable[[Any], Gatherer]] = {
     "causal-lm": lambda task: TokenSums(),
     "ctc": lambda task: TranscriptSums(task.class_names, blank=task.blank, separator=task.separator),
+    "tagging": lambda task: TokenSums(class_names=task.class_names),
 }
 """Task name -> what gathers the metrics of its sequences, made for a task."""
 

@@ -11,6 +11,7 @@ from bookkd.methods.base import BaseMethod, Card, Handler, Method
 from bookkd.methods.bookkd import BookKD
 from bookkd.methods.cons_kd import ConsKD
 from bookkd.methods.ctc_kd import CTCKD
+from bookkd.methods.dil import DIL
 from bookkd.methods.dist import DIST
 from bookkd.methods.dkd import DKD
 from bookkd.methods.dml import DML
@@ -26,6 +27,7 @@ from bookkd.methods.vanilla_kd import VanillaKD
 
 __all__ = [
     "CTCKD",
+    "DIL",
     "DIST",
     "DKD",
     "DML",
@@ -56,6 +58,7 @@ METHODS = {
     "bookkd": "bookkd.methods.bookkd:BookKD",
     "cons-kd": "bookkd.methods.cons_kd:ConsKD",
     "ctc-kd": "bookkd.methods.ctc_kd:CTCKD",
+    "dil-seq2seq": "bookkd.methods.dil:DIL",
     "dist": "bookkd.methods.dist:DIST",
     "dkd": "bookkd.methods.dkd:DKD",
     "dml": "bookkd.methods.dml:DML",

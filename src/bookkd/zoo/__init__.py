@@ -21,6 +21,7 @@ from bookkd.zoo.spec_augment import SpecAugment
 from bookkd.zoo.speech import SpeechDataset, Utterance, read_speech
 from bookkd.zoo.spoken_digits import spoken_digits
 from bookkd.zoo.tables import DATASETS, FAMILIES, FILELESS, NETWORKS, SEQUENCES, TRANSFORMS
+from bookkd.zoo.tagging import GRUTagger, SequenceDataset
 from bookkd.zoo.texts import TextClassifier, TextDataset, create_text_classifier, load_text_classifier
 from bookkd.zoo.transforms import create_transform
 from bookkd.zoo.weights import load_weights, save_weights, weights_digest
@@ -34,9 +35,11 @@ __all__ = [
     "TRANSFORMS",
     "AcousticModel",
     "ArrayDataset",
+    "GRUTagger",
     "ImageDataset",
     "LanguageModel",
     "Preprocess",
+    "SequenceDataset",
     "SpecAugment",
     "SpeechDataset",
     "SubsetDataset",
