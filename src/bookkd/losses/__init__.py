@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bookkd.losses.adaptive import adaptive_smoothing, smoothing_strength
 from bookkd.losses.claims import Claims, Loss, claims, claims_of
 from bookkd.losses.combined import BakedTarget, CombinedTarget, TransformedTarget
 from bookkd.losses.correlation import correlation_inter, correlation_intra
@@ -31,6 +32,7 @@ __all__ = [
     "SparseTarget",
     "Target",
     "TransformedTarget",
+    "adaptive_smoothing",
     "as_normal",
     "as_target",
     "batch_gram",
@@ -52,6 +54,7 @@ __all__ = [
     "reverse_kl",
     "skew_kl",
     "skew_reverse_kl",
+    "smoothing_strength",
     "soft_cross_entropy",
     "soft_target_kl",
     "softened_mse",
@@ -62,6 +65,7 @@ __all__ = [
 ]
 
 LOSSES: dict[str, Loss] = {
+    "adaptive_smoothing": adaptive_smoothing,
     "batch_gram": batch_gram,
     "class_gram": class_gram,
     "correlation_inter": correlation_inter,

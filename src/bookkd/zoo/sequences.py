@@ -15,7 +15,7 @@ from bookkd.core.check import at_least
 from bookkd.core.errors import DataError, expected
 from bookkd.core.fields import IGNORE_LABEL
 
-__all__ = ["TokenDataset"]
+__all__ = ["TokenDataset", "check_tokens"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,22 +51,7 @@ class TokenDataset:
     def __post_init__(self) -> None:
         at_least(self.vocabulary, 2, "vocabulary", where=self.name)
         tokens, ends = np.asarray(self.tokens), np.asarray(self.ends)
-        if tokens.ndim != 1 or tokens.dtype.kind not in "ui" or ends.ndim != 1 or ends.dtype.kind not in "ui":
-            got = f"{tokens.dtype} of shape {tokens.shape}, {ends.dtype} of shape {ends.shape}"
-            raise DataError(expected("tokens and ends", "whole numbers in one row", got, where=self.name))
-        counts = np.diff(ends.astype(np.int64), prepend=0)
-        if not len(ends) or ends[-1] != len(tokens) or (counts < 2).any():
-            short = np.flatnonzero(counts < 2)
-            got = f"{int(counts[short[0]])} tokens in sequence {int(short[0])}" if len(short) else f"{len(ends)} ends"
-            do = "Leave out sequences that are too short to describe anything."
-            wish = "sequences of at least two tokens that end with the last"
-            raise DataError(expected("ends", wish, got, where=self.name, do=do))
-        wrong = np.flatnonzero((tokens < 0) | (tokens >= self.vocabulary))
-        if len(wrong):
-            sequence = int(np.searchsorted(ends, wrong[0], side="right"))
-            where = f"{self.name}, sequence {sequence}"
-            wish = f"from 0 to {self.vocabulary - 1}"
-            raise DataError(expected("token", wish, int(tokens[wrong[0]]), where=where, do="Check the tokenizer."))
+        check_tokens(tokens, ends, self.vocabulary, least=2, where=self.name)
         if self.learnt is not None and np.shape(self.learnt) != tokens.shape:
             raise DataError(expected("learnt", f"one for each of {len(tokens)} tokens", np.shape(self.learnt)))
         object.__setattr__(self, "ends", ends.astype(np.int64))
@@ -105,3 +90,35 @@ class TokenDataset:
             return tokens, None
         learnt = torch.from_numpy(np.asarray(self.learnt[start:stop]))
         return tokens, torch.where(learnt, tokens, IGNORE_LABEL)
+
+
+def check_tokens(
+    tokens: npt.NDArray[Any], ends: npt.NDArray[Any], vocabulary: int, *, least: int, where: str
+) -> None:
+    """Refuse what is no sequences of tokens.
+
+    Args:
+        tokens: All sequences, one after another.
+        ends: Where each ends.
+        vocabulary: Tokens that there are.
+        least: Tokens that a sequence must have, at least 1.
+        where: Whose they are, for the error.
+
+    Raises:
+        DataError: for ends that divide nothing, sequences that are too short, or tokens outside of the vocabulary.
+    """
+    if tokens.ndim != 1 or tokens.dtype.kind not in "ui" or ends.ndim != 1 or ends.dtype.kind not in "ui":
+        got = f"{tokens.dtype} of shape {tokens.shape}, {ends.dtype} of shape {ends.shape}"
+        raise DataError(expected("tokens and ends", "whole numbers in one row", got, where=where))
+    counts = np.diff(ends.astype(np.int64), prepend=0)
+    if not len(ends) or ends[-1] != len(tokens) or (counts < least).any():
+        short = np.flatnonzero(counts < least)
+        got = f"{int(counts[short[0]])} tokens in sequence {int(short[0])}" if len(short) else f"{len(ends)} ends"
+        do = "Leave out sequences that are too short to describe anything."
+        many = "two tokens" if least == 2 else "one token"
+        raise DataError(expected("ends", f"sequences of at least {many} that end with the last", got, where=where, do=do))
+    wrong = np.flatnonzero((tokens < 0) | (tokens >= vocabulary))
+    if len(wrong):
+        place = f"{where}, sequence {int(np.searchsorted(ends, wrong[0], side='right'))}"
+        wish = f"from 0 to {vocabulary - 1}"
+        raise DataError(expected("token", wish, int(tokens[wrong[0]]), where=place, do="Check the tokenizer."))
