@@ -81,13 +81,19 @@ def load_causal_lm(
         MissingExtraError: if Transformers is not installed.
         WeightsError: if there is no such folder, or no model of a kind that Transformers knows in it.
     """
+    model = loaded_model(folder, "AutoModelForCausalLM", "a causal language model", dtype)
+    return LanguageModel(model, separator=separator)
+
+
+def loaded_model(folder: str | Path, auto: str, what: str, dtype: torch.dtype | None) -> nn.Module:
+    """Load a model of Transformers from a folder, from safetensors alone; `auto` is the class that knows its kinds."""
     path, transformers = _folder(folder, "config.json"), require("transformers", _EXTRA)
     options = {"local_files_only": True, "trust_remote_code": False, "use_safetensors": True}
     try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=dtype or "auto", **options)
+        model: nn.Module = getattr(transformers, auto).from_pretrained(path, dtype=dtype or "auto", **options)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise WeightsError(_unreadable("a causal language model of Transformers", error, path)) from error
-    return LanguageModel(model, separator=separator)
+        raise WeightsError(_unreadable(f"{what} of Transformers", error, path)) from error
+    return model
 
 
 def create_causal_lm(config: Mapping[str, Any], *, vocabulary: int, separator: int | None = None) -> LanguageModel:
@@ -102,28 +108,33 @@ def create_causal_lm(config: Mapping[str, Any], *, vocabulary: int, separator: i
         MissingExtraError: if Transformers is not installed.
         ConfigError: for a kind or an option that Transformers does not know.
     """
+    ends = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
+    model = created_model(config, "AutoModelForCausalLM", {"vocab_size": vocabulary}, ends, where="create_causal_lm")
+    return LanguageModel(model, separator=separator)
+
+
+def created_model(
+    config: Mapping[str, Any], auto: str, fixed: Mapping[str, Any], usual: Mapping[str, Any], *, where: str
+) -> nn.Module:
+    """Build a model of Transformers; `fixed` options stand over those of `config`, `usual` ones, where it has them, under."""
     transformers, given = require("transformers", _EXTRA), dict(config)
     kind = given.pop("model_type", None)
     known = getattr(transformers, "CONFIG_MAPPING", {})
     if kind not in known:
-        do = "Name a model of Transformers, such as gpt2 or llama."
-        raise ConfigError(expected("model_type", "one that Transformers knows", kind, where="create_causal_lm", do=do))
+        do = "Name a model of Transformers, such as gpt2, llama or t5."
+        raise ConfigError(expected("model_type", "one that Transformers knows", kind, where=where, do=do))
     takes = known[kind]().to_dict()
     for option in given:
         if option not in takes:
             near = ", ".join(sorted(takes, key=lambda each: (not each.startswith(option[:3]), each))[:5])
-            raise ConfigError(
-                expected(option, f"an option of {kind}, such as {near}", option, where="create_causal_lm")
-            )
-    ends = {key: None for key in ("bos_token_id", "eos_token_id", "pad_token_id") if takes.get(key) is not None}
+            raise ConfigError(expected(option, f"an option of {kind}, such as {near}", option, where=where))
+    under = {key: value for key, value in usual.items() if takes.get(key) is not None}
     try:
-        model = transformers.AutoModelForCausalLM.from_config(
-            known[kind](**{**ends, **given, "vocab_size": vocabulary})
-        )
+        model: nn.Module = getattr(transformers, auto).from_config(known[kind](**{**under, **given, **fixed}))
     except (ValueError, TypeError, KeyError) as error:
         text = " ".join(str(error).split())
-        raise ConfigError(expected("config", f"that of a {kind}", text, where="create_causal_lm")) from error
-    return LanguageModel(model, separator=separator)
+        raise ConfigError(expected("config", f"that of a {kind}", text, where=where)) from error
+    return model
 
 
 def load_tokenizer(folder: str | Path) -> Any:
