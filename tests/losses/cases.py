@@ -201,7 +201,9 @@ def ref_adaptive(student, teacher, labels, *, alpha, largest, drawn=False):
     whole = softmax(student, axis=-1)
     q, p = (whole, teacher) if drawn else outcomes(student, teacher, 1.0)
     share = np.minimum(1 - entropy(whole, axis=-1) / np.log(student.shape[-1]), largest) if alpha is None else alpha
-    wanted = (1 - share) * -np.log(whole[np.arange(len(labels)), np.maximum(labels, 0)]) - share * (p * np.log(q)).sum(-1)
+    wanted = (1 - share) * -np.log(whole[np.arange(len(labels)), np.maximum(labels, 0)]) - share * (p * np.log(q)).sum(
+        -1
+    )
     return np.where(labels == IGNORE_LABEL, 0.0, wanted)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from bookkd.tasks import CausalLM, Classification, MultiLabel, Regression
+from bookkd.tasks import CausalLM, Classification, MultiLabel, Regression, Seq2Seq
 
 
 def classification():
@@ -72,14 +72,52 @@ def causal_lm():
     return CausalLM(5), Tokens(), batch
 
 
+class Translator(nn.Module):
+    """Logits at every prefix token, of that token and the mean of the source."""
+
+    def __init__(self):
+        super().__init__()
+        self.source, self.target, self.head = nn.Embedding(5, 6), nn.Embedding(5, 6), nn.Linear(6, 5)
+
+    def forward(self, source, lengths, prefix):
+        there = (torch.arange(source.shape[1]) < lengths[:, None])[..., None]
+        mean = (self.source(source) * there).sum(1) / lengths[:, None]
+        return self.head(self.target(prefix) + mean[:, None])
+
+
+def seq2seq():
+    torch.manual_seed(0)
+    batch = {
+        "input": torch.tensor([[0, 1, 2, 3], [4, 0, 2, 0], [3, 2, 0, 0], [1, 1, 1, 1]]),
+        "length": torch.tensor([4, 3, 2, 4]),
+        "label": torch.tensor([[3, 2, -1], [4, 2, -1], [3, 4, 2], [3, 3, 2]]),
+        "label_length": torch.tensor([2, 2, 3, 3]),
+        "weight": torch.tensor([1.0, 1.0, 1.0, 0.0]),
+    }
+    return Seq2Seq(5), Translator(), batch
+
+
 # Name -> task, network and batch.
-TASKS = {"causal-lm": causal_lm, "classification": classification, "multi-label": multi_label, "regression": regression}
+TASKS = {
+    "causal-lm": causal_lm,
+    "classification": classification,
+    "multi-label": multi_label,
+    "regression": regression,
+    "seq2seq": seq2seq,
+}
 # Name -> fields with the shape of one record.
 FIELDS = {
     "causal-lm": {"logits": (5,)},
     "classification": {"logits": (3,)},
     "multi-label": {"logits": (3,)},
     "regression": {"mean": (2,), "variance": (2,)},
+    "seq2seq": {"logits": (5,)},
 }
 # Name -> primary metric.
-METRICS = {"causal-lm": "perplexity", "classification": "accuracy", "multi-label": "map", "regression": "r2"}
+METRICS = {
+    "causal-lm": "perplexity",
+    "classification": "accuracy",
+    "multi-label": "map",
+    "regression": "r2",
+    "seq2seq": "perplexity",
+}

@@ -18,6 +18,13 @@ from bookkd.evaluation.paired import (
 from bookkd.evaluation.regression import evaluate_regression
 from bookkd.evaluation.student_t import Contrast, contrast_of, interval_of_mean, t_quantile
 from bookkd.evaluation.tokens import TokenSums
+from bookkd.evaluation.translations import (
+    Translations,
+    decode_all,
+    likeness,
+    measure_translations,
+    score_translations,
+)
 
 __all__ = [
     "Contrast",
@@ -30,12 +37,14 @@ __all__ = [
     "Latency",
     "Measures",
     "TokenSums",
+    "Translations",
     "bootstrap",
     "calibration",
     "confusion",
     "contrast_of",
     "cost",
     "crossing_alpha",
+    "decode_all",
     "difference_of",
     "distillation_score",
     "diversity",
@@ -45,8 +54,11 @@ __all__ = [
     "fit_temperature",
     "interaction_of",
     "interval_of_mean",
+    "likeness",
     "lower_is_better",
+    "measure_translations",
     "reliability",
+    "score_translations",
     "t_quantile",
     "vasicek_entropy",
 ]

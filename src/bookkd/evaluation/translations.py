@@ -82,7 +82,7 @@ def measure_translations(
     )
     written = [_text(list(each[0].tokens), text) for each in found]
     if references is None:
-        references = [dataset.text(row, text) if text else _text(dataset[row][1].tolist()[:-1], None) for row in range(len(dataset))]
+        references = [dataset.text(row, text) for row in range(len(dataset))]
     how = tokenize or ("13a" if text else "none")
     return score_translations(written, references, tokenize=how, replicates=replicates, seed=seed, level=level)
 
@@ -190,9 +190,7 @@ def likeness(metric: str, *, words: bool) -> Callable[[str, str], float]:
     choose(metric, ("bleu", "chrf"), "metric", where="likeness")
     metrics = require("sacrebleu.metrics", _EXTRA)
     scorer = (
-        metrics.CHRF()
-        if metric == "chrf"
-        else metrics.BLEU(tokenize="13a" if words else "none", effective_order=True)
+        metrics.CHRF() if metric == "chrf" else metrics.BLEU(tokenize="13a" if words else "none", effective_order=True)
     )
 
     def like(text: str, reference: str) -> float:

@@ -74,7 +74,10 @@ class Gatherer(Protocol):
         ...
 
 
-_GATHERERS: Mapping[str, Callable[[Any], Gatherer]] = {"causal-lm": lambda task: TokenSums()}
+_GATHERERS: Mapping[str, Callable[[Any], Gatherer]] = {
+    "causal-lm": lambda task: TokenSums(),
+    "seq2seq": lambda task: TokenSums(),
+}
 """Task name -> what gathers the metrics of its sequences, made for a task."""
 
 

@@ -55,7 +55,9 @@ def smoothing_strength(student: Tensor, *, alpha: float | Tensor | None, largest
     return (1 - entropy / math.log(student.shape[-1])).clamp(0, largest)
 
 
-@claims(sparse=True, linear=True, zero_at_teacher=False, why_not="the label pulls on, and the teacher's entropy remains")
+@claims(
+    sparse=True, linear=True, zero_at_teacher=False, why_not="the label pulls on, and the teacher's entropy remains"
+)
 def adaptive_smoothing(
     student: Tensor,
     teacher: Target | Tensor,

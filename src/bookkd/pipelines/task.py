@@ -13,7 +13,7 @@ from bookkd.core.errors import ConfigError, expected
 from bookkd.core.fields import INPUT, MEAN, VARIANCE
 from bookkd.knowledge import StoredKnowledge, Teacher
 from bookkd.learning import Cohort
-from bookkd.tasks import TASKS, CausalLM, Regression, Task, task_class
+from bookkd.tasks import TASKS, CausalLM, Regression, Seq2Seq, Task, task_class
 from bookkd.views import Pick, Replay, Views
 
 __all__ = ["build_task", "says_variance", "task_name", "with_variance"]
@@ -34,17 +34,23 @@ def task_name(given: str, stored: StoredKnowledge | None) -> str:
     return found
 
 
+_FOR_PYTHON = {
+    CausalLM.name: "Language models are made and learnt from Python, or with BookTrainer: see the guide to language models",
+    Seq2Seq.name: "Translation is made and learnt from Python: see its guide",
+}
+
+
 def build_task(name: str, class_names: Sequence[str]) -> Task:
     """Return the task of a name, over these classes or outputs; numbers without variance.
 
     Raises:
-        ConfigError: for the task of language models, whose data no command opens yet.
+        ConfigError: for a task of sequences, whose data no command opens yet.
 
     >>> build_task("multi-label", ("cat", "dog")).class_names
     ('cat', 'dog')
     """
-    if name == CausalLM.name:
-        do = "Language models are made and learnt from Python, or with BookTrainer: see the guide to language models."
+    if name in _FOR_PYTHON:
+        do = f"{_FOR_PYTHON[name]}."
         raise ConfigError(expected("task", "one of images with labels", name, do=do))
     made: Any = task_class(name)
     task: Task = made(tuple(class_names))

@@ -9,6 +9,7 @@ from bookkd.tasks.classification import Classification
 from bookkd.tasks.multi_label import MultiLabel
 from bookkd.tasks.predict import Predictions, plain_loader, predict
 from bookkd.tasks.regression import Regression
+from bookkd.tasks.seq2seq import Seq2Seq
 
 __all__ = [
     "TASKS",
@@ -19,6 +20,7 @@ __all__ = [
     "MultiLabel",
     "Predictions",
     "Regression",
+    "Seq2Seq",
     "SoftOptions",
     "Task",
     "plain_loader",
@@ -31,6 +33,7 @@ TASKS = {
     "classification": "bookkd.tasks.classification:Classification",
     "multi-label": "bookkd.tasks.multi_label:MultiLabel",
     "regression": "bookkd.tasks.regression:Regression",
+    "seq2seq": "bookkd.tasks.seq2seq:Seq2Seq",
 }
 """Task name -> class. One line a task; a test holds this table equal to the cases."""
 

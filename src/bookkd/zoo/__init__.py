@@ -1,14 +1,18 @@
 """Reference networks, data sets and augmentations for demo, examples and benchmarks; users bring their own by path."""
 
 from bookkd.zoo.datasets import open_dataset
+from bookkd.zoo.decoding import Hypothesis, decode
 from bookkd.zoo.fingerprints import fingerprint
 from bookkd.zoo.images import ArrayDataset, ImageDataset, SubsetDataset, VectorDataset
 from bookkd.zoo.language import LanguageModel, create_causal_lm, load_causal_lm, load_tokenizer, pack, tokenizer_digest
 from bookkd.zoo.networks import create_network
+from bookkd.zoo.pairs import PairDataset, read_pairs
 from bookkd.zoo.preprocess import Preprocess, create_preprocess
+from bookkd.zoo.seq2seq import Seq2SeqModel, create_seq2seq, load_seq2seq
 from bookkd.zoo.sequences import TokenDataset
 from bookkd.zoo.tables import DATASETS, FILELESS, NETWORKS, TRANSFORMS
 from bookkd.zoo.transforms import create_transform
+from bookkd.zoo.translation import TranslationTransformer
 from bookkd.zoo.weights import load_weights, save_weights, weights_digest
 
 __all__ = [
@@ -17,22 +21,30 @@ __all__ = [
     "NETWORKS",
     "TRANSFORMS",
     "ArrayDataset",
+    "Hypothesis",
     "ImageDataset",
     "LanguageModel",
+    "PairDataset",
     "Preprocess",
+    "Seq2SeqModel",
     "SubsetDataset",
     "TokenDataset",
+    "TranslationTransformer",
     "VectorDataset",
     "create_causal_lm",
     "create_network",
     "create_preprocess",
+    "create_seq2seq",
     "create_transform",
+    "decode",
     "fingerprint",
     "load_causal_lm",
+    "load_seq2seq",
     "load_tokenizer",
     "load_weights",
     "open_dataset",
     "pack",
+    "read_pairs",
     "save_weights",
     "tokenizer_digest",
     "weights_digest",

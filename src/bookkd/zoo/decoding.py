@@ -112,7 +112,9 @@ def _searched(
         if not 0 <= end < classes:
             raise ConfigError(expected("end", f"a token from 0 to {classes - 1}", end, where="decode"))
         if length == most:
-            said = torch.full_like(said, -torch.inf).index_copy_(-1, torch.tensor([end], device=device), said[:, end : end + 1])
+            said = torch.full_like(said, -torch.inf).index_copy_(
+                -1, torch.tensor([end], device=device), said[:, end : end + 1]
+            )
         totals = (scores[..., None] + said.unflatten(0, (-1, width))).flatten(1)
         values, places = totals.topk(min(2 * beam, totals.shape[1]))
         tokens, parents = places % classes, places // classes

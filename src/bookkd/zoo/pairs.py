@@ -184,15 +184,24 @@ class PairDataset:
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """Return the source, int64 [tokens], and the target with its end, int64 [positions]."""
-        source = _piece(self.sources, self.source_ends, index)
-        target = np.append(_piece(self.targets, self.target_ends, index), self.end)
-        return torch.from_numpy(source), torch.from_numpy(target)
+        source, target = self._tokens(index)
+        return torch.from_numpy(source), torch.from_numpy(np.append(target, self.end))
+
+    def part(self, rows: Sequence[int]) -> PairDataset:
+        """Return some of the pairs as a data set of their own, in the order given."""
+        kept = [self._tokens(int(row)) for row in rows]
+        texts = None if self.texts is None else [self.texts[int(row)] for row in rows]
+        options = {key: getattr(self, key) for key in _NOTES if key not in ("name", "texts", "dropped")}
+        return PairDataset.of(self.name, [one for one, _ in kept], [other for _, other in kept], texts=texts, **options)
+
+    def _tokens(self, index: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        return _piece(self.sources, self.source_ends, index), _piece(self.targets, self.target_ends, index)
 
     def text(self, index: int, decode: Any = None) -> str:
         """Return a target as text: that of `texts`, or by `decode` of its tokens; their numbers where there is neither."""
         if self.texts is not None:
             return self.texts[index]
-        tokens = _piece(self.targets, self.target_ends, index).tolist()
+        tokens = self._tokens(index)[1].tolist()
         return str(decode(tokens)) if decode is not None else " ".join(map(str, tokens))
 
     def save(self, path: str | Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bookkd.core.errors import DataError, expected
 from bookkd.zoo.decoding import Hypothesis
 from bookkd.zoo.language import created_model, loaded_model
 
@@ -29,10 +30,20 @@ class Seq2SeqModel(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
+        self._most_positions: int | None = getattr(getattr(model, "config", None), "max_position_embeddings", None)
         self._options = {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
 
     def forward(self, source: Tensor, lengths: Tensor, prefix: Tensor) -> Tensor:
-        """Return the logits at every position of the prefix."""
+        """Return the logits at every position of the prefix.
+
+        Raises:
+            DataError: for a sequence that is longer than the model's positions.
+        """
+        most, longest = self._most_positions, max(source.shape[1], prefix.shape[1])
+        if most is not None and longest > most:
+            do = "Leave out longer pairs (PairDataset.of, `most`), or use a model of more positions."
+            wish = f"at most the {most} positions of the model"
+            raise DataError(expected("tokens", wish, longest, where="Seq2SeqModel", do=do))
         said = self.model(
             input_ids=source, attention_mask=_mask(source, lengths), decoder_input_ids=prefix, **self._options
         )
@@ -68,8 +79,7 @@ class Seq2SeqModel(nn.Module):
         )
         scores = made.sequences_scores.tolist() if beam > 1 else [float("nan")] * len(source)
         found = [
-            Hypothesis(_until(row[1:], end), score)
-            for row, score in zip(made.sequences.tolist(), scores, strict=True)
+            Hypothesis(_until(row[1:], end), score) for row, score in zip(made.sequences.tolist(), scores, strict=True)
         ]
         return [found[place : place + beam] for place in range(0, len(found), beam)]
 

@@ -92,9 +92,7 @@ class TokenDataset:
         return tokens, torch.where(learnt, tokens, IGNORE_LABEL)
 
 
-def check_tokens(
-    tokens: npt.NDArray[Any], ends: npt.NDArray[Any], vocabulary: int, *, least: int, where: str
-) -> None:
+def check_tokens(tokens: npt.NDArray[Any], ends: npt.NDArray[Any], vocabulary: int, *, least: int, where: str) -> None:
     """Refuse what is no sequences of tokens.
 
     Args:
@@ -116,7 +114,9 @@ def check_tokens(
         got = f"{int(counts[short[0]])} tokens in sequence {int(short[0])}" if len(short) else f"{len(ends)} ends"
         do = "Leave out sequences that are too short to describe anything."
         many = "two tokens" if least == 2 else "one token"
-        raise DataError(expected("ends", f"sequences of at least {many} that end with the last", got, where=where, do=do))
+        raise DataError(
+            expected("ends", f"sequences of at least {many} that end with the last", got, where=where, do=do)
+        )
     wrong = np.flatnonzero((tokens < 0) | (tokens >= vocabulary))
     if len(wrong):
         place = f"{where}, sequence {int(np.searchsorted(ends, wrong[0], side='right'))}"
