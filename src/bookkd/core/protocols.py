@@ -48,6 +48,7 @@ class Needs:
         views_per_sample: Views of one sample in one batch.
         live_teacher: True where gradients or inputs of the student's own making must pass through the teacher.
         nonlinear: Of the others, fields that a loss reads otherwise than linearly, so that draws would bias it.
+        validation: True where it acts on validations that improve.
     """
 
     fields: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
@@ -55,3 +56,4 @@ class Needs:
     views_per_sample: int = 1
     live_teacher: bool = False
     nonlinear: tuple[str, ...] = ()
+    validation: bool = False

@@ -147,6 +147,10 @@ class BookTrainer(_Trainer):  # type: ignore[misc]
         self.task = CausalLM(int(plan.data["vocabulary"]))
         self.objective = method.objective(self.task)
         check_needs(method.needs(self.task), self.knowledge, method.name)
+        if method.needs(self.task).validation:
+            do = "Learn by bookkd.learning.learn, or with mode final from a book of an earlier run."
+            wish = "one that needs no validations of ours"
+            raise ConfigError(expected("method", wish, method.name, where="BookTrainer", do=do))
         dataset = options.pop("train_dataset", None)
         _check_same(plan, model, dataset, options.get("processing_class"), str(self.knowledge.book.path))
         super().__init__(model, args, train_dataset=None if dataset is None else _Numbered(dataset), **options)

@@ -82,10 +82,10 @@ class PairDataset:
         if self.source_vocabulary is None:
             object.__setattr__(self, "source_vocabulary", self.vocabulary)
         sides = (("source", self.source_vocabulary), ("target", self.vocabulary))
-        for side, vocabulary in sides:
+        for side, count in sides:
             tokens, ends = np.asarray(getattr(self, f"{side}s")), np.asarray(getattr(self, f"{side}_ends"))
-            at_least(vocabulary or 0, 2, f"{side} vocabulary", where=self.name)
-            check_tokens(tokens, ends, vocabulary or 0, least=1, where=f"{self.name}, {side}s")
+            at_least(count or 0, 2, f"{side} vocabulary", where=self.name)
+            check_tokens(tokens, ends, count or 0, least=1, where=f"{self.name}, {side}s")
             object.__setattr__(self, f"{side}_ends", ends.astype(np.int64))
         for what, vocabulary in (("begin", self.vocabulary), ("end", self.vocabulary), ("pad_value", sides[0][1])):
             if not 0 <= getattr(self, what) < (vocabulary or 0):
@@ -98,8 +98,8 @@ class PairDataset:
         if len(special):
             pair = int(np.searchsorted(self.target_ends, special[0], side="right"))
             do = "They are added here: encode targets without special tokens."
-            wish, got = "other than begin and end", int(self.targets[special[0]])
-            raise DataError(expected("target token", wish, got, where=f"{self.name}, pair {pair}", do=do))
+            wish, token = "other than begin and end", int(self.targets[special[0]])
+            raise DataError(expected("target token", wish, token, where=f"{self.name}, pair {pair}", do=do))
         if self.texts is not None and len(self.texts) != len(self):
             raise DataError(expected("texts", f"one for each of {len(self)} pairs", len(self.texts), where=self.name))
 

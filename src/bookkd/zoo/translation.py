@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -135,7 +135,7 @@ class TranslationTransformer(nn.Module):
             x = layer(x, there)
         x = self.source_norm(x)
         empty = x.new_empty(len(x), 0, self.width)
-        pairs = [(layer.across.keys(x), layer.inside.keys(empty)) for layer in self.decoder]
+        pairs = [(layer.across.keys(x), layer.inside.keys(empty)) for layer in self._looking]
         return Memory([one for one, _ in pairs], there, [other for _, other in pairs])
 
     def step(self, tokens: Tensor, memory: Memory) -> Tensor:
@@ -148,13 +148,17 @@ class TranslationTransformer(nn.Module):
         logits: Tensor = self.head(self._decoded(tokens[:, None], memory)[:, 0])
         return logits
 
+    @property
+    def _looking(self) -> list[_Layer]:
+        return cast("list[_Layer]", list(self.decoder))
+
     def _decoded(self, tokens: Tensor, memory: Memory) -> Tensor:
         before, new = memory.positions, tokens.shape[1]
         seen = None
         if new > 1:
             seen = torch.ones(new, before + new, dtype=torch.bool, device=tokens.device).tril(before)
         x = self._embedded(self.target, tokens, before)
-        for place, layer in enumerate(self.decoder):
+        for place, layer in enumerate(self._looking):
             x, memory.prefix[place] = layer.decode(x, seen, memory.prefix[place], memory.source[place], memory.there)
         found: Tensor = self.target_norm(x)
         return found
@@ -197,7 +201,7 @@ class _Attention(nn.Module):
         return joined
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return x.view(*x.shape[:-1], self.heads, x.shape[-1] // self.heads).transpose(1, 2)
 
 
 class _Layer(nn.Module):
