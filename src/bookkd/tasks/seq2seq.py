@@ -22,8 +22,8 @@ class Seq2Seq(PositionTask):
     """Logits [batch, target length, vocabulary] of a network that is fed source, source lengths and prefix (teacher forcing).
 
     Alignment: a target of n tokens, its end among them, has n positions in a book, in losses and in metrics; position u describes target
-    token u, given the source and the gold tokens before u. The prefix is `begin` and the target shifted by one, filled up behind it with
-    `begin`, which no causal decoder sees from a position that counts. Losses see the positions of all targets of a batch one after
+    token u, given the source and the gold tokens before u. The prefix is `begin` and the target shifted by one; what fills
+    it up behind is seen by no causal decoder from a position that counts. Losses see the positions of all targets of a batch one after
     another, [positions, vocabulary].
 
     Args:

@@ -141,7 +141,7 @@ class PairDataset:
             do = "Correct it, or pass drop=True, which leaves such pairs out and counts them."
             raise DataError(expected(what.split()[-1], wish, got, where=f"{name}, pair {wrong}", do=do))
         kept = [place for place, fault in enumerate(faults) if fault is None]
-        counts: dict[str, int] = {}
+        counts: dict[str, int] = dict(options.pop("dropped", {}))
         for fault in faults:
             if fault is not None:
                 counts[fault[0]] = counts.get(fault[0], 0) + 1
@@ -191,7 +191,7 @@ class PairDataset:
         """Return some of the pairs as a data set of their own, in the order given."""
         kept = [self._tokens(int(row)) for row in rows]
         texts = None if self.texts is None else [self.texts[int(row)] for row in rows]
-        options = {key: getattr(self, key) for key in _NOTES if key not in ("name", "texts", "dropped")}
+        options = {key: getattr(self, key) for key in _NOTES if key not in ("name", "texts")}
         return PairDataset.of(self.name, [one for one, _ in kept], [other for _, other in kept], texts=texts, **options)
 
     def _tokens(self, index: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
