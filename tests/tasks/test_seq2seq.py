@@ -8,7 +8,7 @@ import torch
 from tests.zoo.pairs import BEGIN, END, V, reversed_digits, translator
 
 from bookkd.book import Dense, Int8, Sampled, TopK
-from bookkd.core.errors import BookMismatchError, DataError, TeacherOutputError, ViewMismatchError
+from bookkd.core.errors import BookMismatchError, ConfigError, DataError, TeacherOutputError, ViewMismatchError
 from bookkd.evaluation import measure_translations
 from bookkd.knowledge import LiveKnowledge, StoredKnowledge, Teacher
 from bookkd.learning import Training, Validation, learn
@@ -61,6 +61,12 @@ def test_position_u_describes_token_u_behind_the_tokens_before_it():
     seen = TASK.batch(found)
     assert torch.equal(seen["label"], torch.cat([DATA[row][1] for row in rows]))
     assert torch.equal(TASK.weights(seen), torch.ones(sum(counts)))
+
+
+def test_the_task_of_a_data_set():
+    assert Seq2Seq.of(DATA) == TASK
+    with pytest.raises(ConfigError, match=r"`data` to be pairs of sequences, got 'list' \(seq2seq\)"):
+        Seq2Seq.of([])
 
 
 def test_an_output_layer_that_is_padded_is_cut():

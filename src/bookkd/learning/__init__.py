@@ -11,7 +11,7 @@ from bookkd.learning.loop import fit
 from bookkd.learning.run import Run
 from bookkd.learning.step import Step, to_device
 from bookkd.learning.training import LearningRate, Training, find_device
-from bookkd.learning.validation import Validation, measure, predictions_of
+from bookkd.learning.validation import Validation, measure, measure_network, measure_sequences, predictions_of
 
 __all__ = [
     "Cohort",
@@ -30,6 +30,8 @@ __all__ = [
     "learn",
     "make_groups",
     "measure",
+    "measure_network",
+    "measure_sequences",
     "predictions_of",
     "to_device",
     "visible_labels",

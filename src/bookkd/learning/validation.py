@@ -27,7 +27,7 @@ from bookkd.losses import DenseTarget
 from bookkd.tasks import Predictions, Task, predict
 from bookkd.views import Pick, Replay, Views
 
-__all__ = ["Gatherer", "Validation", "measure", "measure_sequences", "predictions_of"]
+__all__ = ["Gatherer", "Validation", "measure", "measure_network", "measure_sequences", "predictions_of"]
 
 
 def measure(
@@ -66,6 +66,10 @@ def measure(
     raise ConfigError(expected("task", "one that has metrics", task.name, where="validation"))
 
 
+_MOST = 2**26
+"""Logits of a pass: what a language model says at each token of many sequences would fill the memory."""
+
+
 class Gatherer(Protocol):
     """Takes in what a network says of some sequences after another, and gives the metrics of all."""
 
@@ -98,7 +102,7 @@ def measure_sequences(
     *,
     teacher: Callable[..., Any] | None = None,
     transform: Callable[[Any], Tensor] | None = None,
-    batch_size: int = 16,
+    batch_size: int = 256,
     device: str | torch.device = "cpu",
     replicates: int = 1000,
     seed: int = 0,
@@ -112,7 +116,7 @@ def measure_sequences(
         task: One whose records are sequences.
         teacher: Another network to be compared with, on the same device.
         transform: Deterministic transform of a view; None where the data set gives tensors.
-        batch_size: Sequences a pass.
+        batch_size: Most sequences a pass; fewer where these are long, or the classes many, so that a pass says at most 2^26 logits.
         device: Where the views go.
         replicates: Bootstrap replicates over sequences; 0 for values alone.
         seed: Of the bootstrap.
@@ -125,6 +129,7 @@ def measure_sequences(
         wish = f"one whose records are sequences: {', '.join(sorted(_GATHERERS))}"
         raise ConfigError(expected("task", wish, task.name, where="evaluation"))
     sums, replay = _GATHERERS[task.name](task), Replay(dataset, Views(transform, n_views=1), probe_share=0)
+    batch_size = max(1, min(batch_size, _MOST // ((task.most_positions(dataset) or 1) * task.n_outputs)))
     with torch.inference_mode():
         for start in range(0, len(replay), batch_size):
             picks = [Pick(row, 0) for row in range(start, min(start + batch_size, len(replay)))]
@@ -140,6 +145,38 @@ def measure_sequences(
                 theirs = {name: target.logits for name, target in shown.items()}
             sums.add(task.student(said), seen, counts, theirs)
     return sums.measures(replicates=replicates, seed=seed, level=level)
+
+
+def measure_network(
+    network: Callable[..., Any],
+    dataset: Sized,
+    task: Task,
+    *,
+    teacher: Callable[..., Any] | None = None,
+    batch_size: int = 256,
+    device: str | torch.device = "cpu",
+    **options: Any,
+) -> Evaluation | Measures:
+    """Measure a network on a data set, with the metrics of its task, beside a teacher if one is given.
+
+    Args:
+        network: Takes what the task gives its networks, its own preprocessing included. Put it in evaluation mode first.
+        dataset: `dataset[i] -> (view, label)`.
+        task: Turns the output into fields.
+        teacher: Another network, of the same task, on the same device.
+        batch_size: Samples a pass.
+        device: Where the views go.
+        options: `replicates`, `seed` and `level`, see `bookkd.evaluation`.
+    """
+    if task.name in _GATHERERS:
+        return measure_sequences(
+            network, dataset, task, teacher=teacher, batch_size=batch_size, device=device, **options
+        )
+    said = predict(network, dataset, task, batch_size=batch_size, device=device)
+    theirs = None
+    if teacher is not None:
+        theirs = predict(teacher, dataset, task.of_teacher(), batch_size=batch_size, device=device).fields
+    return measure(task, said, teacher=theirs, **options)
 
 
 def predictions_of(

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from bookkd.core.check import at_least
-from bookkd.core.errors import DataError, expected
+from bookkd.core.errors import ConfigError, DataError, expected
 from bookkd.core.fields import INPUT, LABEL, LENGTH
 from bookkd.tasks._positions import PositionTask
 
@@ -49,6 +49,18 @@ class CausalLM(PositionTask):
     def class_names(self) -> tuple[str, ...]:
         """None: the fingerprint of the data says which tokens there are."""
         return ()
+
+    @classmethod
+    def of(cls, dataset: Any) -> CausalLM:
+        """Return the task of the data set's tokens.
+
+        Raises:
+            ConfigError: for a data set of something else.
+        """
+        if not isinstance(getattr(dataset, "vocabulary", None), int) or len(getattr(dataset, "class_names", [])):
+            do = "Use a data set such as bookkd.zoo.TokenDataset; text with classes is of task classification."
+            raise ConfigError(expected("data", "sequences of tokens", type(dataset).__name__, where=cls.name, do=do))
+        return cls(dataset.vocabulary)
 
     @property
     def _n_outputs(self) -> int:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bookkd.core.check import at_least, between
-from bookkd.core.errors import DataError, expected
+from bookkd.core.errors import ConfigError, DataError, expected
 from bookkd.core.fields import INPUT, LABEL, LABEL_LENGTH, LENGTH
 from bookkd.tasks._positions import PositionTask
 
@@ -52,6 +52,18 @@ class Seq2Seq(PositionTask):
     def class_names(self) -> tuple[str, ...]:
         """None: the fingerprint of the data says which tokens there are."""
         return ()
+
+    @classmethod
+    def of(cls, dataset: Any) -> Seq2Seq:
+        """Return the task of the data set's target tokens.
+
+        Raises:
+            ConfigError: for a data set of something else.
+        """
+        if not getattr(dataset, "label_is_input", False) or not isinstance(getattr(dataset, "vocabulary", None), int):
+            do = "Use a data set such as bookkd.zoo.PairDataset."
+            raise ConfigError(expected("data", "pairs of sequences", type(dataset).__name__, where=cls.name, do=do))
+        return cls(dataset.vocabulary, dataset.begin)
 
     @property
     def _n_outputs(self) -> int:

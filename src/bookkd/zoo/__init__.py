@@ -10,15 +10,18 @@ from bookkd.zoo.pairs import PairDataset, read_pairs
 from bookkd.zoo.preprocess import Preprocess, create_preprocess
 from bookkd.zoo.seq2seq import Seq2SeqModel, create_seq2seq, load_seq2seq
 from bookkd.zoo.sequences import TokenDataset
-from bookkd.zoo.tables import DATASETS, FILELESS, NETWORKS, TRANSFORMS
+from bookkd.zoo.tables import DATASETS, FAMILIES, FILELESS, NETWORKS, SEQUENCES, TRANSFORMS
+from bookkd.zoo.texts import TextClassifier, TextDataset, create_text_classifier, load_text_classifier
 from bookkd.zoo.transforms import create_transform
 from bookkd.zoo.translation import TranslationTransformer
 from bookkd.zoo.weights import load_weights, save_weights, weights_digest
 
 __all__ = [
     "DATASETS",
+    "FAMILIES",
     "FILELESS",
     "NETWORKS",
+    "SEQUENCES",
     "TRANSFORMS",
     "ArrayDataset",
     "Hypothesis",
@@ -28,6 +31,8 @@ __all__ = [
     "Preprocess",
     "Seq2SeqModel",
     "SubsetDataset",
+    "TextClassifier",
+    "TextDataset",
     "TokenDataset",
     "TranslationTransformer",
     "VectorDataset",
@@ -35,11 +40,13 @@ __all__ = [
     "create_network",
     "create_preprocess",
     "create_seq2seq",
+    "create_text_classifier",
     "create_transform",
     "decode",
     "fingerprint",
     "load_causal_lm",
     "load_seq2seq",
+    "load_text_classifier",
     "load_tokenizer",
     "load_weights",
     "open_dataset",

@@ -32,18 +32,21 @@ class LanguageModel(nn.Module):
     Args:
         model: `model(input_ids=...)` gives an object with `.logits`, such as any `AutoModelForCausalLM`.
         separator: Token that begins each document where several stand in one sequence (`pack`). Positions are counted from it, and no
-            document sees the one before it; None where a sequence is one text.
+            document sees the one before it, which is tried out on two short ones; None where a sequence is one text.
+
+    Raises:
+        ConfigError: for a separator of a model that lets documents see one another.
     """
 
     def __init__(self, model: nn.Module, *, separator: int | None = None) -> None:
         super().__init__()
         self.model, self.separator = model, separator
         takes = inspect.signature(model.forward).parameters
-        if separator is not None and "position_ids" not in takes:
-            wish, got = "one that takes position_ids, to keep documents apart", type(model).__name__
+        self._options = {"use_cache": False} if "use_cache" in takes else {}
+        if separator is not None and ("position_ids" not in takes or not self._keeps_apart(separator)):
+            wish, got = "one that keeps documents apart by position_ids", type(model).__name__
             do = "Pass separator=None, so that documents see those before them."
             raise ConfigError(expected("model", wish, got, where="LanguageModel", do=do))
-        self._options = {"use_cache": False} if "use_cache" in takes else {}
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return the logits at every token."""
@@ -52,6 +55,29 @@ class LanguageModel(nn.Module):
             options["position_ids"] = positions_within(tokens, self.separator)
         logits: Tensor = self.model(input_ids=tokens, **options).logits
         return logits
+
+    def _keeps_apart(self, separator: int) -> bool:
+        """Find out whether a document says the same alone and behind another: no signature tells.
+
+        Learnt positions, convolutions and recurrent states take `position_ids` and still carry one document into the next.
+        """
+        weights = next(self.model.parameters(), None)
+        if weights is None or weights.device.type == "meta":
+            return True
+        size = int(getattr(getattr(self.model, "config", None), "vocab_size", 5))
+        a, b, c, d = (token % size if token % size != separator else (token + 1) % size for token in range(1, 5))
+        first, second = [separator, a, b], [separator, c, d]
+        both = torch.tensor([first + second, second + first], device=weights.device)
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                packed = self(both)[0, len(first) :].float()
+                alone = self(both[:1, len(first) :])[0].float()
+        finally:
+            self.model.train(was_training)
+        rounding = 2e-5 if weights.dtype in (torch.float32, torch.float64) else 0.05
+        return bool((packed - alone).abs().max() <= rounding * alone.abs().max())
 
 
 def positions_within(tokens: Tensor, separator: int) -> Tensor:
@@ -81,18 +107,23 @@ def load_causal_lm(
         MissingExtraError: if Transformers is not installed.
         WeightsError: if there is no such folder, or no model of a kind that Transformers knows in it.
     """
-    model = loaded_model(folder, "AutoModelForCausalLM", "a causal language model", dtype)
+    model = loaded("AutoModelForCausalLM", folder, "a causal language model of Transformers", dtype)
     return LanguageModel(model, separator=separator)
 
 
-def loaded_model(folder: str | Path, auto: str, what: str, dtype: torch.dtype | None) -> nn.Module:
-    """Load a model of Transformers from a folder, from safetensors alone; `auto` is the class that knows its kinds."""
+def loaded(auto: str, folder: str | Path, what: str, dtype: torch.dtype | None = None) -> nn.Module:
+    """Load a model of Transformers by the name of its `Auto` class, from files on this machine.
+
+    Raises:
+        MissingExtraError: if Transformers is not installed.
+        WeightsError: if there is no such folder, or no model of that kind in it.
+    """
     path, transformers = _folder(folder, "config.json"), require("transformers", _EXTRA)
     options = {"local_files_only": True, "trust_remote_code": False, "use_safetensors": True}
     try:
         model: nn.Module = getattr(transformers, auto).from_pretrained(path, dtype=dtype or "auto", **options)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise WeightsError(_unreadable(f"{what} of Transformers", error, path)) from error
+        raise WeightsError(_unreadable(what, error, path)) from error
     return model
 
 
@@ -108,29 +139,33 @@ def create_causal_lm(config: Mapping[str, Any], *, vocabulary: int, separator: i
         MissingExtraError: if Transformers is not installed.
         ConfigError: for a kind or an option that Transformers does not know.
     """
-    ends = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
-    model = created_model(config, "AutoModelForCausalLM", {"vocab_size": vocabulary}, ends, where="create_causal_lm")
+    model = configured("AutoModelForCausalLM", config, vocabulary, "create_causal_lm")
     return LanguageModel(model, separator=separator)
 
 
-def created_model(
-    config: Mapping[str, Any], auto: str, fixed: Mapping[str, Any], usual: Mapping[str, Any], *, where: str
-) -> nn.Module:
-    """Build a model of Transformers; `fixed` options stand over those of `config`, `usual` ones, where it has them, under."""
+def configured(auto: str, config: Mapping[str, Any], vocabulary: int, where: str, **fixed: Any) -> nn.Module:
+    """Build a model of Transformers by the name of its `Auto` class, from its configuration; `fixed` options stand over its own.
+
+    Raises:
+        MissingExtraError: if Transformers is not installed.
+        ConfigError: for a kind or an option that Transformers does not know.
+    """
     transformers, given = require("transformers", _EXTRA), dict(config)
     kind = given.pop("model_type", None)
     known = getattr(transformers, "CONFIG_MAPPING", {})
     if kind not in known:
-        do = "Name a model of Transformers, such as gpt2, llama or t5."
+        do = "Name a model of Transformers, such as gpt2 or llama."
         raise ConfigError(expected("model_type", "one that Transformers knows", kind, where=where, do=do))
     takes = known[kind]().to_dict()
     for option in given:
         if option not in takes:
             near = ", ".join(sorted(takes, key=lambda each: (not each.startswith(option[:3]), each))[:5])
             raise ConfigError(expected(option, f"an option of {kind}, such as {near}", option, where=where))
-    under = {key: value for key, value in usual.items() if takes.get(key) is not None}
+    ends = {key: None for key in ("bos_token_id", "eos_token_id", "pad_token_id") if takes.get(key) is not None}
     try:
-        model: nn.Module = getattr(transformers, auto).from_config(known[kind](**{**under, **given, **fixed}))
+        model: nn.Module = getattr(transformers, auto).from_config(
+            known[kind](**{**ends, **given, "vocab_size": vocabulary, **fixed})
+        )
     except (ValueError, TypeError, KeyError) as error:
         text = " ".join(str(error).split())
         raise ConfigError(expected("config", f"that of a {kind}", text, where=where)) from error
@@ -152,7 +187,10 @@ def load_tokenizer(folder: str | Path) -> Any:
 
 
 def tokenizer_digest(tokenizer: Any) -> str:
-    """Return blake3 of what a tokenizer does: vocabulary with the order of its tokens, merges, normalisation and special tokens.
+    """Return blake3 of what makes tokens of text: vocabulary with the order of its tokens, merges and normalisation.
+
+    Which tokens are special, and which of them were added behind the vocabulary (a pad token, for instance), is a matter of use: the
+    same file has one digest whoever opens it.
 
     Args:
         tokenizer: A `tokenizers.Tokenizer`, or a fast tokenizer of Transformers.
@@ -165,6 +203,15 @@ def tokenizer_digest(tokenizer: Any) -> str:
     # How a batch is cut and filled up is not what a token is.
     for entry in ("padding", "truncation"):
         found.pop(entry, None)
+    after = found.get("post_processor")
+    if after is not None and after.get("type") == "TemplateProcessing" and not after.get("special_tokens"):
+        found["post_processor"] = None  # adds nothing; Transformers sets it where there was none
+    known = found.get("model", {}).get("vocab", {})
+    known = set(known) if isinstance(known, dict) else {each[0] for each in known}
+    added = found.get("added_tokens") or []
+    found["added_tokens"] = [
+        [each["id"], each["content"]] for each in added if not each.get("special") and each["content"] not in known
+    ]
     return blake3(canonical(found)).hexdigest()
 
 

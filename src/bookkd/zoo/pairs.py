@@ -16,7 +16,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from torch import Tensor
 
-from bookkd.core.check import at_least
 from bookkd.core.errors import ConfigError, DataError, expected
 from bookkd.core.files import write_atomic
 from bookkd.core.jsonio import canonical
@@ -83,10 +82,8 @@ class PairDataset:
             object.__setattr__(self, "source_vocabulary", self.vocabulary)
         sides = (("source", self.source_vocabulary), ("target", self.vocabulary))
         for side, count in sides:
-            tokens, ends = np.asarray(getattr(self, f"{side}s")), np.asarray(getattr(self, f"{side}_ends"))
-            at_least(count or 0, 2, f"{side} vocabulary", where=self.name)
-            check_tokens(tokens, ends, count or 0, least=1, where=f"{self.name}, {side}s")
-            object.__setattr__(self, f"{side}_ends", ends.astype(np.int64))
+            tokens, ends = getattr(self, f"{side}s"), getattr(self, f"{side}_ends")
+            object.__setattr__(self, f"{side}_ends", check_tokens(tokens, ends, 1, count or 0, f"{self.name}, {side}s"))
         for what, vocabulary in (("begin", self.vocabulary), ("end", self.vocabulary), ("pad_value", sides[0][1])):
             if not 0 <= getattr(self, what) < (vocabulary or 0):
                 wish = f"a token from 0 to {(vocabulary or 0) - 1}"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bookkd.core.errors import DataError, expected
 from bookkd.zoo.decoding import Hypothesis
-from bookkd.zoo.language import created_model, loaded_model
+from bookkd.zoo.language import configured, loaded
 
 __all__ = ["Seq2SeqModel", "create_seq2seq", "load_seq2seq"]
 
@@ -97,7 +97,7 @@ def load_seq2seq(folder: str | Path, *, dtype: torch.dtype | None = None) -> Seq
         MissingExtraError: if Transformers is not installed.
         WeightsError: if there is no such folder, or no model of a kind that Transformers knows in it.
     """
-    return Seq2SeqModel(loaded_model(folder, _AUTO, "an encoder-decoder model", dtype))
+    return Seq2SeqModel(loaded(_AUTO, folder, "an encoder-decoder model of Transformers", dtype))
 
 
 def create_seq2seq(
@@ -116,9 +116,8 @@ def create_seq2seq(
         MissingExtraError: if Transformers is not installed.
         ConfigError: for a kind or an option that Transformers does not know.
     """
-    fixed = {"vocab_size": vocabulary, "decoder_start_token_id": begin, "eos_token_id": end, "pad_token_id": pad}
-    usual = {"bos_token_id": begin, "forced_eos_token_id": None}
-    return Seq2SeqModel(created_model(config, _AUTO, fixed, usual, where="create_seq2seq"))
+    special = {"decoder_start_token_id": begin, "bos_token_id": begin, "eos_token_id": end, "pad_token_id": pad}
+    return Seq2SeqModel(configured(_AUTO, config, vocabulary, "create_seq2seq", **special))
 
 
 def _mask(source: Tensor, lengths: Tensor) -> Tensor:

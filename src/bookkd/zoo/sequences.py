@@ -49,12 +49,10 @@ class TokenDataset:
     pad_value: int = 0
 
     def __post_init__(self) -> None:
-        at_least(self.vocabulary, 2, "vocabulary", where=self.name)
-        tokens, ends = np.asarray(self.tokens), np.asarray(self.ends)
-        check_tokens(tokens, ends, self.vocabulary, least=2, where=self.name)
-        if self.learnt is not None and np.shape(self.learnt) != tokens.shape:
-            raise DataError(expected("learnt", f"one for each of {len(tokens)} tokens", np.shape(self.learnt)))
-        object.__setattr__(self, "ends", ends.astype(np.int64))
+        ends = check_tokens(self.tokens, self.ends, 2, self.vocabulary, self.name)
+        if self.learnt is not None and np.shape(self.learnt) != np.shape(self.tokens):
+            raise DataError(expected("learnt", f"one for each of {len(self.tokens)} tokens", np.shape(self.learnt)))
+        object.__setattr__(self, "ends", ends)
 
     @classmethod
     def of(cls, name: str, sequences: Iterable[npt.ArrayLike], **options: Any) -> TokenDataset:
@@ -92,19 +90,24 @@ class TokenDataset:
         return tokens, torch.where(learnt, tokens, IGNORE_LABEL)
 
 
-def check_tokens(tokens: npt.NDArray[Any], ends: npt.NDArray[Any], vocabulary: int, *, least: int, where: str) -> None:
-    """Refuse what is no sequences of tokens.
+def check_tokens(
+    tokens: npt.NDArray[Any], ends: npt.NDArray[Any], least: int, vocabulary: int, where: str
+) -> npt.NDArray[np.int64]:
+    """Refuse what is no set of token sequences, and return the ends as int64.
 
     Args:
-        tokens: All sequences, one after another.
-        ends: Where each ends.
+        tokens: All sequences, one after another, int [tokens].
+        ends: Where each ends, int [sequences].
+        least: Tokens that each must have.
         vocabulary: Tokens that there are.
-        least: Tokens that a sequence must have, at least 1.
         where: Whose they are, for the error.
 
     Raises:
-        DataError: for ends that divide nothing, sequences that are too short, or tokens outside of the vocabulary.
+        ConfigError: for a vocabulary of fewer than two tokens.
+        DataError: naming the first sequence that is wrong.
     """
+    at_least(vocabulary, 2, "vocabulary", where=where)
+    tokens, ends = np.asarray(tokens), np.asarray(ends)
     if tokens.ndim != 1 or tokens.dtype.kind not in "ui" or ends.ndim != 1 or ends.dtype.kind not in "ui":
         got = f"{tokens.dtype} of shape {tokens.shape}, {ends.dtype} of shape {ends.shape}"
         raise DataError(expected("tokens and ends", "whole numbers in one row", got, where=where))
@@ -112,13 +115,13 @@ def check_tokens(tokens: npt.NDArray[Any], ends: npt.NDArray[Any], vocabulary: i
     if not len(ends) or ends[-1] != len(tokens) or (counts < least).any():
         short = np.flatnonzero(counts < least)
         got = f"{int(counts[short[0]])} tokens in sequence {int(short[0])}" if len(short) else f"{len(ends)} ends"
+        wish = f"sequences of at least {'two tokens' if least == 2 else 'one token'} that end with the last"
         do = "Leave out sequences that are too short to describe anything."
-        many = "two tokens" if least == 2 else "one token"
-        raise DataError(
-            expected("ends", f"sequences of at least {many} that end with the last", got, where=where, do=do)
-        )
+        raise DataError(expected("ends", wish, got, where=where, do=do))
     wrong = np.flatnonzero((tokens < 0) | (tokens >= vocabulary))
     if len(wrong):
-        place = f"{where}, sequence {int(np.searchsorted(ends, wrong[0], side='right'))}"
+        sequence = int(np.searchsorted(ends, wrong[0], side="right"))
         wish = f"from 0 to {vocabulary - 1}"
-        raise DataError(expected("token", wish, int(tokens[wrong[0]]), where=place, do="Check the tokenizer."))
+        found, named = int(tokens[wrong[0]]), f"{where}, sequence {sequence}"
+        raise DataError(expected("token", wish, found, where=named, do="Check the tokenizer."))
+    return ends.astype(np.int64)
