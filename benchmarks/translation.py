@@ -1,6 +1,6 @@
 """Translation from books: label smoothing, adaptive label smoothing, word-level and sequence-level distillation, by BLEU and calibration.
 
-    python benchmarks/translation.py --data multi30k-en-de.zip --out runs/translation           # one seed: some 20 minutes on one core
+    python benchmarks/translation.py --data multi30k-en-de.zip --out runs/translation           # one seed: at most 25 minutes on one core
     python benchmarks/translation.py --data multi30k-en-de.zip --out runs/translation --quick   # a minute, nothing to be believed
 
 `--data` is the zip of Multi30k (or the folder that it unpacks to) with train, val and test_2016_flickr as `.en.gz` and `.de.gz`. A
@@ -101,7 +101,7 @@ def network(shape: dict[str, Any], tokens: int, seed: int) -> TranslationTransfo
 def training(epochs: int, seed: int, lr: float) -> Training:
     """Return how every network is trained."""
     return Training(
-        epochs=epochs, batch_size=64, optimizer="adamw", lr=lr, weight_decay=0.01, warmup_epochs=0.5, clip_norm=1.0, seed=seed,
+        epochs=epochs, batch_size=32, optimizer="adamw", lr=lr, weight_decay=0.01, warmup_epochs=0.5, clip_norm=1.0, seed=seed,
         patience=epochs, accelerator="cpu", shuffle="rows",
     )  # fmt: skip
 
@@ -230,9 +230,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="multi30k-en-de.zip, or the folder of its files")
     parser.add_argument("--out", default="runs/translation")
-    parser.add_argument("--sentences", type=int, default=10_000, help="training pairs, of 29,000")
+    parser.add_argument("--sentences", type=int, default=8_000, help="training pairs, of 29,000")
     parser.add_argument("--vocabulary", type=int, default=4000)
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--teacher_epochs", type=int, default=8)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--interpolate", action="store_true", help="one arm more, for which the teacher decodes again")

@@ -16,7 +16,8 @@ from bookkd.learning.validation import measure_sequences
 from bookkd.making import decode_dataset, make
 from bookkd.methods import LLMKD, AdaptiveLabelSmoothing, Supervised, VanillaKD
 from bookkd.tasks import Seq2Seq
-from bookkd.views import Pick, Replay, Views
+from bookkd.views import Pick, Replay, Views, check_replay
+from bookkd.zoo import PairDataset
 
 TASK, VIEWS = Seq2Seq(V, begin=BEGIN), Views(None, n_views=1)
 DATA, HELD_OUT = reversed_digits(60), reversed_digits(40, seed=1)
@@ -94,6 +95,14 @@ def test_a_target_with_a_hole_is_refused():
         DataError, match=r"`label` to be target tokens \[batch, length\], got torch\.int64 of shape \[2\]"
     ):
         TASK.inputs({"input": torch.ones(2, 3), "length": torch.tensor([3, 3]), "label": torch.tensor([0, 1])})
+
+
+def test_targets_longer_than_their_sources_replay():
+    """Padding of either side depends on the batch, and is no part of what is compared."""
+    rng = np.random.default_rng(0)
+    sizes = rng.integers(1, 9, (20, 2))
+    data = PairDataset.of("x", *([rng.integers(3, V, n) for n in side] for side in sizes.T), vocabulary=V)
+    check_replay(Replay(data, VIEWS))
 
 
 @pytest.fixture(scope="module")

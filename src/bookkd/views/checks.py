@@ -15,6 +15,7 @@ from bookkd.core.errors import ConfigError, ViewMismatchError, expected
 from bookkd.core.fields import (
     INPUT,
     LABEL,
+    LABEL_LENGTH,
     LENGTH,
     PARTNER,
     PROBE_HASH,
@@ -168,7 +169,8 @@ def _spread(replay: Replay, count: int) -> list[Pick]:
 
 
 def _fingerprint(item: Mapping[str, Any]) -> list[object]:
-    length = item.get(LENGTH)  # without the padding, which depends on the batch
-    values = (value[:length] if isinstance(value, torch.Tensor) else value for value in (item[INPUT], item[LABEL]))
+    # Without the padding, which depends on the batch.
+    pairs = ((item[INPUT], item.get(LENGTH)), (item[LABEL], item.get(LABEL_LENGTH)))
+    values = (value[:length] if isinstance(value, torch.Tensor) else value for value, length in pairs)
     said = [int(probe([value])[0]) if isinstance(value, torch.Tensor) else value for value in values]
     return [*said, item.get(PARTNER), item.get(RATIO)]
