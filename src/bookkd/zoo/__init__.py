@@ -4,7 +4,15 @@ from bookkd.zoo.datasets import open_dataset
 from bookkd.zoo.decoding import Hypothesis, decode
 from bookkd.zoo.fingerprints import fingerprint
 from bookkd.zoo.images import ArrayDataset, ImageDataset, SubsetDataset, VectorDataset
-from bookkd.zoo.language import LanguageModel, create_causal_lm, load_causal_lm, load_tokenizer, pack, tokenizer_digest
+from bookkd.zoo.language import (
+    LanguageModel,
+    create_causal_lm,
+    load_causal_lm,
+    load_tokenizer,
+    pack,
+    positions_within,
+    tokenizer_digest,
+)
 from bookkd.zoo.networks import create_network
 from bookkd.zoo.pairs import PairDataset, read_pairs
 from bookkd.zoo.preprocess import Preprocess, create_preprocess
@@ -51,6 +59,7 @@ __all__ = [
     "load_weights",
     "open_dataset",
     "pack",
+    "positions_within",
     "read_pairs",
     "save_weights",
     "tokenizer_digest",

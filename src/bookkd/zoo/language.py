@@ -19,7 +19,15 @@ from bookkd.core.jsonio import canonical
 from bookkd.core.names import require
 from bookkd.zoo.sequences import TokenDataset
 
-__all__ = ["LanguageModel", "create_causal_lm", "load_causal_lm", "load_tokenizer", "pack", "tokenizer_digest"]
+__all__ = [
+    "LanguageModel",
+    "create_causal_lm",
+    "load_causal_lm",
+    "load_tokenizer",
+    "pack",
+    "positions_within",
+    "tokenizer_digest",
+]
 
 _EXTRA = "language"
 
@@ -55,6 +63,11 @@ class LanguageModel(nn.Module):
             options["position_ids"] = positions_within(tokens, self.separator)
         logits: Tensor = self.model(input_ids=tokens, **options).logits
         return logits
+
+    @property
+    def mode(self) -> str:
+        """What a book notes of how it runs."""
+        return "" if self.separator is None else f"documents apart at token {self.separator}"
 
     def _keeps_apart(self, separator: int) -> bool:
         """Find out whether a document says the same alone and behind another: no signature tells.
