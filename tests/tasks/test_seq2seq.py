@@ -15,7 +15,7 @@ from bookkd.learning import Training, Validation, learn
 from bookkd.learning.validation import measure_sequences
 from bookkd.making import decode_dataset, make
 from bookkd.methods import LLMKD, AdaptiveLabelSmoothing, Supervised, VanillaKD
-from bookkd.tasks import Seq2Seq
+from bookkd.tasks import CausalLM, Seq2Seq
 from bookkd.views import Pick, Replay, Views, check_replay
 from bookkd.zoo import PairDataset
 
@@ -68,6 +68,8 @@ def test_the_task_of_a_data_set():
     assert Seq2Seq.of(DATA) == TASK
     with pytest.raises(ConfigError, match=r"`data` to be pairs of sequences, got 'list' \(seq2seq\)"):
         Seq2Seq.of([])
+    with pytest.raises(ConfigError, match=r"pairs are of seq2seq"):
+        CausalLM.of(DATA)
 
 
 def test_an_output_layer_that_is_padded_is_cut():
