@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from bookkd.tasks import CausalLM, Classification, MultiLabel, Regression, Seq2Seq
+from bookkd.tasks import CausalLM, Classification, MultiLabel, Regression, Seq2Seq, Tagging
 
 
 def classification():
@@ -97,6 +97,29 @@ def seq2seq():
     return Seq2Seq(5), Translator(), batch
 
 
+class Steps(nn.Module):
+    """Logits at every step, of that step alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(2, 3)
+
+    def forward(self, x, lengths):
+        return self.head(x)
+
+
+def tagging():
+    torch.manual_seed(0)
+    batch = {
+        "input": torch.rand(4, 3, 2),
+        "length": torch.tensor([3, 2, 1, 3]),
+        "label": torch.tensor([[0, 1, 2], [2, -1, -1], [1, -1, -1], [0, 0, 0]]),
+        "label_length": torch.tensor([3, 2, 1, 3]),
+        "weight": torch.tensor([1.0, 1.0, 1.0, 0.0]),
+    }
+    return Tagging(("a", "b", "c")), Steps(), batch
+
+
 # Name -> task, network and batch.
 TASKS = {
     "causal-lm": causal_lm,
@@ -104,6 +127,7 @@ TASKS = {
     "multi-label": multi_label,
     "regression": regression,
     "seq2seq": seq2seq,
+    "tagging": tagging,
 }
 # Name -> fields with the shape of one record.
 FIELDS = {
@@ -112,6 +136,7 @@ FIELDS = {
     "multi-label": {"logits": (3,)},
     "regression": {"mean": (2,), "variance": (2,)},
     "seq2seq": {"logits": (5,)},
+    "tagging": {"logits": (3,)},
 }
 # Name -> primary metric.
 METRICS = {
@@ -120,4 +145,5 @@ METRICS = {
     "multi-label": "map",
     "regression": "r2",
     "seq2seq": "perplexity",
+    "tagging": "accuracy",
 }

@@ -19,6 +19,7 @@ from bookkd.knowledge import LiveKnowledge, Teacher, keys_of
 from bookkd.knowledge.writing import Progress, plan_book, write_units
 from bookkd.making.batch_size import find_batch_size
 from bookkd.making.choosing import Told, chosen_codec
+from bookkd.making.on_device import encoding_on
 from bookkd.tasks import Task
 from bookkd.views import Pick, Replay, Views, check_replay
 
@@ -90,7 +91,8 @@ def make(
     plan = replace(plan, batch_size=batch_size, unit_rows=unit_rows, choice=choice)
     with BookWriter(path, plan, keys=keys_of(dataset) if keys is None else keys) as writer:
         started, cpu = time.perf_counter(), time.process_time()
-        written = write_units(writer, knowledge, replay, batch_size, workers, progress)
+        with encoding_on(knowledge.teacher.device):
+            written = write_units(writer, knowledge, replay, batch_size, workers, progress)
         cost = {
             "seconds": round(time.perf_counter() - started, 3),
             "cpu_seconds": round(time.process_time() - cpu, 3),

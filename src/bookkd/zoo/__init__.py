@@ -19,6 +19,7 @@ from bookkd.zoo.preprocess import Preprocess, create_preprocess
 from bookkd.zoo.seq2seq import Seq2SeqModel, create_seq2seq, load_seq2seq
 from bookkd.zoo.sequences import TokenDataset
 from bookkd.zoo.tables import DATASETS, FAMILIES, FILELESS, NETWORKS, SEQUENCES, TRANSFORMS
+from bookkd.zoo.tagging import GRUTagger, SequenceDataset
 from bookkd.zoo.texts import TextClassifier, TextDataset, create_text_classifier, load_text_classifier
 from bookkd.zoo.transforms import create_transform
 from bookkd.zoo.translation import TranslationTransformer
@@ -32,12 +33,14 @@ __all__ = [
     "SEQUENCES",
     "TRANSFORMS",
     "ArrayDataset",
+    "GRUTagger",
     "Hypothesis",
     "ImageDataset",
     "LanguageModel",
     "PairDataset",
     "Preprocess",
     "Seq2SeqModel",
+    "SequenceDataset",
     "SubsetDataset",
     "TextClassifier",
     "TextDataset",
