@@ -6,6 +6,8 @@ teacher probabilities t and student logits x, of which K = {0, 1} is kept where 
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 from scipy.special import log_softmax, logsumexp, rel_entr, softmax
@@ -19,6 +21,7 @@ from bookkd.losses import (
     DenseTarget,
     SampledTarget,
     SparseTarget,
+    adaptive_smoothing,
     batch_gram,
     class_gram,
     correlation_inter,
@@ -30,6 +33,7 @@ from bookkd.losses import (
     reverse_kl,
     skew_kl,
     skew_reverse_kl,
+    smoothing_strength,
     soft_cross_entropy,
     soft_target_kl,
     softened_mse,
@@ -194,6 +198,16 @@ def ref_ce(student, labels, partner_labels=None, ratio=None, *, label_smoothing,
     return np.where(known, -(wanted * log_q).sum(-1), 0.0)
 
 
+def ref_adaptive(student, teacher, labels, *, alpha, largest, drawn=False):
+    whole = softmax(student, axis=-1)
+    q, p = (whole, teacher) if drawn else outcomes(student, teacher, 1.0)
+    share = np.minimum(1 - entropy(whole, axis=-1) / np.log(student.shape[-1]), largest) if alpha is None else alpha
+    wanted = (1 - share) * -np.log(whole[np.arange(len(labels)), np.maximum(labels, 0)]) - share * (p * np.log(q)).sum(
+        -1
+    )
+    return np.where(labels == IGNORE_LABEL, 0.0, wanted)
+
+
 def ref_decoupled(student, teacher, labels, *, alpha, beta, temperature, t_squared):
     q, p = outcomes(student, teacher, temperature)
     target = np.eye(q.shape[-1])[np.maximum(labels, 0)].astype(bool)
@@ -340,6 +354,36 @@ def with_labels(logits):
     return DenseTarget(logits), torch.tensor([4, 0, IGNORE_LABEL, 2, 1, 3])
 
 
+# Card adaptive-label-smoothing: p = [0.7, 0.2, 0.1], phi = [0.5, 0.3, 0.2], y = 0.
+P3 = tuple(float(x) for x in np.log([0.7, 0.2, 0.1]))
+PHI, FIRST, SECOND = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64).log(), torch.tensor(0), torch.tensor(1)
+UNIFORM = torch.zeros(3, dtype=torch.float64)
+ADAPTIVE, TENTH = {"alpha": None, "largest": 1.0}, {"alpha": 0.1, "largest": 1.0}
+SMOOTHED = (
+    Worked(P3, (PHI, FIRST), ADAPTIVE, 0.563345, (-0.164923, 0.118954, 0.045969)),
+    # The student at the teacher: the gradient of cross-entropy shrunk by 1 - 0.270153.
+    Worked(P3, (torch.tensor(P3).double(), FIRST), ADAPTIVE, 0.476932, (-0.218954, 0.145969, 0.072985)),
+    Worked((0.0, 0.0, 0.0), (PHI, FIRST), ADAPTIVE, float(np.log(3))),  # uniform p: alpha = 0
+    Worked(Z, (UNIFORM, SECOND), TENTH, 0.547702),  # label smoothing
+    Worked(Z, (torch.tensor([-torch.inf, 0, -torch.inf]).double(), SECOND), ADAPTIVE, 0.464369),  # phi = e_y: plain
+    Worked(P3, (PHI, FIRST), {"alpha": None, "largest": 0.0}, float(-np.log(0.7))),
+)
+
+
+def adaptive_case(name, from_logits, hyper, *worked):
+    def arguments(logits):
+        return (*from_logits(logits), torch.tensor([4, 1, IGNORE_LABEL, 2, 1, 3]))  # 0 is ruled out in a check
+
+    def frozen(student, *_):
+        return {} if hyper["alpha"] is not None else {"alpha": smoothing_strength(student, **hyper)}
+
+    return LossCase(
+        name, adaptive_smoothing, hyper, made(arguments), partial(ref_adaptive, drawn=name.endswith("drawn")), worked,
+        arguments, "moves", "it looks at labels",
+        frozen=frozen,
+    )  # fmt: skip
+
+
 def three(value, temperature, **more):
     return Worked(Z3, (V3,), {"temperature": temperature, **more}, value)
 
@@ -414,6 +458,11 @@ CASES = (
         at_teacher="moves",
         why="it looks at labels",
     ),
+    adaptive_case("adaptive_smoothing", dense, ADAPTIVE, *SMOOTHED),
+    adaptive_case("adaptive_smoothing/constant", dense, TENTH),
+    adaptive_case("adaptive_smoothing/clamped", dense, {"alpha": None, "largest": 0.5}),
+    adaptive_case("adaptive_smoothing/sparse", sparse(2, 1.0), ADAPTIVE),
+    adaptive_case("adaptive_smoothing/drawn", drawn(7, 1.0), ADAPTIVE),
     LossCase("soft_target_kl", soft_target_kl, kl_at(4.0), made(dense), ref_kl, VANILLA_KL, from_logits=dense),
     LossCase(
         "soft_target_kl/mean", soft_target_kl, at(2.0, class_reduction="mean"), made(bare), ref_kl, from_logits=bare

@@ -8,6 +8,16 @@ from __future__ import annotations
 
 # Name -> defaults, and where each set of values comes from.
 DEFAULTS = {
+    # Card adaptive-label-smoothing: no constant to tune; "plain CE" until the first checkpoint, "clamp ... off by default".
+    "adaptive-label-smoothing": {
+        "mode": "live",
+        "prior": "self",
+        "alpha": None,
+        "largest_alpha": 1.0,
+        "first": "labels",
+        "codec": "float16",
+        "k": 64,
+    },
     # Card instance-label-smoothing: the released code.
     "beta-smoothing": {
         "concentration": 3.0,
@@ -135,6 +145,7 @@ DEFAULTS = {
 
 # Name -> (fields with the temperatures asked, fields that must be dense) with the defaults.
 NEEDS = {
+    "adaptive-label-smoothing": ({}, ()),
     "beta-smoothing": ({}, ()),
     "bookkd": ({"logits": (4.0,)}, ()),
     "cons-kd": ({"logits": (1.0,)}, ()),
@@ -167,6 +178,7 @@ SPEECH = ("cons-kd", "ctc-kd")
 
 # Name -> total on the worked sample with the defaults, from numbers on the cards.
 TOTALS = {
+    "adaptive-label-smoothing": 0.464369,  # no checkpoint yet: cross-entropy
     # 0.4 CE + 0.6 (0.8 CE + 0.1 (CE + 1) + 0.1 (CE + 1.5)): -log q is CE, CE + 1 and CE + 1.5.
     "beta-smoothing": 0.4 * 0.464369 + 0.6 * (0.464369 + 0.25),
     "bookkd": 0.1 * 0.547702 + 0.9 * 0.636975,  # label smoothing 0.1, and the one-teacher L_book at a = 1
@@ -191,6 +203,15 @@ TOTALS = {
 
 # Method, options that contradict each other, what the message says.
 CONTRADICTIONS = [
+    (
+        "adaptive-label-smoothing",
+        {"codec": "int8"},
+        r"`codec` to be float16 with mode live, got 'int8' \(method adaptive",
+    ),
+    ("adaptive-label-smoothing", {"mode": "chapter", "k": 3}, r"`k` to be 64 with codec float16, got 3"),
+    ("adaptive-label-smoothing", {"mode": "final", "first": "uniform"}, r"`first` to be labels with mode final"),
+    ("adaptive-label-smoothing", {"prior": "uniform", "mode": "final"}, r"`mode` to be live with prior uniform"),
+    ("adaptive-label-smoothing", {"alpha": 0.1, "largest_alpha": 0.9}, r"`largest_alpha` to be 1\.0 with alpha 0\.1"),
     (
         "bookkd",
         {"learn_scale": False, "scale_lr": 0.1},
@@ -254,6 +275,9 @@ CONTRADICTIONS = [
 
 # Method, option, value that is refused, what the message says.
 REFUSED = [
+    ("adaptive-label-smoothing", "alpha", 1.5, r"`alpha` to be between 0 and 1, got 1\.5 \(method adaptive"),
+    ("adaptive-label-smoothing", "largest_alpha", 0.0, r"`largest_alpha` to be a number above 0, got 0\.0"),
+    ("adaptive-label-smoothing", "k", 0, r"`k` to be a whole number of at least 1, got 0"),
     ("beta-smoothing", "concentration", 0.0, r"`concentration` to be a number above 0, got 0\.0 \(method beta"),
     ("beta-smoothing", "weight", 0.0, r"`weight` to be a number above 0, got 0\.0"),
     ("beta-smoothing", "weight", 1.1, r"`weight` to be between 0 and 1, got 1\.1"),

@@ -8,7 +8,7 @@ import re
 
 import pytest
 import torch
-from tests.learning.digits import TASK, run, student, training, weights
+from tests.learning.digits import TASK, TEST, run, student, training, weights
 from tests.losses.cases import V3, Z3
 from tests.methods.cases import CONTRADICTIONS, DEFAULTS, NEEDS, REFUSED, RELATIONAL, SPEECH, TOTALS, VIEWS
 from tests.methods.speech import TWO_FRAMES, learn_tones, speech_total
@@ -19,7 +19,7 @@ from bookkd.core.fields import IGNORE_LABEL, LABEL, WEIGHT
 from bookkd.core.protocols import Needs
 from bookkd.core.schedules import Clock, Linear
 from bookkd.knowledge import StoredKnowledge, check_needs
-from bookkd.learning import Cohort
+from bookkd.learning import Cohort, Validation
 from bookkd.losses import DenseTarget, beta_targets
 from bookkd.methods import METHODS, Card, VanillaKD, build_method, method_class
 from bookkd.objectives import Objective
@@ -106,6 +106,7 @@ class TestEveryMethod:
         fields, dense = NEEDS[name]
         # bookkd shows the entropy of the teacher, which draws would bias.
         more = {"nonlinear": ("logits",)} if name == "bookkd" else {}
+        more |= {"validation": True} if name == "adaptive-label-smoothing" else {}
         assert method.needs(task) == Needs(fields=fields, dense=dense, views_per_sample=VIEWS.get(name, 1), **more)
         assert {name: at for name, at in objective.needs().items() if not name.startswith("own/")} == fields
         assert method.handlers() == ()
@@ -130,7 +131,12 @@ class TestEveryMethod:
         before = [weights(peer) for peer in peers]
         network = peers[0] if method.cohort == 1 else Cohort(peers)
         learned = run(
-            None, method=method, knowledge=knowledge, training=training(epochs=2, batch_size=30), network=network
+            None,
+            method=method,
+            knowledge=knowledge,
+            training=training(epochs=2, batch_size=30),
+            network=network,
+            validation=Validation(TEST) if method.needs(TASK).validation else None,
         )
         # 60 samples: two whole batches a view, so that methods that relate the rows of a batch see all of them.
         assert learned.history[-1]["step"] == 4 * VIEWS.get(name, 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from bookkd.tasks import CTC, CausalLM, Classification, MultiLabel, Regression, Tagging
+from bookkd.tasks import CTC, CausalLM, Classification, MultiLabel, Regression, Seq2Seq, Tagging
 
 
 def classification():
@@ -96,6 +96,31 @@ def ctc():
     return CTC(("-", "a", "b"), subsampling=2), Frames(), batch
 
 
+class Translator(nn.Module):
+    """Logits at every prefix token, of that token and the mean of the source."""
+
+    def __init__(self):
+        super().__init__()
+        self.source, self.target, self.head = nn.Embedding(5, 6), nn.Embedding(5, 6), nn.Linear(6, 5)
+
+    def forward(self, source, lengths, prefix):
+        there = (torch.arange(source.shape[1]) < lengths[:, None])[..., None]
+        mean = (self.source(source) * there).sum(1) / lengths[:, None]
+        return self.head(self.target(prefix) + mean[:, None])
+
+
+def seq2seq():
+    torch.manual_seed(0)
+    batch = {
+        "input": torch.tensor([[0, 1, 2, 3], [4, 0, 2, 0], [3, 2, 0, 0], [1, 1, 1, 1]]),
+        "length": torch.tensor([4, 3, 2, 4]),
+        "label": torch.tensor([[3, 2, -1], [4, 2, -1], [3, 4, 2], [3, 3, 2]]),
+        "label_length": torch.tensor([2, 2, 3, 3]),
+        "weight": torch.tensor([1.0, 1.0, 1.0, 0.0]),
+    }
+    return Seq2Seq(5), Translator(), batch
+
+
 class Steps(nn.Module):
     """Logits at every step, of that step alone."""
 
@@ -126,6 +151,7 @@ TASKS = {
     "ctc": ctc,
     "multi-label": multi_label,
     "regression": regression,
+    "seq2seq": seq2seq,
     "tagging": tagging,
 }
 # Name -> fields with the shape of one record.
@@ -135,6 +161,7 @@ FIELDS = {
     "ctc": {"logits": (3,)},
     "multi-label": {"logits": (3,)},
     "regression": {"mean": (2,), "variance": (2,)},
+    "seq2seq": {"logits": (5,)},
     "tagging": {"logits": (3,)},
 }
 # Name -> primary metric.
@@ -144,5 +171,6 @@ METRICS = {
     "ctc": "wer",
     "multi-label": "map",
     "regression": "r2",
+    "seq2seq": "perplexity",
     "tagging": "accuracy",
 }

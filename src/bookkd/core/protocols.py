@@ -49,6 +49,7 @@ class Needs:
         live_teacher: True where gradients or inputs of the student's own making must pass through the teacher.
         nonlinear: Of the others, fields that a loss reads otherwise than linearly, so that draws would bias it.
         hard: Fields of which the losses look at the likeliest class alone, so that a codec that keeps no more will do.
+        validation: True where it acts on validations that improve.
     """
 
     fields: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
@@ -57,3 +58,4 @@ class Needs:
     live_teacher: bool = False
     nonlinear: tuple[str, ...] = ()
     hard: tuple[str, ...] = ()
+    validation: bool = False

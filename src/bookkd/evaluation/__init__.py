@@ -20,6 +20,13 @@ from bookkd.evaluation.regression import evaluate_regression
 from bookkd.evaluation.student_t import Contrast, contrast_of, interval_of_mean, t_quantile
 from bookkd.evaluation.tokens import TokenSums
 from bookkd.evaluation.transcripts import TranscriptSums
+from bookkd.evaluation.translations import (
+    Translations,
+    decode_all,
+    likeness,
+    measure_translations,
+    score_translations,
+)
 
 __all__ = [
     "Contrast",
@@ -33,6 +40,7 @@ __all__ = [
     "Measures",
     "TokenSums",
     "TranscriptSums",
+    "Translations",
     "beam_decode",
     "bootstrap",
     "calibration",
@@ -40,6 +48,7 @@ __all__ = [
     "contrast_of",
     "cost",
     "crossing_alpha",
+    "decode_all",
     "difference_of",
     "distillation_score",
     "diversity",
@@ -50,9 +59,12 @@ __all__ = [
     "greedy_decode",
     "interaction_of",
     "interval_of_mean",
+    "likeness",
     "lower_is_better",
+    "measure_translations",
     "pairwise_kl",
     "reliability",
+    "score_translations",
     "t_quantile",
     "vasicek_entropy",
 ]

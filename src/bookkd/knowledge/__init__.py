@@ -9,6 +9,7 @@ from bookkd.knowledge.lineage import NOTES, lineage_of_weights, teachers_behind
 from bookkd.knowledge.live import LiveKnowledge
 from bookkd.knowledge.needs import check_fields, check_needs, check_views, unmeasured
 from bookkd.knowledge.own import BetaSmoothing, SelfKnowledge, VirtualKnowledge
+from bookkd.knowledge.past import PastSelf, PriorKnowledge, SelfChapters, Surroundings
 from bookkd.knowledge.stored import StoredKnowledge, member_fields
 from bookkd.knowledge.teacher import Teacher
 
@@ -17,9 +18,13 @@ __all__ = [
     "BetaSmoothing",
     "Ensemble",
     "LiveKnowledge",
+    "PastSelf",
+    "PriorKnowledge",
+    "SelfChapters",
     "SelfKnowledge",
     "SideBySide",
     "StoredKnowledge",
+    "Surroundings",
     "Teacher",
     "Teacherless",
     "VirtualKnowledge",

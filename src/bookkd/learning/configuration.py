@@ -12,7 +12,7 @@ import xxhash
 from bookkd.core.errors import ConfigError, expected
 from bookkd.core.fields import IGNORE_LABEL
 from bookkd.core.names import choose
-from bookkd.core.protocols import Knowledge
+from bookkd.core.protocols import Knowledge, Needs
 from bookkd.knowledge import StoredKnowledge, books_of, keys_of, teachers_of
 from bookkd.learning.folder import plain
 from bookkd.learning.learner import Learner
@@ -24,7 +24,14 @@ from bookkd.tasks import Task
 from bookkd.views import CachedViews, Views, differences
 from bookkd.zoo import fingerprint
 
-__all__ = ["check_cached", "check_labels", "check_options", "check_task", "find_rows", "run_config"]
+__all__ = ["check_cached", "check_labels", "check_options", "check_task", "check_validation", "find_rows", "run_config"]
+
+
+def check_validation(needs: Needs, validation: Validation | None, method: str) -> None:
+    """Refuse a method that acts on validations where there are none."""
+    if needs.validation and validation is None:
+        do = "Pass a data set to validate on, which is not that of the test: the method chooses by it."
+        raise ConfigError(expected("validation", f"given for method {method}", None, where="learn", do=do))
 
 
 def check_options(training: Training, validation: Validation | None, door: str, extras: Sequence[Any]) -> None:
@@ -141,7 +148,7 @@ def run_config(
         "rows": _digest(rows),
         "labels": _digest(labels),
         "views": views.recipe(len(dataset)),
-        "validation": None if validation is None else fingerprint(validation.dataset),
+        "validation": None if validation is None else _of_validation(validation),
         "student": {
             "class": plain(type(learner.student)),
             "parameters": parameters,
@@ -149,6 +156,11 @@ def run_config(
             "preprocess": plain(learner.preprocess),
         },
     }
+
+
+def _of_validation(validation: Validation) -> dict[str, Any]:
+    found = fingerprint(validation.dataset)
+    return found if validation.metric is None else {**found, "metric": validation.metric}
 
 
 def _of_book(book: StoredKnowledge) -> dict[str, Any]:

@@ -28,6 +28,7 @@ _OURS = (
     "order.json",
     "metrics.jsonl",
     "result.json",
+    "chapters",
     "checkpoints",
     "logs",
 )

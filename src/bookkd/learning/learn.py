@@ -20,6 +20,7 @@ from bookkd.core.jsonio import canonical
 from bookkd.core.protocols import Knowledge
 from bookkd.knowledge import (
     NOTES,
+    Surroundings,
     books_of,
     check_alignment,
     check_needs,
@@ -34,6 +35,7 @@ from bookkd.learning.configuration import (
     check_labels,
     check_options,
     check_task,
+    check_validation,
     find_rows,
     run_config,
 )
@@ -151,6 +153,7 @@ def learn(
     objective = method.objective(task)
     rows = find_rows(dataset, knowledge, rows, keys)
     check_needs(method.needs(task), knowledge, method.name, n_views=views.n_views)
+    check_validation(method.needs(task), checked, method.name)
     views = _aligned(views, knowledge, dataset, task, rows)
     check_cached(cached, dataset, views, rows)
     check_labels(objective, dataset, labels, rows)
@@ -190,6 +193,7 @@ def learn(
             checkpoints=None if folder is None else folder.checkpoints,
             order=order,
             fields=fields,
+            surroundings=Surroundings(dataset, views, None if folder is None else folder.path, rows is None),
         )
         learned = job.learned(folder, door, loggers=loggers, callbacks=callbacks, progress=progress)
         return replace(learned, order=order)
@@ -256,6 +260,7 @@ class _Job:
     checkpoints: Path | None
     order: ReadingOrder
     fields: tuple[str, ...]
+    surroundings: Surroundings
 
     def learned(self, folder: RunFolder | None, door: str, **lightning: Any) -> Learned:
         """Train, and write weights and result where there is a folder."""
@@ -320,7 +325,7 @@ class _Job:
             # Each process asks its own teacher, beside its student.
             for live in teachers_of(self.step.knowledge):
                 live.teacher.to(next(placed.parameters()).device)
-        return begin_run(placed, self.step, self.method, self.training, groups)
+        return begin_run(placed, self.step, self.method, self.training, groups, self.surroundings)
 
 
 def _replay(replay: Replay, training: Training) -> Replay | CachedViews:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bookkd.evaluation import lower_is_better
 from bookkd.learning.checkpoint import load_checkpoint, save_checkpoint
 from bookkd.learning.data import Groups
 from bookkd.learning.run import Run
@@ -76,6 +75,5 @@ def close_epoch(run: Run, *, seconds: float, validation: Validation | None = Non
     if validation is not None:
         metrics = validation(run.learner)
         record |= {f"val/{name}": value for name, value in metrics.items()}
-        name = run.learner.task.primary_metric
-        run.validated(-metrics[name] if lower_is_better(name) else metrics[name])
+        run.validated(validation.score(metrics, run.learner.task))
     return record

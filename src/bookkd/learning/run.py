@@ -15,6 +15,7 @@ from bookkd.core.errors import CheckpointError, DataError, expected
 from bookkd.core.protocols import EVENTS
 from bookkd.core.rng import draw64
 from bookkd.core.schedules import Clock
+from bookkd.knowledge import Surroundings
 from bookkd.learning.learner import Learner
 from bookkd.learning.step import Batch, Step
 from bookkd.learning.training import LearningRate, Training, make_optimizer
@@ -57,6 +58,7 @@ class Run:
         sampler: The order of samples.
         steps_per_epoch: Optimizer steps of an epoch.
         handlers: Event handlers of the method.
+        surroundings: Data set, views and folder, for handlers that write; None where they are not known.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class Run:
         *,
         steps_per_epoch: int,
         handlers: Sequence[Handler] = (),
+        surroundings: Surroundings | None = None,
     ) -> None:
         self.learner = learner
         self.step = step
@@ -75,6 +78,7 @@ class Run:
         self.sampler = sampler
         self.steps_per_epoch = steps_per_epoch
         self.handlers = tuple(handlers)
+        self.surroundings = surroundings
         self.optimizer = make_optimizer(learner, training)
         self.rate = LearningRate(self.optimizer, training, steps_per_epoch)
         self.steps = 0

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sized
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bookkd.core.errors import ConfigError, DataError, expected
 from bookkd.core.fields import LOGITS, MEAN, VARIANCE
+from bookkd.core.names import choose
 from bookkd.evaluation import (
     Evaluation,
     Measures,
@@ -19,6 +21,7 @@ from bookkd.evaluation import (
     evaluate,
     evaluate_multi_label,
     evaluate_regression,
+    lower_is_better,
 )
 from bookkd.learning.learner import Learner
 from bookkd.losses import DenseTarget
@@ -89,6 +92,7 @@ class Gatherer(Protocol):
 _GATHERERS: Mapping[str, Callable[[Any], Gatherer]] = {
     "causal-lm": lambda task: TokenSums(),
     "ctc": lambda task: TranscriptSums(task.class_names, blank=task.blank, separator=task.separator),
+    "seq2seq": lambda task: TokenSums(),
     "tagging": lambda task: TokenSums(class_names=task.class_names),
 }
 """Task name -> what gathers the metrics of its sequences, made for a task."""
@@ -215,14 +219,46 @@ class Validation:
         dataset: `dataset[i] -> (image, label)`.
         transform: Deterministic transform to a tensor; None where the data set gives tensors of one size.
         batch_size: Samples a pass.
+        metric: What early stopping, the plateau schedule and methods that act on improvements look at; the task's `primary_metric` where
+            None.
+        also: Further metrics, such as BLEU of what the student writes: called with the student in evaluation mode.
+
+    >>> from bookkd.tasks import Classification
+    >>> Validation([0], metric="ece").score({"accuracy": 0.9, "ece": 0.02}, Classification(("a", "b")))
+    -0.02
     """
 
     dataset: Sized
     transform: Callable[[Any], Tensor] | None = None
     batch_size: int = 256
+    metric: str | None = None
+    also: Callable[[nn.Module], Mapping[str, float]] | None = None
+
+    def score(self, metrics: Mapping[str, float], task: Task) -> float:
+        """Return the metric that counts, turned so that more is better.
+
+        Raises:
+            ConfigError: if it is none of those that were measured.
+        """
+        primary = task.primary_metric
+        if self.metric is not None and math.isnan(metrics.get(primary, 0.0)):
+            return math.nan  # what the student says is not finite, and nothing else was measured
+        name = primary if self.metric is None else choose(self.metric, metrics, "metric", where="validation")
+        return -metrics[name] if lower_is_better(name) else metrics[name]
 
     def __call__(self, learner: Learner) -> dict[str, float]:
         """Return the point values of all metrics, without bootstrap."""
+        found = self._measured(learner)
+        if self.also is None or math.isnan(found[learner.task.primary_metric]):
+            return found
+        was_training = learner.training
+        learner.eval()
+        try:
+            return {**found, **self.also(learner.student)}
+        finally:
+            learner.train(was_training)
+
+    def _measured(self, learner: Learner) -> dict[str, float]:
         if any(info.by_position for info in learner.task.field_infos.values()):
             return self._of_sequences(learner)
         said = predictions_of(learner, self.dataset, transform=self.transform, batch_size=self.batch_size)

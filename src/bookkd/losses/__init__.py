@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bookkd.losses.adaptive import adaptive_smoothing, smoothing_strength
 from bookkd.losses.claims import Claims, Loss, claims, claims_of
 from bookkd.losses.combined import BakedTarget, CombinedTarget, TransformedTarget
 from bookkd.losses.correlation import correlation_inter, correlation_intra
@@ -32,6 +33,7 @@ __all__ = [
     "SparseTarget",
     "Target",
     "TransformedTarget",
+    "adaptive_smoothing",
     "as_normal",
     "as_target",
     "batch_gram",
@@ -56,6 +58,7 @@ __all__ = [
     "reverse_kl",
     "skew_kl",
     "skew_reverse_kl",
+    "smoothing_strength",
     "soft_cross_entropy",
     "soft_target_kl",
     "softened_mse",
@@ -67,6 +70,7 @@ __all__ = [
 ]
 
 LOSSES: dict[str, Loss] = {
+    "adaptive_smoothing": adaptive_smoothing,
     "batch_gram": batch_gram,
     "class_gram": class_gram,
     "consistency": consistency,

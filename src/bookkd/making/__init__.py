@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from bookkd.making.batch_size import find_batch_size
+from bookkd.making.decoded import decode_dataset
 from bookkd.making.growing import grow
 from bookkd.making.local import make, plan_book
 from bookkd.making.merging import bake, merge
 from bookkd.making.repairing import repair
 from bookkd.making.several import make_several
 
-__all__ = ["bake", "find_batch_size", "grow", "make", "make_several", "merge", "plan_book", "repair"]
+__all__ = ["bake", "decode_dataset", "find_batch_size", "grow", "make", "make_several", "merge", "plan_book", "repair"]

@@ -21,7 +21,8 @@ from bookkd.core.errors import BookMismatchError, ConfigError, expected
 from bookkd.core.fields import LOGITS, PROBE_HASH, PROBE_PROJECTIONS, SAMPLE, VIEW
 from bookkd.core.rng import generator
 from bookkd.knowledge import LiveKnowledge, StoredKnowledge, Teacher, keys_of, member_fields, with_pool_of
-from bookkd.making.local import peak_memory_bytes, plan_book, say
+from bookkd.knowledge.writing import plan_book, say
+from bookkd.making.local import peak_memory_bytes
 from bookkd.making.merging import merged_plan, sources_of
 from bookkd.making.on_device import encoding_on
 from bookkd.tasks import Task

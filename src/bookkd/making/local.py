@@ -2,52 +2,28 @@
 
 from __future__ import annotations
 
-import platform
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.utils.data import DataLoader
 
-from bookkd.book import Auto, Book, BookWriter, Codec, Dense, FieldPlan, Plan, Raw, Unit, newest_plan
-from bookkd.book.ragged import RaggedArray, Rows, offsets_of
-from bookkd.core.errors import ConfigError, DataError, FidelityError, TeacherOutputError, expected
-from bookkd.core.fields import PROBE_HASH, PROBE_PROJECTIONS
+from bookkd.book import Auto, Book, BookWriter, Codec, Dense, newest_plan
+from bookkd.core.errors import DataError, expected
 from bookkd.knowledge import LiveKnowledge, Teacher, keys_of
-from bookkd.losses import DenseTarget
+from bookkd.knowledge.writing import Progress, plan_book, write_units
 from bookkd.making.batch_size import find_batch_size
 from bookkd.making.choosing import Told, chosen_codec
 from bookkd.making.on_device import encoding_on
 from bookkd.tasks import Task
-from bookkd.views import Pick, Replay, Views, check_replay, collate
-from bookkd.zoo import fingerprint
+from bookkd.views import Pick, Replay, Views, check_replay
 
-__all__ = ["make", "plan_book"]
-
-Progress = Callable[[int, int], None]
-
-
-class _UnitBatches:
-    """Batch sampler over the missing units: the plan's batches, each starting at its unit's first row."""
-
-    def __init__(self, units: Sequence[Unit], batch_size: int) -> None:
-        self.units = units
-        self.batch_size = batch_size
-
-    def __len__(self) -> int:
-        return sum(-(-(unit.stop - unit.start) // self.batch_size) for unit in self.units)
-
-    def __iter__(self) -> Iterator[list[Pick]]:
-        for unit in self.units:
-            for start in range(unit.start, unit.stop, self.batch_size):
-                stop = min(start + self.batch_size, unit.stop)
-                yield [Pick(sample, unit.view) for sample in range(start, stop)]
+__all__ = ["Progress", "make", "plan_book"]
 
 
 def make(
@@ -115,7 +91,8 @@ def make(
     plan = replace(plan, batch_size=batch_size, unit_rows=unit_rows, choice=choice)
     with BookWriter(path, plan, keys=keys_of(dataset) if keys is None else keys) as writer:
         started, cpu = time.perf_counter(), time.process_time()
-        written = _write_units(writer, knowledge, replay, batch_size, workers, progress)
+        with encoding_on(knowledge.teacher.device):
+            written = write_units(writer, knowledge, replay, batch_size, workers, progress)
         cost = {
             "seconds": round(time.perf_counter() - started, 3),
             "cpu_seconds": round(time.process_time() - cpu, 3),
@@ -148,113 +125,3 @@ def _planned_batch_size(path: str | Path) -> int | None:
     """Return the batch size of a book begun before, whose units must all use it."""
     plan = newest_plan(path)
     return None if plan is None else plan.batch_size
-
-
-def plan_book(
-    teacher: Teacher, dataset: Any, views: Views, task: Task, *, codec: Codec, temperatures: tuple[float, ...]
-) -> Plan:
-    """Return the plan of a book by one teacher; arguments as `make`.
-
-    Raises:
-        FidelityError: for a sparse codec where the task needs every value.
-    """
-    if codec.sparse and not task.sparse:
-        do = "Use the codec dense or int8."
-        where = f"task {task.name}, whose losses need every value"
-        raise FidelityError(expected("codec", "one that keeps every value", codec.name, where=where, do=do))
-    knowledge, seen = LiveKnowledge(teacher, task), _Viewed(dataset, views)
-    fields = {
-        name: FieldPlan(
-            info.shape,
-            Dense("float32") if info.exact else codec,
-            positions=knowledge.task.most_positions(seen) if info.by_position else None,
-        )
-        for name, info in knowledge.fields.items()
-    }
-    fields[PROBE_HASH] = FieldPlan((), Raw("uint64"))
-    fields[PROBE_PROJECTIONS] = FieldPlan((2,), Raw("float32"))
-    return Plan(
-        n_samples=len(dataset),
-        n_views=views.n_views,
-        fields=fields,
-        task=task.name,
-        teachers=(teacher.info,),
-        data=fingerprint(dataset),
-        views=views.recipe(len(dataset)),
-        class_names=task.class_names,
-        temperatures=temperatures,
-        threads=torch.get_num_threads(),
-        device=str(torch.device(teacher.device).type),
-        versions={"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
-    )
-
-
-@dataclass(frozen=True)
-class _Viewed:
-    """A data set of sequences as its views are: one that changes their length says how long they may become, by its `longest`."""
-
-    dataset: Any
-    views: Views
-
-    @property
-    def most_positions(self) -> int:
-        most: int = self.dataset.most_positions
-        longest = getattr(self.views.transform, "longest", None)
-        return most if longest is None else int(longest(most))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.dataset, name)
-
-
-def _write_units(
-    writer: BookWriter,
-    knowledge: LiveKnowledge,
-    replay: Replay,
-    batch_size: int,
-    workers: int,
-    progress: Progress | None,
-) -> int:
-    units = writer.pending()
-    total = writer.plan.n_samples * writer.plan.n_views
-    done = total - sum(unit.stop - unit.start for unit in units)
-    written = 0
-    loader = DataLoader(
-        replay,
-        batch_sampler=_UnitBatches(units, batch_size),
-        collate_fn=collate,
-        num_workers=workers,
-        # A generator of its own, since a DataLoader otherwise draws from the global one.
-        generator=torch.Generator(),
-    )
-    with torch.inference_mode(), encoding_on(knowledge.teacher.device):
-        for batch in loader:
-            rows = len(batch["sample"])
-            view, start = int(batch["view"][0]), int(batch["sample"][0])
-            writer.write_rows(view, start, say(knowledge, batch, view, start))
-            written += rows
-            if progress is not None:
-                progress(done + written, total)
-    return written
-
-
-def say(knowledge: LiveKnowledge, batch: Mapping[str, Any], view: int, start: int) -> dict[str, Rows]:
-    """Return what a teacher says about a batch of one view from sample `start` on, and the batch's probes, as a book keeps them."""
-    counts = knowledge.task.counts(batch)
-    try:
-        targets = knowledge.targets(batch)
-    except TeacherOutputError as error:
-        raise TeacherOutputError(
-            f"{error} Teacher {knowledge.teacher.name}, view {view}, samples from {start}."
-        ) from error
-    said: dict[str, Rows] = {}
-    for name, target in targets.items():
-        if not isinstance(target, DenseTarget):
-            raise ConfigError(expected(name, "dense knowledge", type(target).__name__, where="make"))
-        values = target.logits.cpu().numpy()
-        by_position = counts is not None and knowledge.fields[name].by_position
-        said[name] = (
-            RaggedArray(values, offsets_of(counts.cpu().numpy())) if by_position and counts is not None else values
-        )
-    said[PROBE_HASH] = batch[PROBE_HASH].numpy().view(np.uint64)
-    said[PROBE_PROJECTIONS] = batch[PROBE_PROJECTIONS].numpy().astype(np.float32)
-    return said

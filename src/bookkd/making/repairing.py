@@ -16,8 +16,8 @@ from bookkd.book.ragged import Rows
 from bookkd.core.errors import BookCorruptError, BookMismatchError, BookMissingError, expected
 from bookkd.core.fields import LOGITS
 from bookkd.knowledge import LiveKnowledge, StoredKnowledge, Teacher, keys_of, member_fields, with_pool_of
+from bookkd.knowledge.writing import say
 from bookkd.making.growing import check_samples
-from bookkd.making.local import say
 from bookkd.making.on_device import encoding_on
 from bookkd.tasks import Task
 from bookkd.views import Pick, Replay, Views

@@ -7,6 +7,7 @@ from typing import Any
 
 from bookkd.core.errors import ConfigError, expected
 from bookkd.core.names import choose, import_reference, is_reference, look_up, nearest
+from bookkd.methods.adaptive_label_smoothing import AdaptiveLabelSmoothing
 from bookkd.methods.base import BaseMethod, Card, Handler, Method
 from bookkd.methods.bookkd import BookKD
 from bookkd.methods.cons_kd import ConsKD
@@ -35,6 +36,7 @@ __all__ = [
     "METHODS",
     "MLKD",
     "TAKD",
+    "AdaptiveLabelSmoothing",
     "BaseMethod",
     "BetaLabelSmoothing",
     "BookKD",
@@ -54,6 +56,7 @@ __all__ = [
 ]
 
 METHODS = {
+    "adaptive-label-smoothing": "bookkd.methods.adaptive_label_smoothing:AdaptiveLabelSmoothing",
     "beta-smoothing": "bookkd.methods.instance_label_smoothing:BetaLabelSmoothing",
     "bookkd": "bookkd.methods.bookkd:BookKD",
     "cons-kd": "bookkd.methods.cons_kd:ConsKD",

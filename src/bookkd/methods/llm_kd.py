@@ -7,7 +7,7 @@ What it does: at every position, with teacher distribution p and student distrib
 where D is `forward-kl` KL(p || q); `reverse-kl` KL(q || p); `jsd`, the generalised Jensen-Shannon divergence
 b KL(p || m) + (1 - b) KL(q || m) with m = b p + (1 - b) q; `skew-kl` KL(p || a p + (1 - a) q); or `skew-reverse-kl`
 KL(q || (1 - a) p + a q). The mean is over the positions that count: no padding, no prompt.
-When to use: for causal language models, and wherever there are many classes. `forward-kl` from a book of draws (codec `sampled`) is
+When to use: for causal language models, for translation (word-level distillation, Kim and Rush), and wherever there are many classes. `forward-kl` from a book of draws (codec `sampled`) is
 unbiased at some 36 bytes a token; from a top-k book all divergences are over the kept tokens and one tail bucket.
 Parameters: `divergence` forward-kl, `temperature` 1, `kd_weight` 1, `ce_weight` 0; `beta` 0.5 of `jsd` (GKD; 0 and 1 stand for the
 forward and the reverse divergence, the limits after division), `alpha` 0.1 of the skewed ones (DistiLLM's code).
@@ -73,7 +73,7 @@ class LLMKD(BaseMethod):
     t_squared: bool = True
 
     name: ClassVar[str] = "llm-kd"
-    tasks: ClassVar[tuple[str, ...]] = ("causal-lm", "classification", "tagging")
+    tasks: ClassVar[tuple[str, ...]] = ("causal-lm", "classification", "seq2seq", "tagging")
     card: ClassVar[Card] = Card(
         "Divergences on the next token",
         "Kim and Rush, arXiv 1606.07947 (2016); Agarwal et al., arXiv 2306.13649 (2024)",

@@ -39,7 +39,15 @@ class Supervised(BaseMethod):
     smoothing_over: Literal["all", "others"] = "all"
 
     name: ClassVar[str] = "supervised"
-    tasks: ClassVar[tuple[str, ...]] = ("causal-lm", "classification", "ctc", "multi-label", "regression", "tagging")
+    tasks: ClassVar[tuple[str, ...]] = (
+        "causal-lm",
+        "classification",
+        "ctc",
+        "multi-label",
+        "regression",
+        "seq2seq",
+        "tagging",
+    )
     card: ClassVar[Card] = Card(
         "Labels only, with label smoothing", "Szegedy et al., CVPR 2016 (label smoothing)", "labels", "certain"
     )

@@ -73,7 +73,9 @@ class _ByChunks(torch.autograd.Function):
             with torch.set_grad_enabled(wanted):
                 piece = student.detach()[part].to(computing_dtype(student.dtype)).requires_grad_(wanted)
                 value = evaluate(piece, part)
-                if gradient is not None:
+                if gradient is not None and not value.requires_grad:
+                    gradient[part] = 0  # a figure for the log
+                elif gradient is not None:
                     (gradient[part],) = torch.autograd.grad(value.sum(), piece)
             values.append(value.detach())
         ctx.gradient, ctx.dtype = gradient, student.dtype

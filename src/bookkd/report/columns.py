@@ -106,6 +106,16 @@ QUALITY: Mapping[str, tuple[Column, ...]] = {
         ),
         Column("teacher_kl", "KL to teacher", "number", _KL),
     ),
+    "seq2seq": (
+        Column("perplexity", "perplexity", "number", "exponential of the NLL a target token; lower is better"),
+        Column("bleu", "BLEU", "number", "of what was decoded, by sacreBLEU, 0 to 100; higher is better"),
+        Column("chrf", "chrF", "number", "of what was decoded, by sacreBLEU, 0 to 100; higher is better"),
+        Column("nll", "NLL", "number", "negative log-likelihood of a target token, nats; lower is better"),
+        Column("accuracy", "accuracy", "percent", "share of target tokens that were the likeliest; higher is better"),
+        Column("ece", "ECE", "number", "expected calibration error by target position; lower is better"),
+        Column("agreement", "agreement", "percent", "share of positions with the teacher's likeliest token"),
+        Column("teacher_kl", "KL to teacher", "number", _KL),
+    ),
 }
 """Task -> its figures, the first one what arms are ranked by: the task's `primary_metric`."""
 

@@ -10,6 +10,7 @@ from bookkd.tasks.ctc import CTC
 from bookkd.tasks.multi_label import MultiLabel
 from bookkd.tasks.predict import Predictions, plain_loader, predict
 from bookkd.tasks.regression import Regression
+from bookkd.tasks.seq2seq import Seq2Seq
 from bookkd.tasks.tagging import Tagging
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "MultiLabel",
     "Predictions",
     "Regression",
+    "Seq2Seq",
     "SoftOptions",
     "Tagging",
     "Task",
@@ -36,6 +38,7 @@ TASKS = {
     "ctc": "bookkd.tasks.ctc:CTC",
     "multi-label": "bookkd.tasks.multi_label:MultiLabel",
     "regression": "bookkd.tasks.regression:Regression",
+    "seq2seq": "bookkd.tasks.seq2seq:Seq2Seq",
     "tagging": "bookkd.tasks.tagging:Tagging",
 }
 """Task name -> class. One line a task; a test holds this table equal to the cases."""

@@ -57,8 +57,9 @@ class CausalLM(PositionTask):
         Raises:
             ConfigError: for a data set of something else.
         """
-        if not isinstance(getattr(dataset, "vocabulary", None), int) or len(getattr(dataset, "class_names", [])):
-            do = "Use a data set such as bookkd.zoo.TokenDataset; text with classes is of task classification."
+        other = len(getattr(dataset, "class_names", [])) or getattr(dataset, "label_is_input", False)
+        if not isinstance(getattr(dataset, "vocabulary", None), int) or other:
+            do = "Use a data set such as bookkd.zoo.TokenDataset; text with classes is of task classification, pairs are of seq2seq."
             raise ConfigError(expected("data", "sequences of tokens", type(dataset).__name__, where=cls.name, do=do))
         return cls(dataset.vocabulary)
 

@@ -85,6 +85,8 @@ class LossCase:
         wild: From usual inputs of the student or teacher to extreme ones that the loss must still take; +-10,000 by default.
         ruled_out: Whether -inf means something on the student's last axis: False where it holds no logits of classes.
         stops: Whether the loss takes some of the student without gradient, so that finite differences say something else.
+        frozen: For a loss of which a part carries no gradient: from (student, *args) to the hyper-parameters that hold this part
+            at its value, so that finite differences are those of the rest.
         seed: Of the generator that `make` is called with.
     """
 
@@ -102,6 +104,7 @@ class LossCase:
     wild: Callable[[Tensor], Tensor] = _ten_thousand
     ruled_out: bool = True
     stops: bool = False
+    frozen: Callable[..., Mapping[str, Any]] | None = None
     seed: int = field(default=20, repr=False)
 
     def inputs(self) -> tuple[Any, ...]:
@@ -192,11 +195,14 @@ def check_shape(case: LossCase) -> None:
 
 
 def check_gradient(case: LossCase) -> None:
-    """The gradient agrees with finite differences in float64, unless the loss stops some of it."""
+    """The gradient agrees with finite differences in float64; of a loss with a frozen part, with those of the rest."""
     if case.stops:
         return
     student, *args = case.inputs()
-    torch.autograd.gradcheck(lambda given: case(given, *args), (student.requires_grad_(),))
+    held = {} if case.frozen is None else case.frozen(student, *args)
+    torch.autograd.gradcheck(lambda given: case(given, *args, **held), (student.requires_grad_(),))
+    slopes = [_gradient(case(student, *args, **more), student) for more in ({}, held)]
+    assert_close(slopes[0], slopes[1], rtol=1e-12, atol=1e-12)
 
 
 def check_reference(case: LossCase) -> None:

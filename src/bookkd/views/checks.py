@@ -170,7 +170,7 @@ def _spread(replay: Replay, count: int) -> list[Pick]:
 
 def _fingerprint(item: Mapping[str, Any]) -> list[object]:
     # Without the padding, which depends on the batch.
-    parts = ((item[INPUT], item.get(LENGTH)), (item[LABEL], item.get(LABEL_LENGTH)))
-    values = (value[:length] if isinstance(value, torch.Tensor) else value for value, length in parts)
+    pairs = ((item[INPUT], item.get(LENGTH)), (item[LABEL], item.get(LABEL_LENGTH)))
+    values = (value[:length] if isinstance(value, torch.Tensor) else value for value, length in pairs)
     said = [int(probe([value])[0]) if isinstance(value, torch.Tensor) else value for value in values]
     return [*said, item.get(PARTNER), item.get(RATIO)]

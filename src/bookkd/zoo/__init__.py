@@ -2,6 +2,7 @@
 
 from bookkd.zoo.acoustic import AcousticModel
 from bookkd.zoo.datasets import open_dataset
+from bookkd.zoo.decoding import Hypothesis, decode
 from bookkd.zoo.fingerprints import fingerprint
 from bookkd.zoo.images import ArrayDataset, ImageDataset, SubsetDataset, VectorDataset
 from bookkd.zoo.language import (
@@ -14,7 +15,9 @@ from bookkd.zoo.language import (
     tokenizer_digest,
 )
 from bookkd.zoo.networks import create_network
+from bookkd.zoo.pairs import PairDataset, read_pairs
 from bookkd.zoo.preprocess import Preprocess, create_preprocess
+from bookkd.zoo.seq2seq import Seq2SeqModel, create_seq2seq, load_seq2seq
 from bookkd.zoo.sequences import TokenDataset
 from bookkd.zoo.sounds import log_mel
 from bookkd.zoo.spec_augment import SpecAugment
@@ -24,6 +27,7 @@ from bookkd.zoo.tables import DATASETS, FAMILIES, FILELESS, NETWORKS, SEQUENCES,
 from bookkd.zoo.tagging import GRUTagger, SequenceDataset
 from bookkd.zoo.texts import TextClassifier, TextDataset, create_text_classifier, load_text_classifier
 from bookkd.zoo.transforms import create_transform
+from bookkd.zoo.translation import TranslationTransformer
 from bookkd.zoo.weights import load_weights, save_weights, weights_digest
 
 __all__ = [
@@ -36,9 +40,12 @@ __all__ = [
     "AcousticModel",
     "ArrayDataset",
     "GRUTagger",
+    "Hypothesis",
     "ImageDataset",
     "LanguageModel",
+    "PairDataset",
     "Preprocess",
+    "Seq2SeqModel",
     "SequenceDataset",
     "SpecAugment",
     "SpeechDataset",
@@ -46,15 +53,19 @@ __all__ = [
     "TextClassifier",
     "TextDataset",
     "TokenDataset",
+    "TranslationTransformer",
     "Utterance",
     "VectorDataset",
     "create_causal_lm",
     "create_network",
     "create_preprocess",
+    "create_seq2seq",
     "create_text_classifier",
     "create_transform",
+    "decode",
     "fingerprint",
     "load_causal_lm",
+    "load_seq2seq",
     "load_text_classifier",
     "load_tokenizer",
     "load_weights",
@@ -62,6 +73,7 @@ __all__ = [
     "open_dataset",
     "pack",
     "positions_within",
+    "read_pairs",
     "read_speech",
     "save_weights",
     "spoken_digits",

@@ -47,8 +47,10 @@ def fingerprint(dataset: Any) -> dict[str, Any]:
     for index in np.unique(np.linspace(0, length - 1, min(length, _PROBED)).round().astype(int)).tolist():
         hasher.update(f"#{index} ".encode())
         _update(hasher, dataset[index], f"{name}, sample {index}")
-    # Of sequences: which tokens there are, and what made them of text.
-    more = {key: getattr(dataset, key) for key in ("vocabulary", "tokenizer") if hasattr(dataset, key)}
+    # Of sequences: which tokens there are, what made them of text, what a network is fed, and who wrote them.
+    told = ["vocabulary", "tokenizer"]
+    told += ["source_vocabulary", "prefix", "lineage"] if getattr(dataset, "label_is_input", False) else []
+    more = {key: _plain(getattr(dataset, key)) for key in told if getattr(dataset, key, None) is not None}
     return {
         **more,
         "name": name,
@@ -58,6 +60,10 @@ def fingerprint(dataset: Any) -> dict[str, Any]:
         "labels": _labels(dataset, length),
         "samples": hasher.hexdigest(),
     }
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _labels(dataset: Any, length: int) -> str | None:

@@ -148,6 +148,15 @@ class VectorDataset:
         return self.images[index], torch.from_numpy(self.labels[index].copy())
 
 
+_TOLD = frozenset(
+    {
+        "pad_value", "vocabulary", "tokenizer", "most_positions", "label_is_input", "source_vocabulary", "prefix", "lineage", "begin", "end",
+        "blank", "separator", "subsampling",
+    }
+)  # fmt: skip
+"""What a data set of sequences says of itself: that it is one, which tokens there are, what a network is fed."""
+
+
 @dataclass(frozen=True, eq=False)
 class SubsetDataset:
     """Some samples of another data set, renumbered in the order given.
@@ -170,7 +179,7 @@ class SubsetDataset:
 
     def __getattr__(self, name: str) -> Any:
         # What a data set says of itself beside: that it is of sequences, which vocabulary.
-        if name in ("pad_value", "vocabulary", "tokenizer", "most_positions", "blank", "separator", "subsampling"):
+        if name in _TOLD:
             return getattr(self.whole, name)
         raise AttributeError(name)
 

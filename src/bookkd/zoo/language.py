@@ -156,8 +156,8 @@ def create_causal_lm(config: Mapping[str, Any], *, vocabulary: int, separator: i
     return LanguageModel(model, separator=separator)
 
 
-def configured(auto: str, config: Mapping[str, Any], vocabulary: int, where: str) -> nn.Module:
-    """Build a model of Transformers by the name of its `Auto` class, from its configuration.
+def configured(auto: str, config: Mapping[str, Any], vocabulary: int, where: str, **fixed: Any) -> nn.Module:
+    """Build a model of Transformers by the name of its `Auto` class, from its configuration; `fixed` options stand over its own.
 
     Raises:
         MissingExtraError: if Transformers is not installed.
@@ -177,7 +177,7 @@ def configured(auto: str, config: Mapping[str, Any], vocabulary: int, where: str
     ends = {key: None for key in ("bos_token_id", "eos_token_id", "pad_token_id") if takes.get(key) is not None}
     try:
         model: nn.Module = getattr(transformers, auto).from_config(
-            known[kind](**{**ends, **given, "vocab_size": vocabulary})
+            known[kind](**{**ends, **given, "vocab_size": vocabulary, **fixed})
         )
     except (ValueError, TypeError, KeyError) as error:
         text = " ".join(str(error).split())

@@ -19,6 +19,7 @@ __all__ = ["bench_methods"]
 
 ONE_PASS, TWO_PASSES = 1.10, 2.10
 _SECOND_PASS = {
+    "adaptive-label-smoothing": "its own past is passed too",
     "beta-smoothing": "an averaged student is passed too",
     "dml": "two students",
     "mlkd": "two views of each sample",
@@ -54,6 +55,8 @@ def _goal(
 ) -> Goal:
     method = method_class(name)()
     arm = Arm(cached, method, knowledge if method.needs(task).fields else None, task)
+    if method.needs(task).validation:
+        arm.run.fire("validation_improved")
     why = _SECOND_PASS.get(name)
     words = f"epoch of {name} / labels only" + (f" ({why})" if why else "")
     return Goal.of(words, paired(arm.epoch, labels.epoch, pairs), TWO_PASSES if why else ONE_PASS)

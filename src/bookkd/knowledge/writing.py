@@ -1,0 +1,164 @@
+"""Writing down what a network says of every view: the plan of a book by one teacher, and its units."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from bookkd.book import BookWriter, Codec, Dense, FieldPlan, Plan, Raw, Unit
+from bookkd.book.ragged import RaggedArray, Rows, offsets_of
+from bookkd.core.errors import ConfigError, FidelityError, TeacherOutputError, expected
+from bookkd.core.fields import PROBE_HASH, PROBE_PROJECTIONS
+from bookkd.knowledge.live import LiveKnowledge
+from bookkd.knowledge.teacher import Teacher
+from bookkd.losses import DenseTarget
+from bookkd.tasks import Task
+from bookkd.views import Pick, Replay, Views, collate
+from bookkd.zoo import fingerprint
+
+__all__ = ["Progress", "plan_book", "say", "write_units"]
+
+Progress = Callable[[int, int], None]
+
+
+class _UnitBatches:
+    """Batch sampler over the missing units: the plan's batches, each starting at its unit's first row."""
+
+    def __init__(self, units: Sequence[Unit], batch_size: int) -> None:
+        self.units = units
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return sum(-(-(unit.stop - unit.start) // self.batch_size) for unit in self.units)
+
+    def __iter__(self) -> Iterator[list[Pick]]:
+        for unit in self.units:
+            for start in range(unit.start, unit.stop, self.batch_size):
+                stop = min(start + self.batch_size, unit.stop)
+                yield [Pick(sample, unit.view) for sample in range(start, stop)]
+
+
+def plan_book(
+    teacher: Teacher, dataset: Any, views: Views, task: Task, *, codec: Codec, temperatures: tuple[float, ...]
+) -> Plan:
+    """Return the plan of a book by one teacher; arguments as `make`.
+
+    Raises:
+        FidelityError: for a sparse codec where the task needs every value.
+    """
+    if codec.sparse and not task.sparse:
+        do = "Use the codec dense or int8."
+        where = f"task {task.name}, whose losses need every value"
+        raise FidelityError(expected("codec", "one that keeps every value", codec.name, where=where, do=do))
+    knowledge, seen = LiveKnowledge(teacher, task), _Viewed(dataset, views)
+    fields = {
+        name: FieldPlan(
+            info.shape,
+            Dense("float32") if info.exact else codec,
+            positions=knowledge.task.most_positions(seen) if info.by_position else None,
+        )
+        for name, info in knowledge.fields.items()
+    }
+    fields[PROBE_HASH] = FieldPlan((), Raw("uint64"))
+    fields[PROBE_PROJECTIONS] = FieldPlan((2,), Raw("float32"))
+    return Plan(
+        n_samples=len(dataset),
+        n_views=views.n_views,
+        fields=fields,
+        task=task.name,
+        teachers=(teacher.info,),
+        data=fingerprint(dataset),
+        views=views.recipe(len(dataset)),
+        class_names=task.class_names,
+        temperatures=temperatures,
+        threads=torch.get_num_threads(),
+        device=str(torch.device(teacher.device).type),
+        versions={"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+    )
+
+
+@dataclass(frozen=True)
+class _Viewed:
+    """A data set of sequences as its views are: one that changes their length says how long they may become, by its `longest`."""
+
+    dataset: Any
+    views: Views
+
+    @property
+    def most_positions(self) -> int:
+        most: int = self.dataset.most_positions
+        longest = getattr(self.views.transform, "longest", None)
+        return most if longest is None else int(longest(most))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.dataset, name)
+
+
+def write_units(
+    writer: BookWriter,
+    knowledge: LiveKnowledge,
+    replay: Replay,
+    batch_size: int,
+    workers: int,
+    progress: Progress | None = None,
+) -> int:
+    """Write every unit that is missing, and return how many records these are.
+
+    Args:
+        writer: Of the book.
+        knowledge: Who speaks.
+        replay: The views, with a probe of each.
+        batch_size: That of the plan.
+        workers: Loader processes.
+        progress: Called with (records done, records in all).
+    """
+    units = writer.pending()
+    total = writer.plan.n_samples * writer.plan.n_views
+    done = total - sum(unit.stop - unit.start for unit in units)
+    written = 0
+    loader = DataLoader(
+        replay,
+        batch_sampler=_UnitBatches(units, batch_size),
+        collate_fn=collate,
+        num_workers=workers,
+        # A generator of its own, since a DataLoader otherwise draws from the global one.
+        generator=torch.Generator(),
+    )
+    with torch.inference_mode():
+        for batch in loader:
+            rows = len(batch["sample"])
+            view, start = int(batch["view"][0]), int(batch["sample"][0])
+            writer.write_rows(view, start, say(knowledge, batch, view, start))
+            written += rows
+            if progress is not None:
+                progress(done + written, total)
+    return written
+
+
+def say(knowledge: LiveKnowledge, batch: Mapping[str, Any], view: int, start: int) -> dict[str, Rows]:
+    """Return what a teacher says about a batch of one view from sample `start` on, and the batch's probes, as a book keeps them."""
+    counts = knowledge.task.counts(batch)
+    try:
+        targets = knowledge.targets(batch)
+    except TeacherOutputError as error:
+        raise TeacherOutputError(
+            f"{error} Teacher {knowledge.teacher.name}, view {view}, samples from {start}."
+        ) from error
+    said: dict[str, Rows] = {}
+    for name, target in targets.items():
+        if not isinstance(target, DenseTarget):
+            raise ConfigError(expected(name, "dense knowledge", type(target).__name__, where="make"))
+        values = target.logits.cpu().numpy()
+        by_position = counts is not None and knowledge.fields[name].by_position
+        said[name] = (
+            RaggedArray(values, offsets_of(counts.cpu().numpy())) if by_position and counts is not None else values
+        )
+    said[PROBE_HASH] = batch[PROBE_HASH].numpy().view(np.uint64)
+    said[PROBE_PROJECTIONS] = batch[PROBE_PROJECTIONS].numpy().astype(np.float32)
+    return said
