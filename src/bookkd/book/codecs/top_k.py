@@ -38,6 +38,8 @@ class TopK(Codec):
     Args:
         k: Classes kept, 1 to the number of classes.
         temperatures: Temperatures at which the tail mass is stored; only these are honoured on reading.
+        always: Classes that are kept whatever their logit, among the `k` and fewer: the control tokens of a language model (end
+            of turn, begin of a call), which are rarely likely and always matter. The other places are for the largest of the rest.
 
     >>> codec = TopK(k=1, temperatures=(1.0,))
     >>> kept = codec.decode(codec.encode(np.log([[0.75, 0.25]])), (2,))
@@ -49,6 +51,7 @@ class TopK(Codec):
     sparse: ClassVar[bool] = True
     k: int
     temperatures: tuple[float, ...] = (1.0,)
+    always: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         at_least(self.k, 1, "k", where="codec top_k")
@@ -65,6 +68,13 @@ class TopK(Codec):
         for temperature in self.temperatures:
             positive(temperature, "temperatures", where="codec top_k")
         unique(self.temperatures, "temperatures", where="codec top_k")
+        object.__setattr__(self, "always", tuple(self.always))
+        for index in self.always:
+            at_least(index, 0, "always", where="codec top_k")
+        unique(self.always, "always", where="codec top_k")
+        if len(self.always) >= self.k:
+            do = "Raise k: the largest of the other classes need a place too."
+            raise ConfigError(expected("always", f"fewer than k = {self.k}", len(self.always), where="codec top_k", do=do))
         object.__setattr__(self, "temperatures", tuple(float(value) for value in self.temperatures))
 
     @property
@@ -79,6 +89,9 @@ class TopK(Codec):
             )
         if self.k > shape[0]:
             raise ConfigError(expected("k", f"at most the {shape[0]} classes", self.k, where="codec top_k"))
+        if max(self.always, default=0) >= shape[0]:
+            wish = f"below the {shape[0]} classes"
+            raise ConfigError(expected("always", wish, max(self.always), where="codec top_k"))
         return {
             "values": (np.dtype(np.float16), (self.k,)),
             "indices": (index_dtype(shape[0]), (self.k,)),
@@ -93,7 +106,7 @@ class TopK(Codec):
         for start in range(0, len(values), rows):
             chunk = values[start : start + rows].astype(np.float64)
             # Before centring: rounding could make two different logits equal.
-            indices = _largest(chunk, self.k)
+            indices = _largest(chunk, self.k, self.always)
             chunk -= chunk.max(axis=1, keepdims=True)
             kept = np.take_along_axis(chunk, indices, axis=1)
             out["values"][start : start + rows] = to_float16(kept)
@@ -125,18 +138,22 @@ def _check(values: Array, indices: Array, tail: Array, n_classes: int) -> None:
         raise UnreadableRowError(int(twice.argmax()), "a class stands in it twice")
 
 
-def _largest(rows: Array, k: int) -> Array:
+def _largest(values: Array, k: int, always: Sequence[int] = ()) -> Array:
     """Return the classes of the k largest values of each row, descending; of equal values the lower class first.
 
-    A partition alone leaves it to the numpy version which of several equal values are kept.
+    A partition alone leaves it to the numpy version which of several equal values are kept. Those of `always` are among them.
     """
+    rows = values
+    if always:
+        rows = values.copy()
+        rows[:, list(always)] = np.inf
     threshold = np.partition(rows, rows.shape[1] - k, axis=1)[:, rows.shape[1] - k, None]
     above = rows > threshold
     equal = rows == threshold
     room = k - above.sum(axis=1, keepdims=True)
     kept = above | (equal & (np.cumsum(equal, axis=1) <= room))
     classes = np.nonzero(kept)[1].reshape(len(rows), k)
-    order = np.argsort(-np.take_along_axis(rows, classes, axis=1), axis=1, kind="stable")
+    order = np.argsort(-np.take_along_axis(values, classes, axis=1), axis=1, kind="stable")
     found: Array = np.take_along_axis(classes, order, axis=1)
     return found
 
