@@ -145,12 +145,19 @@ class Replay(Dataset[dict[str, Any]]):
                 if transform is not None and isinstance(label, Tensor) and type(label) is not Tensor:
                     image, label = transform(image, label)
                 elif transform is not None:
-                    image = transform(image)
+                    text, image = image, transform(image)
+                    if label is None and self._are_tokens(text, image):
+                        label = text  # what the tokens are that the view hides
             except Exception as error:
                 error.add_note(f"While replaying sample {sample}, view {view}.")
                 raise
             out.append({INPUT: as_tensor(image, sample, view), LABEL: as_label(label, sample)})
         return out
+
+    def _are_tokens(self, text: Any, view: Any) -> bool:
+        """Say whether a sample is a sequence of whole numbers, and its view as long as it."""
+        both = isinstance(text, Tensor) and isinstance(view, Tensor)
+        return both and self.pad_value is not None and text.shape == view.shape and not text.is_floating_point()
 
     def _mix(self, mix: Mix, own: list[dict[str, Any]], samples: list[int], views: list[int]) -> None:
         seed = self.views.seed

@@ -3,7 +3,15 @@
 from bookkd.zoo.datasets import open_dataset
 from bookkd.zoo.fingerprints import fingerprint
 from bookkd.zoo.images import ArrayDataset, ImageDataset, SubsetDataset, VectorDataset
-from bookkd.zoo.language import LanguageModel, create_causal_lm, load_causal_lm, load_tokenizer, pack, tokenizer_digest
+from bookkd.zoo.language import (
+    LanguageModel,
+    create_causal_lm,
+    load_causal_lm,
+    load_tokenizer,
+    pack,
+    special_tokens,
+    tokenizer_digest,
+)
 from bookkd.zoo.networks import create_network
 from bookkd.zoo.preprocess import Preprocess, create_preprocess
 from bookkd.zoo.sequences import TokenDataset
@@ -34,6 +42,7 @@ __all__ = [
     "open_dataset",
     "pack",
     "save_weights",
+    "special_tokens",
     "tokenizer_digest",
     "weights_digest",
 ]

@@ -49,6 +49,8 @@ def fingerprint(dataset: Any) -> dict[str, Any]:
         _update(hasher, dataset[index], f"{name}, sample {index}")
     # Of sequences: which tokens there are, and what made them of text.
     more = {key: getattr(dataset, key) for key in ("vocabulary", "tokenizer") if hasattr(dataset, key)}
+    if getattr(dataset, "control", ()):
+        more["control"] = sorted(int(token) for token in dataset.control)
     return {
         **more,
         "name": name,

@@ -170,7 +170,7 @@ class SubsetDataset:
 
     def __getattr__(self, name: str) -> Any:
         # What a data set says of itself beside: that it is of sequences, which vocabulary.
-        if name in ("pad_value", "vocabulary", "tokenizer", "most_positions"):
+        if name in ("pad_value", "vocabulary", "tokenizer", "control", "most_positions"):
             return getattr(self.whole, name)
         raise AttributeError(name)
 

@@ -19,7 +19,7 @@ from bookkd.core.jsonio import canonical
 from bookkd.core.names import require
 from bookkd.zoo.sequences import TokenDataset
 
-__all__ = ["LanguageModel", "create_causal_lm", "load_causal_lm", "load_tokenizer", "pack", "tokenizer_digest"]
+__all__ = ["LanguageModel", "create_causal_lm", "load_causal_lm", "load_tokenizer", "pack", "special_tokens", "tokenizer_digest"]
 
 _EXTRA = "language"
 
@@ -146,15 +146,29 @@ def tokenizer_digest(tokenizer: Any) -> str:
     Args:
         tokenizer: A `tokenizers.Tokenizer`, or a fast tokenizer of Transformers.
     """
-    inner = getattr(tokenizer, "backend_tokenizer", tokenizer)
-    if not hasattr(inner, "to_str"):
-        do = "Use a fast tokenizer, which has a tokenizer.json."
-        raise ConfigError(expected("tokenizer", "one of the package tokenizers", type(tokenizer).__name__, do=do))
-    found = json.loads(inner.to_str())
+    found = json.loads(_inner(tokenizer).to_str())
     # How a batch is cut and filled up is not what a token is.
     for entry in ("padding", "truncation"):
         found.pop(entry, None)
     return blake3(canonical(found)).hexdigest()
+
+
+def special_tokens(tokenizer: Any) -> tuple[int, ...]:
+    """Return the special tokens of a tokenizer, rising: begin and end of a text, of a turn, of a call, padding, mask.
+
+    Args:
+        tokenizer: A `tokenizers.Tokenizer`, or a fast tokenizer of Transformers.
+    """
+    added = json.loads(_inner(tokenizer).to_str()).get("added_tokens") or []
+    return tuple(sorted(entry["id"] for entry in added if entry.get("special")))
+
+
+def _inner(tokenizer: Any) -> Any:
+    inner = getattr(tokenizer, "backend_tokenizer", tokenizer)
+    if not hasattr(inner, "to_str"):
+        do = "Use a fast tokenizer, which has a tokenizer.json."
+        raise ConfigError(expected("tokenizer", "one of the package tokenizers", type(tokenizer).__name__, do=do))
+    return inner
 
 
 def pack(

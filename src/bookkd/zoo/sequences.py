@@ -31,6 +31,9 @@ class TokenDataset:
             not read for text that was cut otherwise. Empty where the tokens are what there is.
         learnt: Whether each token is to be learnt, bool [tokens]; None for all. False for those of a prompt.
         pad_value: Token that shorter sequences of a batch are filled up with.
+        control: Tokens that steer a conversation and stand for no text (end of turn, begin of a call), such as
+            `bookkd.zoo.special_tokens` finds. They belong to the fingerprint, so that a book says which they are; a codec
+            `TopK(k, always=control)` keeps what the teacher says of them at every position.
 
     Raises:
         DataError: for ends that divide nothing, sequences of fewer than two tokens, or tokens outside of the vocabulary.
@@ -47,6 +50,7 @@ class TokenDataset:
     tokenizer: str = ""
     learnt: npt.NDArray[np.bool_] | None = None
     pad_value: int = 0
+    control: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         at_least(self.vocabulary, 2, "vocabulary", where=self.name)
@@ -67,6 +71,10 @@ class TokenDataset:
             where = f"{self.name}, sequence {sequence}"
             wish = f"from 0 to {self.vocabulary - 1}"
             raise DataError(expected("token", wish, int(tokens[wrong[0]]), where=where, do="Check the tokenizer."))
+        for token in self.control:
+            if not 0 <= token < self.vocabulary:
+                wish = f"from 0 to {self.vocabulary - 1}"
+                raise DataError(expected("control", wish, token, where=self.name, do="Check the tokenizer."))
         if self.learnt is not None and np.shape(self.learnt) != tokens.shape:
             raise DataError(expected("learnt", f"one for each of {len(tokens)} tokens", np.shape(self.learnt)))
         object.__setattr__(self, "ends", ends.astype(np.int64))
