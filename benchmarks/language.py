@@ -26,7 +26,7 @@ from bookkd.book import Book, Codec, Dense, Sampled, TopK
 from bookkd.core.rng import generator
 from bookkd.knowledge import StoredKnowledge, Teacher
 from bookkd.learning import Training, learn
-from bookkd.learning.validation import measure_tokens
+from bookkd.learning.validation import measure_sequences
 from bookkd.making import make
 from bookkd.methods import LLMKD, Method, Supervised
 from bookkd.tasks import CausalLM
@@ -137,7 +137,7 @@ def run(
         training=training(epochs, seed, 3e-3),
     )  # fmt: skip
     seconds = time.perf_counter() - started
-    measured = measure_tokens(learned.student.eval(), test, TASK, teacher=teacher, batch_size=32)
+    measured = measure_sequences(learned.student.eval(), test, TASK, teacher=teacher, batch_size=32)
     found = {
         "arm": arm, "seed": seed, "seconds": round(seconds, 1), "teacher_forwards": learned.teacher_forwards,
         "metrics": {name: each.to_json() for name, each in measured.metrics.items()},
@@ -162,7 +162,7 @@ def all_runs(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     out.mkdir(parents=True, exist_ok=True)
     train, test = texts(Path(arguments.data), out, 600 if quick else arguments.sequences)
     teacher = taught(out, train, 1 if quick else arguments.teacher_epochs)
-    measured = measure_tokens(teacher, test, TASK, batch_size=32, replicates=0).metrics
+    measured = measure_sequences(teacher, test, TASK, batch_size=32, replicates=0).metrics
     teacher.accuracy, teacher.split = measured["accuracy"].value, "held out"
     print(f"{len(train)} sequences; teacher: perplexity {measured['perplexity'].value:.1f}", file=sys.stderr)
     yield {"arm": "teacher", "seed": 0, "metrics": {name: each.to_json() for name, each in measured.items()}}

@@ -24,6 +24,10 @@ def said():
     return student, teacher, labels
 
 
+def add(sums, logits, labels, counts, teacher=None):
+    sums.add({"logits": logits}, {"label": labels}, counts, None if teacher is None else {"logits": teacher})
+
+
 def values(sums, **options):
     return {name: each.value for name, each in sums.measures(replicates=0, **options).metrics.items()}
 
@@ -34,7 +38,7 @@ def taken(said, cuts=(5,), teacher=True):
     for stop in cuts:
         counts = torch.tensor(COUNTS[first:stop])
         end = start + int(counts.sum())
-        sums.add(student[start:end], labels[start:end], counts, theirs[start:end] if teacher else None)
+        add(sums, student[start:end], labels[start:end], counts, theirs[start:end] if teacher else None)
         start, first = end, stop
     return sums
 
@@ -105,11 +109,11 @@ def test_classes_that_are_ruled_out(said):
 def test_what_does_not_fit_is_refused(change, error, message):
     given = {"logits": torch.zeros(4, V), "labels": torch.tensor([0, 1, 2, 3]), "counts": torch.tensor([4])}
     with pytest.raises(error, match=message):
-        TokenSums().add(**change(given))
+        add(TokenSums(), **change(given))
 
 
 def test_a_teacher_for_some_batches_is_refused():
     sums = TokenSums()
-    sums.add(torch.zeros(1, V), torch.tensor([0]), torch.tensor([1]))
+    add(sums, torch.zeros(1, V), torch.tensor([0]), torch.tensor([1]))
     with pytest.raises(TeacherOutputError, match="for all batches or for none"):
-        sums.add(torch.zeros(1, V), torch.tensor([0]), torch.tensor([1]), torch.zeros(1, V))
+        add(sums, torch.zeros(1, V), torch.tensor([0]), torch.tensor([1]), torch.zeros(1, V))

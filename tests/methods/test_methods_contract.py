@@ -179,8 +179,11 @@ def test_an_unknown_method_lists_the_nearest():
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ("class D: pass", "got one without name, card, presets, cohort, objective, needs, handlers, own_knowledge"),
-        ("D = 3", "got one without name, card, presets, cohort, objective, needs, handlers, own_knowledge"),
+        (
+            "class D: pass",
+            "got one without name, card, presets, cohort, passes, objective, needs, handlers, own_knowledge",
+        ),
+        ("D = 3", "got one without name, card, presets, cohort, passes, objective, needs, handlers, own_knowledge"),
         ("from bookkd.methods import Supervised\nD = Supervised()", "got something else"),
     ],
 )

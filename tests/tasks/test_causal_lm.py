@@ -12,7 +12,7 @@ from bookkd.core.errors import DataError, TeacherOutputError, ViewMismatchError
 from bookkd.core.fields import IGNORE_LABEL
 from bookkd.knowledge import LiveKnowledge, StoredKnowledge, Teacher
 from bookkd.learning import Training, learn
-from bookkd.learning.validation import measure_tokens
+from bookkd.learning.validation import measure_sequences
 from bookkd.making import make
 from bookkd.methods import Supervised, VanillaKD
 from bookkd.tasks import CausalLM
@@ -95,7 +95,7 @@ def test_an_output_layer_that_is_padded_is_cut():
     assert TASK.fields(wide(found["input"]), found)["logits"].shape[1] == V
     with pytest.raises(TeacherOutputError, match=r"at least 12\], got shape \(2, \d+, 9\)"):
         TASK.fields(Tiny(0, outputs=9)(found["input"]), found)
-    with pytest.raises(TeacherOutputError, match="of the data's tokenizer"):
+    with pytest.raises(TeacherOutputError, match="of the data's tokens"):
         TASK.fields(wide(found["input"])[:, :-1], found)
 
 
@@ -232,7 +232,7 @@ def test_validation_is_perplexity_by_the_equation(teacher):
             )
             count += len(tokens) - 1
     assert learned.metrics["perplexity"] == pytest.approx(np.exp(total / count), rel=1e-5)
-    found = measure_tokens(learned.student, held_out, TASK, teacher=teacher, batch_size=7, replicates=10)
+    found = measure_sequences(learned.student, held_out, TASK, teacher=teacher, batch_size=7, replicates=10)
     assert found.metrics["perplexity"].value == pytest.approx(np.exp(total / count), rel=1e-5)
     assert 0 < found.metrics["agreement"].value <= 1
     assert found.n == 30

@@ -86,7 +86,7 @@ def test_several_teachers_are_combined_class_by_class():
 
 
 def test_a_wrong_teacher_is_corrected_class_by_class():
-    target = TASK.targets({"logits": DenseTarget(torch.tensor([[3.0, 0.0, -3.0]]))})["logits"]
+    target = TASK.targets({"logits": DenseTarget(torch.tensor([[3.0, 0.0, -3.0]]))}, {})["logits"]
     corrected = Correct().teacher(target, {"label": torch.tensor([[0, 1, 0]])}).log_probabilities(1.0).exp()
     torch.testing.assert_close(corrected[0, 0], torch.tensor([0.5, 0.5]), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(corrected[0, 2], torch.tensor([expit(3.0), expit(-3.0)]).float())
@@ -105,7 +105,7 @@ def test_what_a_peer_says_is_shown_alike_and_features_are_not():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 def test_a_book_in_half_precision_is_shown_under_autocast(dtype):
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        shown = TASK.targets({"logits": DenseTarget(V.to(dtype))})["logits"]
+        shown = TASK.targets({"logits": DenseTarget(V.to(dtype))}, {})["logits"]
     assert torch.equal(shown.logits, torch.stack([torch.zeros(2, 3), V], -1).to(dtype))
 
 
@@ -118,7 +118,7 @@ def test_a_book_in_half_precision_is_shown_under_autocast(dtype):
 )
 def test_targets_that_lack_logits_are_refused(target, message):
     with pytest.raises(FidelityError, match=message):
-        TASK.targets({"logits": target})
+        TASK.targets({"logits": target}, {})
 
 
 @pytest.mark.parametrize(

@@ -25,8 +25,13 @@ def loss_of(task, objective, fields, targets, batch):
     """The loss as the step works it out: everything as the task shows it to losses."""
     seen = task.batch(batch)
     weights = task.weights(seen)
-    sums = objective.sums(task.student(fields), task.targets(targets), seen, weights, Clock())
-    return objective.loss(sums, objective.totals(seen, weights), Clock())
+    sums = objective.sums(task.student(fields), task.targets(targets, batch), seen, weights, Clock())
+    return objective.loss(sums, objective.totals(seen, task.divisors(seen)), Clock())
+
+
+def doubled(inputs):
+    """What a network is given, in float64 where it is of numbers."""
+    return [each.double() if each.is_floating_point() else each for each in inputs]
 
 
 def test_table_and_cases_are_one():
@@ -45,7 +50,7 @@ class TestEveryTask:
 
     def test_fields_have_the_shapes_that_are_promised(self, name):
         task, network, batch = CASES[name]()
-        fields = task.fields(network(batch["input"]), batch)
+        fields = task.fields(network(*task.inputs(batch)), batch)
         assert {field: info.shape for field, info in task.field_infos.items()} == FIELDS[name]
         assert {field: tuple(values.shape[1:]) for field, values in fields.items()} == FIELDS[name]
 
@@ -55,13 +60,15 @@ class TestEveryTask:
         losses = []
         for rows in (slice(None), slice(0, 3)):
             part = {key: value[rows] for key, value in batch.items()}
-            losses.append(float(loss_of(task, objective, task.fields(network(part["input"]), part), {}, part).detach()))
+            losses.append(
+                float(loss_of(task, objective, task.fields(network(*task.inputs(part)), part), {}, part).detach())
+            )
         assert losses[0] == pytest.approx(losses[1], rel=1e-6)
         assert losses[0] > 0
 
     def test_a_student_that_says_what_the_teacher_says_has_no_loss(self, name):
         task, network, batch = CASES[name]()
-        fields = task.fields(network.double()(batch["input"].double()), batch)
+        fields = task.fields(network.double()(*doubled(task.inputs(batch))), batch)
         own = {key: value.detach().requires_grad_() for key, value in fields.items()}
         soft = task.soft_term(weight=1.0, temperature=2.0, t_squared=True, class_reduction="sum", soft_loss="kl")
         for other, zero in ((fields, True), ({key: value.flip(0) for key, value in fields.items()}, False)):

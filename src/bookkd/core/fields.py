@@ -17,6 +17,7 @@ __all__ = [
     "IGNORE_LABEL",
     "INPUT",
     "LABEL",
+    "LABEL_LENGTH",
     "LENGTH",
     "LOGITS",
     "MEAN",
@@ -59,6 +60,8 @@ LABEL = "label"
 """int64 [batch]: the class; `IGNORE_LABEL` where the student may not see it. Several labels, or numbers: [batch, ...]."""
 LENGTH = "length"
 """int64 [batch]: the positions of a sequence that are no padding; only where the data set is of sequences."""
+LABEL_LENGTH = "label_length"
+"""int64 [batch]: the entries of a label that are no padding; only where the data set is of sequences and labels are such."""
 PARTNER = "partner"
 """int64 [batch]: the sample that a mixed view was mixed with."""
 PARTNER_LABEL = "partner_label"

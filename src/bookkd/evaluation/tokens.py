@@ -5,13 +5,16 @@ Logits of a whole text would fill the memory, so that sums of each sequence are 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from bookkd.core.check import at_least
 from bookkd.core.errors import DataError, TeacherOutputError, expected
-from bookkd.core.fields import IGNORE_LABEL
+from bookkd.core.fields import IGNORE_LABEL, LABEL, LOGITS
 from bookkd.evaluation.intervals import Floats
 from bookkd.evaluation.measures import Measures, bin_of, measured
 
@@ -37,7 +40,8 @@ class TokenSums:
         bins: Bins of the calibration error.
 
     >>> sums = TokenSums()
-    >>> sums.add(torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 0]), torch.tensor([2]))
+    >>> said = {"logits": torch.tensor([[2.0, 0.0], [0.0, 1.0]])}
+    >>> sums.add(said, {"label": torch.tensor([0, 0])}, torch.tensor([2]))
     >>> {name: round(each.value, 4) for name, each in sums.measures(replicates=0).metrics.items() if name != "ece"}
     {'nll': 0.7201, 'perplexity': 2.0546, 'accuracy': 0.5, 'entropy': 0.4738}
 
@@ -49,22 +53,29 @@ class TokenSums:
         self._sums: dict[str, list[Floats]] = {}
         self._compared: bool | None = None
 
-    def add(self, logits: Tensor, labels: Tensor, counts: Tensor, teacher: Tensor | None = None) -> None:
+    def add(
+        self,
+        said: Mapping[str, Tensor],
+        seen: Mapping[str, Any],
+        counts: Tensor,
+        teacher: Mapping[str, Tensor] | None = None,
+    ) -> None:
         """Take in some sequences.
 
         Args:
-            logits: The student's, of all positions of the sequences, one after another, [positions, vocabulary].
-            labels: The token at each, int64 [positions]; `IGNORE_LABEL` where it is not known.
+            said: The student's `logits` at all positions of the sequences, one after another, [positions, vocabulary].
+            seen: The batch; its `label` is the token at each, int64 [positions], `IGNORE_LABEL` where it is not known.
             counts: Positions of each sequence, int64 [sequences].
-            teacher: The teacher's logits at the same positions.
+            teacher: The teacher's `logits` at the same positions.
 
         Raises:
             DataError: for shapes that do not fit, a label that is no token, or logits that are not finite.
             TeacherOutputError: if the teacher's logits have another shape; if it is there for some batches and for others not.
         """
+        logits, labels, theirs = said[LOGITS], seen[LABEL], None if teacher is None else teacher[LOGITS]
         _check(logits, labels, counts)
-        if teacher is not None and teacher.shape != logits.shape:
-            raise TeacherOutputError(expected("teacher", f"of shape {tuple(logits.shape)}", tuple(teacher.shape)))
+        if theirs is not None and theirs.shape != logits.shape:
+            raise TeacherOutputError(expected("teacher", f"of shape {tuple(logits.shape)}", tuple(theirs.shape)))
         if self._compared not in (None, teacher is not None):
             raise TeacherOutputError(
                 expected("teacher", "given for all batches or for none", "some", where="TokenSums")
@@ -72,7 +83,7 @@ class TokenSums:
         self._compared = teacher is not None
         rows = max(1, _CHUNK_VALUES // logits.shape[1])
         pieces = [
-            self._values(logits[i : i + rows], labels[i : i + rows], None if teacher is None else teacher[i : i + rows])
+            self._values(logits[i : i + rows], labels[i : i + rows], None if theirs is None else theirs[i : i + rows])
             for i in range(0, len(logits), rows)
         ]
         sequence = np.repeat(np.arange(len(counts)), counts.cpu().numpy())

@@ -43,7 +43,7 @@ class LiveKnowledge:
         """Run the teacher on the batch's views.
 
         Args:
-            batch: Needs `input`.
+            batch: Needs `input`, and what else the task gives its networks.
             fields: The fields wanted; None for all.
 
         Returns:
@@ -52,7 +52,7 @@ class LiveKnowledge:
         wanted = list(self.fields) if fields is None else [choose(name, self.fields, "field") for name in fields]
         # no_grad and not inference mode: the targets enter the graph of the student's loss.
         with torch.no_grad():
-            said = self.task.fields(self.teacher(batch[INPUT]), batch)
+            said = self.task.fields(self.teacher(*self.task.inputs(batch)), batch)
         self._forwards += len(batch[INPUT])
         # The student may be on another device than the teacher.
         device = batch[INPUT].device

@@ -102,8 +102,13 @@ class Teacher:
         """Bytes of parameters and buffers."""
         return sum(tensor.numel() * tensor.element_size() for tensor in self.network.state_dict().values())
 
-    def __call__(self, views: Tensor) -> object:
-        """Pass a batch of views through preprocessing and network, without deciding on gradients."""
+    def __call__(self, views: Tensor, *more: Any) -> object:
+        """Pass a batch through preprocessing and network, without deciding on gradients.
+
+        Args:
+            views: Preprocessed before the network takes them.
+            more: What the task gives its networks behind the views, such as the lengths of sequences; tensors are moved along.
+        """
         # Again at every call: with BatchNorm in training mode a record would depend on its batch.
         self.network.eval()
         device = torch.device(self.device)
@@ -112,4 +117,4 @@ class Teacher:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         use_amp = self.amp and device.type == "cuda"
         with torch.autocast(device.type) if use_amp else contextlib.nullcontext():
-            return self.network(inputs)
+            return self.network(inputs, *(each.to(device) if isinstance(each, Tensor) else each for each in more))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from bookkd.core.errors import ConfigError, expected
 
@@ -29,10 +30,10 @@ class Cohort(nn.Module):
             raise ConfigError(expected("peers", "at least two different networks", got, where="cohort"))
         self.peers = nn.ModuleList(peers)
 
-    def forward(self, inputs: Tensor) -> object:
+    def forward(self, *inputs: Any) -> object:
         """Return what the first peer says."""
-        return self.peers[0](inputs)
+        return self.peers[0](*inputs)
 
-    def every(self, inputs: Tensor) -> list[object]:
+    def every(self, *inputs: Any) -> list[object]:
         """Return what each peer says, in order."""
-        return [peer(inputs) for peer in self.peers]
+        return [peer(*inputs) for peer in self.peers]

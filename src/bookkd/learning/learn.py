@@ -157,7 +157,7 @@ def learn(
     n_rows, n_next = len(dataset) if rows is None else len(rows), method.needs(task).views_per_sample
     check_batches(training, samples=n_rows, views_per_sample=n_next, whole=objective.relational)
     trainable(student)
-    learner = Learner(student, task, preprocess=preprocess, connectors=objective.connectors)
+    learner = Learner(student, task, preprocess=preprocess, connectors=objective.connectors, passes=method.passes)
     folder = None
     if out is not None:
         config = run_config(learner, dataset, views, knowledge, method, training, checked, labels, rows, door, start)

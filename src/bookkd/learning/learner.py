@@ -24,6 +24,7 @@ class Learner(nn.Module):
         task: Turns its output into fields.
         preprocess: The student's own deterministic preprocessing of a view; no parameters.
         connectors: Trained parts beside the student, see `bookkd.objectives.connectors`.
+        passes: How often the student sees each batch while it trains, with dropout of its own each time.
     """
 
     def __init__(
@@ -33,17 +34,19 @@ class Learner(nn.Module):
         *,
         preprocess: Callable[[Tensor], Tensor] | None = None,
         connectors: Sequence[Connector] = (),
+        passes: int = 1,
     ) -> None:
         super().__init__()
         self.student = student
         self.task = task
         self.preprocess = preprocess
         self.connectors = tuple(connectors)
+        self.passes = passes
         self.parts = nn.ModuleDict({connector.name: connector.build() for connector in connectors})
 
-    def compute(self, views: Tensor) -> Any:
-        """Preprocess and run the student on views."""
-        return self.student(self._prepared(views))
+    def compute(self, views: Tensor, *more: Any) -> Any:
+        """Preprocess the views and run the student on them, and on what the task gives its networks behind them."""
+        return self.student(self._prepared(views), *more)
 
     def _prepared(self, views: Tensor) -> Tensor:
         """Preprocess, keeping channels_last where that is fast."""
@@ -53,16 +56,22 @@ class Learner(nn.Module):
         return inputs
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Return the student's fields for a batch, those of its peers (`peers/<i>/NAME`), and what the connectors add."""
-        if isinstance(self.student, Cohort):
-            said = self.student.every(self._prepared(batch[INPUT]))
-            each = [self.task.fields(output, batch) for output in said]
-            fields = {
-                **each[0],
-                **{f"peers/{i}/{name}": value for i, own in enumerate(each) for name, value in own.items()},
-            }
+        """Return the student's fields for a batch, those of peers (`peers/<i>/NAME`) or passes (`passes/<i>/NAME`), and of connectors."""
+        if self.passes > 1 and self.training:
+            repeated = _repeated(batch, self.passes)
+            # One run over the repeated batch, so that the masks of dropout differ.
+            both = self.task.fields(self.compute(*self.task.inputs(repeated)), repeated)
+            each = {name: value.chunk(self.passes) for name, value in both.items()}
+            fields = {name: parts[0] for name, parts in each.items()}
+            fields |= {f"passes/{i}/{name}": part for name, parts in each.items() for i, part in enumerate(parts)}
+        elif isinstance(self.student, Cohort):
+            views, *more = self.task.inputs(batch)
+            said = self.student.every(self._prepared(views), *more)
+            every = [self.task.fields(output, batch) for output in said]
+            fields = dict(every[0])
+            fields |= {f"peers/{i}/{name}": value for i, own in enumerate(every) for name, value in own.items()}
         else:
-            fields = self.task.fields(self.compute(batch[INPUT]), batch)
+            fields = self.task.fields(self.compute(*self.task.inputs(batch)), batch)
         for connector in self.connectors:
             fields[connector.output] = self.part(connector)(fields[connector.field])
         return fields
@@ -79,3 +88,12 @@ class Learner(nn.Module):
     def logged(self) -> dict[str, float]:
         """Return what the connectors want in the record of an epoch."""
         return {name: value for each in self.connectors for name, value in self.part(each).logged().items()}
+
+
+def _repeated(batch: Mapping[str, Any], times: int) -> dict[str, Any]:
+    """Return a batch behind itself so many times."""
+    rows = len(batch[INPUT])
+    return {
+        name: torch.cat([value] * times) if isinstance(value, Tensor) and value.ndim and len(value) == rows else value
+        for name, value in batch.items()
+    }

@@ -69,7 +69,7 @@ class Step:
         """Return the weight that each term's mean is divided by: over micro-batches and over ranks, [n_terms]."""
         self.objective.refuse_split(len(group) * (dist.get_world_size() if _distributed() else 1))
         seen = [self.task.batch(batch) for batch in group]
-        total = torch.stack([self.objective.totals(batch, self.task.weights(batch)) for batch in seen]).sum(0)
+        total = torch.stack([self.objective.totals(batch, self.task.divisors(batch)) for batch in seen]).sum(0)
         if _distributed():
             dist.all_reduce(total)
         return total
@@ -86,7 +86,11 @@ class Step:
         said = {} if self.knowledge is None or not self.fields else self.knowledge.targets(batch, self.fields)
         totals = self.totals([batch]) if totals is None else totals
         # From here on everything is as losses see it, which may be another shape than networks and books have.
-        student, targets, seen = self.task.student(learner(batch)), self.task.targets(said), self.task.batch(batch)
+        student, targets, seen = (
+            self.task.student(learner(batch)),
+            self.task.targets(said, batch),
+            self.task.batch(batch),
+        )
         sums = self.objective.sums(student, targets, seen, self.task.weights(seen), clock)
         means = sums.detach() / totals.clamp_min(torch.finfo(totals.dtype).tiny)
         names = [term.name for term in self.objective.terms]

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sized
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
 
 from bookkd.core.errors import ConfigError, DataError, expected
-from bookkd.core.fields import INPUT, LABEL, LOGITS, MEAN, VARIANCE
+from bookkd.core.fields import LOGITS, MEAN, VARIANCE
 from bookkd.evaluation import Evaluation, Measures, TokenSums, evaluate, evaluate_multi_label, evaluate_regression
 from bookkd.learning.learner import Learner
+from bookkd.losses import DenseTarget
 from bookkd.tasks import Predictions, Task, predict
 from bookkd.views import Pick, Replay, Views
 
-__all__ = ["Validation", "measure", "measure_tokens", "predictions_of"]
+__all__ = ["Gatherer", "Validation", "measure", "measure_sequences", "predictions_of"]
 
 
 def measure(
@@ -55,32 +56,62 @@ def measure(
     raise ConfigError(expected("task", "one that has metrics", task.name, where="validation"))
 
 
-def measure_tokens(
-    network: Callable[[Tensor], Any],
+class Gatherer(Protocol):
+    """Takes in what a network says of some sequences after another, and gives the metrics of all."""
+
+    def add(
+        self,
+        said: Mapping[str, Tensor],
+        seen: Mapping[str, Any],
+        counts: Tensor,
+        teacher: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """Take in the fields of a network, the batch as losses see it, the positions of each sequence, and a teacher's fields."""
+        ...
+
+    def measures(self, *, replicates: int = 1000, seed: int = 0, level: float = 0.95) -> Measures:
+        """Return all metrics of what was taken in."""
+        ...
+
+
+_GATHERERS: Mapping[str, Callable[[Any], Gatherer]] = {"causal-lm": lambda task: TokenSums()}
+"""Task name -> what gathers the metrics of its sequences, made for a task."""
+
+
+def measure_sequences(
+    network: Callable[..., Any],
     dataset: Sized,
     task: Task,
     *,
-    teacher: Callable[[Tensor], Any] | None = None,
+    teacher: Callable[..., Any] | None = None,
+    transform: Callable[[Any], Tensor] | None = None,
     batch_size: int = 16,
     device: str | torch.device = "cpu",
     replicates: int = 1000,
     seed: int = 0,
     level: float = 0.95,
 ) -> Measures:
-    """Measure a model of sequences, batch by batch: see `bookkd.evaluation.TokenSums`.
+    """Measure a model of sequences, batch by batch, since what it says of all of them would fill the memory.
 
     Args:
-        network: Takes a batch of views, its own preprocessing included. Put it in evaluation mode first.
+        network: Takes what the task gives its networks, its own preprocessing included. Put it in evaluation mode first.
         dataset: Of sequences, such as `bookkd.zoo.TokenDataset`.
         task: One whose records are sequences.
         teacher: Another network to be compared with, on the same device.
+        transform: Deterministic transform of a view; None where the data set gives tensors.
         batch_size: Sequences a pass.
         device: Where the views go.
         replicates: Bootstrap replicates over sequences; 0 for values alone.
         seed: Of the bootstrap.
         level: Share of the replicates inside an interval.
+
+    Raises:
+        ConfigError: for a task whose records are no sequences.
     """
-    sums, replay = TokenSums(), Replay(dataset, Views(None, n_views=1), probe_share=0)
+    if task.name not in _GATHERERS:
+        wish = f"one whose records are sequences: {', '.join(sorted(_GATHERERS))}"
+        raise ConfigError(expected("task", wish, task.name, where="evaluation"))
+    sums, replay = _GATHERERS[task.name](task), Replay(dataset, Views(transform, n_views=1), probe_share=0)
     with torch.inference_mode():
         for start in range(0, len(replay), batch_size):
             picks = [Pick(row, 0) for row in range(start, min(start + batch_size, len(replay)))]
@@ -88,12 +119,13 @@ def measure_tokens(
                 name: value.to(device) if isinstance(value, Tensor) else value
                 for name, value in replay.batch(picks).items()
             }
-            counts = task.counts(batch)
-            if counts is None:
-                raise ConfigError(expected("task", "one whose records are sequences", task.name, where="evaluation"))
-            said, seen = task.fields(network(batch[INPUT]), batch), task.batch(batch)
-            theirs = None if teacher is None else task.fields(teacher(batch[INPUT]), batch)[LOGITS]
-            sums.add(said[LOGITS], seen[LABEL], counts, theirs)
+            inputs, counts = task.inputs(batch), cast(Tensor, task.counts(batch))
+            said, seen = task.fields(network(*inputs), batch), task.batch(batch)
+            theirs = None if teacher is None else task.of_teacher().fields(teacher(*inputs), batch)
+            if theirs is not None:
+                shown = task.targets({name: DenseTarget(value) for name, value in theirs.items()}, batch)
+                theirs = {name: target.logits for name, target in shown.items()}
+            sums.add(task.student(said), seen, counts, theirs)
     return sums.measures(replicates=replicates, seed=seed, level=level)
 
 
@@ -151,8 +183,14 @@ class Validation:
         was_training, device = learner.training, next(learner.parameters()).device
         learner.eval()
         try:
-            found = measure_tokens(
-                learner.compute, self.dataset, learner.task, batch_size=self.batch_size, device=device, replicates=0
+            found = measure_sequences(
+                learner.compute,
+                self.dataset,
+                learner.task,
+                transform=self.transform,
+                batch_size=self.batch_size,
+                device=device,
+                replicates=0,
             )
         except DataError as error:
             if "NaN or infinity" not in str(error):

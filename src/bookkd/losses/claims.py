@@ -24,7 +24,8 @@ class Claims:
     """What is true of a loss for every input.
 
     Args:
-        scope: "position": one value per position, never reduced; "batch": one scalar that relates the rows of a batch.
+        scope: "position": one value per position, never reduced; "sequence": likewise, but a value may depend on all positions of its
+            own sequence; "batch": one scalar that relates the rows of a batch.
         t_squared: Whether it takes `t_squared`, which multiplies the value by T^2 so that gradients keep their size in T.
         sparse: Whether it honours a `SparseTarget`.
         zero_at_teacher: Whether value and gradient are 0 where the student says what the teacher says.
@@ -39,7 +40,7 @@ class Claims:
     bookkd.core.errors.ConfigError: Expected `why_not` to be the reason why the loss is not zero at the teacher, got ''.
     """
 
-    scope: Literal["position", "batch"] = "position"
+    scope: Literal["position", "sequence", "batch"] = "position"
     t_squared: bool = False
     sparse: bool = False
     zero_at_teacher: bool = True
@@ -48,7 +49,7 @@ class Claims:
     linear: bool = False
 
     def __post_init__(self) -> None:
-        choose(self.scope, ("position", "batch"), "scope", where="claims of a loss")
+        choose(self.scope, ("position", "sequence", "batch"), "scope", where="claims of a loss")
         if not self.zero_at_teacher and not self.why_not:
             raise ConfigError(expected("why_not", "the reason why the loss is not zero at the teacher", self.why_not))
 
@@ -62,7 +63,7 @@ UNDECLARED = Claims(zero_at_teacher=False, why_not="the loss declares nothing")
 
 def claims(
     *,
-    scope: Literal["position", "batch"] = "position",
+    scope: Literal["position", "sequence", "batch"] = "position",
     t_squared: bool = False,
     sparse: bool = False,
     zero_at_teacher: bool = True,

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from bookkd.book import Auto, Book, BookWriter, Codec, Dense, FieldPlan, Plan, Raw, Unit, newest_plan
 from bookkd.book.ragged import RaggedArray, Rows, offsets_of
 from bookkd.core.errors import ConfigError, DataError, FidelityError, TeacherOutputError, expected
-from bookkd.core.fields import INPUT, PROBE_HASH, PROBE_PROJECTIONS
+from bookkd.core.fields import PROBE_HASH, PROBE_PROJECTIONS
 from bookkd.knowledge import LiveKnowledge, Teacher, keys_of
 from bookkd.losses import DenseTarget
 from bookkd.making.batch_size import find_batch_size
@@ -104,7 +104,7 @@ def make(
         raise DataError(expected("dataset", "at least one sample", 0, do="Check --data.root and --data.split."))
     check_replay(replay)
     if batch_size is None:
-        batch_size = _planned_batch_size(path) or find_batch_size(teacher, _first_view(replay))
+        batch_size = _planned_batch_size(path) or find_batch_size(teacher, *_longest_record(replay, task))
     choice: Mapping[str, Any] = {}
     if isinstance(codec, Auto):
         codec, choice = chosen_codec(
@@ -136,9 +136,11 @@ def peak_memory_bytes() -> int | None:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _first_view(replay: Replay) -> torch.Tensor:
-    view: torch.Tensor = replay[Pick(0, 0)][INPUT]
-    return view
+def _longest_record(replay: Replay, task: Task) -> list[torch.Tensor]:
+    """Return what a network is given of one record, of sequences the longest, without batch axis."""
+    lengths = getattr(replay.dataset, "lengths", None)
+    place = 0 if lengths is None else int(np.argmax(lengths))
+    return [part[0] for part in task.inputs(replay.batch([Pick(int(replay.rows[place]), 0)]))]
 
 
 def _planned_batch_size(path: str | Path) -> int | None:

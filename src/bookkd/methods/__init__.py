@@ -66,7 +66,7 @@ METHODS = {
 }
 """Method name -> class. One line a method; a test holds this table equal to the cases."""
 
-_PARTS = ("name", "card", "presets", "cohort", "objective", "needs", "handlers", "own_knowledge")
+_PARTS = ("name", "card", "presets", "cohort", "passes", "objective", "needs", "handlers", "own_knowledge")
 
 
 def method_class(name: str) -> type[Method]:

@@ -66,6 +66,11 @@ class Method(Protocol):
         """How many students learn together; 1 for most methods."""
         ...
 
+    @property
+    def passes(self) -> int:
+        """How often the student sees each batch, with dropout of its own each time; 1 for most methods."""
+        ...
+
     def objective(self, task: Task) -> Objective:
         """Return what the student minimises."""
         ...
@@ -102,6 +107,11 @@ class BaseMethod:
     @property
     def cohort(self) -> int:
         """One student."""
+        return 1
+
+    @property
+    def passes(self) -> int:
+        """One pass."""
         return 1
 
     def idle(self) -> Mapping[str, str]:

@@ -27,7 +27,8 @@ class Objective:
 
     v are the values of a term's loss, m the weights of the positions (0 outside the term's mask), w the weight of the
     term. Numerators and denominators are added up over micro-batches and ranks before the division: call `totals` for
-    every part first, then `sums` for each part and `loss` with the added totals.
+    every part first, then `sums` for each part and `loss` with the added totals. A task whose denominators are others than the sum of
+    the weights (utterances in place of frames) gives them to `totals`.
 
     Args:
         terms: At least one, with names that differ.
@@ -183,8 +184,11 @@ class Objective:
         if term.claims.scope == "batch":
             return term.value(student_fields, targets, batch, clock) * kept.sum()
         skipped = kept == 0
-        if term.field in student_fields:
-            student_fields = {**student_fields, term.field: _shielded(student_fields[term.field], skipped)}
+        sides = [name for name in (term.field, term.teacher if term.gradient else None) if name in student_fields]
+        student_fields = {
+            **student_fields,
+            **{name: _shielded(student_fields[name], skipped) for name in sides if name},
+        }
         value = _value(term, student_fields, targets, batch, clock)
         if value.shape != kept.shape:
             got = f"shape {list(value.shape)}"
@@ -201,7 +205,8 @@ def _value(
 ) -> Tensor:
     """Return the values of a pointwise term; where it has many positions of many classes, a few at a time."""
     student = student_fields.get(term.field)
-    rows = None if student is None else rows_of_chunk(student)
+    whole = term.claims.scope != "position" or term.gradient
+    rows = None if student is None or whole else rows_of_chunk(student)
     if student is None or rows is None:
         return term.value(student_fields, targets, batch, clock)
     count = len(student)

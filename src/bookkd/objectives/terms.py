@@ -82,7 +82,8 @@ class Term:
         hyper: Hyper-parameters of the loss, each a value or a `Schedule`.
         mask: Where the term counts; None for every position of positive weight.
         transforms: Applied to both sides before the loss, in this order; see `objectives.transforms`.
-        own: Whether `teacher` is a field of the student's own, taken without gradient, as peers teach one another.
+        own: Whether `teacher` is a field of the student's own, as peers teach one another; taken without gradient.
+        gradient: Whether one of the student's own is handed to the loss with its gradient after all, as two passes that are to agree.
     """
 
     name: str
@@ -95,6 +96,7 @@ class Term:
     mask: Mask | None = None
     transforms: tuple[Transform, ...] = ()
     own: bool = False
+    gradient: bool = False
 
     def __post_init__(self) -> None:
         check_field_name(self.field)
@@ -108,6 +110,9 @@ class Term:
             raise ConfigError(
                 expected(_TEACHER, "a field", None, where=f"term {self.name} with transforms or own=True")
             )
+        if self.gradient and not self.own:
+            do = "A teacher's fields have no gradient."
+            raise ConfigError(expected("own", "True with gradient=True", False, where=f"term {self.name}", do=do))
         zeros = [type(each).__name__ for each in self.transforms if getattr(each, "leaves_zeros", False)]
         if zeros and self.claims.wants_full_support(self.hyper):
             got, where = f"{zeros[0]}, which leaves classes without any", f"term {self.name}"
@@ -168,7 +173,7 @@ class Term:
         inputs: list[Any] = [self._look_up(self.field, student_fields, "student")]
         if self.teacher is not None:
             target = self._look_up(self.teacher, student_fields if self.own else targets, _TEACHER)
-            target = target.detach() if self.own else target
+            target = target.detach() if self.own and not self.gradient else target
             for transform in self.transforms:
                 inputs[0], target = transform(inputs[0], as_target(target), batch)
             inputs.append(target)
@@ -202,6 +207,7 @@ def bind(
     name: str | None = None,
     mask: Mask | None = None,
     own: bool = False,
+    gradient: bool = False,
     **hyper: Hyper,
 ) -> Term:
     """Bind a loss to the names of its inputs, and check the names against the loss's own signature.
@@ -215,6 +221,7 @@ def bind(
         name: What logs call it; the name of the loss by default.
         mask: Where the term counts.
         own: Whether `teacher` names a field of the student's own.
+        gradient: Whether that field is taken with gradient.
         **hyper: Hyper-parameters of the loss: every required one, and no other.
 
     Raises:
@@ -229,7 +236,8 @@ def bind(
     ...
     bookkd.core.errors.UnknownNameError: Unknown hyper-parameter 'smoothing' (term cross_entropy, loss cross_entropy). Nearest: smoothing_over, label_smoothing.
     """
-    return Term(name or _loss_name(loss), loss, field, teacher, tuple(batch), weight, dict(hyper), mask, own=own)
+    given, called = tuple(batch), name or _loss_name(loss)
+    return Term(called, loss, field, teacher, given, weight, dict(hyper), mask, own=own, gradient=gradient)
 
 
 def weighted(term: Term, weight: float | Schedule) -> Term:

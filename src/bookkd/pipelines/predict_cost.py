@@ -286,7 +286,9 @@ class _Rehearsal:
         """Return the seconds of one optimizer step of the planned batch."""
         objective = self.objective
         network, preprocess = self.student.cohort(self.task.n_classes, self.method.cohort, seed=0)
-        learner = Learner(network, self.task, preprocess=preprocess, connectors=objective.connectors)
+        learner = Learner(
+            network, self.task, preprocess=preprocess, connectors=objective.connectors, passes=self.method.passes
+        )
         device = find_device(self.training.accelerator)
         learner.to(device)
         if device.type == "cpu":

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, Protocol, Self, TypedDict, Unpack
 
 from torch import Tensor
 
-from bookkd.core.fields import LABEL, LOGITS, PARTNER_LABEL, RATIO, WEIGHT, FieldInfo
+from bookkd.core.fields import INPUT, LABEL, LENGTH, LOGITS, PARTNER_LABEL, RATIO, WEIGHT, FieldInfo
 from bookkd.core.schedules import Schedule
 from bookkd.losses import Loss, cross_entropy, soft_target_kl, softened_mse
 from bookkd.objectives import Term, bind, labelled
@@ -60,6 +60,10 @@ class Task(Protocol):
         """Turn a network's output into fields, checking the shapes."""
         ...
 
+    def inputs(self, batch: Mapping[str, Any]) -> tuple[Any, ...]:
+        """Return what a network is called with; preprocessing is of the first alone."""
+        ...
+
     def counts(self, batch: Mapping[str, Any]) -> Tensor | None:
         """Return the positions of each record of a batch as networks and books have it, int64 [batch]; None where a record is one."""
         ...
@@ -72,6 +76,10 @@ class Task(Protocol):
         """Return the weight of every position, float [batch, ...]; 0 where a position only pads."""
         ...
 
+    def divisors(self, batch: Mapping[str, Any]) -> Tensor:
+        """Return what the denominators of means add up at every position, of the shape of `weights`; mostly the weights themselves."""
+        ...
+
     def batch(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the batch as masks and losses see it, for instance with labels of another dtype."""
         ...
@@ -80,8 +88,12 @@ class Task(Protocol):
         """Return the student's fields as losses see them: the shape of the positions, then one axis."""
         ...
 
-    def targets(self, targets: Mapping[str, Any]) -> Mapping[str, Any]:
+    def targets(self, targets: Mapping[str, Any], batch: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return what the teacher says as losses see it.
+
+        Args:
+            targets: Of a knowledge, by field name.
+            batch: The batch that it was asked about.
 
         Raises:
             FidelityError: for a target that the task cannot present, such as a sparse one.
@@ -119,6 +131,10 @@ class BaseTask:
     sparse: ClassVar[bool] = True
     softened: ClassVar[bool] = True
 
+    def inputs(self, batch: Mapping[str, Any]) -> tuple[Any, ...]:
+        """Return the views; of sequences, with their lengths."""
+        return (batch[INPUT],) if batch.get(LENGTH) is None else (batch[INPUT], batch[LENGTH])
+
     def counts(self, batch: Mapping[str, Any]) -> Tensor | None:
         """Return None: a record is one array."""
         return None
@@ -132,6 +148,10 @@ class BaseTask:
         weights: Tensor = batch[WEIGHT]
         return weights
 
+    def divisors(self, batch: Mapping[str, Any]) -> Tensor:
+        """Return the weights."""
+        return self.weights(batch)
+
     def batch(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the batch as it is."""
         return batch
@@ -140,7 +160,7 @@ class BaseTask:
         """Return the fields as they are."""
         return fields
 
-    def targets(self, targets: Mapping[str, Any]) -> Mapping[str, Any]:
+    def targets(self, targets: Mapping[str, Any], batch: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the targets as they are."""
         return targets
 

@@ -82,7 +82,7 @@ class MultiLabel(LogitsTask):
         """Return logits [batch, classes] as the logits of two outcomes, [batch, classes, 2]."""
         return {name: _outcomes(value) if _is_logits(name) else value for name, value in fields.items()}
 
-    def targets(self, targets: Mapping[str, Any]) -> Mapping[str, Any]:
+    def targets(self, targets: Mapping[str, Any], batch: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return targets over classes as targets over the two outcomes of each class.
 
         Raises:

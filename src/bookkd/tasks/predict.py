@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from bookkd.core.fields import INPUT, LABEL, SAMPLE, WEIGHT
 from bookkd.tasks.base import Task
-from bookkd.views import as_label, collate
+from bookkd.views import Pick, Replay, Views, as_label, collate
 
 __all__ = ["Predictions", "plain_loader", "predict"]
 
@@ -49,19 +49,19 @@ class _Plain(Dataset[dict[str, Any]]):
 def plain_loader(
     dataset: Sized, *, transform: Callable[[Any], Tensor] | None = None, batch_size: int = 256, workers: int = 0
 ) -> DataLoader[dict[str, Any]]:
-    """Return a loader over the samples in order, as dict batches without augmentation."""
+    """Return a loader over the samples in order, as dict batches without augmentation; sequences are padded as `Replay` does."""
     # A generator of its own, since a DataLoader otherwise draws from the global one.
-    return DataLoader(
-        _Plain(dataset, transform),
-        batch_size=batch_size,
-        num_workers=workers,
-        collate_fn=collate,
-        generator=torch.Generator(),
-    )
+    options: dict[str, Any] = {"num_workers": workers, "collate_fn": collate, "generator": torch.Generator()}
+    if getattr(dataset, "pad_value", None) is None:
+        return DataLoader(_Plain(dataset, transform), batch_size=batch_size, **options)
+    picks = [Pick(row, 0) for row in range(len(dataset))]
+    batches = [picks[start : start + batch_size] for start in range(0, len(picks), batch_size)]
+    replay = Replay(dataset, Views(transform, n_views=1), probe_share=0)
+    return DataLoader(replay, batch_sampler=batches, **options)
 
 
 def predict(
-    network: Callable[[Tensor], Any],
+    network: Callable[..., Any],
     dataset: Sized,
     task: Task,
     *,
@@ -73,7 +73,7 @@ def predict(
     """Run `network` over every sample of `dataset`, in order, without augmentation.
 
     Args:
-        network: Takes a batch of views, its own preprocessing included. Put it in evaluation mode first.
+        network: Takes what the task gives its networks, its own preprocessing included. Put it in evaluation mode first.
         dataset: `dataset[i] -> (image, label)`.
         task: Turns the output into fields.
         transform: Deterministic transform to a tensor, where the data set does not give tensors of one size.
@@ -88,7 +88,10 @@ def predict(
     labels: list[Tensor] = []
     with torch.inference_mode():
         for batch in plain_loader(dataset, transform=transform, batch_size=batch_size, workers=workers):
-            said = task.fields(network(batch[INPUT].to(device, non_blocking=True)), batch)
+            inputs = [
+                each.to(device, non_blocking=True) if isinstance(each, Tensor) else each for each in task.inputs(batch)
+            ]
+            said = task.fields(network(*inputs), batch)
             for name, values in said.items():
                 fields.setdefault(name, []).append((values if values.dtype == torch.float64 else values.float()).cpu())
             labels.append(batch[LABEL])

@@ -124,7 +124,7 @@ class Regression(BaseTask):
         """Return the fields with `normal`, [batch, outputs, 1 or 2]: mean, and variance if it is there, side by side."""
         return {**fields, NORMAL: _normal(fields[MEAN], fields.get(VARIANCE))}
 
-    def targets(self, targets: Mapping[str, Any]) -> Mapping[str, Any]:
+    def targets(self, targets: Mapping[str, Any], batch: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the targets with `normal`, as `student`."""
         if MEAN not in targets:
             return targets  # a method without a teacher

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from bookkd.core.fields import (
     IGNORE_LABEL,
     INPUT,
     LABEL,
+    LABEL_LENGTH,
     LENGTH,
     PARTNER,
     PARTNER_LABEL,
@@ -48,8 +49,9 @@ class Replay(Dataset[dict[str, Any]]):
     its own kind (torchvision's `Mask`, `BoundingBoxes`) goes through the transform together with the image.
 
     A data set with an attribute `pad_value` is one of sequences: the first axis of each view may have a length of its own. The views
-    of a batch are filled up to the longest with that value, labels of one a position with `IGNORE_LABEL`, and each record says its
-    `length`. Probes are those of the views without padding.
+    of a batch are filled up to the longest with that value, labels that are tensors to the longest label with `IGNORE_LABEL` (NaN among
+    floating ones), and each record says its `length` and `label_length`. Probes are those of the views without padding; of a data set
+    with an attribute `label_is_input`, whose labels are what a network is given too (teacher forcing), of the view and the label.
 
     Args:
         dataset: `dataset[i]` is (image, label) or an image alone; the label a number, a tensor or array
@@ -87,6 +89,7 @@ class Replay(Dataset[dict[str, Any]]):
         most = int(self.positions.rows.max(initial=-1))
         self.labels = None if labels is None else label_rows(labels, most + 1, "Replay")
         self.pad_value = getattr(dataset, "pad_value", None)
+        self.label_is_input = bool(getattr(dataset, "label_is_input", False))
         self.probe_share = between(probe_share, 0, 1, "probe_share", where="Replay")
         if views.mix is not None and views.mix.pool is None and rows is not None:
             raise ConfigError(
@@ -172,7 +175,7 @@ class Replay(Dataset[dict[str, Any]]):
         if self.probe_share < 1:
             draws = draw64(self.views.seed, "probe share", samples, views)[:, 0]
             taken = ((draws >> np.uint64(11)).astype(np.float64) * 2.0**-53 < self.probe_share).tolist()
-        hashes, projections = probe([item[INPUT] for item, take in zip(items, taken, strict=True) if take])
+        hashes, projections = probe([self._seen(item) for item, take in zip(items, taken, strict=True) if take])
         found = iter(zip(hashes.tolist(), projections, strict=True))
         for item, take in zip(items, taken, strict=True):
             item[PROBE_HASH], item[PROBE_PROJECTIONS] = (
@@ -180,19 +183,30 @@ class Replay(Dataset[dict[str, Any]]):
             )
             item[PROBE_TAKEN] = take
 
+    def _seen(self, item: Mapping[str, Any]) -> Tensor:
+        """Return all that a network is given of a record, in one tensor."""
+        view: Tensor = item[INPUT]
+        if not self.label_is_input:
+            return view
+        label = torch.as_tensor(item[LABEL])
+        # The lengths tell where the one ends and the other begins.
+        return torch.cat([torch.tensor([len(view), label.numel()]), view.flatten().long(), label.flatten().long()])
+
 
 def _pad(items: list[dict[str, Any]], value: float) -> None:
-    """Note the length of each view, and fill all up to the longest; labels of as many positions likewise."""
+    """Note the lengths of each view and label, and fill them up to the longest of their kind."""
     for item in items:
         if item[INPUT].ndim == 0 or not len(item[INPUT]):
             where = f"sample {item.get(SAMPLE)}" if SAMPLE in item else "Replay"
             raise DataError(expected("view", "a sequence of at least one position", "an empty one", where=where))
         item[LENGTH] = len(item[INPUT])
     longest = max(item[LENGTH] for item in items)
+    most = max((len(item[LABEL]) for item in items if isinstance(item[LABEL], Tensor)), default=0)
     for item in items:
-        label, length = item[LABEL], item[LENGTH]
-        if isinstance(label, Tensor) and len(label) == length:
-            item[LABEL] = _filled(label, longest, IGNORE_LABEL)
+        label = item[LABEL]
+        if isinstance(label, Tensor):
+            item[LABEL_LENGTH] = len(label)
+            item[LABEL] = _filled(label, most, torch.nan if label.is_floating_point() else IGNORE_LABEL)
         item[INPUT] = _filled(item[INPUT], longest, value)
 
 

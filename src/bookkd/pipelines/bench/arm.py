@@ -59,7 +59,7 @@ class Arm:
         if network is None:
             network, preprocess = NetworkOptions("resnet8").cohort(len(task.class_names), method.cohort, seed=0)
         objective = method.objective(task)
-        learner = Learner(network, task, preprocess=preprocess, connectors=objective.connectors)
+        learner = Learner(network, task, preprocess=preprocess, connectors=objective.connectors, passes=method.passes)
         learner.to(memory_format=torch.channels_last)
         self.groups = make_groups(
             replay,

@@ -11,7 +11,6 @@ import torch
 from torch.utils.data import DataLoader
 
 from bookkd.book import Book
-from bookkd.core.fields import INPUT
 from bookkd.core.schedules import Clock
 from bookkd.knowledge import LiveKnowledge, StoredKnowledge, Teacher
 from bookkd.learning import Learner, Step, Training, learn
@@ -150,7 +149,7 @@ def _making(folder: Path, dataset: ArrayDataset, views: Views, task: Classificat
         )
         with torch.inference_mode():
             for batch in loader:
-                task.fields(teacher(batch[INPUT]), batch)
+                task.fields(teacher(*task.inputs(batch)), batch)
 
     def with_book() -> None:
         make(folder / f"made-{next(made)}", teacher, dataset, views, task=task, batch_size=BATCH)

@@ -52,7 +52,7 @@ def _outcomes(task: Task, target: Any, where: str) -> Tensor:
     if not isinstance(target, FullTarget):
         do = "Make it with codec dense or int8."
         raise FidelityError(expected("test", "a book of every class", "a sparse codec", where=where, do=do))
-    shown: FullTarget = task.targets({LOGITS: target})[LOGITS]
+    shown: FullTarget = task.targets({LOGITS: target}, {})[LOGITS]
     return shown.log_probabilities(1.0).double()
 
 
