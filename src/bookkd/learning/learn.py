@@ -34,6 +34,7 @@ from bookkd.learning.configuration import (
     check_labels,
     check_options,
     check_task,
+    check_tokens,
     find_rows,
     run_config,
 )
@@ -151,6 +152,7 @@ def learn(
     objective = method.objective(task)
     rows = find_rows(dataset, knowledge, rows, keys)
     check_needs(method.needs(task), knowledge, method.name, n_views=views.n_views)
+    check_tokens(objective, knowledge, dataset)
     views = _aligned(views, knowledge, dataset, task, rows)
     check_cached(cached, dataset, views, rows)
     check_labels(objective, dataset, labels, rows)
@@ -199,8 +201,22 @@ def _aligned(views: Views, knowledge: Knowledge | None, dataset: Any, task: Task
     """Return the views with the partners that the books froze, after proof that the books are about them."""
     for book in books_of(knowledge):
         views = with_pool_of(book, views)
-        check_alignment(book, dataset, views, class_names=task.class_names, rows=rows, task=task.name)
+        check_alignment(
+            book,
+            dataset,
+            views,
+            class_names=task.class_names,
+            rows=rows,
+            task=task.name,
+            masked=task.masked,
+            most=_most_positions(task, getattr(dataset, "of_book", dataset)),
+        )
     return views
+
+
+def _most_positions(task: Task, dataset: Any) -> int | None:
+    """Return the positions of a data set's longest sequence, if it says how many tokens that has."""
+    return task.most_positions(dataset) if hasattr(dataset, "most_positions") else None
 
 
 def _taught_by(knowledge: Knowledge | None, method: Method, task: Task) -> tuple[TeacherInfo, ...]:

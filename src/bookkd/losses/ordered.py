@@ -17,7 +17,7 @@ __all__ = ["uld"]
 _ULPS = 64
 
 
-@claims(sparse=True)
+@claims(sparse=True, other_classes=True)
 def uld(student: Tensor, teacher: Target | Tensor, *, temperature: float) -> Tensor:
     r"""Distance of two distributions whose classes have nothing to do with one another.
 

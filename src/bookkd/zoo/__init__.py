@@ -13,6 +13,7 @@ from bookkd.zoo.language import (
     tokenizer_digest,
 )
 from bookkd.zoo.networks import create_network
+from bookkd.zoo.pairs import PairedTokens
 from bookkd.zoo.preprocess import Preprocess, create_preprocess
 from bookkd.zoo.sequences import TokenDataset
 from bookkd.zoo.tables import DATASETS, FILELESS, NETWORKS, TRANSFORMS
@@ -27,6 +28,7 @@ __all__ = [
     "ArrayDataset",
     "ImageDataset",
     "LanguageModel",
+    "PairedTokens",
     "Preprocess",
     "SubsetDataset",
     "TokenDataset",

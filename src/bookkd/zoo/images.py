@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -148,6 +150,11 @@ class VectorDataset:
         return self.images[index], torch.from_numpy(self.labels[index].copy())
 
 
+def _of_whole(ask: Callable[[int], Any], indices: npt.NDArray[np.int64], index: int) -> Any:
+    """Ask a data set about the sample behind one of its subset."""
+    return ask(int(indices[index]))
+
+
 @dataclass(frozen=True, eq=False)
 class SubsetDataset:
     """Some samples of another data set, renumbered in the order given.
@@ -172,6 +179,8 @@ class SubsetDataset:
         # What a data set says of itself beside: that it is of sequences, which vocabulary.
         if name in ("pad_value", "vocabulary", "tokenizer", "control", "most_positions"):
             return getattr(self.whole, name)
+        if name in ("taught", "beside") and hasattr(self.whole, name):
+            return partial(_of_whole, getattr(self.whole, name), self.indices)
         raise AttributeError(name)
 
     @property

@@ -146,7 +146,7 @@ def tokenizer_digest(tokenizer: Any) -> str:
     Args:
         tokenizer: A `tokenizers.Tokenizer`, or a fast tokenizer of Transformers.
     """
-    found = json.loads(_inner(tokenizer).to_str())
+    found = json.loads(inner_tokenizer(tokenizer).to_str())
     # How a batch is cut and filled up is not what a token is.
     for entry in ("padding", "truncation"):
         found.pop(entry, None)
@@ -159,11 +159,12 @@ def special_tokens(tokenizer: Any) -> tuple[int, ...]:
     Args:
         tokenizer: A `tokenizers.Tokenizer`, or a fast tokenizer of Transformers.
     """
-    added = json.loads(_inner(tokenizer).to_str()).get("added_tokens") or []
+    added = json.loads(inner_tokenizer(tokenizer).to_str()).get("added_tokens") or []
     return tuple(sorted(entry["id"] for entry in added if entry.get("special")))
 
 
-def _inner(tokenizer: Any) -> Any:
+def inner_tokenizer(tokenizer: Any) -> Any:
+    """Return the `tokenizers.Tokenizer` itself, or that of a fast tokenizer of Transformers."""
     inner = getattr(tokenizer, "backend_tokenizer", tokenizer)
     if not hasattr(inner, "to_str"):
         do = "Use a fast tokenizer, which has a tokenizer.json."

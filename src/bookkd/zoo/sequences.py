@@ -101,6 +101,12 @@ class TokenDataset:
         """Tokens of the longest sequence."""
         return int(self.lengths.max())
 
+    def first_learnt(self, index: int) -> int:
+        """Return the place of the first token of a sequence, but its very first, that is to be learnt; its length where none is."""
+        labels = self[index][1]
+        found = [] if labels is None else (labels[1:] != IGNORE_LABEL).nonzero().flatten().tolist()
+        return 1 if labels is None else 1 + found[0] if found else len(labels)
+
     def __len__(self) -> int:
         return len(self.ends)
 
