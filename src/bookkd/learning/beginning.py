@@ -7,6 +7,7 @@ from typing import cast
 from bookkd.knowledge import SideBySide
 from bookkd.learning.data import Groups
 from bookkd.learning.learner import Learner
+from bookkd.learning.on_policy import OnPolicy
 from bookkd.learning.run import Run
 from bookkd.learning.step import Step
 from bookkd.learning.training import Training
@@ -15,7 +16,14 @@ from bookkd.methods import Handler, Method
 __all__ = ["begin_run"]
 
 
-def begin_run(learner: Learner, step: Step, method: Method, training: Training, groups: Groups) -> Run:
+def begin_run(
+    learner: Learner,
+    step: Step,
+    method: Method,
+    training: Training,
+    groups: Groups,
+    on_policy: OnPolicy | None = None,
+) -> Run:
     """Return the run of a method before its first step.
 
     The method's own knowledge, such as an average of the student, answers beside the given one, and is told of events where it
@@ -27,6 +35,7 @@ def begin_run(learner: Learner, step: Step, method: Method, training: Training, 
         method: Whose handlers and own knowledge take part.
         training: Plain values.
         groups: The batches.
+        on_policy: Which samples the student writes itself; None for none.
     """
     handlers = method.handlers()
     own = method.own_knowledge(learner, learner.task, step.knowledge, training.seed)
@@ -34,4 +43,12 @@ def begin_run(learner: Learner, step: Step, method: Method, training: Training, 
         sources = own if step.knowledge is None else (step.knowledge, *own)
         step = Step(step.objective, step.task, SideBySide(sources))
         handlers += tuple(cast(Handler, source) for source in own if hasattr(source, "on"))
-    return Run(learner, step, training, groups.sampler, steps_per_epoch=len(groups), handlers=handlers)
+    return Run(
+        learner,
+        step,
+        training,
+        groups.sampler,
+        steps_per_epoch=len(groups),
+        handlers=handlers,
+        on_policy=on_policy,
+    )

@@ -42,6 +42,7 @@ from bookkd.learning.data import Groups, check_batches, make_groups
 from bookkd.learning.folder import RunFolder, is_main_process, plain
 from bookkd.learning.learner import Learner
 from bookkd.learning.loop import fit
+from bookkd.learning.on_policy import OnPolicy
 from bookkd.learning.order import ReadingOrder, order_of_run, reading_ahead
 from bookkd.learning.run import Run
 from bookkd.learning.step import Step
@@ -105,6 +106,7 @@ def learn(
     overwrite: bool = False,
     cached: CachedViews | None = None,
     start: str | None = None,
+    on_policy: OnPolicy | None = None,
 ) -> Learned:
     """Train a student.
 
@@ -135,6 +137,7 @@ def learn(
         cached: Views drawn before, shared by several students; they carry the probes of their own `Replay`.
         start: What the student starts from, such as the digest of its weights, where a run in `out` from another start is
             to be refused; None where the start is drawn anew each time and a checkpoint takes its place.
+        on_policy: Of a causal language model with a live teacher: which samples the student writes itself at every step.
 
     Raises:
         ConfigError: if options contradict each other or the knowledge lacks what the method needs; `out` holds another run.
@@ -160,9 +163,13 @@ def learn(
     check_batches(training, samples=n_rows, views_per_sample=n_next, whole=objective.relational)
     trainable(student)
     learner = Learner(student, task, preprocess=preprocess, connectors=objective.connectors, passes=method.passes)
+    if on_policy is not None:
+        on_policy.check(learner, task, knowledge)
     folder = None
     if out is not None:
         config = run_config(learner, dataset, views, knowledge, method, training, checked, labels, rows, door, start)
+        if on_policy is not None:
+            config["on_policy"] = plain(on_policy)
         folder = RunFolder(out, config, overwrite=overwrite)
     with folder or nullcontext():
         if folder is not None and folder.result is not None:
@@ -192,6 +199,8 @@ def learn(
             checkpoints=None if folder is None else folder.checkpoints,
             order=order,
             fields=fields,
+            written_by=getattr(dataset, "written_by", None),
+            on_policy=on_policy,
         )
         learned = job.learned(folder, door, loggers=loggers, callbacks=callbacks, progress=progress)
         return replace(learned, order=order)
@@ -272,6 +281,8 @@ class _Job:
     checkpoints: Path | None
     order: ReadingOrder
     fields: tuple[str, ...]
+    written_by: TeacherInfo | None
+    on_policy: OnPolicy | None
 
     def learned(self, folder: RunFolder | None, door: str, **lightning: Any) -> Learned:
         """Train, and write weights and result where there is a folder."""
@@ -283,6 +294,8 @@ class _Job:
             return _learned(self.learner, history, run.chosen_epoch, run.teacher_forwards, path)
         method = self.method
         taught_by = _taught_by(self.step.knowledge, method, self.learner.task)
+        if self.written_by is not None and self.written_by.digest not in [teacher.digest for teacher in taught_by]:
+            taught_by = (*taught_by, self.written_by)
         lineage = lineage_of({"name": method.name, **plain(method)}, taught_by)
         return _kept(self.learner, folder, run, {"method": method.name, "lineage": lineage})
 
@@ -336,7 +349,7 @@ class _Job:
             # Each process asks its own teacher, beside its student.
             for live in teachers_of(self.step.knowledge):
                 live.teacher.to(next(placed.parameters()).device)
-        return begin_run(placed, self.step, self.method, self.training, groups)
+        return begin_run(placed, self.step, self.method, self.training, groups, self.on_policy)
 
 
 def _replay(replay: Replay, training: Training) -> Replay | CachedViews:

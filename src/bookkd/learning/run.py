@@ -16,6 +16,7 @@ from bookkd.core.protocols import EVENTS
 from bookkd.core.rng import draw64
 from bookkd.core.schedules import Clock
 from bookkd.learning.learner import Learner
+from bookkd.learning.on_policy import OnPolicy
 from bookkd.learning.step import Batch, Step
 from bookkd.learning.training import LearningRate, Training, make_optimizer
 from bookkd.methods import Handler
@@ -57,6 +58,7 @@ class Run:
         sampler: The order of samples.
         steps_per_epoch: Optimizer steps of an epoch.
         handlers: Event handlers of the method.
+        on_policy: Which samples the student writes itself, and how; None for none.
     """
 
     def __init__(
@@ -68,7 +70,9 @@ class Run:
         *,
         steps_per_epoch: int,
         handlers: Sequence[Handler] = (),
+        on_policy: OnPolicy | None = None,
     ) -> None:
+        self.on_policy = on_policy
         self.learner = learner
         self.step = step
         self.training = training
@@ -143,6 +147,7 @@ class Run:
         """
         self._seed_dropout()
         clock, ranks = self.clock, self._ranks
+        group = self._rewritten(group)
         totals = self.step.totals(group)
         for batch in group:
             losses = self.step.loss(self.learner, batch, clock, totals)
@@ -285,6 +290,16 @@ class Run:
         self.learner.load_state_dict(state["learner"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.load_progress_state(state)
+
+    def _rewritten(self, group: Sequence[Batch]) -> Sequence[Batch]:
+        """Return the batches of a step, with what the student writes in them."""
+        if self.on_policy is None:
+            return group
+        first = (dist.get_rank() if self._group else 0) * len(group)
+        return [
+            self.on_policy.rewritten(batch, self.learner, step=self.steps, part=first + place)
+            for place, batch in enumerate(group)
+        ]
 
     def _seed_dropout(self) -> None:
         # A function of (seed, step, rank), so that a resumed run draws what an uninterrupted one would have drawn.

@@ -1,6 +1,7 @@
 """Reference networks, data sets and augmentations for demo, examples and benchmarks; users bring their own by path."""
 
 from bookkd.zoo.datasets import open_dataset
+from bookkd.zoo.decoding import Decoding, continued
 from bookkd.zoo.fingerprints import fingerprint
 from bookkd.zoo.images import ArrayDataset, ImageDataset, SubsetDataset, VectorDataset
 from bookkd.zoo.language import (
@@ -26,6 +27,7 @@ __all__ = [
     "NETWORKS",
     "TRANSFORMS",
     "ArrayDataset",
+    "Decoding",
     "ImageDataset",
     "LanguageModel",
     "PairedTokens",
@@ -33,6 +35,7 @@ __all__ = [
     "SubsetDataset",
     "TokenDataset",
     "VectorDataset",
+    "continued",
     "create_causal_lm",
     "create_network",
     "create_preprocess",

@@ -177,7 +177,7 @@ class SubsetDataset:
 
     def __getattr__(self, name: str) -> Any:
         # What a data set says of itself beside: that it is of sequences, which vocabulary.
-        if name in ("pad_value", "vocabulary", "tokenizer", "control", "most_positions"):
+        if name in ("pad_value", "vocabulary", "tokenizer", "control", "written_by", "most_positions"):
             return getattr(self.whole, name)
         if name in ("taught", "beside") and hasattr(self.whole, name):
             return partial(_of_whole, getattr(self.whole, name), self.indices)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from bookkd.book import TeacherInfo
 from bookkd.core.check import at_least
 from bookkd.core.errors import DataError, expected
 from bookkd.core.fields import IGNORE_LABEL
@@ -34,6 +35,8 @@ class TokenDataset:
         control: Tokens that steer a conversation and stand for no text (end of turn, begin of a call), such as
             `bookkd.zoo.special_tokens` finds. They belong to the fingerprint, so that a book says which they are; a codec
             `TopK(k, always=control)` keeps what the teacher says of them at every position.
+        written_by: Who wrote what is learnt here, where a network did (`bookkd.making.write_texts`); a student that learns it
+            has it as a teacher in its lineage.
 
     Raises:
         DataError: for ends that divide nothing, sequences of fewer than two tokens, or tokens outside of the vocabulary.
@@ -51,6 +54,7 @@ class TokenDataset:
     learnt: npt.NDArray[np.bool_] | None = None
     pad_value: int = 0
     control: tuple[int, ...] = ()
+    written_by: TeacherInfo | None = None
 
     def __post_init__(self) -> None:
         at_least(self.vocabulary, 2, "vocabulary", where=self.name)
@@ -106,6 +110,10 @@ class TokenDataset:
         labels = self[index][1]
         found = [] if labels is None else (labels[1:] != IGNORE_LABEL).nonzero().flatten().tolist()
         return 1 if labels is None else 1 + found[0] if found else len(labels)
+
+    def prompt(self, index: int) -> Tensor:
+        """Return the tokens of a sequence before the first that is to be learnt, at least one."""
+        return self[index][0][: self.first_learnt(index)]
 
     def __len__(self) -> int:
         return len(self.ends)
