@@ -49,12 +49,12 @@ ARMS: dict[str, tuple[Codec | None, Method]] = {
 """Name -> what the book keeps of a position, and the method; no book for labels alone."""
 
 
-def documents(folder: Path) -> list[str]:
-    """Return the text of each document, without tags."""
+def documents_by_name(folder: Path) -> list[tuple[str, str]]:
+    """Return name and text, without tags, of each document; the second letter of a name is its genre."""
     found = []
     for path in sorted(folder.rglob("c[a-r][0-9][0-9]")):
         words = [token.rpartition("/")[0] for token in path.read_text(encoding="utf-8").split()]
-        found.append(re.sub(r"\s+([.,;:?!])", r"\1", " ".join(words)))
+        found.append((path.name, re.sub(r"\s+([.,;:?!])", r"\1", " ".join(words))))
     if not found:
         raise SystemExit(f"Expected {folder} to hold the files of the Brown corpus (ca01 to cr09), got none.")
     return found
@@ -64,7 +64,7 @@ def texts(folder: Path, out: Path, limit: int | None) -> tuple[TokenDataset, Tok
     """Return training and held-out text as sequences of one length."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-    found = documents(folder)
+    found = [document for _, document in documents_by_name(folder)]
     order = generator(0, "documents").permutation(len(found))
     held_out = {int(place) for place in order[: len(found) // 10]}
     train = [text for place, text in enumerate(found) if place not in held_out]

@@ -225,11 +225,11 @@ def test_a_book_of_a_task_of_ones_own_is_not_learned_from_by_name():
 def test_a_network_is_asked_once_and_left_as_it_was():
     network = create_network(f"{OWN}spread", n_classes=1)
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    task = build_task("regression", ("angle",))
+    task = build_task("regression", SimpleNamespace(class_names=("angle",)))
     assert says_variance(task, network.train(), [(torch.rand(1, 8, 8), 0.5)])
     assert network.training
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
-    assert not says_variance(build_task("classification", ("a", "b")), network, [])
+    assert not says_variance(build_task("classification", SimpleNamespace(class_names=("a", "b"))), network, [])
     found = {
         (teacher, student): with_variance(task, teacher=teacher, student=student).variance
         for teacher in (None, False, True)

@@ -241,14 +241,3 @@ def test_sql_that_begins_with_a_comment_stays_what_it_is():
 
     sql = "-- most-sensitive\nselect a - b from records"
     assert VERB.parse(["BOOK", sql])["sql"] == sql
-
-
-def test_language_models_are_for_python(tmp_path, capsys):
-    arguments = ["make", "--data", "digits", "--data.limit", "20", "--teacher", "digits-large", "--task", "causal-lm"]
-    assert main([*arguments, "--out", str(tmp_path / "b")]) == 2
-    line = capsys.readouterr().err.strip().splitlines()[-1]
-    assert (
-        "`task` to be one of images with labels, got 'causal-lm'. Language models are made and learnt from Python"
-        in line
-    )
-    assert not (tmp_path / "b").exists()

@@ -30,7 +30,7 @@ def evaluate(
         accelerator: Where to run.
         replicates: Bootstrap replicates; 0 gives no intervals.
         latency: Measure the time of a pass at batch 1 and 64.
-        task: What the labels are: classification, multi-label or regression; taken from the book, else classification.
+        task: What the data are: classification, multi-label, regression or causal-lm; taken from the book, else classification.
     """
     with busy("measuring"):
         return evaluate_student(
@@ -55,7 +55,7 @@ def show(result: dict[str, Any]) -> None:
     out.print(
         rows(f"{result['samples']:,} samples of split {result['split']}", ("measure", "value", "low", "high"), values)
     )
-    each = {"recall": result["per_class_recall"]} if "per_class_recall" in result else result["per_class"]
+    each = {"recall": result["per_class_recall"]} if "per_class_recall" in result else result.get("per_class", {})
     for measure, found in each.items():
         shown = [
             f"{name} {'none seen' if one is None else format(one['value'], '.3f')}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -77,7 +77,7 @@ class Cost:
 def cost(
     module: nn.Module,
     preprocess: Callable[[Tensor], Tensor],
-    view_shape: Sequence[int],
+    example: Sequence[int] | tuple[Tensor, ...],
     *,
     batch_sizes: Sequence[int] = (1, 64),
     repeats: int,
@@ -91,7 +91,8 @@ def cost(
     Args:
         module: The network, on `device`.
         preprocess: What it does to views.
-        view_shape: Shape of one view, such as (3, 32, 32).
+        example: Shape of one view, such as (3, 32, 32); or all that the network is given of one record, as tensors [1, ...], which is
+            repeated.
         batch_sizes: Batches to time.
         repeats: Timed batches of each size.
         device: Where to measure.
@@ -106,16 +107,15 @@ def cost(
     (65, 260, 60)
     """
     at_least(repeats, 1, "repeats", where="cost")
-    for side in view_shape:
-        at_least(side, 1, "view_shape", where="cost")
+    record = _pattern(example) if not any(isinstance(each, Tensor) for each in example) else cast(Any, example)
     for size in batch_sizes:
         at_least(size, 1, "batch_sizes", where="cost")
     place = _device(module, device)
     mode = {each: each.training for each in module.modules()}
     module.eval()
     try:
-        macs = _macs(module, preprocess, _views(1, view_shape, place))
-        latency = {size: _latency(module, preprocess, _views(size, view_shape, place), repeats) for size in batch_sizes}
+        macs = _macs(module, preprocess, _batch(1, record, place))
+        latency = {size: _latency(module, preprocess, _batch(size, record, place), repeats) for size in batch_sizes}
     finally:
         for each, training in mode.items():
             each.training = training
@@ -143,10 +143,15 @@ def _device(module: nn.Module, device: str | torch.device) -> torch.device:
     return place
 
 
-def _views(size: int, view_shape: Sequence[int], device: torch.device) -> Tensor:
-    # Values play no part in the time; a pattern needs no generator.
-    count = size * int(np.prod(view_shape))
-    return (torch.arange(count, device=device) % 251).to(torch.uint8).view(size, *view_shape)
+def _pattern(view_shape: Any) -> tuple[Tensor, ...]:
+    """Return a view of some shape; its values play no part in the time, and a pattern needs no generator."""
+    for side in view_shape:
+        at_least(side, 1, "view_shape", where="cost")
+    return ((torch.arange(int(np.prod(view_shape))) % 251).to(torch.uint8).view(1, *view_shape),)
+
+
+def _batch(size: int, record: Sequence[Tensor], device: torch.device) -> list[Tensor]:
+    return [each.expand(size, *each.shape[1:]).contiguous().to(device) for each in record]
 
 
 def _bytes(module: nn.Module) -> int:
@@ -155,22 +160,24 @@ def _bytes(module: nn.Module) -> int:
     return sum(value.numel() * value.element_size() for value in seen.values())
 
 
-def _macs(module: nn.Module, preprocess: Callable[[Tensor], Tensor], views: Tensor) -> int:
-    inputs = preprocess(views)
+def _macs(module: nn.Module, preprocess: Callable[[Tensor], Tensor], batch: Sequence[Tensor]) -> int:
+    inputs = preprocess(batch[0])
     # The counter says floating-point operations: a multiply and an add are two.
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        module(inputs)
-    return int(counter.get_total_flops()) // (2 * len(views))
+        module(inputs, *batch[1:])
+    return int(counter.get_total_flops()) // (2 * len(batch[0]))
 
 
-def _latency(module: nn.Module, preprocess: Callable[[Tensor], Tensor], views: Tensor, repeats: int) -> Latency:
+def _latency(
+    module: nn.Module, preprocess: Callable[[Tensor], Tensor], batch: Sequence[Tensor], repeats: int
+) -> Latency:
     times = np.empty(repeats)
     with torch.inference_mode():
         for repeat in range(-_WARM_UP, repeats):
-            _wait(views.device)
+            _wait(batch[0].device)
             start = time.perf_counter_ns()
-            module(preprocess(views))
-            _wait(views.device)
+            module(preprocess(batch[0]), *batch[1:])
+            _wait(batch[0].device)
             if repeat >= 0:
                 times[repeat] = (time.perf_counter_ns() - start) / 1e6
     p50, p95 = bootstrap(_percentiles(times), repeats, replicates=_REPLICATES, seed=0, level=_LEVEL)

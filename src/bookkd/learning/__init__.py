@@ -12,7 +12,7 @@ from bookkd.learning.on_policy import OnPolicy
 from bookkd.learning.run import Run
 from bookkd.learning.step import Step, to_device
 from bookkd.learning.training import LearningRate, Training, find_device
-from bookkd.learning.validation import Validation, measure, predictions_of
+from bookkd.learning.validation import Validation, measure, measure_network, measure_sequences, predictions_of
 
 __all__ = [
     "Cohort",
@@ -32,6 +32,8 @@ __all__ = [
     "learn",
     "make_groups",
     "measure",
+    "measure_network",
+    "measure_sequences",
     "predictions_of",
     "to_device",
     "visible_labels",

@@ -17,7 +17,7 @@ from bookkd.losses import DenseTarget
 from bookkd.tasks import Predictions, Task, predict
 from bookkd.views import Pick, Replay, Views
 
-__all__ = ["Gatherer", "Validation", "measure", "measure_sequences", "predictions_of"]
+__all__ = ["Gatherer", "Validation", "measure", "measure_network", "measure_sequences", "predictions_of"]
 
 
 def measure(
@@ -54,6 +54,10 @@ def measure(
             **options,
         )
     raise ConfigError(expected("task", "one that has metrics", task.name, where="validation"))
+
+
+_SEQUENCES = 16
+"""Sequences a pass: what a language model says at each token of them is large."""
 
 
 class Gatherer(Protocol):
@@ -127,6 +131,37 @@ def measure_sequences(
                 theirs = {name: target.logits for name, target in shown.items()}
             sums.add(task.student(said), seen, counts, theirs)
     return sums.measures(replicates=replicates, seed=seed, level=level)
+
+
+def measure_network(
+    network: Callable[..., Any],
+    dataset: Sized,
+    task: Task,
+    *,
+    teacher: Callable[..., Any] | None = None,
+    batch_size: int = 256,
+    device: str | torch.device = "cpu",
+    **options: Any,
+) -> Evaluation | Measures:
+    """Measure a network on a data set, with the metrics of its task, beside a teacher if one is given.
+
+    Args:
+        network: Takes what the task gives its networks, its own preprocessing included. Put it in evaluation mode first.
+        dataset: `dataset[i] -> (view, label)`.
+        task: Turns the output into fields.
+        teacher: Another network, of the same task, on the same device.
+        batch_size: Samples a pass.
+        device: Where the views go.
+        options: `replicates`, `seed` and `level`, see `bookkd.evaluation`.
+    """
+    if task.name in _GATHERERS:
+        size = min(batch_size, _SEQUENCES)
+        return measure_sequences(network, dataset, task, teacher=teacher, batch_size=size, device=device, **options)
+    said = predict(network, dataset, task, batch_size=batch_size, device=device)
+    theirs = None
+    if teacher is not None:
+        theirs = predict(teacher, dataset, task.of_teacher(), batch_size=batch_size, device=device).fields
+    return measure(task, said, teacher=theirs, **options)
 
 
 def predictions_of(

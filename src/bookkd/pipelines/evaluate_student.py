@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor, nn
 
-from bookkd.core.errors import FidelityError, expected
+from bookkd.core.errors import ConfigError, FidelityError, expected
 from bookkd.core.fields import LOGITS, SAMPLE, VARIANCE, VIEW, WEIGHT
-from bookkd.evaluation import cost
+from bookkd.evaluation import Evaluation, Measures, cost
 from bookkd.knowledge import StoredKnowledge, check_alignment
-from bookkd.learning import Learner, find_device, measure, predictions_of
+from bookkd.learning import Learner, find_device, measure, measure_network, predictions_of
 from bookkd.losses import DenseTarget, FullTarget
 from bookkd.pipelines.learn_student import views_of_book
 from bookkd.pipelines.options import DataOptions, NetworkOptions
 from bookkd.pipelines.task import build_task, says_variance, task_name, with_variance
-from bookkd.tasks import predict
-from bookkd.views import Views
+from bookkd.tasks import Task, predict
+from bookkd.views import Pick, Replay, Views
 
-__all__ = ["evaluate_student", "unchanged_views"]
+__all__ = ["evaluate_student", "example_of", "unchanged_views"]
 
 
 def evaluate_student(
@@ -55,27 +58,57 @@ def evaluate_student(
     device = find_device(accelerator)
     dataset = data.open()
     stored = None if book is None else StoredKnowledge(book)
-    plain = build_task(task_name(task, stored), dataset.class_names)
+    plain = build_task(task_name(task, stored), dataset)
     student.refuse_untrained("student")
-    network, preprocess = student.build(len(dataset.class_names), role="student")
+    network, preprocess = student.build(plain.n_outputs, role="student")
     own = says_variance(plain, network, dataset, preprocess=preprocess)
     chosen = with_variance(plain, teacher=None, student=own)
     learner = Learner(network, chosen, preprocess=preprocess).to(device)
+    if any(info.by_position for info in plain.field_infos.values()):
+        if stored is not None:
+            do = "Compare with a live teacher: --teacher NAME."
+            raise ConfigError(expected("book", "absent where samples are sequences", book, where="evaluate", do=do))
+        beside = teacher.teacher(plain.n_outputs, device) if teacher is not None and teacher.name else None
+        result: Evaluation | Measures = measure_network(
+            learner.eval().compute, dataset, plain, teacher=beside, device=device, replicates=replicates, seed=seed
+        )
+        return _report(result, plain, data, dataset, network, preprocess, device if latency else None)
     said = predictions_of(learner, dataset, batch_size=batch_size)
     against: dict[str, torch.Tensor] | None = None
     if stored is not None:
         check_alignment(stored, dataset, unchanged_views(stored), class_names=dataset.class_names, task=plain.name)
         against = _read(stored, len(dataset), tuple(plain.field_infos))
     elif teacher is not None and teacher.name:
-        speaker = teacher.teacher(len(dataset.class_names), device)
+        speaker = teacher.teacher(plain.n_outputs, device)
         theirs = with_variance(plain, teacher=None, student=says_variance(plain, speaker, dataset))
         against = predict(speaker, dataset, theirs, batch_size=batch_size, device=device).fields
     result = measure(chosen, said, teacher=against, replicates=replicates, seed=seed)
-    report: dict[str, Any] = {"samples": len(dataset), "split": data.split, "task": plain.name, **result.to_json()}
-    if latency:
-        shape = tuple(dataset[0][0].shape)
-        report["cost"] = cost(network, preprocess, shape, repeats=50, device=device).to_json()
+    return _report(result, plain, data, dataset, network, preprocess, device if latency else None)
+
+
+def _report(
+    result: Evaluation | Measures,
+    task: Task,
+    data: DataOptions,
+    dataset: Any,
+    network: nn.Module,
+    preprocess: Callable[[Tensor], Tensor],
+    device: torch.device | None,
+) -> dict[str, Any]:
+    """Return what `bookkd evaluate --json` prints; the cost of the network on `device`, where one is given."""
+    report: dict[str, Any] = {"samples": len(dataset), "split": data.split, "task": task.name, **result.to_json()}
+    if device is not None:
+        report["cost"] = cost(network, preprocess, example_of(dataset, task), repeats=50, device=device).to_json()
     return report
+
+
+def example_of(dataset: Any, task: Task) -> Sequence[int] | tuple[Tensor, ...]:
+    """Return what the cost of a network is measured on: the shape of a view, or what it is given of a sequence of middle length."""
+    if getattr(dataset, "pad_value", None) is None:
+        return tuple(dataset[0][0].shape)
+    lengths = np.asarray(getattr(dataset, "lengths", [0]))
+    middle = int(np.argsort(lengths, kind="stable")[len(lengths) // 2])
+    return tuple(task.inputs(Replay(dataset, Views(None, n_views=1), probe_share=0).batch([Pick(middle, 0)])))
 
 
 def unchanged_views(stored: StoredKnowledge) -> Views:

@@ -26,7 +26,7 @@ from bookkd.learning import Learned, Training, find_device, learn, visible_label
 from bookkd.learning.folder import plain
 from bookkd.methods import Method
 from bookkd.pipelines.options import DataOptions, NetworkOptions, ViewOptions
-from bookkd.pipelines.task import build_task, says_variance, task_name, with_variance
+from bookkd.pipelines.task import build_task, check_task, says_variance, task_name, with_variance
 from bookkd.tasks import Task
 from bookkd.views import Views
 from bookkd.zoo import FILELESS, TRANSFORMS, ImageDataset, SubsetDataset, weights_digest
@@ -100,9 +100,10 @@ def learn_student(
     data = data if data is not None and data.name else data_of_book(stored, data or DataOptions())
     views = views if views is not None and views.transform else _views_of(stored)
     dataset, rows = _samples(data, stored, part)
-    named = build_task(task_name(task, stored), dataset.class_names)
-    labels, width, drawn = np.asarray(dataset.labels), len(dataset.class_names), views.build()
-    named.check_labels(labels, data.name)
+    named = build_task(task_name(task, stored), dataset)
+    width, drawn = named.n_outputs, views.build()
+    check_task(named, dataset, data.name)
+    hidden = None if label_fraction == 1 else _hidden(dataset, label_fraction, training.seed, rows, data.name)
     speaker = None
     if stored is None and teacher is not None and teacher.name:
         speaker = teacher.teacher(width, find_device(training.accelerator))
@@ -122,7 +123,7 @@ def learn_student(
         preprocess=preprocess,
         training=training,
         validation=_validation(data, validate_on),
-        labels=None if label_fraction == 1 else seen_labels(labels, label_fraction, training.seed, rows),
+        labels=hidden,
         rows=None if rows is None else rows.tolist(),
         out=folder,
         door="lightning",
@@ -142,6 +143,15 @@ def learn_student(
         said = "the live teacher was not asked" if known is None else "of the book its data and views alone were used"
         notes.append(f"method {method.name} learns from no teacher: {said}.")
     return _described(learned, folder, method) | {"seconds": round(time.perf_counter() - started, 3), "notes": notes}
+
+
+def _hidden(
+    dataset: Any, fraction: float, seed: int, rows: npt.NDArray[np.int64] | None, name: str
+) -> npt.NDArray[Any]:
+    if not hasattr(dataset, "labels"):
+        do = "Leave --label_fraction out: what is to be learnt of a sequence is the data set's to say."
+        raise ConfigError(expected("label_fraction", "1 where samples have no one label", fraction, where=name, do=do))
+    return seen_labels(np.asarray(dataset.labels), fraction, seed, rows)
 
 
 def _described(learned: Learned, folder: Path, method: Method) -> dict[str, Any]:

@@ -6,25 +6,26 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from bookkd.book import Auto, Book, Choice, Codec, is_finished, shortfall
 from bookkd.core.fields import LOGITS
+from bookkd.evaluation import lower_is_better
 from bookkd.knowledge import Teacher, member_fields
-from bookkd.learning import find_device, measure
+from bookkd.learning import find_device, measure_network
 from bookkd.making import grow as grow_book
 from bookkd.making import make, make_several
 from bookkd.making.local import Progress
 from bookkd.pipelines.options import DataOptions, NetworkOptions, ViewOptions
-from bookkd.pipelines.task import build_task, says_variance, with_variance
-from bookkd.tasks import Task, predict
+from bookkd.pipelines.task import build_task, check_task, says_variance, with_variance
+from bookkd.tasks import Task
 from bookkd.views import Views
 
 __all__ = ["make_book", "measure_teacher"]
 
 
-def measure_teacher(teacher: Teacher, data: DataOptions, task: Task, split: str) -> float:
-    """Measure a teacher on another split by the task's first metric, note it on the teacher and return it.
+def measure_teacher(teacher: Teacher, data: DataOptions, task: Task, split: str) -> float | None:
+    """Measure a teacher on another split, note its accuracy on it and return it; None where it has none.
+
+    That is the task's first metric where it grows with quality, else the share of positions that the teacher is right about.
 
     Args:
         teacher: Ready to speak.
@@ -32,8 +33,9 @@ def measure_teacher(teacher: Teacher, data: DataOptions, task: Task, split: str)
         task: Turns output into fields.
         split: Held-out split.
     """
-    said = predict(teacher, data.other(split).open(), task, device=teacher.device)
-    value = measure(task, said, replicates=0).metrics[task.primary_metric].value
+    measured = measure_network(teacher, data.other(split).open(), task, device=teacher.device, replicates=0)
+    name = "accuracy" if lower_is_better(task.primary_metric) else task.primary_metric
+    value = measured.metrics[name].value if name in measured.metrics else None
     teacher.accuracy, teacher.split = value, split
     return value
 
@@ -66,12 +68,12 @@ def make_book(
         What `bookkd make --json` prints.
     """
     dataset = data.open()
-    plain = build_task(task, dataset.class_names)
-    plain.check_labels(np.asarray(dataset.labels), data.name)
+    plain = build_task(task, dataset)
+    check_task(plain, dataset, data.name)
     device = find_device(accelerator)
 
     def load(options: NetworkOptions) -> Teacher:
-        speaker = options.teacher(len(dataset.class_names), device)
+        speaker = options.teacher(plain.n_outputs, device)
         if held_out and accuracy is not None:
             speaker.accuracy, speaker.split = accuracy, held_out
         elif held_out:

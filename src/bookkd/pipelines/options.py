@@ -15,7 +15,7 @@ from bookkd.core.rng import draw64
 from bookkd.knowledge import Teacher, lineage_of_weights
 from bookkd.learning import Cohort
 from bookkd.views import CutMix, MixUp, Views
-from bookkd.zoo import ImageDataset, create_network, create_preprocess, create_transform, open_dataset
+from bookkd.zoo import FAMILIES, ImageDataset, create_network, create_preprocess, create_transform, open_dataset
 
 __all__ = ["DataOptions", "NetworkOptions", "ViewOptions"]
 
@@ -25,8 +25,8 @@ class DataOptions:
     """Where samples come from.
 
     Args:
-        name: digits, digits-pairs (several labels), digits-angle (numbers), folder, cifar10, cifar100, mnist, fashion-mnist, or
-            package.module:callable.
+        name: digits, digits-pairs (several labels), digits-angle (numbers), folder, cifar10, cifar100, mnist, fashion-mnist, text,
+            text-classes, or package.module:callable.
         root: Folder (or zip, for "folder") that holds the files.
         split: Part of the data set.
         limit: Take so many samples, the same ones each time, with every class in its share.
@@ -57,7 +57,8 @@ class NetworkOptions:
     """A network by name.
 
     Args:
-        name: resnet8 to resnet110, digits-large, digits-small, timm:NAME, torchvision:NAME, or package.module:callable.
+        name: resnet8 to resnet110, digits-large, digits-small, timm:NAME, torchvision:NAME, causal-lm:NAME or
+            text-classifier:NAME (a kind of Transformers such as gpt2, or a folder with its files), or package.module:callable.
         weights: Safetensors file to start from.
         args: Further arguments of the network, such as '{"width": 32}'.
         mean: Mean of each channel that is taken off a view; the network's own where none is given.
@@ -75,7 +76,7 @@ class NetworkOptions:
     @property
     def users_code(self) -> bool:
         """Whether its name is a reference to code of the user's own, which may change under one name."""
-        return is_reference(self.name) and not self.name.startswith(("timm:", "torchvision:"))
+        return is_reference(self.name) and self.name.partition(":")[0] not in FAMILIES
 
     def cohort(self, n_classes: int, size: int, *, seed: int) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
         """Return the student and its preprocessing, or a cohort of `size` that differ in their initial values."""
@@ -98,7 +99,9 @@ class NetworkOptions:
 
     def refuse_untrained(self, role: str) -> None:
         """Refuse a network of ours, timm's or torchvision's with initial values; a user's own code may load its weights."""
-        pretrained = bool(self.args.get("pretrained") or self.args.get("weights"))
+        pretrained = bool(self.args.get("pretrained") or self.args.get("weights")) or (
+            self.name.startswith("causal-lm:") and "/" in self.name
+        )
         if self.name and self.weights is None and not pretrained and not self.users_code:
             do = f"Pass --{role}.weights FILE.safetensors."
             raise ConfigError(expected(f"{role}.weights", "a safetensors file", None, where=self.name, do=do))

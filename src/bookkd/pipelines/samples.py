@@ -125,7 +125,10 @@ def open_samples(
         DataError: if files or labels are not what is needed, or nothing is left to learn from.
     """
     whole = data.open()
-    task = build_task(task_name, whole.class_names)
+    task = build_task(task_name, whole)
+    if any(info.by_position for info in task.field_infos.values()):
+        do = "Learn each student by itself, and set the runs side by side with `bookkd report`."
+        raise ConfigError(expected("task", "one with one answer a sample", task_name, where=where, do=do))
     labels = np.asarray(whole.labels)
     task.check_labels(labels, data.name)
     reported = _split(data, test, "test")

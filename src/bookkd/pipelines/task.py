@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,10 +14,10 @@ from bookkd.core.errors import ConfigError, expected
 from bookkd.core.fields import INPUT, MEAN, VARIANCE
 from bookkd.knowledge import StoredKnowledge, Teacher
 from bookkd.learning import Cohort
-from bookkd.tasks import TASKS, CausalLM, Regression, Task, task_class
+from bookkd.tasks import TASKS, Regression, Task, task_class
 from bookkd.views import Pick, Replay, Views
 
-__all__ = ["build_task", "says_variance", "task_name", "with_variance"]
+__all__ = ["build_task", "check_task", "says_variance", "task_name", "with_variance"]
 
 
 def task_name(given: str, stored: StoredKnowledge | None) -> str:
@@ -34,21 +35,28 @@ def task_name(given: str, stored: StoredKnowledge | None) -> str:
     return found
 
 
-def build_task(name: str, class_names: Sequence[str]) -> Task:
-    """Return the task of a name, over these classes or outputs; numbers without variance.
+def build_task(name: str, dataset: Any) -> Task:
+    """Return the task of a name, over the classes, outputs or tokens of a data set; numbers without variance.
 
     Raises:
-        ConfigError: for the task of language models, whose data no command opens yet.
+        ConfigError: for data that are none of the task's.
 
-    >>> build_task("multi-label", ("cat", "dog")).class_names
-    ('cat', 'dog')
+    >>> from bookkd.zoo import open_dataset
+    >>> build_task("multi-label", open_dataset("digits-pairs")).n_outputs
+    10
     """
-    if name == CausalLM.name:
-        do = "Language models are made and learnt from Python, or with BookTrainer: see the guide to language models."
-        raise ConfigError(expected("task", "one of images with labels", name, do=do))
-    made: Any = task_class(name)
-    task: Task = made(tuple(class_names))
-    return task
+    return task_class(name).of(dataset)
+
+
+def check_task(task: Task, dataset: Any, name: str) -> None:
+    """Refuse a data set, called `name`, whose labels are none of the task's; sequences check their own.
+
+    Raises:
+        DataError: naming the first such sample.
+    """
+    labels = getattr(dataset, "labels", None)
+    if labels is not None:
+        task.check_labels(np.asarray(labels), name)
 
 
 def with_variance(task: Task, *, teacher: bool | None, student: bool) -> Task:

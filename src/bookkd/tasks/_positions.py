@@ -34,6 +34,11 @@ class PositionTask(BaseTask):
     def _n_outputs(self) -> int:
         """Classes of a position; a network that says more is cut to them."""
 
+    @property
+    def n_outputs(self) -> int:
+        """Classes of a position."""
+        return self._n_outputs
+
     @abstractmethod
     def counts(self, batch: Mapping[str, Any]) -> Tensor:
         """Return the positions of each sequence that count, int64 [batch]."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Protocol, Self, TypedDict, Unpack
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal, Protocol, Self, TypedDict, Unpack, cast
 
 from torch import Tensor
 
@@ -54,6 +54,20 @@ class Task(Protocol):
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes, in the order of the class axis."""
+        ...
+
+    @classmethod
+    def of(cls, dataset: Any) -> Task:
+        """Return the task of a data set: its classes or outputs, or its tokens.
+
+        Raises:
+            ConfigError: for a data set that does not say what the task has to know.
+        """
+        ...
+
+    @property
+    def n_outputs(self) -> int:
+        """What a network says of a sample, or of a position: so many numbers."""
         ...
 
     @property
@@ -136,6 +150,18 @@ class BaseTask:
     sparse: ClassVar[bool] = True
     softened: ClassVar[bool] = True
     masked: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, dataset: Any) -> Self:
+        """Return the task of the data set's classes or outputs."""
+        make: Callable[..., Self] = cls
+        return make(tuple(dataset.class_names))
+
+    @property
+    def n_outputs(self) -> int:
+        """One for each class or output."""
+        names: tuple[str, ...] = cast(Any, self).class_names
+        return len(names)
 
     def inputs(self, batch: Mapping[str, Any]) -> tuple[Any, ...]:
         """Return the views; of sequences, with their lengths."""

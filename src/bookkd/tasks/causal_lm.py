@@ -61,6 +61,18 @@ class CausalLM(PositionTask):
         """None: the fingerprint of the data says which tokens there are."""
         return ()
 
+    @classmethod
+    def of(cls, dataset: Any) -> CausalLM:
+        """Return the task of the data set's tokens.
+
+        Raises:
+            ConfigError: for a data set of something else.
+        """
+        if not isinstance(getattr(dataset, "vocabulary", None), int) or len(getattr(dataset, "class_names", [])):
+            do = "Use a data set such as bookkd.zoo.TokenDataset; text with classes is of task classification."
+            raise ConfigError(expected("data", "sequences of tokens", type(dataset).__name__, where=cls.name, do=do))
+        return cls(dataset.vocabulary)
+
     @property
     def _n_outputs(self) -> int:
         return self.vocabulary

@@ -17,14 +17,17 @@ from bookkd.zoo.networks import create_network
 from bookkd.zoo.pairs import PairedTokens
 from bookkd.zoo.preprocess import Preprocess, create_preprocess
 from bookkd.zoo.sequences import TokenDataset
-from bookkd.zoo.tables import DATASETS, FILELESS, NETWORKS, TRANSFORMS
+from bookkd.zoo.tables import DATASETS, FAMILIES, FILELESS, NETWORKS, SEQUENCES, TRANSFORMS
+from bookkd.zoo.texts import TextClassifier, TextDataset, create_text_classifier, load_text_classifier
 from bookkd.zoo.transforms import create_transform
 from bookkd.zoo.weights import load_weights, save_weights, weights_digest
 
 __all__ = [
     "DATASETS",
+    "FAMILIES",
     "FILELESS",
     "NETWORKS",
+    "SEQUENCES",
     "TRANSFORMS",
     "ArrayDataset",
     "Decoding",
@@ -33,15 +36,19 @@ __all__ = [
     "PairedTokens",
     "Preprocess",
     "SubsetDataset",
+    "TextClassifier",
+    "TextDataset",
     "TokenDataset",
     "VectorDataset",
     "continued",
     "create_causal_lm",
     "create_network",
     "create_preprocess",
+    "create_text_classifier",
     "create_transform",
     "fingerprint",
     "load_causal_lm",
+    "load_text_classifier",
     "load_tokenizer",
     "load_weights",
     "open_dataset",

@@ -14,7 +14,7 @@ from bookkd.core.names import import_reference, is_reference, look_up
 from bookkd.zoo.calls import accepted, call
 from bookkd.zoo.images import ImageDataset, SubsetDataset
 from bookkd.zoo.order import stratified_order
-from bookkd.zoo.tables import DATASETS
+from bookkd.zoo.tables import DATASETS, SEQUENCES
 from bookkd.zoo.user_data import adopt
 
 __all__ = ["open_dataset"]
@@ -34,7 +34,7 @@ def open_dataset(
     The label is a class, or a vector of labels where the data set has several, or numbers, for each sample.
 
     Args:
-        name: A name of `DATASETS`, or `package.module:callable`, which is given `root`, `split` and `download` if it has
+        name: A name of `DATASETS` or `SEQUENCES`, or `package.module:callable`, which is given `root`, `split` and `download` if it has
             such arguments and returns anything with a length whose items are (image, label); see `user_data.adopt`.
         root: Where the files lie: a folder, or a zip of one for "folder".
         split: "train", "test", or what the set has.
@@ -53,7 +53,11 @@ def open_dataset(
     (100, torch.Size([1, 8, 8]), torch.uint8)
     """
     what = f"data set {name}"
-    reader = import_reference(name, "data set") if is_reference(name) else look_up(name, DATASETS, "data set")
+    reader = (
+        import_reference(name, "data set")
+        if is_reference(name)
+        else look_up(name, {**DATASETS, **SEQUENCES}, "data set")
+    )
     if not callable(reader):
         raise ConfigError(expected("data set", "a callable that returns a data set", reader, where=name))
     takes = accepted(reader)
@@ -70,11 +74,14 @@ def open_dataset(
     fixed = {key: value for key, value in offered.items() if key in takes}
     dataset: ImageDataset = call(reader, what, fixed, args)
     if is_reference(name):
-        dataset = adopt(dataset, name)
+        # A data set of sequences says so itself, and has its own checks.
+        dataset = dataset if hasattr(dataset, "pad_value") else adopt(dataset, name)
     if len(dataset) == 0:
         raise DataError(expected("data set", "at least one sample long", 0, where=what))
     if limit is None:
         return dataset
     at_least(limit, 1, "limit", where=what)
-    classes = dataset.labels if dataset.labels.ndim == 1 else np.zeros(len(dataset), dtype=np.int64)
-    return SubsetDataset(dataset, stratified_order(classes, "limit")[:limit])
+    labels = getattr(dataset, "labels", None)
+    if not isinstance(labels, np.ndarray) or labels.ndim > 1:
+        labels = np.zeros(len(dataset), dtype=np.int64)
+    return SubsetDataset(dataset, stratified_order(labels, "limit")[:limit])

@@ -81,13 +81,24 @@ def load_causal_lm(
         MissingExtraError: if Transformers is not installed.
         WeightsError: if there is no such folder, or no model of a kind that Transformers knows in it.
     """
+    model = loaded("AutoModelForCausalLM", folder, "a causal language model of Transformers", dtype)
+    return LanguageModel(model, separator=separator)
+
+
+def loaded(auto: str, folder: str | Path, what: str, dtype: torch.dtype | None = None) -> nn.Module:
+    """Load a model of Transformers by the name of its `Auto` class, from files on this machine.
+
+    Raises:
+        MissingExtraError: if Transformers is not installed.
+        WeightsError: if there is no such folder, or no model of that kind in it.
+    """
     path, transformers = _folder(folder, "config.json"), require("transformers", _EXTRA)
     options = {"local_files_only": True, "trust_remote_code": False, "use_safetensors": True}
     try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=dtype or "auto", **options)
+        model: nn.Module = getattr(transformers, auto).from_pretrained(path, dtype=dtype or "auto", **options)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise WeightsError(_unreadable("a causal language model of Transformers", error, path)) from error
-    return LanguageModel(model, separator=separator)
+        raise WeightsError(_unreadable(what, error, path)) from error
+    return model
 
 
 def create_causal_lm(config: Mapping[str, Any], *, vocabulary: int, separator: int | None = None) -> LanguageModel:
@@ -102,28 +113,37 @@ def create_causal_lm(config: Mapping[str, Any], *, vocabulary: int, separator: i
         MissingExtraError: if Transformers is not installed.
         ConfigError: for a kind or an option that Transformers does not know.
     """
+    model = configured("AutoModelForCausalLM", config, vocabulary, "create_causal_lm")
+    return LanguageModel(model, separator=separator)
+
+
+def configured(auto: str, config: Mapping[str, Any], vocabulary: int, where: str) -> nn.Module:
+    """Build a model of Transformers by the name of its `Auto` class, from its configuration.
+
+    Raises:
+        MissingExtraError: if Transformers is not installed.
+        ConfigError: for a kind or an option that Transformers does not know.
+    """
     transformers, given = require("transformers", _EXTRA), dict(config)
     kind = given.pop("model_type", None)
     known = getattr(transformers, "CONFIG_MAPPING", {})
     if kind not in known:
         do = "Name a model of Transformers, such as gpt2 or llama."
-        raise ConfigError(expected("model_type", "one that Transformers knows", kind, where="create_causal_lm", do=do))
+        raise ConfigError(expected("model_type", "one that Transformers knows", kind, where=where, do=do))
     takes = known[kind]().to_dict()
     for option in given:
         if option not in takes:
             near = ", ".join(sorted(takes, key=lambda each: (not each.startswith(option[:3]), each))[:5])
-            raise ConfigError(
-                expected(option, f"an option of {kind}, such as {near}", option, where="create_causal_lm")
-            )
+            raise ConfigError(expected(option, f"an option of {kind}, such as {near}", option, where=where))
     ends = {key: None for key in ("bos_token_id", "eos_token_id", "pad_token_id") if takes.get(key) is not None}
     try:
-        model = transformers.AutoModelForCausalLM.from_config(
+        model: nn.Module = getattr(transformers, auto).from_config(
             known[kind](**{**ends, **given, "vocab_size": vocabulary})
         )
     except (ValueError, TypeError, KeyError) as error:
         text = " ".join(str(error).split())
-        raise ConfigError(expected("config", f"that of a {kind}", text, where="create_causal_lm")) from error
-    return LanguageModel(model, separator=separator)
+        raise ConfigError(expected("config", f"that of a {kind}", text, where=where)) from error
+    return model
 
 
 def load_tokenizer(folder: str | Path) -> Any:

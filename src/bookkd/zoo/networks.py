@@ -1,4 +1,4 @@
-"""Networks by name: our own, any of timm or torchvision, or the user's own code."""
+"""Networks by name: our own, any of timm, torchvision or Transformers, or the user's own code."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from bookkd.core.check import at_least
 from bookkd.core.errors import ConfigError, WeightsError, expected
 from bookkd.core.names import choose, import_reference, is_reference, look_up, require
 from bookkd.zoo.calls import accepted, call
+from bookkd.zoo.language import create_causal_lm, load_causal_lm
 from bookkd.zoo.tables import NETWORKS
+from bookkd.zoo.texts import create_text_classifier, load_text_classifier
 from bookkd.zoo.weights import load_weights
 
 __all__ = ["create_network"]
@@ -30,14 +32,14 @@ def create_network(
     weights: str | Path | None = None,
     args: Mapping[str, Any] | None = None,
 ) -> nn.Module:
-    """Build a network that returns logits [batch, n_classes] from float images.
+    """Build a network that returns logits of n_classes, from float images or from tokens.
 
     Nothing is downloaded unless `args` ask for it (`{"pretrained": True}` of timm, `{"weights": "DEFAULT"}` of torchvision).
     Initial values come from torch's global generator: seed it before, for a run that can be repeated.
 
     Args:
-        name: A name of `NETWORKS`, `timm:NAME`, `torchvision:NAME`, or `package.module:callable`. The callable is
-            given `n_classes` (or `num_classes`) if it has such an argument, and must return a module.
+        name: A name of `NETWORKS`, `timm:NAME`, `torchvision:NAME`, `causal-lm:NAME` or `text-classifier:NAME` (a kind of
+            Transformers, such as gpt2, or a folder with its files), or `package.module:callable`. The callable is given `n_classes` (or `num_classes`) if it has such an argument, and must return a module.
         n_classes: Number of classes, at least 1.
         weights: A safetensors file for the network, or None for initial values.
         args: Further arguments of the network, such as `{"width": 32}` for the CIFAR ResNets.
@@ -62,10 +64,9 @@ def create_network(
 
 def _build(name: str, n_classes: int, args: dict[str, Any]) -> Any:
     what = f"network {name}"
-    if name.startswith("timm:"):
-        return _timm(name.removeprefix("timm:"), n_classes, args)
-    if name.startswith("torchvision:"):
-        return _torchvision(name.removeprefix("torchvision:"), n_classes, args)
+    family, _, rest = name.partition(":")
+    if family in _FAMILIES:
+        return _FAMILIES[family](rest, n_classes, args)
     if is_reference(name):
         factory = import_reference(name, "network")
         if not callable(factory):
@@ -90,6 +91,46 @@ def _torchvision(name: str, n_classes: int, args: dict[str, Any]) -> Any:
     choose(name, models.list_models(module=models), "torchvision network")
     merged = {"weights": None, **_ONE_OUTPUT.get(name, {}), **args}
     return _foreign(f"torchvision:{name}", lambda: models.get_model(name, num_classes=n_classes, **merged), args)
+
+
+def _causal_lm(name: str, n_classes: int, args: dict[str, Any]) -> Any:
+    """A language model from a folder, or with initial values from a kind and its options; `separator` of both, see `LanguageModel`."""
+    separator = args.pop("separator", None)
+    if _is_folder(name):
+        _refuse_options(f"causal-lm:{name}", args)
+        return load_causal_lm(name, separator=separator)
+    return create_causal_lm({"model_type": name, **args}, vocabulary=n_classes, separator=separator)
+
+
+def _text_classifier(name: str, n_classes: int, args: dict[str, Any]) -> Any:
+    """An encoder from a folder, or with initial values from a kind and its options, under a new head."""
+    own = {key: args.pop(key) for key in ("pooling", "dropout") if key in args}
+    if _is_folder(name):
+        _refuse_options(f"text-classifier:{name}", args)
+        return load_text_classifier(name, n_classes, **own)
+    vocabulary = args.pop("vocabulary", None)
+    if not isinstance(vocabulary, int):
+        do = "It is the number of tokens of the tokenizer."
+        raise ConfigError(expected("args", "with a vocabulary", args, where=f"network text-classifier:{name}", do=do))
+    return create_text_classifier({"model_type": name, **args}, vocabulary=vocabulary, n_classes=n_classes, **own)
+
+
+def _is_folder(name: str) -> bool:
+    return "/" in name or "\\" in name or Path(name).is_dir()
+
+
+def _refuse_options(name: str, args: Mapping[str, Any]) -> None:
+    if args:
+        do = "The folder's config.json says what the model is."
+        raise ConfigError(expected("args", "absent", dict(args), where=f"network {name}", do=do))
+
+
+_FAMILIES = {
+    "causal-lm": _causal_lm,
+    "text-classifier": _text_classifier,
+    "timm": _timm,
+    "torchvision": _torchvision,
+}
 
 
 def _foreign(name: str, build: Any, args: dict[str, Any]) -> Any:

@@ -13,7 +13,7 @@ from torch import Tensor
 from bookkd.core.check import at_least, finite, positive
 from bookkd.core.errors import ConfigError, DataError, expected
 from bookkd.core.names import choose, is_reference, require
-from bookkd.zoo.tables import NETWORKS
+from bookkd.zoo.tables import FAMILIES, NETWORKS
 
 __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Preprocess", "create_preprocess"]
 
@@ -157,6 +157,8 @@ def _default(name: str) -> Preprocess:
         wanted = choose(name.removeprefix("torchvision:"), models.list_models(module=models), "torchvision network")
         size = (224, 224) if wanted.startswith(_FIXED_224) else None
         return Preprocess(mean=IMAGENET_MEAN, std=IMAGENET_STD, size=size)
+    if name.partition(":")[0] in FAMILIES:  # of Transformers, which takes tokens as they are
+        return Preprocess()
     if is_reference(name) or choose(name, NETWORKS, "network").startswith("digits-"):
         return Preprocess()
     return Preprocess(mean=IMAGENET_MEAN, std=IMAGENET_STD)

@@ -16,7 +16,7 @@ from bookkd.core.check import at_least
 from bookkd.core.errors import DataError, expected
 from bookkd.core.fields import IGNORE_LABEL
 
-__all__ = ["TokenDataset"]
+__all__ = ["TokenDataset", "check_tokens"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,31 +57,14 @@ class TokenDataset:
     written_by: TeacherInfo | None = None
 
     def __post_init__(self) -> None:
-        at_least(self.vocabulary, 2, "vocabulary", where=self.name)
-        tokens, ends = np.asarray(self.tokens), np.asarray(self.ends)
-        if tokens.ndim != 1 or tokens.dtype.kind not in "ui" or ends.ndim != 1 or ends.dtype.kind not in "ui":
-            got = f"{tokens.dtype} of shape {tokens.shape}, {ends.dtype} of shape {ends.shape}"
-            raise DataError(expected("tokens and ends", "whole numbers in one row", got, where=self.name))
-        counts = np.diff(ends.astype(np.int64), prepend=0)
-        if not len(ends) or ends[-1] != len(tokens) or (counts < 2).any():
-            short = np.flatnonzero(counts < 2)
-            got = f"{int(counts[short[0]])} tokens in sequence {int(short[0])}" if len(short) else f"{len(ends)} ends"
-            do = "Leave out sequences that are too short to describe anything."
-            wish = "sequences of at least two tokens that end with the last"
-            raise DataError(expected("ends", wish, got, where=self.name, do=do))
-        wrong = np.flatnonzero((tokens < 0) | (tokens >= self.vocabulary))
-        if len(wrong):
-            sequence = int(np.searchsorted(ends, wrong[0], side="right"))
-            where = f"{self.name}, sequence {sequence}"
-            wish = f"from 0 to {self.vocabulary - 1}"
-            raise DataError(expected("token", wish, int(tokens[wrong[0]]), where=where, do="Check the tokenizer."))
+        ends = check_tokens(self.tokens, self.ends, 2, self.vocabulary, self.name)
         for token in self.control:
             if not 0 <= token < self.vocabulary:
                 wish = f"from 0 to {self.vocabulary - 1}"
                 raise DataError(expected("control", wish, token, where=self.name, do="Check the tokenizer."))
-        if self.learnt is not None and np.shape(self.learnt) != tokens.shape:
-            raise DataError(expected("learnt", f"one for each of {len(tokens)} tokens", np.shape(self.learnt)))
-        object.__setattr__(self, "ends", ends.astype(np.int64))
+        if self.learnt is not None and np.shape(self.learnt) != np.shape(self.tokens):
+            raise DataError(expected("learnt", f"one for each of {len(self.tokens)} tokens", np.shape(self.learnt)))
+        object.__setattr__(self, "ends", ends)
 
     @classmethod
     def of(cls, name: str, sequences: Iterable[npt.ArrayLike], **options: Any) -> TokenDataset:
@@ -127,3 +110,40 @@ class TokenDataset:
             return tokens, None
         learnt = torch.from_numpy(np.asarray(self.learnt[start:stop]))
         return tokens, torch.where(learnt, tokens, IGNORE_LABEL)
+
+
+def check_tokens(
+    tokens: npt.NDArray[Any], ends: npt.NDArray[Any], least: int, vocabulary: int, where: str
+) -> npt.NDArray[np.int64]:
+    """Refuse what is no set of token sequences, and return the ends as int64.
+
+    Args:
+        tokens: All sequences, one after another, int [tokens].
+        ends: Where each ends, int [sequences].
+        least: Tokens that each must have.
+        vocabulary: Tokens that there are.
+        where: Whose they are, for the error.
+
+    Raises:
+        ConfigError: for a vocabulary of fewer than two tokens.
+        DataError: naming the first sequence that is wrong.
+    """
+    at_least(vocabulary, 2, "vocabulary", where=where)
+    tokens, ends = np.asarray(tokens), np.asarray(ends)
+    if tokens.ndim != 1 or tokens.dtype.kind not in "ui" or ends.ndim != 1 or ends.dtype.kind not in "ui":
+        got = f"{tokens.dtype} of shape {tokens.shape}, {ends.dtype} of shape {ends.shape}"
+        raise DataError(expected("tokens and ends", "whole numbers in one row", got, where=where))
+    counts = np.diff(ends.astype(np.int64), prepend=0)
+    if not len(ends) or ends[-1] != len(tokens) or (counts < least).any():
+        short = np.flatnonzero(counts < least)
+        got = f"{int(counts[short[0]])} tokens in sequence {int(short[0])}" if len(short) else f"{len(ends)} ends"
+        wish = f"sequences of at least {'two tokens' if least == 2 else 'one token'} that end with the last"
+        do = "Leave out sequences that are too short to describe anything."
+        raise DataError(expected("ends", wish, got, where=where, do=do))
+    wrong = np.flatnonzero((tokens < 0) | (tokens >= vocabulary))
+    if len(wrong):
+        sequence = int(np.searchsorted(ends, wrong[0], side="right"))
+        wish = f"from 0 to {vocabulary - 1}"
+        found, named = int(tokens[wrong[0]]), f"{where}, sequence {sequence}"
+        raise DataError(expected("token", wish, found, where=named, do="Check the tokenizer."))
+    return ends.astype(np.int64)

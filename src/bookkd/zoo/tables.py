@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["DATASETS", "FILELESS", "NETWORKS", "TRANSFORMS"]
+__all__ = ["DATASETS", "FAMILIES", "FILELESS", "NETWORKS", "SEQUENCES", "TRANSFORMS"]
 
 NETWORKS = {
     "digits-large": "bookkd.zoo.digits_net:digits_large",
@@ -15,7 +15,10 @@ NETWORKS = {
     "resnet56": "bookkd.zoo.resnet:resnet56",
     "resnet110": "bookkd.zoo.resnet:resnet110",
 }
-"""Networks by name; beside them `timm:NAME`, `torchvision:NAME` and the user's own `package.module:callable`."""
+"""Networks by name; beside them `FAMILY:NAME` and the user's own `package.module:callable`."""
+
+FAMILIES = ("causal-lm", "text-classifier", "timm", "torchvision")
+"""Networks by `FAMILY:NAME`; of Transformers the name is a kind, such as gpt2, or a folder with its files."""
 
 DATASETS = {
     "cifar10": "bookkd.zoo.torchvision_files:cifar10",
@@ -28,6 +31,12 @@ DATASETS = {
     "mnist": "bookkd.zoo.torchvision_files:mnist",
 }
 """Data sets by name; beside them the user's own `package.module:callable`."""
+
+SEQUENCES = {
+    "text": "bookkd.zoo.text_files:text",
+    "text-classes": "bookkd.zoo.text_files:text_classes",
+}
+"""Data sets of sequences by name."""
 
 FILELESS = ("digits", "digits-angle", "digits-pairs")
 """Data sets that need no files, so that whoever reads their name in a book can open them."""

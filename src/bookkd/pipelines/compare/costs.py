@@ -15,6 +15,7 @@ from bookkd.core.jsonio import digest, pretty, read
 from bookkd.evaluation import cost
 from bookkd.learning.folder import plain
 from bookkd.pipelines.compare.shared import Shared
+from bookkd.pipelines.evaluate_student import example_of
 from bookkd.pipelines.options import NetworkOptions
 
 __all__ = ["costs_of", "key_of"]
@@ -46,8 +47,8 @@ def costs_of(shared: Shared, students: Sequence[NetworkOptions], path: Path) -> 
         if same and set(found["latency_ms"]) >= {str(size) for size in sizes}:
             continue
         network, preprocess = student.build(shared.width, role="student")
-        shape = tuple(shared.samples.test[0][0].shape)
-        measured = cost(network.to(device), preprocess, shape, batch_sizes=sizes, repeats=_REPEATS, device=device)
+        example = example_of(shared.samples.test, shared.samples.task)
+        measured = cost(network.to(device), preprocess, example, batch_sizes=sizes, repeats=_REPEATS, device=device)
         known[key_of(student)] = measured.to_json()
     write_atomic(path, pretty(known))
     return known

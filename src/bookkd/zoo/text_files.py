@@ -1,0 +1,95 @@
+"""Texts from plain files and a `tokenizer.json` beside them: documents for language models, and texts with classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from bookkd.core.errors import ConfigError, DataError, expected
+from bookkd.core.names import choose
+from bookkd.zoo.language import load_tokenizer, pack, tokenizer_digest
+from bookkd.zoo.sequences import TokenDataset
+from bookkd.zoo.texts import TextDataset
+
+__all__ = ["text", "text_classes"]
+
+_SEPARATORS = ("<|endoftext|>", "<doc>", "</s>", "<eos>", "[SEP]", "<s>")
+"""Tokens that tokenizers use between documents, in the order in which they are looked for."""
+
+
+def text(root: Path, split: str, *, length: int = 128, separator: str = "") -> TokenDataset:
+    """Read documents and lay them end to end, see `bookkd.zoo.pack`.
+
+    Args:
+        root: Folder with `tokenizer.json`, and the documents: one a line of `SPLIT.txt`, or one a file `*.txt` below `SPLIT/`.
+        split: Which of them.
+        length: Tokens of a sequence.
+        separator: Token in front of each document; by default the first of the usual ones that the tokenizer has.
+
+    Raises:
+        DataError: if there are no documents.
+        ConfigError: for a token that the tokenizer does not have.
+    """
+    tokenizer = load_tokenizer(root)
+    found = [each for each in _documents(Path(root), split) if each.strip()]
+    if not found:
+        wish = f"documents: lines of {split}.txt, or files {split}/*.txt"
+        raise DataError(expected("data.root", wish, "none", where=str(root), do="Check --data.split."))
+    rows = [each.ids for each in tokenizer.encode_batch(found, add_special_tokens=False)]
+    return pack(
+        f"text {split}",
+        rows,
+        length=length,
+        separator=_separator(tokenizer, separator, str(root)),
+        vocabulary=tokenizer.get_vocab_size(),
+        tokenizer=tokenizer_digest(tokenizer),
+        drop_last=sum(len(row) + 1 for row in rows) >= length,
+    )
+
+
+def text_classes(root: Path, split: str, *, max_length: int = 128) -> TextDataset:
+    """Read texts, one a file `SPLIT/CLASS/*.txt`; the classes are those of the folders, in their order by name.
+
+    Args:
+        root: Folder with `tokenizer.json` and the splits.
+        split: Which of them.
+        max_length: Tokens that are kept of a text.
+
+    Raises:
+        DataError: if there are no texts.
+    """
+    tokenizer, folder = load_tokenizer(root), Path(root) / split
+    names = sorted(each.name for each in folder.iterdir() if each.is_dir()) if folder.is_dir() else []
+    files = [(path, label) for label, name in enumerate(names) for path in sorted((folder / name).rglob("*.txt"))]
+    if not files:
+        wish = f"texts {split}/CLASS/*.txt"
+        raise DataError(expected("data.root", wish, "none", where=str(root), do="Check --data.split."))
+    texts = [_read(path) for path, _ in files]
+    labels = [label for _, label in files]
+    return TextDataset.of(f"text {split}", texts, labels, names, tokenizer=tokenizer, max_length=max_length)
+
+
+def _documents(root: Path, split: str) -> list[str]:
+    lines = root / f"{split}.txt"
+    if lines.is_file():
+        return _read(lines).splitlines()
+    return [_read(path) for path in sorted((root / split).rglob("*.txt"))]
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        do = "Convert it, for instance by iconv -t UTF-8."
+        raise DataError(expected("text", "UTF-8", str(error), where=str(path), do=do)) from error
+
+
+def _separator(tokenizer: Any, given: str, where: str) -> int:
+    if given:
+        choose(given, sorted(tokenizer.get_vocab()), "separator", where=where)
+    found = [tokenizer.token_to_id(each) for each in ([given] if given else _SEPARATORS)]
+    known = [each for each in found if each is not None]
+    if not known:
+        do = """Name the token: --data.args '{"separator": "TOKEN"}'."""
+        raise ConfigError(expected("separator", f"one of {', '.join(_SEPARATORS)}", "none of them", where=where, do=do))
+    return int(known[0])

@@ -1,0 +1,198 @@
+"""Texts with one class each: tokens as a data set, and encoders of Transformers, from local files alone, as networks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from bookkd.core.check import at_least, between
+from bookkd.core.errors import ConfigError, DataError, expected
+from bookkd.core.fields import IGNORE_LABEL
+from bookkd.core.names import choose, require
+from bookkd.zoo.language import configured, loaded, tokenizer_digest
+from bookkd.zoo.sequences import check_tokens
+
+__all__ = ["TextClassifier", "TextDataset", "create_text_classifier", "load_text_classifier"]
+
+
+@dataclass(frozen=True, eq=False)
+class TextDataset:
+    """Texts as tokens, each with one class.
+
+    Args:
+        name: Name of the set.
+        tokens: All texts, one after another, int [tokens].
+        ends: Where each ends, rising, the last at the number of tokens, int [texts].
+        labels: Class of each text, int [texts]; `IGNORE_LABEL` where nobody knows.
+        class_names: Names of the classes, in the order of their numbers.
+        vocabulary: Tokens that there are.
+        tokenizer: Digest of what made tokens of text; it belongs to the fingerprint.
+        pad_value: Token that shorter texts of a batch are filled up with; networks are told the lengths.
+
+    Raises:
+        DataError: for ends that divide nothing, empty texts, tokens outside of the vocabulary, or labels that are no class.
+
+    >>> data = TextDataset("mine", np.array([4, 2, 3]), np.array([1, 3]), np.array([0, 1]), ("no", "yes"), vocabulary=5)
+    >>> data[1], data.most_positions
+    ((tensor([2, 3]), 1), 2)
+    """
+
+    name: str
+    tokens: npt.NDArray[Any]
+    ends: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int64]
+    class_names: tuple[str, ...]
+    vocabulary: int
+    tokenizer: str = ""
+    pad_value: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ends", check_tokens(self.tokens, self.ends, 1, self.vocabulary, self.name))
+        labels = np.asarray(self.labels)
+        if labels.shape != self.ends.shape or labels.dtype.kind not in "ui":
+            got = f"{labels.dtype} of shape {labels.shape}"
+            raise DataError(expected("labels", f"one class for each of {len(self.ends)} texts", got, where=self.name))
+        wrong = np.flatnonzero((labels != IGNORE_LABEL) & ((labels < 0) | (labels >= len(self.class_names))))
+        if len(wrong):
+            where = f"{self.name}, text {int(wrong[0])}"
+            wish = f"from 0 to {len(self.class_names) - 1}"
+            raise DataError(expected("label", wish, int(labels[wrong[0]]), where=where))
+        object.__setattr__(self, "labels", labels.astype(np.int64))
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        texts: Iterable[str],
+        labels: Sequence[int] | npt.NDArray[np.int64],
+        class_names: Sequence[str],
+        *,
+        tokenizer: Any,
+        max_length: int,
+    ) -> TextDataset:
+        """Make tokens of texts, with the special tokens of the tokenizer around each.
+
+        Args:
+            name: Name of the set.
+            texts: One a sample.
+            labels: Class of each.
+            class_names: Names of the classes.
+            tokenizer: A `tokenizers.Tokenizer`, or a fast tokenizer of Transformers.
+            max_length: Tokens that are kept of a text, its special tokens included. It belongs to what a book is about: the probes
+                of a book that was cut elsewhere do not fit.
+
+        Raises:
+            DataError: for a text without a single token.
+        """
+        digest = tokenizer_digest(tokenizer)
+        inner = require("tokenizers", "language").Tokenizer.from_str(
+            getattr(tokenizer, "backend_tokenizer", tokenizer).to_str()
+        )  # the caller's stays as it is
+        inner.no_padding()
+        inner.enable_truncation(at_least(max_length, 1, "max_length", where=name))
+        rows = [np.array(each.ids, dtype=np.int32) for each in inner.encode_batch(list(texts))]
+        ends = np.cumsum([len(row) for row in rows], dtype=np.int64)
+        flat = np.concatenate(rows) if rows else np.empty(0, np.int32)
+        padding = inner.token_to_id("[PAD]") or inner.token_to_id("<pad>") or 0
+        size = inner.get_vocab_size()
+        return cls(name, flat, ends, np.asarray(labels), tuple(class_names), size, digest, padding)
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Tokens of each text."""
+        return np.diff(self.ends, prepend=0)
+
+    @property
+    def most_positions(self) -> int:
+        """Tokens of the longest text."""
+        return int(self.lengths.max())
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        """Return the tokens of a text, int64 [tokens], and its class."""
+        stop = int(self.ends[index])
+        start = int(self.ends[index - 1]) if index else 0
+        return torch.from_numpy(self.tokens[start:stop].astype(np.int64)), int(self.labels[index])
+
+
+class TextClassifier(nn.Module):
+    """An encoder with a linear head: tokens [batch, length] and lengths [batch] in, logits [batch, classes] out.
+
+    Padding is masked, so that it changes no result.
+
+    Args:
+        encoder: `encoder(input_ids=..., attention_mask=...)` gives an object with `last_hidden_state`, such as any `AutoModel`
+            of an encoder.
+        n_classes: Classes.
+        pooling: "mean" of the tokens that are there, as sentence encoders have it, or "first" token, as BERT has it.
+        dropout: Before the head, 0 to 1.
+    """
+
+    def __init__(
+        self, encoder: nn.Module, n_classes: int, *, pooling: Literal["mean", "first"] = "mean", dropout: float = 0.1
+    ) -> None:
+        super().__init__()
+        self.pooling = choose(pooling, ("mean", "first"), "pooling", where="TextClassifier")
+        width = getattr(getattr(encoder, "config", None), "hidden_size", None)
+        if not isinstance(width, int):
+            got = f"{type(encoder).__name__} without one"
+            raise ConfigError(expected("encoder", "one whose config has hidden_size", got, where="TextClassifier"))
+        self.encoder = encoder
+        self.dropout = nn.Dropout(between(dropout, 0, 1, "dropout", where="TextClassifier"))
+        self.head = nn.Linear(width, at_least(n_classes, 2, "n_classes", where="TextClassifier"))
+
+    def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """Return the logits of each text."""
+        there = torch.arange(tokens.shape[1], device=tokens.device) < lengths.to(tokens.device)[:, None]
+        said = self.encoder(input_ids=tokens, attention_mask=there.long()).last_hidden_state
+        if self.pooling == "first":
+            pooled = said[:, 0]
+        else:
+            pooled = (said * there.unsqueeze(-1)).sum(1) / there.sum(1, keepdim=True)
+        logits: Tensor = self.head(self.dropout(pooled))
+        return logits
+
+
+def load_text_classifier(folder: str | Path, n_classes: int, **options: Any) -> TextClassifier:
+    """Load an encoder of Transformers from a folder on this machine, under a new head with values of torch's global generator.
+
+    Weights are read from safetensors alone; nothing is fetched, unpickled or run that the folder brings.
+
+    Args:
+        folder: As `save_pretrained` writes it: `config.json` and `*.safetensors`.
+        n_classes: Classes.
+        options: Of `TextClassifier`.
+
+    Raises:
+        MissingExtraError: if Transformers is not installed.
+        WeightsError: if there is no such folder, or no encoder of a kind that Transformers knows in it.
+    """
+    return TextClassifier(loaded("AutoModel", folder, "an encoder of Transformers"), n_classes, **options)
+
+
+def create_text_classifier(
+    config: Mapping[str, Any], *, vocabulary: int, n_classes: int, **options: Any
+) -> TextClassifier:
+    """Build an encoder and its head from a configuration, with initial values of torch's global generator.
+
+    Args:
+        config: `model_type`, such as "bert", and its options, such as `num_hidden_layers`.
+        vocabulary: Tokens that there are.
+        n_classes: Classes.
+        options: Of `TextClassifier`.
+
+    Raises:
+        MissingExtraError: if Transformers is not installed.
+        ConfigError: for a kind or an option that Transformers does not know.
+    """
+    encoder = configured("AutoModel", config, vocabulary, "create_text_classifier")
+    return TextClassifier(encoder, n_classes, **options)

@@ -1,0 +1,152 @@
+"""The program on texts: a language model and a text classifier, each from labels to a book, a student and its measures."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from bookkd.book import Book
+from bookkd.cli import main
+
+tokenizers = pytest.importorskip("tokenizers")
+
+WORDS = ["<unk>", "<doc>", *(f"w{i}" for i in range(30))]
+GPT = {"n_layer": 1, "n_head": 2, "n_positions": 16}
+BERT = {
+    "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 16,
+    "vocabulary": len(WORDS),
+}  # fmt: skip
+TRAINING = [
+    "--training.accelerator",
+    "cpu",
+    "--training.optimizer",
+    "adamw",
+    "--training.lr",
+    "0.01",
+    "--training.batch_size",
+    "8",
+]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    folder = tmp_path_factory.mktemp("texts")
+    made = Tokenizer(models.WordLevel({word: place for place, word in enumerate(WORDS)}, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    made.save(str(folder / "tokenizer.json"))
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 30), ("test", 10)):
+        lines = [" ".join(f"w{(start + step) % 30}" for step in range(12)) for start in rng.integers(0, 30, count)]
+        (folder / f"{split}.txt").write_text("\n".join(lines), encoding="utf-8")
+        for place in range(count):
+            kind = ("high", "low")[place % 2]
+            words = rng.integers(0, 15, rng.integers(1, 8)) + (15 if kind == "high" else 0)
+            path = folder / split / kind / f"{place}.txt"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(" ".join(f"w{word}" for word in words), encoding="utf-8")
+    return folder
+
+
+def run(capsys, *arguments):
+    status = main([*map(str, arguments), "--json"])
+    out = capsys.readouterr()
+    assert status in (0, None), out.err
+    return json.loads(out.out)
+
+
+def test_a_language_model_by_commands(tmp_path, root, capsys):
+    data = ["--data", "text", "--data.root", root, "--data.args", json.dumps({"length": 16})]
+
+    def gpt(role, width):
+        args = json.dumps({**GPT, "n_embd": width, "separator": 1})
+        return [f"--{role}", "causal-lm:gpt2", f"--{role}.args", args]
+
+    taught = run(
+        capsys, "learn", "--method", "supervised", *gpt("student", 16), *data, "--task", "causal-lm", "--out", tmp_path / "t",
+        "--training.epochs", 4, *TRAINING,
+    )  # fmt: skip
+    assert taught["metrics"]["perplexity"] < 25
+    weights = taught["weights"]
+    made = run(
+        capsys, "make", *gpt("teacher", 16), "--teacher.weights", weights, *data, "--task", "causal-lm",
+        "--codec", "sampled", "--codec.draws", 20, "--out", tmp_path / "book", "--held_out", "test", "--accelerator", "cpu",
+    )  # fmt: skip
+    assert made["records"] == made["samples"] == Book(tmp_path / "book").n_samples
+    assert Book(tmp_path / "book").plan.teachers[0].accuracy == pytest.approx(taught["metrics"]["accuracy"], rel=1e-4)
+    learned = run(
+        capsys, "learn", tmp_path / "book", *gpt("student", 8), *data, "--method", "llm-kd", "--out", tmp_path / "s",
+        "--training.epochs", 2, *TRAINING,
+    )  # fmt: skip
+    assert learned["teacher_forwards"] == 0
+    measured = run(
+        capsys, "evaluate", *gpt("student", 8), "--student.weights", learned["weights"], *data, "--task", "causal-lm",
+        *gpt("teacher", 16), "--teacher.weights", weights, "--accelerator", "cpu",
+    )  # fmt: skip
+    assert measured["metrics"]["perplexity"]["value"] == pytest.approx(learned["metrics"]["perplexity"], rel=1e-4)
+    assert 0 < measured["metrics"]["acceptance"]["value"] <= 1
+    assert measured["cost"]["macs"] > 0
+
+
+def test_a_text_classifier_by_commands(tmp_path, root, capsys):
+    data = ["--data", "text-classes", "--data.root", root, "--data.args", json.dumps({"max_length": 12})]
+
+    def bert(role, width):
+        return [f"--{role}", "text-classifier:bert", f"--{role}.args", json.dumps({**BERT, "hidden_size": width})]
+
+    taught = run(
+        capsys, "learn", "--method", "supervised", *bert("student", 16), *data, "--out", tmp_path / "t",
+        "--training.epochs", 8, *TRAINING,
+    )  # fmt: skip
+    assert taught["metrics"]["accuracy"] >= 0.9
+    run(
+        capsys, "make", *bert("teacher", 16), "--teacher.weights", taught["weights"], *data, "--out", tmp_path / "book",
+        "--held_out", "test", "--accelerator", "cpu",
+    )  # fmt: skip
+    learned = run(
+        capsys, "learn", tmp_path / "book", *bert("student", 8), *data, "--out", tmp_path / "s", "--training.epochs", 6,
+        "--method.ce_weight", 0.5, *TRAINING,
+    )  # fmt: skip
+    measured = run(
+        capsys, "evaluate", *bert("student", 8), "--student.weights", learned["weights"], *data, "--accelerator", "cpu",
+    )  # fmt: skip
+    assert measured["metrics"]["accuracy"]["value"] == pytest.approx(learned["metrics"]["accuracy"])
+    assert measured["class_names"] == ["high", "low"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--data", "digits", "--task", "causal-lm"], "Expected `data` to be sequences of tokens"),
+        (["--data.split", "nothing"], r"documents: lines of nothing\.txt, or files nothing/\*\.txt"),
+        (["--data.args", '{"length": 16, "separator": "<s>"}'], "Unknown separator '<s>'"),
+        (["--teacher", "causal-lm:gpt9"], "`model_type` to be one that Transformers knows"),
+        (["--teacher.args", '{"n_layers": 1}'], "an option of gpt2, such as n_layer"),
+        (["--teacher", "causal-lm:no/folder", "--teacher.args", "{}"], r"one with config\.json"),
+        (["--teacher", "text-classifier:bert"], "with a vocabulary"),
+    ],
+)
+def test_what_cannot_be_is_one_line(tmp_path, root, capsys, change, message):
+    given = {
+        "--data": "text",
+        "--data.root": str(root),
+        "--teacher": "causal-lm:gpt2",
+        "--teacher.weights": str(tmp_path / "w"),
+    }
+    given |= dict(zip(change[::2], change[1::2], strict=True))
+    if given["--data"] == "digits":
+        del given["--data.root"]
+    if "/" in given["--teacher"]:
+        del given["--teacher.weights"]
+    words = [word for pair in given.items() for word in pair]
+    status = main(["make", *words, "--task", given.get("--task", "causal-lm"), "--out", str(tmp_path / "b")])
+    err = capsys.readouterr().err
+    assert status not in (0, None)
+    import re
+
+    assert re.search(message, err), err
+    assert "Traceback" not in err
+    assert not (tmp_path / "b").exists()
