@@ -60,7 +60,9 @@ def bucket(original, decoded: SparseArray, always=()):
     kept = np.take_along_axis(wide, decoded.indices.astype(np.int64), axis=1)
     k = kept.shape[1]
     others = np.delete(wide, always, axis=1)
-    chosen = [[*row[list(always)], *sorted(rest)[::-1][: k - len(always)]] for row, rest in zip(wide, others, strict=True)]
+    chosen = [
+        [*row[list(always)], *sorted(rest)[::-1][: k - len(always)]] for row, rest in zip(wide, others, strict=True)
+    ]
     np.testing.assert_array_equal(kept, -np.sort(-np.array(chosen), axis=1))
     assert all(set(always) <= set(row) for row in decoded.indices.tolist())
     assert (decoded.values[:, 1:] <= decoded.values[:, :-1]).all()

@@ -37,7 +37,9 @@ VIEWS, V_S, V_T = Views(None, n_views=1), 4, 16
 
 def texts(count=30, prompts=False):
     rng = np.random.default_rng(0)
-    found = ["".join("abcd"[(start + step) % 4] for step in range(2 * int(rng.integers(3, 9)))) for start in range(count)]
+    found = [
+        "".join("abcd"[(start + step) % 4] for step in range(2 * int(rng.integers(3, 9)))) for start in range(count)
+    ]
     return [(text[:4], text[4:]) for text in found] if prompts else found
 
 
@@ -137,7 +139,9 @@ def test_what_is_not_that_text_is_refused(book):
             training=training(epochs=1, probe_share=1.0), **more,
         )  # fmt: skip
 
-    with pytest.raises(ConfigError, match=r"different tokens, got 'divergence' .*Use method uld, or let the teacher write"):
+    with pytest.raises(
+        ConfigError, match=r"different tokens, got 'divergence' .*Use method uld, or let the teacher write"
+    ):
         run(data, LLMKD())
     with pytest.raises(ConfigError, match=r"`knowledge` to be a book, got a live teacher.*fed the student's tokens"):
         run(data, known=LiveKnowledge(Teacher(TEACHER), CausalLM(V_T)))
@@ -158,7 +162,9 @@ def test_a_book_of_other_lengths_is_refused_at_the_step(book):
     batch = Replay(pairs(), VIEWS, probe_share=0).batch([(0, 0), (1, 0)])
     said = StoredKnowledge(book).targets(batch)
     batch["teacher_length"] += 1
-    with pytest.raises(BookMismatchError, match=r"`logits` to be at \d+ positions, got .*the teacher's side of the pairs"):
+    with pytest.raises(
+        BookMismatchError, match=r"`logits` to be at \d+ positions, got .*the teacher's side of the pairs"
+    ):
         CausalLM(V_S).targets(said, batch)
 
 

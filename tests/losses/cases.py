@@ -611,8 +611,6 @@ CASES = (
     *gram_cases("batch_gram", batch_gram, ref_batch_gram, three(0.040865, 1.0, views=1), three(0.001219, 4.0, views=1)),
     LossCase("uld", uld, {"temperature": 2.0}, made(dense), ref_uld, ULD, dense),
     LossCase("uld/other classes", uld, {"temperature": 2.0}, other_classes, ref_uld),
-    LossCase(
-        "uld/sparse", uld, {"temperature": 4.0}, made(sparse(3, 1.0, 4.0)), ref_uld, (), sparse(3, 1.0, 4.0)
-    ),
+    LossCase("uld/sparse", uld, {"temperature": 4.0}, made(sparse(3, 1.0, 4.0)), ref_uld, (), sparse(3, 1.0, 4.0)),
     *REGRESSION,
 )

@@ -10,13 +10,13 @@ import torch
 
 pytest.importorskip("transformers")
 
-from bookkd.core.errors import BookFormatError, BookMismatchError, ConfigError, DataError  # noqa: E402
-from bookkd.knowledge import Teacher, lineage_of_weights  # noqa: E402
-from bookkd.learning import Training, learn  # noqa: E402
-from bookkd.making import open_texts, write_texts  # noqa: E402
-from bookkd.tasks import CausalLM  # noqa: E402
-from bookkd.views import Views  # noqa: E402
-from bookkd.zoo import Decoding, TokenDataset, continued, create_causal_lm  # noqa: E402
+from bookkd.core.errors import BookFormatError, BookMismatchError, ConfigError, DataError
+from bookkd.knowledge import Teacher, lineage_of_weights
+from bookkd.learning import Training, learn
+from bookkd.making import open_texts, write_texts
+from bookkd.tasks import CausalLM
+from bookkd.views import Views
+from bookkd.zoo import Decoding, TokenDataset, continued, create_causal_lm
 
 V, END = 20, 0
 LLAMA = {
@@ -110,14 +110,14 @@ def test_an_interrupted_folder_is_gone_on_with(tmp_path):
     asked, how = prompts(), Decoding(6, strategy="sample", top_p=0.9, end=END)
     whole = write_texts(tmp_path / "a", Teacher(network()), asked, how, seed=3, batch_size=3)
 
-    class Stop(Exception):
+    class StopError(Exception):
         pass
 
     def stop(done, total):
         if done > 3:
-            raise Stop
+            raise StopError
 
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         write_texts(tmp_path / "b", Teacher(network()), asked, how, seed=3, batch_size=3, progress=stop)
     with pytest.raises(BookFormatError, match=r"one with texts\.json, got .*Let write_texts finish it"):
         open_texts(tmp_path / "b")
@@ -182,7 +182,9 @@ def test_what_cannot_be_written_is_refused(call, error, message):
 
 def test_documents_end_at_the_separator():
     model = network(separator=2, seed=4)
-    written = continued(model, [[2, row] for row in range(3, 20)], Decoding(20, strategy="sample"), vocabulary=V, seed=0)
+    written = continued(
+        model, [[2, row] for row in range(3, 20)], Decoding(20, strategy="sample"), vocabulary=V, seed=0
+    )
     ended = [2 in row for row in written]
     assert any(ended)
     assert all(row.tolist().index(2) == len(row) - 1 for row, end in zip(written, ended, strict=True) if end)

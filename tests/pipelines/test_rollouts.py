@@ -10,19 +10,19 @@ import torch
 
 pytest.importorskip("transformers")
 
-from tests.making.test_writing import GPT2, END, V, network, prompts  # noqa: E402
+from tests.making.test_writing import END, GPT2, V, network, prompts
 
-from bookkd.book import Book, Sampled, TopK  # noqa: E402
-from bookkd.core.errors import BookMismatchError, ConfigError, FidelityError  # noqa: E402
-from bookkd.knowledge import LiveKnowledge, StoredKnowledge, Teacher  # noqa: E402
-from bookkd.learning import OnPolicy, Training, learn  # noqa: E402
-from bookkd.learning.learner import Learner  # noqa: E402
-from bookkd.learning.validation import measure_sequences  # noqa: E402
-from bookkd.making import make, open_texts  # noqa: E402
-from bookkd.methods import LLMKD, build_method  # noqa: E402
-from bookkd.pipelines.rollouts import Rollouts, learn_by_rollouts, mixed_texts  # noqa: E402
-from bookkd.tasks import CausalLM  # noqa: E402
-from bookkd.views import Replay, Views  # noqa: E402
+from bookkd.book import Book, Sampled, TopK
+from bookkd.core.errors import BookMismatchError, ConfigError, FidelityError
+from bookkd.knowledge import LiveKnowledge, StoredKnowledge, Teacher
+from bookkd.learning import OnPolicy, Training, learn
+from bookkd.learning.learner import Learner
+from bookkd.learning.validation import measure_sequences
+from bookkd.making import make, open_texts
+from bookkd.methods import LLMKD, build_method
+from bookkd.pipelines.rollouts import Rollouts, learn_by_rollouts, mixed_texts
+from bookkd.tasks import CausalLM
+from bookkd.views import Replay, Views
 
 TASK, VIEWS, DATA = CausalLM(V), Views(None, n_views=1), prompts(24)
 HOW = Training(epochs=2, batch_size=8, optimizer="adamw", lr=0.02, accelerator="cpu", schedule="constant")
@@ -58,7 +58,9 @@ def test_rounds_bring_the_student_nearer_to_the_teacher_on_its_own_text(tmp_path
         return teacher()
 
     begun = student()
-    how = rollouts(rounds=2, share=1.0, training=Training(epochs=5, batch_size=8, optimizer="adamw", lr=0.02, accelerator="cpu"))
+    how = rollouts(
+        rounds=2, share=1.0, training=Training(epochs=5, batch_size=8, optimizer="adamw", lr=0.02, accelerator="cpu")
+    )
     found = learn_by_rollouts(tmp_path / "r", begun, load, DATA, how, validation=DATA)
     own = open_texts(tmp_path / "r" / "round-000" / "texts")
     before, after = (
@@ -77,7 +79,7 @@ def test_rounds_bring_the_student_nearer_to_the_teacher_on_its_own_text(tmp_path
     assert all(parameter.requires_grad for parameter in begun.parameters())
 
 
-class Killed(Exception):
+class KilledError(Exception):
     pass
 
 
@@ -99,11 +101,11 @@ def test_interrupted_rounds_go_on_to_the_same_student(tmp_path, monkeypatch, who
         result = plain(*given, **options)
         calls.append(1)
         if len(calls) == 2:
-            raise Killed
+            raise KilledError
         return result
 
     monkeypatch.setattr(module, stage, stopping)
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         learn_by_rollouts(tmp_path / "parts", student(), teacher, DATA, rollouts(**SHORT))
     monkeypatch.setattr(module, stage, plain)
     again = learn_by_rollouts(tmp_path / "parts", student(), teacher, DATA, rollouts(**SHORT))
@@ -195,7 +197,9 @@ def test_no_gradient_flows_through_the_draws():
         step = Step(build_method("llm-kd", preset="gkd").objective(TASK), TASK, LiveKnowledge(teacher(), TASK))
         rewritten = dict(OnPolicy(sampling(), share=1.0).rewritten(batch, learner, step=0, part=0))
         if given:
-            rewritten = {key: value.clone() if isinstance(value, torch.Tensor) else value for key, value in rewritten.items()}
+            rewritten = {
+                key: value.clone() if isinstance(value, torch.Tensor) else value for key, value in rewritten.items()
+            }
         torch.manual_seed(0)
         step.loss(learner, rewritten, Clock()).loss.backward()
         gradients.append(torch.cat([parameter.grad.flatten() for parameter in model.parameters()]))
@@ -214,12 +218,12 @@ def test_the_live_form_learns_and_resumes(tmp_path, monkeypatch):
 
     def stopping(self, *given, **options):
         if len(calls) == 4:
-            raise Killed
+            raise KilledError
         calls.append(1)
         plain(self, *given, **options)
 
     monkeypatch.setattr(Run, "optimizer_step", stopping)
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         live(student(), tmp_path / "run", training=how)
     monkeypatch.setattr(Run, "optimizer_step", plain)
     again = live(student(), tmp_path / "run", training=how)

@@ -43,7 +43,9 @@ def flat(student):
 
 def test_infinity_outside_of_masked_tokens_is_refused_on_making(tmp_path):
     for place, (ruled, task) in enumerate([((3,), TASK), ((0, 3), MASKED)]):
-        with pytest.raises(TeacherOutputError, match=r"`logits` to be finite, got '-inf' \(sample 0.*position 0\).*CausalLM\(masked="):
+        with pytest.raises(
+            TeacherOutputError, match=r"`logits` to be finite, got '-inf' \(sample 0.*position 0\).*CausalLM\(masked="
+        ):
             make(tmp_path / f"{place}", Teacher(Ruling(1, ruled)), WITHOUT, VIEWS, task=task)
     for place, value in enumerate((np.nan, np.inf)):
         broken = Tiny(1)
@@ -53,7 +55,9 @@ def test_infinity_outside_of_masked_tokens_is_refused_on_making(tmp_path):
             make(tmp_path / f"broken-{place}", Teacher(broken), WITHOUT, VIEWS, task=MASKED)
 
 
-@pytest.mark.parametrize("codec", [Dense(), Int8(), TopK(4, (1.0,)), TopK(V, (1.0,)), TopK(5, (1.0,), always=(7,)), Sampled(30)])
+@pytest.mark.parametrize(
+    "codec", [Dense(), Int8(), TopK(4, (1.0,)), TopK(V, (1.0,)), TopK(5, (1.0,), always=(7,)), Sampled(30)]
+)
 def test_masked_tokens_make_no_nan(tmp_path, codec):
     """Whether the teacher says -inf of them itself or not: nobody says them, and every loss and gradient is a number."""
     book = make(tmp_path / "b", Teacher(Ruling(1, RESERVED)), WITHOUT, VIEWS, task=MASKED, codec=codec)
@@ -104,7 +108,9 @@ def test_masks_that_contradict_are_refused(tmp_path):
 
 
 def cut(length):
-    return TokenDataset.of("counting", [DATA[row][0][:length] for row in range(len(DATA))], vocabulary=V, tokenizer="none")
+    return TokenDataset.of(
+        "counting", [DATA[row][0][:length] for row in range(len(DATA))], vocabulary=V, tokenizer="none"
+    )
 
 
 def moved():
@@ -119,7 +125,9 @@ def test_texts_cut_at_another_length_or_moved_by_one_are_refused(tmp_path):
     def run(data, **more):
         learn(Tiny(9), data, VIEWS, task=TASK, knowledge=book, method=LLMKD(), training=training(epochs=1), **more)
 
-    with pytest.raises(BookMismatchError, match=r"the longest sequence has 7 positions, the book's 11, as if cut at another") as said:
+    with pytest.raises(
+        BookMismatchError, match=r"the longest sequence has 7 positions, the book's 11, as if cut at another"
+    ) as said:
         run(cut(8))
     assert "\n" not in str(said.value)
     with pytest.raises(ViewMismatchError):
@@ -135,7 +143,11 @@ def test_positions_that_teach_nothing():
     task, method = TASK, LLMKD(ce_weight=1.0)
     student = Tiny(3)
     seen = batch(0, 1, data=hidden)
-    loss = Step(method.objective(task), task, LiveKnowledge(Teacher(Tiny(1)), task)).loss(Learner(student, task), seen, Clock()).loss
+    loss = (
+        Step(method.objective(task), task, LiveKnowledge(Teacher(Tiny(1)), task))
+        .loss(Learner(student, task), seen, Clock())
+        .loss
+    )
     loss.backward()
     assert float(loss.detach()) == 0
     assert all(float(parameter.grad.abs().max()) == 0 for parameter in student.parameters())

@@ -71,7 +71,9 @@ def check_alignment(
         mine = fingerprint(getattr(dataset, "of_book", dataset))
         longest = max((field.positions or 0 for field in book.plan.fields.values()), default=0)
         if most is not None and longest not in (0, most) and mine["samples"] != book.plan.data.get("samples"):
-            found.append(f"the longest sequence has {most} positions, the book's {longest}, as if cut at another length")
+            found.append(
+                f"the longest sequence has {most} positions, the book's {longest}, as if cut at another length"
+            )
         found += [
             f"data {key} is {mine.get(key)!r}, the book's is {stored!r}"
             for key, stored in book.plan.data.items()

@@ -10,4 +10,15 @@ from bookkd.making.repairing import repair
 from bookkd.making.several import make_several
 from bookkd.making.writing import open_texts, write_texts
 
-__all__ = ["bake", "find_batch_size", "grow", "make", "make_several", "merge", "open_texts", "plan_book", "repair", "write_texts"]
+__all__ = [
+    "bake",
+    "find_batch_size",
+    "grow",
+    "make",
+    "make_several",
+    "merge",
+    "open_texts",
+    "plan_book",
+    "repair",
+    "write_texts",
+]

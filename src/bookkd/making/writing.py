@@ -95,7 +95,9 @@ def open_texts(path: str | Path) -> TokenDataset:
             got = f"{found['format']} {found['version']}"
             raise BookFormatError(expected("format", f"{_FORMAT} {_VERSION}", got, where=str(folder)))
         parts = [_read(_batch(folder, place), digest) for place, digest in enumerate(found["batches"])]
-        tokens, ends, starts = (np.concatenate([part[name] for part in parts]) for name in ("tokens", "counts", "starts"))
+        tokens, ends, starts = (
+            np.concatenate([part[name] for part in parts]) for name in ("tokens", "counts", "starts")
+        )
         ends = np.cumsum(ends, dtype=np.int64)
         within = np.arange(len(tokens)) - np.repeat(np.concatenate([[0], ends[:-1]]), np.diff(ends, prepend=0))
         return TokenDataset(
@@ -173,7 +175,7 @@ def _write_all(
 
 def _bytes(prompts: list[npt.NDArray[np.int64]], written: list[npt.NDArray[np.int64]]) -> bytes:
     texts = [np.concatenate(pair) for pair in zip(prompts, written, strict=True)]
-    parts = {
+    parts: dict[str, npt.NDArray[Any]] = {
         "tokens": np.concatenate(texts).astype(np.int32),
         "counts": np.array([len(text) for text in texts], dtype=np.int64),
         "starts": np.array([len(prompt) for prompt in prompts], dtype=np.int64),
@@ -197,5 +199,7 @@ def _read(path: Path, digest: str) -> dict[str, npt.NDArray[Any]]:
     with storage_errors(path):
         if not path.is_file() or file_digest(path) != digest:
             do = "Delete the folder, and write the texts again."
-            raise BookFormatError(expected("batch", "as it was written", "another file, or none", where=str(path), do=do))
+            raise BookFormatError(
+                expected("batch", "as it was written", "another file, or none", where=str(path), do=do)
+            )
         return dict(load(path.read_bytes()))

@@ -189,12 +189,16 @@ def _finished(place: Path, student: nn.Module) -> dict[str, Any] | None:
     before = weights_digest(student)
     if record.get("parent") != before:
         do = "Delete this round and those after it."
-        raise BookMismatchError(expected("parent", before[:16], str(record.get("parent"))[:16], where=str(place), do=do))
+        raise BookMismatchError(
+            expected("parent", before[:16], str(record.get("parent"))[:16], where=str(place), do=do)
+        )
     load_weights(student, place / "run" / "student.safetensors")
     after = weights_digest(student)
     if record.get("student") != after:
         do = "Delete this round and those after it."
-        raise BookMismatchError(expected("student", str(record.get("student"))[:16], after[:16], where=str(place), do=do))
+        raise BookMismatchError(
+            expected("student", str(record.get("student"))[:16], after[:16], where=str(place), do=do)
+        )
     return record
 
 
@@ -212,9 +216,7 @@ def _round(
     parent, seed = weights_digest(student), _seed(rollouts.seed, turn)
     decoding = replace(rollouts.decoding, never=tuple(sorted({*rollouts.decoding.never, *task.masked})))
     with _speaking(student, f"student of round {turn}") as writer:
-        written = write_texts(
-            place / "texts", writer, texts, decoding, seed=seed, batch_size=rollouts.batch_size
-        )
+        written = write_texts(place / "texts", writer, texts, decoding, seed=seed, batch_size=rollouts.batch_size)
     data = mixed_texts(texts, written, rollouts.share, seed=rollouts.seed, turn=turn)
     book = _book(place / "book", teacher, data, task, rollouts.codec)
     learned = learn(

@@ -127,7 +127,9 @@ class CausalLM(PositionTask):
         for name, target in targets.items():
             if tuple(target.positions) != (wanted,):
                 do = "Make the book of the teacher's side of the pairs."
-                raise BookMismatchError(expected(name, f"at {wanted} positions", tuple(target.positions), where=self.name, do=do))
+                raise BookMismatchError(
+                    expected(name, f"at {wanted} positions", tuple(target.positions), where=self.name, do=do)
+                )
         return {name: target.rows(place) for name, target in targets.items()}
 
     def check_labels(self, labels: Any, where: str) -> None:

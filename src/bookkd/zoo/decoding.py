@@ -80,11 +80,13 @@ def continued(
         DataError: for an empty prompt, or one of several documents where the model tells documents apart.
     """
     transformers = require("transformers", "language")
-    model = getattr(network, "model", None)
+    model: Any = getattr(network, "model", None)
     if not isinstance(network, LanguageModel) or not hasattr(model, "generate"):
         do = "Use load_causal_lm or create_causal_lm."
         got = type(network if model is None else model).__name__
-        raise ConfigError(expected("network", "a language model of Transformers that can write", got, where=_WHERE, do=do))
+        raise ConfigError(
+            expected("network", "a language model of Transformers that can write", got, where=_WHERE, do=do)
+        )
     given = [torch.as_tensor(np.asarray(prompt), dtype=torch.int64) for prompt in prompts]
     longest = _longest(given, network, decoding)
     end = network.separator if decoding.end is None else decoding.end
@@ -111,14 +113,18 @@ def continued(
 def _longest(prompts: Sequence[Tensor], network: LanguageModel, decoding: Decoding) -> int:
     for place, prompt in enumerate(prompts):
         if prompt.ndim != 1 or not len(prompt):
-            raise DataError(expected("prompt", "at least one token", list(prompt.shape), where=f"{_WHERE}, prompt {place}"))
+            raise DataError(
+                expected("prompt", "at least one token", list(prompt.shape), where=f"{_WHERE}, prompt {place}")
+            )
         if network.separator is not None and bool((prompt[1:] == network.separator).any()):
             do = "Pass the last document alone, or a model without separator."
             raise DataError(expected("prompt", "one document", "several", where=f"{_WHERE}, prompt {place}", do=do))
     longest = max(len(prompt) for prompt in prompts)
     room = getattr(getattr(network.model, "config", None), "max_position_embeddings", None)
     if isinstance(room, int) and longest + decoding.tokens > room:
-        wish = f"at most {room - decoding.tokens} tokens, for {decoding.tokens} more in the {room} positions of the model"
+        wish = (
+            f"at most {room - decoding.tokens} tokens, for {decoding.tokens} more in the {room} positions of the model"
+        )
         do = "Shorten the prompts, or write fewer tokens."
         raise ConfigError(expected("prompt", wish, longest, where=_WHERE, do=do))
     return longest
@@ -155,5 +161,7 @@ def _filled(row: Tensor, length: int, value: int) -> Tensor:
 
 def _ended(row: npt.NDArray[np.int64], end: int | None) -> npt.NDArray[np.int64]:
     """Return a row up to its end, which belongs to it."""
-    found = np.flatnonzero(row == end) if end is not None else ()
-    return row[: found[0] + 1] if len(found) else row
+    if end is None:
+        return row
+    found = np.flatnonzero(row == end)
+    return row[: int(found[0]) + 1] if len(found) else row

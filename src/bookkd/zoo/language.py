@@ -19,7 +19,15 @@ from bookkd.core.jsonio import canonical
 from bookkd.core.names import require
 from bookkd.zoo.sequences import TokenDataset
 
-__all__ = ["LanguageModel", "create_causal_lm", "load_causal_lm", "load_tokenizer", "pack", "special_tokens", "tokenizer_digest"]
+__all__ = [
+    "LanguageModel",
+    "create_causal_lm",
+    "load_causal_lm",
+    "load_tokenizer",
+    "pack",
+    "special_tokens",
+    "tokenizer_digest",
+]
 
 _EXTRA = "language"
 

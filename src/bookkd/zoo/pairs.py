@@ -69,7 +69,10 @@ class PairedTokens:
             DataError: for a text of fewer than two tokens.
         """
         given = [each if isinstance(each, tuple) else ("", each) for each in texts]
-        sides = [_cut(f"{name} ({side})", given, tokenizer, pad_value) for side, tokenizer in (("student", student), ("teacher", teacher))]
+        sides = [
+            _cut(f"{name} ({side})", given, tokenizer, pad_value)
+            for side, tokenizer in (("student", student), ("teacher", teacher))
+        ]
         return cls(*sides)
 
     @property

@@ -74,7 +74,9 @@ class TopK(Codec):
         unique(self.always, "always", where="codec top_k")
         if len(self.always) >= self.k:
             do = "Raise k: the largest of the other classes need a place too."
-            raise ConfigError(expected("always", f"fewer than k = {self.k}", len(self.always), where="codec top_k", do=do))
+            raise ConfigError(
+                expected("always", f"fewer than k = {self.k}", len(self.always), where="codec top_k", do=do)
+            )
         object.__setattr__(self, "temperatures", tuple(float(value) for value in self.temperatures))
 
     @property
