@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from bookkd.book import Positions, RaggedArray
 from bookkd.core.check import between
-from bookkd.core.errors import BookMismatchError, ConfigError, DataError, expected
+from bookkd.core.errors import BookMismatchError, ConfigError, DataError, ViewMismatchError, expected
 from bookkd.core.fields import (
     IGNORE_LABEL,
     INPUT,
@@ -41,12 +42,17 @@ from bookkd.tasks import CausalLM
 from bookkd.views import probe
 from bookkd.zoo import TokenDataset, tokenizer_digest
 
-__all__ = ["BookTrainer", "tokens_of"]
+__all__ = ["BookLoss", "BookTrainer", "tokens_of"]
 
 _IGNORED = -100
 """What Transformers calls a label that is not to be learnt."""
 
+_CHECKED = 64
+"""Rows whose tokens are compared before training."""
+
 _Trainer: Any = require("transformers", "language").Trainer
+_Mixed: Any = object
+"""What `BookLoss` stands before is known where it is used."""
 
 
 def tokens_of(dataset: Any, *, vocabulary: int, tokenizer: Any = None, name: str = "tokens") -> TokenDataset:
@@ -108,48 +114,42 @@ class _Collator:
         return batch
 
 
-class BookTrainer(_Trainer):  # type: ignore[misc]
-    """A `transformers.Trainer` whose loss is a method's, with a book in place of the teacher.
+class BookLoss(_Mixed):  # type: ignore[misc]
+    """What makes a trainer of Transformers learn from a book: put before it among the bases, see `BookTrainer`.
 
     The loss is the sum over terms and positions, divided by the learnt tokens of the whole accumulated batch over all devices, so
-    that it does not depend on how these are divided. Evaluation measures the model's own loss on labels. A share of the rows has its
-    tokens held against the probes of the book.
-
-    Args:
-        model: A causal language model.
-        args: `TrainingArguments`, as for a `Trainer`.
-        book: Folder or address of the book, or knowledge that was opened before.
-        method: What to minimise; `LLMKD()` where None.
-        probe_share: Share of the rows whose tokens are compared with those that the teacher saw, 0 to 1.
-        **options: Of `transformers.Trainer`. The rows of `train_dataset` are those that the book was made of, in the same order (see
-            `tokens_of`); they may be shuffled, sharded and padded at the end as the script likes.
-
-    Raises:
-        ConfigError: for a book of another task or of several views, or a method that wants more than the book has.
-        BookMismatchError: for another tokenizer, another number of rows, or a smaller vocabulary of the model.
+    that it does not depend on how these are divided. Evaluation measures the trainer's own loss on labels. Before training 64 rows,
+    and in it a share of them, have their tokens held against the probes of the book.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        args: Any = None,
-        *,
-        book: Any,
-        method: Method | None = None,
-        probe_share: float = 0.02,
-        **options: Any,
-    ) -> None:
+    def open_book(self, book: Any, method: Method | None, probe_share: float) -> None:
+        """Open the book and check that it serves the method; to be called before the trainer is built."""
         self.knowledge = book if isinstance(book, StoredKnowledge) else StoredKnowledge(book)
-        self.probe_share = between(probe_share, 0, 1, "probe_share", where="BookTrainer")
-        method = method or LLMKD()
-        plan = self.knowledge.book.plan
-        _check_book(plan, str(self.knowledge.book.path))
-        self.task = CausalLM(int(plan.data["vocabulary"]))
+        self.probe_share = between(probe_share, 0, 1, "probe_share", where=type(self).__name__)
+        method, plan = method or LLMKD(), self.knowledge.book.plan
+        _check_book(plan, self.where)
+        self.task = CausalLM(int(plan.data["vocabulary"]), masked=tuple(plan.masked_classes))
         self.objective = method.objective(self.task)
         check_needs(method.needs(self.task), self.knowledge, method.name)
-        dataset = options.pop("train_dataset", None)
-        _check_same(plan, model, dataset, options.get("processing_class"), str(self.knowledge.book.path))
-        super().__init__(model, args, train_dataset=None if dataset is None else _Numbered(dataset), **options)
+
+    @property
+    def where(self) -> str:
+        """Where the book is, for errors."""
+        return str(self.knowledge.book.path)
+
+    def check_rows(self, dataset: Any, model: Any, tokenizer: Any) -> None:
+        """Refuse other rows than those that the book was made of.
+
+        Raises:
+            BookMismatchError: for another number of rows, rows cut at another length, another tokenizer or a smaller vocabulary.
+            ViewMismatchError: for other tokens.
+        """
+        _check_same(self.knowledge.book.plan, model, dataset, tokenizer, self.where)
+        if dataset is not None:
+            _check_tokens(self.knowledge, dataset, self.where)
+
+    def take_numbers(self) -> None:
+        """Let batches say which rows they are of; to be called when the trainer is built."""
         self.data_collator: Any = _Collator(self.data_collator)
         # The loss is divided over the accumulated batch here; the second name is that of versions before there was the first.
         self.loss_is_scaled_for_ga = True
@@ -214,7 +214,7 @@ class BookTrainer(_Trainer):  # type: ignore[misc]
             if bool((mask != (torch.arange(tokens.shape[1], device=mask.device) < lengths[:, None])).any()):
                 do = 'Set the tokenizer\'s padding_side to "right".'
                 raise ConfigError(
-                    expected("padding", "at the end of each row", "elsewhere", where="BookTrainer", do=do)
+                    expected("padding", "at the end of each row", "elsewhere", where=type(self).__name__, do=do)
                 )
         labels = inputs.get("labels", tokens)
         return {
@@ -239,6 +239,42 @@ class BookTrainer(_Trainer):  # type: ignore[misc]
             views = [batch[INPUT][row, : int(batch[LENGTH][row])].cpu() for row in rows]
             hashes[rows], projections[rows] = probe(views)
         return {PROBE_TAKEN: torch.from_numpy(taken), PROBE_HASH: hashes, PROBE_PROJECTIONS: projections}
+
+
+class BookTrainer(BookLoss, _Trainer):  # type: ignore[misc]
+    """A `transformers.Trainer` whose loss is a method's, with a book in place of the teacher.
+
+    See `BookLoss` for what its loss is.
+
+    Args:
+        model: A causal language model.
+        args: `TrainingArguments`, as for a `Trainer`.
+        book: Folder or address of the book, or knowledge that was opened before.
+        method: What to minimise; `LLMKD()` where None.
+        probe_share: Share of the rows whose tokens are compared with those that the teacher saw, 0 to 1.
+        **options: Of `transformers.Trainer`. The rows of `train_dataset` are those that the book was made of, in the same order (see
+            `tokens_of`); they may be shuffled, sharded and padded at the end as the script likes.
+
+    Raises:
+        ConfigError: for a book of another task or of several views, or a method that wants more than the book has.
+        BookMismatchError: for another tokenizer, another number of rows, or a smaller vocabulary of the model.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: Any = None,
+        *,
+        book: Any,
+        method: Method | None = None,
+        probe_share: float = 0.02,
+        **options: Any,
+    ) -> None:
+        self.open_book(book, method, probe_share)
+        dataset = options.pop("train_dataset", None)
+        self.check_rows(dataset, model, options.get("processing_class"))
+        super().__init__(model, args, train_dataset=None if dataset is None else _Numbered(dataset), **options)
+        self.take_numbers()
 
 
 def _check_book(plan: Any, where: str) -> None:
@@ -268,3 +304,39 @@ def _check_same(plan: Any, model: nn.Module, dataset: Any, tokenizer: Any, where
         if mine != made:
             do = "Use the tokenizer that the book's tokens were made by."
             raise BookMismatchError(expected("tokenizer", f"{made[:12]}, as {where} has", mine[:12], do=do))
+
+
+def _check_tokens(knowledge: StoredKnowledge, dataset: Any, where: str) -> None:
+    """Hold the tokens of some rows against what the teacher saw."""
+    places = np.unique(np.linspace(0, len(dataset) - 1, min(len(dataset), _CHECKED)).round().astype(np.int64))
+    found = [dataset[int(place)] for place in places]
+    if not len(found) or any("input_ids" not in row for row in found):
+        return  # the collator makes tokens of them: the probes of training will tell
+    tokens = [torch.as_tensor(np.asarray(row["input_ids"], dtype=np.int64)) for row in found]
+    hashes, projections = probe(tokens)
+    try:
+        knowledge.check(
+            {
+                SAMPLE: torch.from_numpy(places),
+                VIEW: torch.zeros(len(places), dtype=torch.int64),
+                PROBE_TAKEN: torch.ones(len(places), dtype=torch.bool),
+                PROBE_HASH: hashes,
+                PROBE_PROJECTIONS: projections,
+            }
+        )
+    except ViewMismatchError as error:
+        for place, row in zip(places.tolist(), tokens, strict=True):
+            kept = _tokens_of_record(knowledge, place)
+            if kept not in (None, len(row)):
+                do = "Cut the rows at the length that they had when the book was made."
+                wish = f"of {kept} tokens, as {where} has it"
+                raise BookMismatchError(expected(f"row {place}", wish, len(row), do=do)) from error
+        raise
+
+
+def _tokens_of_record(knowledge: StoredKnowledge, place: int) -> int | None:
+    """Return how many tokens the teacher saw of a row; None where no field is of positions."""
+    book = knowledge.book
+    fields = [name for name, plan in book.fields.items() if plan.positions is not None][:1]
+    said = book.read(np.array([place]), np.array([0]), fields)[fields[0]] if fields else None
+    return int(said.offsets[-1]) + 1 if isinstance(said, RaggedArray | Positions) else None
