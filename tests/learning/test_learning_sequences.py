@@ -17,6 +17,7 @@ from bookkd.methods import VanillaKD
 from bookkd.objectives import Objective, bind
 from bookkd.tasks import CausalLM, Classification, predict
 from bookkd.views import Pick, Replay, Views
+from bookkd.zoo import TokenDataset
 
 VIEWS = Views(None, n_views=1)
 THREE = Classification(("a", "b", "c"))
@@ -200,3 +201,24 @@ def test_divisors_of_a_task_divide():
         losses.append(float(step.loss(Learner(network, task), batch, Clock()).loss.detach()))
     plain, halved = losses
     assert halved == pytest.approx(2 * plain, rel=1e-6)
+
+
+def test_validation_of_a_large_vocabulary_takes_few_sequences_at_a_time():
+    """256 sequences of 40 positions over 60,000 tokens would be 2.3 GiB of logits."""
+    rows = []
+
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(1))
+
+        def forward(self, tokens):
+            rows.append(len(tokens))
+            return self.weight.expand(*tokens.shape, 60_000)
+
+    tokens = np.tile(np.arange(1, 41), (60, 1))
+    data = TokenDataset.of("long", tokens, vocabulary=60_000)
+    metrics = Validation(data)(Learner(Counting(), CausalLM(60_000)))
+    assert metrics["perplexity"] == pytest.approx(60_000, rel=1e-4)
+    assert max(rows) * 39 * 60_000 <= 2**26
+    assert sum(rows) == 60

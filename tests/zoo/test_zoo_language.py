@@ -80,8 +80,32 @@ def test_the_digest_of_a_tokenizer_is_that_of_what_it_does(tmp_path):
     assert tokenizer_digest(tokenizer(("green", "red", "blue"))) != tokenizer_digest(
         made
     )  # the order of the vocabulary
-    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=made)
-    assert tokenizer_digest(fast) == tokenizer_digest(fast.backend_tokenizer)
+    # Special tokens, of the vocabulary or added behind it, make no other tokens of a text; others that are added do.
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "tokenizer.json"), eos_token="red")
+    assert tokenizer_digest(fast) == tokenizer_digest(made)
+    fast.add_special_tokens({"pad_token": "[PAD]"})
+    assert tokenizer_digest(fast) == tokenizer_digest(made)
+    fast.add_tokens(["yellow"])
+    assert tokenizer_digest(fast) != tokenizer_digest(made)
+
+
+OPT = {
+    "model_type": "opt", "num_hidden_layers": 1, "num_attention_heads": 2, "hidden_size": 16, "ffn_dim": 32,
+    "word_embed_proj_dim": 16, "max_position_embeddings": 32,
+}  # fmt: skip
+LFM2 = {
+    "model_type": "lfm2", "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2, "hidden_size": 16,
+    "intermediate_size": 32, "layer_types": ["conv", "full_attention"], "max_position_embeddings": 32,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("config", [OPT, LFM2], ids=["opt", "lfm2"])
+def test_a_model_whose_documents_would_see_one_another_is_refused(config):
+    with pytest.raises(
+        ConfigError, match=r"one that keeps documents apart by position_ids, got '(OPT|Lfm2)ForCausalLM'"
+    ):
+        create_causal_lm(config, vocabulary=50, separator=0)
+    create_causal_lm(config, vocabulary=50)
     with pytest.raises(ConfigError, match="one of the package tokenizers, got 'object'"):
         tokenizer_digest(object())
 

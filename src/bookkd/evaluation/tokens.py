@@ -138,7 +138,9 @@ class TokenSums:
             values["acceptance"] = torch.minimum(p, log_q.exp()).sum(-1)
             values["teacher_kl"] = torch.where(p > 0, p * (log_p - log_q), 0).sum(-1)
         found = {name: torch.where(known, value.double(), 0).cpu().numpy() for name, value in values.items()}
-        confidence = top.exp().double().cpu().numpy()
+        confidence = (
+            top.exp().double().nan_to_num(0.0).cpu().numpy()
+        )  # NaN where the token is not known counts for nothing
         place = bin_of(confidence, self.bins)
         for name, value in (("bin_confidence", confidence), ("bin_right", right.double().cpu().numpy())):
             found[name] = np.zeros((len(place), self.bins))
@@ -175,5 +177,6 @@ def _check(logits: Tensor, labels: Tensor, counts: Tensor) -> None:
         raise DataError(expected("counts", f"such that they add up to {len(logits)} positions", int(counts.sum())))
     if bool(((labels < 0) & (labels != IGNORE_LABEL)).any() | (labels >= logits.shape[1]).any()):
         raise DataError(expected("labels", f"tokens below {logits.shape[1]}", int(labels.max()), where=where))
-    if bool(torch.isnan(logits).any() | (logits == torch.inf).any()):
+    said = logits[(labels != IGNORE_LABEL).to(logits.device)]
+    if bool(torch.isnan(said).any() | (said == torch.inf).any()):
         raise DataError(expected("logits", "finite", "NaN or infinity", where=where))

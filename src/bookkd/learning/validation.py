@@ -56,8 +56,8 @@ def measure(
     raise ConfigError(expected("task", "one that has metrics", task.name, where="validation"))
 
 
-_SEQUENCES = 16
-"""Sequences a pass: what a language model says at each token of them is large."""
+_MOST = 2**26
+"""Logits of a pass: what a language model says at each token of many sequences would fill the memory."""
 
 
 class Gatherer(Protocol):
@@ -89,7 +89,7 @@ def measure_sequences(
     *,
     teacher: Callable[..., Any] | None = None,
     transform: Callable[[Any], Tensor] | None = None,
-    batch_size: int = 16,
+    batch_size: int = 256,
     device: str | torch.device = "cpu",
     replicates: int = 1000,
     seed: int = 0,
@@ -103,7 +103,7 @@ def measure_sequences(
         task: One whose records are sequences.
         teacher: Another network to be compared with, on the same device.
         transform: Deterministic transform of a view; None where the data set gives tensors.
-        batch_size: Sequences a pass.
+        batch_size: Most sequences a pass; fewer where these are long, or the classes many, so that a pass says at most 2^26 logits.
         device: Where the views go.
         replicates: Bootstrap replicates over sequences; 0 for values alone.
         seed: Of the bootstrap.
@@ -116,6 +116,7 @@ def measure_sequences(
         wish = f"one whose records are sequences: {', '.join(sorted(_GATHERERS))}"
         raise ConfigError(expected("task", wish, task.name, where="evaluation"))
     sums, replay = _GATHERERS[task.name](task), Replay(dataset, Views(transform, n_views=1), probe_share=0)
+    batch_size = max(1, min(batch_size, _MOST // ((task.most_positions(dataset) or 1) * task.n_outputs)))
     with torch.inference_mode():
         for start in range(0, len(replay), batch_size):
             picks = [Pick(row, 0) for row in range(start, min(start + batch_size, len(replay)))]
@@ -155,8 +156,9 @@ def measure_network(
         options: `replicates`, `seed` and `level`, see `bookkd.evaluation`.
     """
     if task.name in _GATHERERS:
-        size = min(batch_size, _SEQUENCES)
-        return measure_sequences(network, dataset, task, teacher=teacher, batch_size=size, device=device, **options)
+        return measure_sequences(
+            network, dataset, task, teacher=teacher, batch_size=batch_size, device=device, **options
+        )
     said = predict(network, dataset, task, batch_size=batch_size, device=device)
     theirs = None
     if teacher is not None:

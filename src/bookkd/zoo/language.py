@@ -40,18 +40,21 @@ class LanguageModel(nn.Module):
     Args:
         model: `model(input_ids=...)` gives an object with `.logits`, such as any `AutoModelForCausalLM`.
         separator: Token that begins each document where several stand in one sequence (`pack`). Positions are counted from it, and no
-            document sees the one before it; None where a sequence is one text.
+            document sees the one before it, which is tried out on two short ones; None where a sequence is one text.
+
+    Raises:
+        ConfigError: for a separator of a model that lets documents see one another.
     """
 
     def __init__(self, model: nn.Module, *, separator: int | None = None) -> None:
         super().__init__()
         self.model, self.separator = model, separator
         takes = inspect.signature(model.forward).parameters
-        if separator is not None and "position_ids" not in takes:
-            wish, got = "one that takes position_ids, to keep documents apart", type(model).__name__
+        self._options = {"use_cache": False} if "use_cache" in takes else {}
+        if separator is not None and ("position_ids" not in takes or not self._keeps_apart(separator)):
+            wish, got = "one that keeps documents apart by position_ids", type(model).__name__
             do = "Pass separator=None, so that documents see those before them."
             raise ConfigError(expected("model", wish, got, where="LanguageModel", do=do))
-        self._options = {"use_cache": False} if "use_cache" in takes else {}
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return the logits at every token."""
@@ -60,6 +63,29 @@ class LanguageModel(nn.Module):
             options["position_ids"] = positions_within(tokens, self.separator)
         logits: Tensor = self.model(input_ids=tokens, **options).logits
         return logits
+
+    def _keeps_apart(self, separator: int) -> bool:
+        """Find out whether a document says the same alone and behind another: no signature tells.
+
+        Learnt positions, convolutions and recurrent states take `position_ids` and still carry one document into the next.
+        """
+        weights = next(self.model.parameters(), None)
+        if weights is None or weights.device.type == "meta":
+            return True
+        size = int(getattr(getattr(self.model, "config", None), "vocab_size", 5))
+        a, b, c, d = (token % size if token % size != separator else (token + 1) % size for token in range(1, 5))
+        first, second = [separator, a, b], [separator, c, d]
+        both = torch.tensor([first + second, second + first], device=weights.device)
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                packed = self(both)[0, len(first) :].float()
+                alone = self(both[:1, len(first) :])[0].float()
+        finally:
+            self.model.train(was_training)
+        rounding = 2e-5 if weights.dtype in (torch.float32, torch.float64) else 0.05
+        return bool((packed - alone).abs().max() <= rounding * alone.abs().max())
 
 
 def positions_within(tokens: Tensor, separator: int) -> Tensor:
@@ -169,7 +195,10 @@ def load_tokenizer(folder: str | Path) -> Any:
 
 
 def tokenizer_digest(tokenizer: Any) -> str:
-    """Return blake3 of what a tokenizer does: vocabulary with the order of its tokens, merges, normalisation and special tokens.
+    """Return blake3 of what makes tokens of text: vocabulary with the order of its tokens, merges and normalisation.
+
+    Which tokens are special, and which of them were added behind the vocabulary (a pad token, for instance), is a matter of use: the
+    same file has one digest whoever opens it.
 
     Args:
         tokenizer: A `tokenizers.Tokenizer`, or a fast tokenizer of Transformers.
@@ -178,6 +207,15 @@ def tokenizer_digest(tokenizer: Any) -> str:
     # How a batch is cut and filled up is not what a token is.
     for entry in ("padding", "truncation"):
         found.pop(entry, None)
+    after = found.get("post_processor")
+    if after is not None and after.get("type") == "TemplateProcessing" and not after.get("special_tokens"):
+        found["post_processor"] = None  # adds nothing; Transformers sets it where there was none
+    known = found.get("model", {}).get("vocab", {})
+    known = set(known) if isinstance(known, dict) else {each[0] for each in known}
+    added = found.get("added_tokens") or []
+    found["added_tokens"] = [
+        [each["id"], each["content"]] for each in added if not each.get("special") and each["content"] not in known
+    ]
     return blake3(canonical(found)).hexdigest()
 
 
