@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import nn
 
-from bookkd.core.errors import ConfigError, expected
+from bookkd.core.errors import ConfigError, MissingExtraError, expected
 from bookkd.core.fields import SAMPLE
 from bookkd.core.names import require
 from bookkd.learning.hugging_face import BookLoss
@@ -24,7 +24,14 @@ from bookkd.methods import Method
 
 __all__ = ["BookSFTTrainer", "sft_rows"]
 
-_SFTTrainer: Any = require("trl", "language").SFTTrainer
+try:
+    from trl import SFTTrainer
+except ModuleNotFoundError as error:  # no extra brings it: it is for those who have it
+    raise MissingExtraError(
+        "This needs the package 'trl', which is not installed. Run: pip install 'bookkd[language]' trl"
+    ) from error
+
+_SFTTrainer: Any = SFTTrainer
 
 
 class BookSFTTrainer(BookLoss, _SFTTrainer):  # type: ignore[misc]

@@ -64,6 +64,8 @@ class TokenDataset:
                 raise DataError(expected("control", wish, token, where=self.name, do="Check the tokenizer."))
         if self.learnt is not None and np.shape(self.learnt) != np.shape(self.tokens):
             raise DataError(expected("learnt", f"one for each of {len(self.tokens)} tokens", np.shape(self.learnt)))
+        if self.learnt is not None:
+            object.__setattr__(self, "learnt", np.asarray(self.learnt, dtype=np.bool_))
         object.__setattr__(self, "ends", ends)
 
     @classmethod
