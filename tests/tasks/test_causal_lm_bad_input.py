@@ -16,7 +16,7 @@ from bookkd.learning.learner import Learner
 from bookkd.learning.step import Step
 from bookkd.learning.validation import measure_sequences
 from bookkd.making import make
-from bookkd.methods import LLMKD
+from bookkd.methods import LLMKD, Supervised
 from bookkd.tasks import CausalLM
 from bookkd.zoo import TokenDataset
 
@@ -103,6 +103,8 @@ def test_masks_that_contradict_are_refused(tmp_path):
         CausalLM(V, masked=(12,))
     with pytest.raises(ConfigError, match="`masked` to be without repeats, got 3 twice"):
         CausalLM(V, masked=(3, 3))
+    with pytest.raises(ConfigError, match=r"`label_smoothing` to be 0 with masked tokens, got 0\.1"):
+        learn(Tiny(9), WITHOUT, VIEWS, task=MASKED, method=Supervised(label_smoothing=0.1), training=training())
     with pytest.raises(ConfigError, match="`masked` to be some tokens, not all"):
         CausalLM(2, masked=(0, 1))
 

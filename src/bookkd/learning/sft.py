@@ -12,6 +12,7 @@ Imports TRL; no other module of this package does.
 from __future__ import annotations
 
 import copy
+import importlib
 from typing import Any
 
 from torch import nn
@@ -25,13 +26,13 @@ from bookkd.methods import Method
 __all__ = ["BookSFTTrainer", "sft_rows"]
 
 try:
-    from trl import SFTTrainer
+    trl: Any = importlib.import_module("trl")
 except ModuleNotFoundError as error:  # no extra brings it: it is for those who have it
     raise MissingExtraError(
         "This needs the package 'trl', which is not installed. Run: pip install 'bookkd[language]' trl"
     ) from error
 
-_SFTTrainer: Any = SFTTrainer
+_SFTTrainer: Any = trl.SFTTrainer
 
 
 class BookSFTTrainer(BookLoss, _SFTTrainer):  # type: ignore[misc]

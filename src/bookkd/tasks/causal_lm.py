@@ -12,6 +12,8 @@ from torch import Tensor
 from bookkd.core.check import at_least, unique
 from bookkd.core.errors import BookMismatchError, ConfigError, DataError, expected
 from bookkd.core.fields import INPUT, LABEL, LENGTH, LOGITS, TEACHER_LENGTH, TEACHER_SHIFT
+from bookkd.core.schedules import Schedule
+from bookkd.objectives import Term
 from bookkd.tasks._positions import PositionTask
 
 __all__ = ["CausalLM", "paired_positions"]
@@ -111,6 +113,16 @@ class CausalLM(PositionTask):
                 do = "Leave it out of the masked tokens, or hide its label."
                 raise DataError(expected("label", "none of the masked tokens", int(wrong[0]), where=self.name, do=do))
         return seen
+
+    def label_term(self, *, weight: float | Schedule, label_smoothing: float) -> Term:
+        """Return cross-entropy with the tokens that come next.
+
+        Raises:
+            ConfigError: for label smoothing beside masked tokens, which it would ask the student to say.
+        """
+        if self.masked and label_smoothing > 0:
+            raise ConfigError(expected("label_smoothing", "0 with masked tokens", label_smoothing, where=self.name))
+        return super().label_term(weight=weight, label_smoothing=label_smoothing)
 
     def targets(self, targets: Mapping[str, Any], batch: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return what the teacher says; of a text in other tokens, what it says at the position that belongs to each of the student's.
