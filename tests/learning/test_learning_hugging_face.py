@@ -10,17 +10,17 @@ transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
 
 from bookkd.book import Dense, Sampled, TopK  # noqa: E402
-from bookkd.core.errors import BookMismatchError, ConfigError, ViewMismatchError  # noqa: E402
+from bookkd.core.errors import BookMismatchError, ConfigError, DataError, ViewMismatchError  # noqa: E402
 from bookkd.core.schedules import Clock  # noqa: E402
 from bookkd.knowledge import StoredKnowledge, Teacher  # noqa: E402
 from bookkd.learning.hugging_face import BookTrainer, tokens_of  # noqa: E402
 from bookkd.learning.learner import Learner  # noqa: E402
 from bookkd.learning.step import Step  # noqa: E402
 from bookkd.making import make  # noqa: E402
-from bookkd.methods import LLMKD  # noqa: E402
+from bookkd.methods import LLMKD, build_method  # noqa: E402
 from bookkd.tasks import CausalLM  # noqa: E402
 from bookkd.views import Replay, Views  # noqa: E402
-from bookkd.zoo import LanguageModel, create_causal_lm  # noqa: E402
+from bookkd.zoo import LanguageModel, create_causal_lm, positions_within  # noqa: E402
 
 V = 20
 SHAPE = {"model_type": "gpt2", "n_head": 2, "n_positions": 32, "attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0}
@@ -151,7 +151,7 @@ def test_other_tokens_are_found_by_the_probe(book, tmp_path):
 
 def test_what_cannot_be_is_refused_before_training(book, tmp_path):
     how = arguments(tmp_path)
-    with pytest.raises(BookMismatchError, match=r"`rows` to be 24, as .*got 23"):
+    with pytest.raises(BookMismatchError, match=r"`rows` to be 24, as .*got 23.*say which they are: rows="):
         BookTrainer(model(0), how, book=book.path, train_dataset=ROWS[:-1])
     with pytest.raises(BookMismatchError, match=r"at least 20, the vocabulary of .*got 12"):
         BookTrainer(model(0, outputs=12), how, book=book.path, train_dataset=ROWS)
@@ -164,6 +164,162 @@ def test_what_cannot_be_is_refused_before_training(book, tmp_path):
     left = BookTrainer(model(0), how, book=book.path, train_dataset=ROWS, data_collator=padded_left)
     with pytest.raises(ConfigError, match="`padding` to be at the end of each row"):
         left.train()
+    for change, message in (
+        ({"label_smoothing_factor": 0.1}, "`label_smoothing_factor` to be absent, got 0.1.*The loss is the method's"),
+        ({"gradient_accumulation_steps": 2, "per_device_train_batch_size": 2}, None),
+    ):
+        changed = arguments(tmp_path, **change)
+        if message is not None:
+            with pytest.raises(ConfigError, match=message):
+                BookTrainer(model(0), changed, book=book.path, train_dataset=ROWS)
+        else:
+            BookTrainer(model(0), changed, book=book.path, train_dataset=ROWS)
+    with pytest.raises(ConfigError, match="`compute_loss_func` to be absent"):
+        BookTrainer(model(0), how, book=book.path, train_dataset=ROWS, compute_loss_func=lambda *_, **__: 0)
+    with pytest.raises(ConfigError, match="one row of the book, below 24, for each of 2"):
+        BookTrainer(model(0), how, book=book.path, train_dataset=ROWS[:2], rows=[0, 24])
+
+
+@pytest.mark.parametrize("name", ["dkd", "dist", "bookkd", "dml", "beta-smoothing", "tfkd-reg", "takd"])
+def test_methods_that_it_does_not_serve_are_refused(book, tmp_path, name):
+    method = build_method(name)
+    with pytest.raises(ConfigError, match=r"one that method .* serves|one without"):
+        BookTrainer(model(0), arguments(tmp_path), book=book.path, train_dataset=ROWS, method=method)
+
+
+def test_rows_in_another_order_are_refused_before_training(book, tmp_path):
+    """The likeliest slip: the script shuffled its rows after the book was made."""
+    with pytest.raises(ViewMismatchError, match="sample"):
+        BookTrainer(model(0), arguments(tmp_path), book=book.path, train_dataset=ROWS[::-1])
+    with pytest.raises(ViewMismatchError, match="sample"):
+        BookTrainer(model(0), arguments(tmp_path), book=book.path, train_dataset=ROWS[1:] + ROWS[:1])
+
+
+def test_a_part_of_the_rows_in_another_order_is_found_by_their_numbers(book, tmp_path):
+    places = [7, 3, 20, 11]
+    some, said = [ROWS[place] for place in places], []
+
+    class Spy(StoredKnowledge):
+        def targets(self, batch, fields=None):
+            said.append(batch["sample"].tolist())
+            return super().targets(batch, fields)
+
+    trainer = BookTrainer(
+        model(9), arguments(tmp_path, per_device_train_batch_size=4), book=Spy(book.path), train_dataset=some, rows=places,
+        data_collator=collator, probe_share=1.0,
+    )  # fmt: skip
+    trainer.train()
+    assert sorted(said[0]) == sorted(places)
+
+
+def test_rows_that_are_padded_already_are_cut_by_their_mask(book, tmp_path):
+    """`padding="max_length"`: the book is of the tokens alone, and the run is that of the rows without padding."""
+
+    def padded(row):
+        ids, labels, more = row["input_ids"], row["labels"], 14 - len(row["input_ids"])
+        mask = [1] * len(ids) + [0] * more
+        return {"input_ids": ids + [0] * more, "labels": labels + [-100] * more, "attention_mask": mask}
+
+    long = [padded(row) for row in ROWS]
+    mine, theirs = tokens_of(long, vocabulary=V), tokens_of(ROWS, vocabulary=V)
+    assert np.array_equal(mine.ends, theirs.ends)
+    assert np.array_equal(mine.tokens, theirs.tokens)
+    assert np.array_equal(mine.learnt, theirs.learnt)
+
+    def stack(given):
+        return {key: torch.tensor([row[key] for row in given]) for key in ("input_ids", "labels", "attention_mask")}
+
+    student = model(9)
+    trainer = BookTrainer(
+        student, arguments(tmp_path / "a"), book=book.path, train_dataset=long, data_collator=stack, probe_share=1.0
+    )
+    trainer.train()
+    plain, _ = trained(book, tmp_path / "b")
+    torch.testing.assert_close(flat(student), flat(plain), rtol=1e-5, atol=1e-6)
+    left = [{key: value[::-1] for key, value in row.items()} for row in long]
+    with pytest.raises(DataError, match=r"in front of tokens \(tokens, sample 0\)\. Set the tokenizer.s padding_side"):
+        tokens_of(left, vocabulary=V)
+
+
+def test_rows_that_a_collator_cuts_or_lays_end_to_end_are_refused_in_words(book, tmp_path):
+    def cut(given):
+        return {name: value[:, :5] for name, value in collator(given).items()}
+
+    def flattened(given):
+        ids = [token for row in given for token in row["input_ids"]]
+        return {"input_ids": torch.tensor([ids]), "labels": torch.tensor([ids])}
+
+    for collate, error, message in (
+        (
+            cut,
+            BookMismatchError,
+            r"`positions` to be \d+, as the book has, got 4 .*sample \d+\)\. Was it padded, or cut",
+        ),
+        (flattened, ConfigError, r"one row for each of 24, got 1 \(collator\)\. Leave padding_free"),
+    ):
+        trainer = BookTrainer(
+            model(0), arguments(tmp_path), book=book.path, train_dataset=ROWS, data_collator=collate, probe_share=0
+        )
+        with pytest.raises(error, match=message):
+            trainer.train()
+
+
+def test_a_column_of_the_users_that_is_called_sample_stays_theirs(book, tmp_path):
+    named = [{**row, "sample": f"text {place}"} for place, row in enumerate(ROWS)]
+    seen = []
+
+    def collate(given):
+        seen.extend(row["sample"] for row in given)
+        return collator(given)
+
+    trainer = BookTrainer(
+        model(0), arguments(tmp_path, remove_unused_columns=False), book=book.path, train_dataset=named,
+        data_collator=collate, eval_dataset=named[:3],
+    )  # fmt: skip
+    trainer.train()
+    trainer.evaluate()
+    assert set(seen) == {f"text {place}" for place in range(24)}
+
+
+@pytest.mark.parametrize("takes", ["no keywords", "says no"])
+def test_evaluation_is_that_of_a_trainer_whatever_a_model_takes(book, tmp_path, takes):
+    class Plain(type(model(0))):
+        if takes == "says no":
+            accepts_loss_kwargs = False
+        else:
+
+            def forward(self, input_ids=None, attention_mask=None, labels=None):
+                return super().forward(input_ids=input_ids, attention_mask=attention_mask, labels=labels)
+
+    student = Plain(model(3).config)
+    student.load_state_dict(model(3).state_dict())
+    options = {"eval_dataset": ROWS[:6], "data_collator": collator}
+    plain = transformers.Trainer(student, arguments(tmp_path), train_dataset=ROWS, **options)
+    mine = BookTrainer(student, arguments(tmp_path), train_dataset=ROWS, book=book.path, **options)
+    assert mine.evaluate()["eval_loss"] == pytest.approx(plain.evaluate()["eval_loss"], rel=1e-6)
+
+
+def test_the_loss_of_experts_is_added(book, tmp_path):
+    shape = {
+        "model_type": "mixtral", "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2, "hidden_size": 16,
+        "intermediate_size": 16, "num_local_experts": 2, "output_router_logits": True, "max_position_embeddings": 32,
+    }  # fmt: skip
+
+    def router(weight):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            student = create_causal_lm({**shape, "router_aux_loss_coef": weight}, vocabulary=V).model
+        BookTrainer(student, arguments(tmp_path), book=book.path, train_dataset=ROWS, data_collator=collator).train()
+        return flat(student)
+
+    assert not torch.equal(router(0.0), router(10.0))
+
+
+def test_masks_of_trl_without_labels_are_refused():
+    with pytest.raises(
+        DataError, match=r"`labels` to be given beside completion_mask, .*sample 0\)\. Give labels with -100"
+    ):
+        tokens_of([{"input_ids": [1, 2], "completion_mask": [0, 1]}], vocabulary=V)
 
 
 def test_another_tokenizer_is_refused(tmp_path):
@@ -184,14 +340,40 @@ def test_another_tokenizer_is_refused(tmp_path):
         BookTrainer(model(0), arguments(tmp_path), book=book.path, train_dataset=ROWS, processing_class=other)
 
 
-def test_draws_teach_too(tmp_path):
-    book = make(
-        tmp_path / "b",
-        Teacher(LanguageModel(model(1, 32))),
-        tokens_of(ROWS, vocabulary=V),
-        VIEWS,
-        task=TASK,
-        codec=Sampled(40),
+def test_draws_teach_what_all_probabilities_teach(tmp_path):
+    """Of a teacher that is sure of something, the first step from draws points where that from every probability does."""
+    speaker = model(1, 32)
+    with torch.no_grad():
+        speaker.transformer.wte.weight.mul_(20)
+    teacher, data, steps = Teacher(LanguageModel(speaker)), tokens_of(ROWS, vocabulary=V), []
+    for name, codec in (("whole", Dense("float32")), ("draws", Sampled(127))):
+        book = make(tmp_path / name, teacher, data, VIEWS, task=TASK, codec=codec)
+        steps.append(flat(trained(book, tmp_path / "run")[0]) - flat(model(9)))
+    assert float(torch.cosine_similarity(*steps, dim=0)) > 0.95
+
+
+def test_documents_that_the_teacher_kept_apart_stay_apart(tmp_path):
+    """With position_ids of the collator the student sees what the teacher saw; without them it is refused."""
+    data, teacher = tokens_of(ROWS, vocabulary=V), Teacher(LanguageModel(model(1, 32), separator=0))
+    book = make(tmp_path / "b", teacher, data, VIEWS, task=TASK)
+    assert book.plan.teachers[0].mode == "eval, documents apart at token 0"
+
+    def apart(given):
+        batch = collator(given)
+        return {**batch, "position_ids": positions_within(batch["input_ids"], 0)}
+
+    def trainer(collate):
+        return BookTrainer(model(9), arguments(tmp_path), book=book.path, train_dataset=ROWS, data_collator=collate)
+
+    with pytest.raises(
+        ConfigError, match=r"`position_ids` to be in the batch, got 'none' .*documents apart at token 0"
+    ):
+        trainer(collator).train()
+    done = trainer(apart)
+    done.train()
+    mine = LanguageModel(model(9), separator=0)
+    learner, step = Learner(mine, TASK), Step(LLMKD().objective(TASK), TASK, StoredKnowledge(book.path))
+    batch = Replay(data, VIEWS).batch([(row, 0) for row in range(len(ROWS))])
+    assert done.state.log_history[0]["loss"] == pytest.approx(
+        float(step.loss(learner, batch, Clock()).loss.detach()), rel=1e-4
     )
-    student, _ = trained(book, tmp_path / "run")
-    assert torch.isfinite(flat(student)).all()

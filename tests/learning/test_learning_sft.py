@@ -104,7 +104,7 @@ def test_every_format_of_sft_learns_from_a_book(tmp_path, name):
     )  # fmt: skip
     plain = trainer.compute_loss
     trainer.compute_loss = lambda m, inputs, **options: (
-        seen.append(inputs["sample"].tolist()),
+        seen.append(inputs["bookkd_row"].numbers.tolist()),
         plain(m, inputs, **options),
     )[1]
     trainer.train()
@@ -160,7 +160,7 @@ def test_other_rows_are_refused_before_training(tmp_path):
         )  # fmt: skip
 
     with pytest.raises(
-        BookMismatchError, match=r"`row \d` to be of 8 tokens, as .*got \d+\. Cut the rows at the length"
+        ViewMismatchError, match=r"Row 5 has 9 tokens, the book's 8: one of them was cut at another length"
     ):
         run(data("text"))
     with pytest.raises(BookMismatchError, match="`rows` to be 10"):

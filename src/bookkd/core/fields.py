@@ -14,6 +14,7 @@ from typing import Any
 from bookkd.core.errors import ConfigError, expected
 
 __all__ = [
+    "COUNTS",
     "IGNORE_LABEL",
     "INPUT",
     "LABEL",
@@ -62,6 +63,8 @@ LABEL = "label"
 """int64 [batch]: the class; `IGNORE_LABEL` where the student may not see it. Several labels, or numbers: [batch, ...]."""
 LENGTH = "length"
 """int64 [batch]: the positions of a sequence that are no padding; only where the data set is of sequences."""
+COUNTS = "counts"
+"""int64 [batch], on the processor: the positions that a book should have of each record; only where somebody compares."""
 LABEL_LENGTH = "label_length"
 """int64 [batch]: the entries of a label that are no padding; only where the data set is of sequences and labels are such."""
 TEACHER_LENGTH = "teacher_length"

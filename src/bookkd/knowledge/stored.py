@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -24,8 +25,18 @@ from bookkd.book import (
     TeacherInfo,
 )
 from bookkd.core.check import unique
-from bookkd.core.errors import ConfigError, expected
-from bookkd.core.fields import INPUT, LOGITS, PROBE_HASH, PROBE_PROJECTIONS, PROBE_TAKEN, SAMPLE, VIEW, FieldInfo
+from bookkd.core.errors import BookMismatchError, ConfigError, expected
+from bookkd.core.fields import (
+    COUNTS,
+    INPUT,
+    LOGITS,
+    PROBE_HASH,
+    PROBE_PROJECTIONS,
+    PROBE_TAKEN,
+    SAMPLE,
+    VIEW,
+    FieldInfo,
+)
 from bookkd.core.names import choose
 from bookkd.knowledge.base import Teacherless
 from bookkd.losses import BakedTarget, ClassTarget, CombinedTarget, DenseTarget, SampledTarget, SparseTarget, Target
@@ -83,6 +94,7 @@ class StoredKnowledge(Teacherless):
 
         Raises:
             ViewMismatchError: if a view in the batch is not the one that the teacher saw.
+            BookMismatchError: if the batch has `counts`, and a sequence in it has more or fewer positions than the teacher saw.
             UnknownNameError: if the book has no such field.
         """
         wanted = list(self._fields) if fields is None else [choose(name, self._fields, "field") for name in fields]
@@ -90,6 +102,8 @@ class StoredKnowledge(Teacherless):
         self.check(batch)
         combined = LOGITS in wanted and LOGITS not in self.book.fields
         read = self.book.read(samples, views, self._stored(wanted))
+        if batch.get(COUNTS) is not None:
+            self._check_counts(read, np.asarray(batch[COUNTS]), samples)
         device = batch[INPUT].device if INPUT in batch else torch.device("cpu")
         said: dict[str, Target] = {name: self._target(name, read[name], device) for name in read}
         if combined:
@@ -118,6 +132,20 @@ class StoredKnowledge(Teacherless):
             return target
         only = float(baked["temperature"])
         return target.promising(only) if isinstance(target, SparseTarget) else BakedTarget(target, only)
+
+    def _check_counts(
+        self, read: Mapping[str, Said], counts: npt.NDArray[np.int64], samples: npt.NDArray[np.int64]
+    ) -> None:
+        """Refuse sequences that have another number of positions than the teacher saw, before they are laid end to end."""
+        for said in read.values():
+            if not isinstance(said, RaggedArray | Positions):
+                continue
+            wrong = np.flatnonzero(said.counts != counts)
+            if len(wrong):
+                row = int(wrong[0])
+                where, do = f"{self.book.path}, sample {int(samples[row])}", "Was it padded, or cut at another length?"
+                wish = f"{int(said.counts[row])}, as the book has"
+                raise BookMismatchError(expected("positions", wish, int(counts[row]), where=where, do=do))
 
     def check(self, batch: Mapping[str, Any]) -> None:
         """Compare the probes that the batch carries with the book's; a batch or book without probes passes."""

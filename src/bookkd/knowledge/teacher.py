@@ -71,12 +71,17 @@ class Teacher:
 
     @property
     def mode(self) -> str:
-        """How it runs: "eval", with its preprocessing in words; a book is not gone on with by one that runs otherwise."""
+        """How it runs: "eval", with what the network says of its `mode` and its preprocessing in words.
+
+        A book is not gone on with by one that runs otherwise.
+        """
+        own = getattr(self.network, "mode", "")
+        found = f"eval, {own}" if isinstance(own, str) and own else "eval"
         if self.preprocess is _as_is:
-            return "eval"
+            return found
         if hasattr(self.preprocess, "__qualname__"):
-            return f"eval, {self.preprocess.__module__}:{self.preprocess.__qualname__}"
-        return "eval, " + " ".join(_ADDRESS.sub("", repr(self.preprocess)).split())
+            return f"{found}, {self.preprocess.__module__}:{self.preprocess.__qualname__}"
+        return f"{found}, " + " ".join(_ADDRESS.sub("", repr(self.preprocess)).split())
 
     @property
     def info(self) -> TeacherInfo:

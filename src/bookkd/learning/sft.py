@@ -13,14 +13,17 @@ from __future__ import annotations
 
 import copy
 import importlib
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from torch import nn
 
 from bookkd.core.errors import ConfigError, MissingExtraError, expected
-from bookkd.core.fields import SAMPLE
 from bookkd.core.names import require
-from bookkd.learning.hugging_face import BookLoss
+from bookkd.learning._hugging_face_rows import Collator
+from bookkd.learning.hugging_face import BookLoss, check_model
 from bookkd.methods import Method
 
 __all__ = ["BookSFTTrainer", "sft_rows"]
@@ -47,6 +50,7 @@ class BookSFTTrainer(BookLoss, _SFTTrainer):  # type: ignore[misc]
         args: `trl.SFTConfig`.
         book: Folder or address of the book, or knowledge that was opened before.
         method: What to minimise; `LLMKD()` where None.
+        rows: Row of the book of each row that TRL makes, where those are a part or another order of them; None where they are the same.
         probe_share: Share of the rows whose tokens are compared with those that the teacher saw, 0 to 1.
         **options: Of `trl.SFTTrainer`.
 
@@ -63,16 +67,17 @@ class BookSFTTrainer(BookLoss, _SFTTrainer):  # type: ignore[misc]
         *,
         book: Any,
         method: Method | None = None,
+        rows: Sequence[int] | npt.NDArray[np.int64] | None = None,
         probe_share: float = 0.02,
         **options: Any,
     ) -> None:
         _check(args)
-        self.open_book(book, method, probe_share)
+        self.open_book(book, method, probe_share, args, options)
         super().__init__(model, args, **options)
         _check(self.args)
-        self.check_rows(self.train_dataset, self.model, self.processing_class)
-        self.train_dataset: Any = self.train_dataset.add_column(SAMPLE, list(range(len(self.train_dataset))))
-        self.take_numbers()
+        check_model(self.knowledge.book.plan, self.model, self.processing_class, str(self.knowledge.book.path))
+        self.train_dataset: Any = self.numbered(self.train_dataset, rows)
+        self.data_collator: Any = Collator(self.data_collator)
 
 
 def sft_rows(dataset: Any, args: Any, processing_class: Any, **options: Any) -> Any:

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from bookkd.core.fields import PROBE_HASH, PROBE_PROJECTIONS, PROBE_TAKEN, SAMPLE, VIEW
+from bookkd.core.fields import COUNTS, LENGTH, PROBE_HASH, PROBE_PROJECTIONS, PROBE_TAKEN, SAMPLE, TEACHER_LENGTH, VIEW
 from bookkd.core.protocols import Knowledge
 from bookkd.core.schedules import Clock
 from bookkd.learning.learner import Learner
@@ -65,6 +65,16 @@ class Step:
         self.knowledge = knowledge
         self.fields = tuple(dict.fromkeys(source for name in objective.needs() for source in task.sources(name)))
 
+    def _asked(self, batch: Batch) -> Batch:
+        """Return the batch with the positions that a book should have of each sequence, where comparing them costs no waiting."""
+        lengths = batch.get(LENGTH)
+        if lengths is None or lengths.device.type != "cpu":
+            return batch
+        if batch.get(TEACHER_LENGTH) is not None:
+            return {**batch, COUNTS: batch[TEACHER_LENGTH] - 1}  # of the text in the teacher's tokens
+        counts = self.task.of_teacher().counts(batch)
+        return batch if counts is None else {**batch, COUNTS: counts}
+
     def totals(self, group: Sequence[Batch]) -> Tensor:
         """Return the weight that each term's mean is divided by: over micro-batches and over ranks, [n_terms]."""
         self.objective.refuse_split(len(group) * (dist.get_world_size() if _distributed() else 1))
@@ -83,7 +93,9 @@ class Step:
             clock: Resolves schedules.
             totals: From `totals` of the whole group that the batch is part of; None where the batch stands alone.
         """
-        said = {} if self.knowledge is None or not self.fields else self.knowledge.targets(batch, self.fields)
+        said = (
+            {} if self.knowledge is None or not self.fields else self.knowledge.targets(self._asked(batch), self.fields)
+        )
         totals = self.totals([batch]) if totals is None else totals
         # From here on everything is as losses see it, which may be another shape than networks and books have.
         student, targets, seen = (

@@ -10,6 +10,7 @@ from bookkd.zoo.language import (
     load_causal_lm,
     load_tokenizer,
     pack,
+    positions_within,
     special_tokens,
     tokenizer_digest,
 )
@@ -53,6 +54,7 @@ __all__ = [
     "load_weights",
     "open_dataset",
     "pack",
+    "positions_within",
     "save_weights",
     "special_tokens",
     "tokenizer_digest",

@@ -25,6 +25,7 @@ __all__ = [
     "load_causal_lm",
     "load_tokenizer",
     "pack",
+    "positions_within",
     "special_tokens",
     "tokenizer_digest",
 ]
@@ -63,6 +64,11 @@ class LanguageModel(nn.Module):
             options["position_ids"] = positions_within(tokens, self.separator)
         logits: Tensor = self.model(input_ids=tokens, **options).logits
         return logits
+
+    @property
+    def mode(self) -> str:
+        """What a book notes of how it runs."""
+        return "" if self.separator is None else f"documents apart at token {self.separator}"
 
     def _keeps_apart(self, separator: int) -> bool:
         """Find out whether a document says the same alone and behind another: no signature tells.
