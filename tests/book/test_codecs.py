@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 from tests.book.cases import CASES, bucket, half_a_step
 
 from bookkd.book import CODECS, Dense, FieldPlan, Int8, Raw, TopK, codec_from_config
-from bookkd.book.codecs import UnreadableRowError
+from bookkd.book.codecs import UnfitRowError, UnreadableRowError
 from bookkd.core.errors import ConfigError, FidelityError, TeacherOutputError, UnknownNameError
 from bookkd.testing.codecs import CHECKS, CodecCase, check_codec, check_lost_mass_is_told
 
@@ -198,3 +198,12 @@ def test_a_record_that_top_k_does_not_write_is_refused(part, value, reason):
 def test_configuration_errors(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+def test_top_k_names_the_row_that_float16_cannot_hold(monkeypatch):
+    """Also where rows are worked on a few at a time."""
+    monkeypatch.setattr("bookkd.book.codecs.heavy._CACHED", 8)
+    rows = np.zeros((9, 4), dtype=np.float32)
+    rows[7, 1] = -1e5
+    with pytest.raises(UnfitRowError, match="Row 7 cannot be encoded"):
+        TopK(4).encode(rows)

@@ -11,12 +11,14 @@ from bookkd.losses import (
     DenseTarget,
     SampledTarget,
     SparseTarget,
+    claims,
     cross_entropy,
     generalised_jsd,
     reverse_kl,
     soft_target_kl,
 )
 from bookkd.objectives import Objective, _chunks, bind, labelled
+from bookkd.objectives._chunks import by_chunks
 
 N, V, K = 23, 11, 4
 CLOCK = Clock(0, 0.0, 1)
@@ -111,3 +113,23 @@ def test_small_logits_and_other_shapes_stay_whole():
     assert _chunks.rows_of_chunk(torch.zeros(128, 1000)) is None
     assert _chunks.rows_of_chunk(torch.zeros(2, 3, 4)) is None
     assert _chunks.rows_of_chunk(torch.empty(2048, 32000, device="meta")) == 131
+
+
+@pytest.mark.parametrize("kind", ["sparse", "sampled", "dense"])
+def test_a_loss_on_a_few_classes_goes_by_positions_itself(monkeypatch, kind):
+    """And is passed on in one piece; one of a user's own, or on all classes, is cut."""
+
+    @claims(sparse=True, linear=True, t_squared=True)
+    def own(student, teacher, *, temperature, t_squared, class_reduction):
+        return soft_target_kl(
+            student, teacher, temperature=temperature, t_squared=t_squared, class_reduction=class_reduction
+        )
+
+    seen, student = [], torch.zeros(N, V, dtype=torch.float64)
+    monkeypatch.setattr(_chunks, "_WHOLE", 0)
+    monkeypatch.setattr(_chunks, "_CHUNK", 4 * V)
+    monkeypatch.setattr("bookkd.objectives.objective.by_chunks", lambda *given: seen.append(1) or by_chunks(*given))
+    for loss in (soft_target_kl, own):
+        term = bind(loss, teacher=LOGITS, class_reduction="sum", **SOFT)
+        Objective((term,)).sums({LOGITS: student}, {LOGITS: targets()[kind]}, {}, torch.ones(N), CLOCK)
+    assert len(seen) == (2 if kind == "dense" else 1)

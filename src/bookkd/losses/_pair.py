@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bookkd.core.check import positive
 from bookkd.core.errors import ConfigError, FidelityError, expected
+from bookkd.losses._picked import log_probabilities_of, picked
 from bookkd.losses.drawn import ClassTarget, SampledTarget
 from bookkd.losses.targets import FullTarget, SparseTarget, Target, as_target, computing_dtype
 
@@ -90,19 +91,17 @@ def log_pair(student: Tensor, teacher: Target | Tensor, temperature: float, loss
         raise target.refuse(loss)
     check_student(student, target, loss)
     dtype = computing_dtype(student.dtype, target.dtype)
-    logits = student.to(dtype) / temperature
     if not isinstance(target, SparseTarget):
+        logits = student.to(dtype) / temperature
         return logits.log_softmax(-1), target.log_probabilities(temperature).to(dtype)
     log_t = target.kept_log_probabilities(temperature).to(dtype)
-    kept = logits.gather(-1, target.indices)
     if target.k == target.n_classes:
+        kept = student.gather(-1, target.indices).to(dtype) / temperature
         return kept.log_softmax(-1), log_t
-    # 1 - P cancels where the student is sure; the tail's own logsumexp does not. The kept classes are set very low
-    # instead of to -inf, since the gradient of logsumexp is NaN where the student rules out every other class.
-    low = torch.finfo(dtype).min / 4
-    others = logits.scatter(-1, target.indices, low).logsumexp(-1, keepdim=True)
+    # 1 - P cancels where the student is sure; the log-sum-exp of the others does not.
+    outcomes = picked(student, target.indices, temperature, dtype, apart=True)
     log_tail = target.log_tail(temperature).to(dtype).unsqueeze(-1)
-    return torch.cat([kept, others], -1).log_softmax(-1), torch.cat([log_t, log_tail], -1)
+    return outcomes.log_softmax(-1), torch.cat([log_t, log_tail], -1)
 
 
 def drawn_pair(student: Tensor, target: SampledTarget, temperature: float, loss: str) -> tuple[Tensor, Tensor]:
@@ -115,8 +114,7 @@ def drawn_pair(student: Tensor, target: SampledTarget, temperature: float, loss:
     target.check_temperature(temperature, loss)
     check_student(student, target, loss)
     dtype = computing_dtype(student.dtype, target.dtype)
-    logits = student.to(dtype) / temperature
-    log_q = logits.gather(-1, target.classes) - logits.logsumexp(-1, keepdim=True)
+    log_q = log_probabilities_of(student, target.classes, temperature, dtype)
     return log_q, target.weights.detach().to(dtype)
 
 

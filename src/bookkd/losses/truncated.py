@@ -10,6 +10,7 @@ from bookkd.core.check import positive
 from bookkd.core.errors import ConfigError, expected
 from bookkd.core.names import choose
 from bookkd.losses._pair import check_student, kl, scaled
+from bookkd.losses._picked import log_probabilities_of
 from bookkd.losses.claims import claims
 from bookkd.losses.drawn import ClassTarget, SampledTarget
 from bookkd.losses.targets import SparseTarget, Target, computing_dtype
@@ -75,7 +76,8 @@ def truncated_kl(
     else:
         log_t = teacher.renormalised_log_probabilities(temperature)
     dtype = computing_dtype(student.dtype, log_t.dtype)
-    logits = student.to(dtype) / temperature
-    log_q = logits.gather(-1, teacher.indices)
-    log_q = log_q.log_softmax(-1) if renormalise == "both" else log_q - logits.logsumexp(-1, keepdim=True)
+    if renormalise == "both":
+        log_q = (student.gather(-1, teacher.indices).to(dtype) / temperature).log_softmax(-1)
+    else:
+        log_q = log_probabilities_of(student, teacher.indices, temperature, dtype)
     return scaled(kl(log_t.to(dtype), log_q), temperature, t_squared)

@@ -23,6 +23,7 @@ from bookkd.core.rng import generator
 from bookkd.knowledge import LiveKnowledge, StoredKnowledge, Teacher, keys_of, member_fields, with_pool_of
 from bookkd.making.local import peak_memory_bytes, plan_book, say
 from bookkd.making.merging import merged_plan, sources_of
+from bookkd.making.on_device import encoding_on
 from bookkd.tasks import Task
 from bookkd.views import Pick, Replay, Views, check_replay, collate, differences
 from bookkd.zoo import fingerprint
@@ -303,7 +304,8 @@ def _write(
         num_workers=workers,
         generator=torch.Generator(),
     )
-    with torch.inference_mode():
+    device = speakers[0][1].teacher.device if speakers else "cpu"
+    with torch.inference_mode(), encoding_on(device):
         for batch in loader:
             view, start = int(batch[VIEW][0]), int(batch[SAMPLE][0])
             _check_old(stored, batch, view)

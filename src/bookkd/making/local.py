@@ -23,6 +23,7 @@ from bookkd.knowledge import LiveKnowledge, Teacher, keys_of
 from bookkd.losses import DenseTarget
 from bookkd.making.batch_size import find_batch_size
 from bookkd.making.choosing import Told, chosen_codec
+from bookkd.making.on_device import encoding_on
 from bookkd.tasks import Task
 from bookkd.views import Pick, Replay, Views, check_replay, collate
 from bookkd.zoo import fingerprint
@@ -209,7 +210,7 @@ def _write_units(
         # A generator of its own, since a DataLoader otherwise draws from the global one.
         generator=torch.Generator(),
     )
-    with torch.inference_mode():
+    with torch.inference_mode(), encoding_on(knowledge.teacher.device):
         for batch in loader:
             rows = len(batch["sample"])
             view, start = int(batch["view"][0]), int(batch["sample"][0])

@@ -18,6 +18,7 @@ from bookkd.core.fields import LOGITS
 from bookkd.knowledge import LiveKnowledge, StoredKnowledge, Teacher, keys_of, member_fields, with_pool_of
 from bookkd.making.growing import check_samples
 from bookkd.making.local import say
+from bookkd.making.on_device import encoding_on
 from bookkd.tasks import Task
 from bookkd.views import Pick, Replay, Views
 
@@ -70,7 +71,9 @@ def repair(
             book = Book(path)
         except BookCorruptError:
             raise error from None  # a manifest is lost, of which no teacher knows
-    return repair_files(path, _speaker(book, given, dataset, views, task), keys=found, accept=accept, progress=progress)
+    speaker = _speaker(book, given, dataset, views, task)
+    with encoding_on(given[0].device if given else "cpu"):
+        return repair_files(path, speaker, keys=found, accept=accept, progress=progress)
 
 
 def _speaker(book: Book, given: Sequence[Teacher], dataset: Any, views: Views, task: Task) -> Any:

@@ -12,7 +12,7 @@ from torch import Tensor
 from bookkd.core.check import unique
 from bookkd.core.errors import ConfigError, expected
 from bookkd.core.schedules import Clock, Steps, resolve
-from bookkd.losses import Target
+from bookkd.losses import LOSSES, SampledTarget, SparseTarget, Target
 from bookkd.losses.targets import computing_dtype
 from bookkd.objectives._chunks import by_chunks, part_of, rows_of_chunk
 from bookkd.objectives.connectors import Connector
@@ -205,7 +205,7 @@ def _value(
 ) -> Tensor:
     """Return the values of a pointwise term; where it has many positions of many classes, a few at a time."""
     student = student_fields.get(term.field)
-    whole = term.claims.scope != "position" or term.gradient
+    whole = term.claims.scope != "position" or term.gradient or _picks(term, targets)
     rows = None if student is None or whole else rows_of_chunk(student)
     if student is None or rows is None:
         return term.value(student_fields, targets, batch, clock)
@@ -219,6 +219,16 @@ def _value(
     return by_chunks(evaluate, student, rows)
 
 
+def _picks(term: Term, targets: Mapping[str, Target | Tensor]) -> bool:
+    """Say whether a loss takes a few classes of the logits alone: it goes by positions itself, in one pass each way.
+
+    That is so of the package's own losses, see `losses/_picked.py`, unless the few are all that there are.
+    """
+    target = None if term.teacher is None or term.own or term.transforms else targets.get(term.teacher)
+    few = isinstance(target, SampledTarget) or (isinstance(target, SparseTarget) and target.k < target.n_classes)
+    return few and term.claims.sparse and term.loss in LOSSES.values()
+
+
 def _moves(temperature: object) -> bool:
     return callable(temperature) and not isinstance(temperature, Steps)
 
@@ -229,6 +239,8 @@ def _shielded(student: Tensor, skipped: Tensor) -> Tensor:
     Masking the loss is not enough: inside it 0 times infinity is NaN on the way back.
     """
     if not student.requires_grad or student.shape[: skipped.ndim] != skipped.shape:
+        return student
+    if skipped.device.type == "cpu" and not skipped.any():  # elsewhere it would wait for the device to know
         return student
     spread = skipped.reshape((*skipped.shape, *[1] * (student.ndim - skipped.ndim)))
     view = student.view_as(student)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bookkd.book.codecs.base import Array, Codec, Parts, RowIds, SampledArray, UnreadableRowError
+from bookkd.book.codecs.heavy import heavy, parts_of
 from bookkd.book.ragged import RaggedArray, offsets_of
 from bookkd.core.check import at_least, positive
 from bookkd.core.errors import ConfigError, expected
@@ -17,7 +18,6 @@ from bookkd.core.rng import philox4x32, stream_id
 
 __all__ = ["Sampled"]
 
-_CHUNK_VALUES = 2**21
 _MOST_DRAWS = 4096
 _TURN_BITS = 12
 _MASK32 = np.uint64(2**32 - 1)
@@ -99,12 +99,10 @@ class Sampled(Codec):
                 expected("ids", wish, got, where="codec sampled", do="Pass RowIds(samples, view, field).")
             )
         n_classes, drawn = values.shape[1], np.empty((len(values), self.draws), dtype=np.int64)
-        rows = max(1, _CHUNK_VALUES // n_classes)
-        for start in range(0, len(values), rows):
-            chunk = values[start : start + rows].astype(np.float64)
-            uniforms = self._uniforms(ids.part(slice(start, start + rows)))
-            drawn[start : start + rows] = _draw(chunk / self.temperature, uniforms)
-        drawn.sort(axis=1)
+        for part in parts_of(len(values), self.draws):
+            # In order: the same classes, found in half the time.
+            uniforms = np.sort(self._uniforms(ids.part(part)), axis=1)
+            drawn[part] = heavy().draw(values[part], self.temperature, uniforms)
         fresh = np.ones_like(drawn, dtype=np.bool_)
         fresh[:, 1:] = drawn[:, 1:] != drawn[:, :-1]
         # A row begins with a fresh class, so that no run of equal classes goes on into the next row.
@@ -175,15 +173,3 @@ def _unpacked(entries: Array, n_classes: int) -> tuple[npt.NDArray[np.int64], np
 
 def _class_bits(n_classes: int) -> int:
     return max(1, (n_classes - 1).bit_length())
-
-
-def _draw(scaled: Array, uniforms: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    """Return classes [rows, draws] by the inverse of the cumulated softmax; a class of probability 0 never comes."""
-    scaled -= scaled.max(axis=1, keepdims=True)
-    cumulated = np.cumsum(np.exp(scaled), axis=1)
-    out = np.empty(uniforms.shape, dtype=np.int64)
-    for row, (steps, draws) in enumerate(zip(cumulated, uniforms, strict=True)):
-        # Rounding may bring the product up to the sum itself: the last class that adds to it is meant.
-        last = np.searchsorted(steps, steps[-1])
-        out[row] = np.minimum(np.searchsorted(steps, draws * steps[-1], side="right"), last)
-    return out

@@ -18,12 +18,11 @@ from bookkd.book.codecs.base import (
     index_dtype,
     to_float16,
 )
+from bookkd.book.codecs.heavy import heavy
 from bookkd.core.check import at_least, positive, unique
 from bookkd.core.errors import ConfigError, expected
 
 __all__ = ["TopK"]
-
-_CHUNK_VALUES = 2**21
 
 
 @dataclass(frozen=True)
@@ -103,19 +102,14 @@ class TopK(Codec):
     def encode(self, array: Array, ids: RowIds | None = None) -> Parts:
         values = np.asarray(array)
         layout = self.parts(values.shape[1:])
-        out = {part: np.empty((len(values), *row), dtype) for part, (dtype, row) in layout.items()}
-        rows = max(1, _CHUNK_VALUES // values.shape[1])
-        for start in range(0, len(values), rows):
-            chunk = values[start : start + rows].astype(np.float64)
-            # Before centring: rounding could make two different logits equal.
-            indices = _largest(chunk, self.k, self.always)
-            chunk -= chunk.max(axis=1, keepdims=True)
-            kept = np.take_along_axis(chunk, indices, axis=1)
-            out["values"][start : start + rows] = to_float16(kept)
-            out["indices"][start : start + rows] = indices
-            for column, temperature in enumerate(self.temperatures):
-                out["log_tail_mass"][start : start + rows, column] = _log_tail(chunk, indices, temperature)
-        return out
+        found = heavy().largest(values, self.k, self.temperatures, self.always)
+        # -0.0 would depend on which of two zeros is the largest.
+        kept = to_float16(found.values - found.values[:, :1] + 0.0)
+        return {
+            "values": kept,
+            "indices": found.classes.astype(layout["indices"][0]),
+            "log_tail_mass": found.log_tails.astype(np.float32),
+        }
 
     def decode(self, parts: Mapping[str, Array], shape: Sequence[int]) -> SparseArray:
         values, indices, tail = parts["values"], parts["indices"], parts["log_tail_mass"]
@@ -138,36 +132,3 @@ def _check(values: Array, indices: Array, tail: Array, n_classes: int) -> None:
     twice = (ordered[:, 1:] == ordered[:, :-1]).any(axis=1)
     if twice.any():
         raise UnreadableRowError(int(twice.argmax()), "a class stands in it twice")
-
-
-def _largest(values: Array, k: int, always: Sequence[int] = ()) -> Array:
-    """Return the classes of the k largest values of each row, descending; of equal values the lower class first.
-
-    A partition alone leaves it to the numpy version which of several equal values are kept. Those of `always` are among them.
-    """
-    rows = values
-    if always:
-        rows = values.copy()
-        rows[:, list(always)] = np.inf
-    threshold = np.partition(rows, rows.shape[1] - k, axis=1)[:, rows.shape[1] - k, None]
-    above = rows > threshold
-    equal = rows == threshold
-    room = k - above.sum(axis=1, keepdims=True)
-    kept = above | (equal & (np.cumsum(equal, axis=1) <= room))
-    classes = np.nonzero(kept)[1].reshape(len(rows), k)
-    order = np.argsort(-np.take_along_axis(values, classes, axis=1), axis=1, kind="stable")
-    found: Array = np.take_along_axis(classes, order, axis=1)
-    return found
-
-
-def _log_tail(centred: Array, indices: Array, temperature: float) -> Array:
-    """Return log(sum of softmax over the classes left out), shape [rows]; -inf where none is left."""
-    rest = centred / temperature
-    everything = np.log(np.exp(rest).sum(axis=1))
-    np.put_along_axis(rest, indices, -np.inf, axis=1)
-    top = rest.max(axis=1)
-    safe = np.where(np.isneginf(top), 0.0, top)
-    with np.errstate(divide="ignore"):
-        left = safe + np.log(np.exp(rest - safe[:, None]).sum(axis=1))
-    found: Array = left - everything
-    return found

@@ -1,26 +1,28 @@
-"""`bookkd bench sequences`: what a book of a language model costs while learning, in bytes and in memory."""
+"""`bookkd bench sequences`: what a book of a language model costs while it is written and learnt from, in bytes and in memory."""
 
 from __future__ import annotations
 
 import multiprocessing
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bookkd.book import Book, Codec, Sampled, TopK
+from bookkd.book import Book, Codec, Dense, RowIds, Sampled, TopK
 from bookkd.core.fields import LABEL, LOGITS, WEIGHT
 from bookkd.core.memory import forget_peak_memory, keep_freed_memory, peak_memory
 from bookkd.core.rng import generator
 from bookkd.core.schedules import Clock
 from bookkd.knowledge import LiveKnowledge, StoredKnowledge, Teacher
-from bookkd.losses import SampledTarget
+from bookkd.losses import SampledTarget, SparseTarget, Target
 from bookkd.making import make
 from bookkd.methods import LLMKD, Method, Supervised
 from bookkd.pipelines.bench.arm import Arm
-from bookkd.pipelines.bench.measure import Goal, paired
+from bookkd.pipelines.bench.measure import Goal, paired, timed
 from bookkd.tasks import CausalLM
 from bookkd.views import Replay, Views
 from bookkd.zoo import TokenDataset
@@ -28,7 +30,7 @@ from bookkd.zoo import TokenDataset
 __all__ = ["Decoder", "bench_sequences"]
 
 _LENGTH, _BATCH = 128, 16
-_POSITIONS, _VOCABULARY, _KEPT = 2048, 32_000, 12
+_POSITIONS, _VOCABULARY, _KEPT, _TOP = 2048, 32_000, 12, 50
 
 
 class Decoder(nn.Module):
@@ -71,10 +73,9 @@ def bench_sequences(*, pairs: int, quick: bool) -> list[Goal]:
     data, task, views = TokenDataset("random", tokens, ends, vocabulary), CausalLM(vocabulary), Views(None, n_views=1)
     teacher = Teacher(_model(vocabulary, 256, 6, sharp=True), name="teacher")
     with tempfile.TemporaryDirectory(prefix="bookkd-bench-") as folder:
-        codecs: dict[str, Codec] = {"sampled": Sampled(50), "top_k": TopK(50, (1.0,))}
         books = {
             name: make(Path(folder) / name, teacher, data, views, task=task, codec=codec, batch_size=_BATCH)
-            for name, codec in codecs.items()
+            for name, codec in _codecs().items()
         }
         replay = Replay(data, views, probe_share=0.02)
         labels = _arm(replay, Supervised(), None, task)
@@ -88,9 +89,22 @@ def bench_sequences(*, pairs: int, quick: bool) -> list[Goal]:
             for name, book in books.items()
         ]
         live = _arm(replay, LLMKD(), LiveKnowledge(teacher, task), task)
-        shown = paired(labels.epoch, live.epoch, min(pairs, 5))
-        goals.append(Goal.of("tokens a second with the teacher in memory / cross-entropy alone", shown, None, ">="))
-        return [*goals, _bytes(books["sampled"]), *_memory(quick)]
+        shown = Goal.of(
+            "tokens a second with the teacher in memory / cross-entropy alone",
+            paired(labels.epoch, live.epoch, min(pairs, 5)),
+            None,
+            ">=",
+        )
+        beside = [
+            Goal(
+                f"tokens a second from a book ({name}) / with the teacher in memory",
+                goal.value / shown.value,
+                None,
+                ">=",
+            )
+            for name, goal in zip(books, goals, strict=True)
+        ]
+        return [*goals, shown, *beside, *_encoding(pairs, quick), _bytes(books["sampled"]), *_memory(quick)]
 
 
 def _model(vocabulary: int, width: int, layers: int, *, sharp: bool = False) -> Decoder:
@@ -104,6 +118,25 @@ def _model(vocabulary: int, width: int, layers: int, *, sharp: bool = False) -> 
 
 def _arm(replay: Replay, method: Method, knowledge: Any, task: CausalLM) -> Arm:
     return Arm(replay, method, knowledge, task, network=_model(task.vocabulary, 128, 2), batch_size=_BATCH)
+
+
+def _encoding(pairs: int, quick: bool) -> list[Goal]:
+    """Return the milliseconds that a processor takes to encode a position, the least of some turns, and those of its copy as float16."""
+    rows, vocabulary = (16, 4096) if quick else (128, _VOCABULARY)
+    logits = generator(0, "bench logits").normal(size=(rows, vocabulary)).astype(np.float32) * 3
+    ids = RowIds(np.arange(rows), 0, LOGITS)
+    codecs: dict[str, Codec] = {"dense": Dense(), **_codecs()}
+    seconds: dict[str, list[float]] = {name: [] for name in codecs}
+    for _ in range(max(2, pairs)):
+        for name, codec in codecs.items():
+            seconds[name].append(timed(partial(codec.encode, logits, ids)))
+    least = {name: 1e3 * min(each) / rows for name, each in seconds.items()}
+    note = f"{rows} positions of {vocabulary:,} tokens in numpy; as float16, codec dense, {least.pop('dense'):.3g} ms"
+    return [Goal(f"milliseconds to encode a position ({name})", each, None, note=note) for name, each in least.items()]
+
+
+def _codecs() -> dict[str, Codec]:
+    return {"sampled": Sampled(50), "top_k": TopK(_TOP, (1.0,))}
 
 
 def _bytes(book: Book) -> Goal:
@@ -123,7 +156,7 @@ def _memory(quick: bool) -> list[Goal]:
     positions, vocabulary = (256, 4096) if quick else (_POSITIONS, _VOCABULARY)
     context = multiprocessing.get_context("spawn")
     found = {}
-    for kind in ("cross-entropy", "draws", "draws and labels"):
+    for kind in ("cross-entropy", "draws", "draws and labels", "top-k"):
         with context.Pool(1) as pool:
             found[kind] = pool.apply(loss_memory, (kind, positions, vocabulary))
     base, *others = found.values()
@@ -141,8 +174,12 @@ def loss_memory(kind: str, positions: int, vocabulary: int) -> int | None:
     keep_freed_memory()
     student = torch.ones(positions, vocabulary, requires_grad=True)
     labels, one = torch.arange(positions) % vocabulary, torch.ones(positions)
-    classes = (torch.arange(_KEPT) * 7)[None].expand(positions, -1) % vocabulary
-    target = SampledTarget(classes.contiguous(), torch.full((positions, _KEPT), 1 / _KEPT), 1.0, vocabulary)
+    kept = _TOP if kind == "top-k" else _KEPT
+    classes = ((torch.arange(kept) * 7)[None].expand(positions, -1) % vocabulary).contiguous()
+    target: Target = SampledTarget(classes, torch.full((positions, kept), 1 / kept), 1.0, vocabulary)
+    if kind == "top-k":
+        tail = torch.full((positions, 1), -1.0)
+        target = SparseTarget(torch.zeros(positions, kept), classes, tail, (1.0,), vocabulary)
     if not forget_peak_memory():
         return None
     before = peak_memory() or 0

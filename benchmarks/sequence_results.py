@@ -1,0 +1,142 @@
+"""The page `docs/results-sequences.md` from what `language.py`, `texts.py`, `translation.py`, `speech.py` and `music.py` kept.
+
+python benchmarks/sequence_results.py            # writes the page
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bookkd.evaluation import Difference, difference_of, lower_is_better
+
+HERE = Path(__file__).parent
+PAGE = HERE.parent / "docs" / "results-sequences.md"
+KEPT = HERE / "results" / "sequences"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A metric of a table.
+
+    Args:
+        name: In the runs.
+        title: In the table.
+        digits: Behind the point.
+        factor: 100 for shares in per cent.
+    """
+
+    name: str
+    title: str
+    digits: int
+    factor: float = 1.0
+
+
+@dataclass(frozen=True)
+class Section:
+    """One set of runs.
+
+    Args:
+        text: What was done and what is seen, with `{table}` in it.
+        base: Arm that the others are held against.
+        columns: The first one's difference to the base is shown.
+    """
+
+    text: str
+    base: str
+    columns: Sequence[Column]
+
+
+def arms_of(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, Mapping[str, Any]]]:
+    """Return arm -> seed -> run, in the order of the runs."""
+    found: dict[str, dict[int, Mapping[str, Any]]] = {}
+    for run in runs:
+        found.setdefault(run["arm"], {})[run["seed"]] = run
+    return found
+
+
+def figures(runs: Mapping[int, Mapping[str, Any]], name: str) -> dict[int, float]:
+    """Return seed -> a metric."""
+    return {seed: run["metrics"][name]["value"] for seed, run in runs.items() if name in run["metrics"]}
+
+
+def difference(arms: Mapping[str, Mapping[int, Any]], arm: str, base: str, name: str) -> Difference | None:
+    """Return the difference of an arm to the base, paired by seed."""
+    return difference_of(
+        figures(arms[arm], name), figures(arms[base], name), base, lower_is_better=lower_is_better(name)
+    )
+
+
+def table(found: Mapping[str, Any], section: Section) -> str:
+    """Return a line for each arm: metrics, mean and deviation over seeds, and the first one's difference to the base."""
+    arms, first = arms_of(found["runs"]), section.columns[0]
+    head = ["arm", "seeds", *(column.title for column in section.columns), f"{first.title} to {section.base} (95 %)"]
+    if any("bytes_per_token" in run for run in found["runs"]):
+        head.append("bytes a token")
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    for arm, runs in arms.items():
+        cells = [arm, str(len(runs)), *(number(figures(runs, column.name), column) for column in section.columns)]
+        gain = None if arm in ("teacher", section.base) else difference(arms, arm, section.base, first.name)
+        cells.append(apart(gain, first))
+        if "bytes a token" in head:
+            size = next(iter(runs.values())).get("bytes_per_token")
+            cells.append("-" if size is None else f"{size:,.1f}")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def number(by_seed: Mapping[int, float], column: Column) -> str:
+    """Return mean and deviation over seeds."""
+    if not by_seed:
+        return "-"
+    values = [column.factor * value for value in by_seed.values()]
+    spread = f" ± {statistics.stdev(values):.{column.digits}f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.{column.digits}f}{spread}"
+
+
+def apart(found: Difference | None, column: Column) -> str:
+    """Return a difference with its interval, in bold where it is more than the noise between seeds."""
+    if found is None:
+        return "-"
+    digits, factor = column.digits, column.factor
+    if found.low is None or found.high is None:
+        return f"{factor * found.mean:+.{digits}f}"
+    told = f"{factor * found.mean:+.{digits}f} ({factor * found.low:+.{digits}f} to {factor * found.high:+.{digits}f})"
+    return told if found.better is None else f"**{told}**"
+
+
+def page() -> str:
+    """Return the page: one section for each set of runs that was kept."""
+    parts = [HEAD]
+    for name, section in SECTIONS.items():
+        path = KEPT / f"{name}.json"
+        if path.exists():
+            found = json.loads(path.read_text(encoding="utf-8"))
+            parts.append(section.text.format(table=table(found, section), **found.get("options", {})))
+    return "\n".join(parts)
+
+
+HEAD = """# Results on sequences
+
+Text, translation, speech and music: what the scripts `benchmarks/language.py`, `texts.py`, `translation.py`, `speech.py` and `music.py`
+measured, written by `benchmarks/sequence_results.py`. No number here is a paper's, and none of a paper's claims is repeated as ours:
+these are small networks trained for minutes on two cores, with few seeds, and say what shows *here*.
+
+Figures are of held-out data: mean ± standard deviation over seeds. Differences are paired over seeds, with Student's 95 % interval,
+not corrected for the number of arms; in bold where they are more than the noise between seeds. With one seed there is no such interval.
+Nothing was tuned.
+"""
+
+SECTIONS: dict[str, Section] = {}
+
+
+def main() -> None:
+    PAGE.write_text(page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
