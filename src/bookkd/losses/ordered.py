@@ -8,6 +8,7 @@ from torch.nn.functional import pad
 
 from bookkd.core.check import positive
 from bookkd.core.errors import ConfigError, expected
+from bookkd.losses._picked import picked
 from bookkd.losses.claims import claims
 from bookkd.losses.drawn import ClassTarget, SampledTarget
 from bookkd.losses.targets import SparseTarget, Target, as_target, computing_dtype
@@ -55,14 +56,18 @@ def uld(student: Tensor, teacher: Target | Tensor, *, temperature: float) -> Ten
         wish = f"floating logits at the teacher's positions {list(target.positions)}"
         raise ConfigError(expected("student", wish, got, where="uld"))
     dtype = computing_dtype(student.dtype, target.dtype)
-    q = (student.to(dtype) / temperature).softmax(-1)
     if not isinstance(target, SparseTarget):
-        p = target.log_probabilities(temperature).to(dtype).exp()
+        p, q = target.log_probabilities(temperature).to(dtype).exp(), (student.to(dtype) / temperature).softmax(-1)
         return _apart(p.sort(-1, descending=True).values, q.sort(-1, descending=True).values)
     p = target.kept_log_probabilities(temperature).to(dtype).exp().sort(-1, descending=True).values
-    largest = q.topk(min(target.k, q.shape[-1]), dim=-1).values
-    value = _apart(p, largest)
-    rest = target.log_tail(temperature).to(dtype).exp() - (1 - largest.sum(-1))
+    rest = target.log_tail(temperature).to(dtype).exp()
+    classes = student.detach().topk(min(target.k, student.shape[-1]), dim=-1).indices
+    if classes.shape[-1] == student.shape[-1]:
+        q = (student.gather(-1, classes).to(dtype) / temperature).softmax(-1)
+    else:
+        found = picked(student, classes, temperature, dtype, apart=True).softmax(-1)
+        q, rest = found[..., :-1], rest - found[..., -1]
+    value = _apart(p, q)
     return value + rest.abs().masked_fill(rest.detach().abs() <= _ULPS * torch.finfo(dtype).eps, 0)
 
 
