@@ -33,6 +33,17 @@ DEFAULTS = {
         "scale_low": 0.05,
         "scale_high": 20.0,
     },
+    # Card dil-seq2seq: "Sensible defaults to test: K=3, tau=2, alpha=beta=.5".
+    "dil-seq2seq": {
+        "assistants": 3,
+        "temperature": 2.0,
+        "alpha": 0.5,
+        "beta": 0.5,
+        "ensemble": "probability",
+        "weights": "uniform",
+        "ramp_epochs": 0,
+        "convex": True,
+    },
     # Card modern-logit-losses: the released loss classes; T = 1 where the code has none.
     "dist": {"beta": 1.0, "gamma": 1.0, "temperature": 1.0, "ce_weight": 1.0, "t_squared": True},
     # Card modern-logit-losses: mdistiller, CIFAR-100.
@@ -101,6 +112,7 @@ DEFAULTS = {
 NEEDS = {
     "beta-smoothing": ({}, ()),
     "bookkd": ({"logits": (4.0,)}, ()),
+    "dil-seq2seq": ({}, ()),
     "dist": ({"logits": (1.0,)}, ("logits",)),
     "dkd": ({"logits": (4.0,)}, ("logits",)),
     "dml": ({}, ()),
@@ -129,6 +141,7 @@ TOTALS = {
     # 0.4 CE + 0.6 (0.8 CE + 0.1 (CE + 1) + 0.1 (CE + 1.5)): -log q is CE, CE + 1 and CE + 1.5.
     "beta-smoothing": 0.4 * 0.464369 + 0.6 * (0.464369 + 0.25),
     "bookkd": 0.1 * 0.547702 + 0.9 * 0.636975,  # label smoothing 0.1, and the one-teacher L_book at a = 1
+    "dil-seq2seq": 4 * 0.5 * 0.464369,  # a student and three assistants that agree: half of the labels' term each
     "dist": 0.464369 + 0.010950 + 0.011950,
     "dkd": 0.464369 + 6.060594 / 20,  # the first of 20 epochs of warm-up
     "dml": 2 * 0.464369,  # peers that agree teach one another nothing
@@ -212,6 +225,11 @@ REFUSED = [
     ("bookkd", "scale_lr", 0.0, r"`scale_lr` to be a number above 0, got 0\.0"),
     ("bookkd", "scale_low", 2.0, r"`scale_low` to be between 0 and 1, got 2\.0"),
     ("bookkd", "scale_high", 0.5, r"`scale_high` to be between 1 and 1000000\.0, got 0\.5"),
+    ("dil-seq2seq", "assistants", 0, r"`assistants` to be a whole number of at least 1, got 0 \(method dil-seq2seq\)"),
+    ("dil-seq2seq", "temperature", 0.0, r"`temperature` to be a number above 0, got 0\.0"),
+    ("dil-seq2seq", "alpha", 0.0, r"`alpha` to be a number above 0, got 0\.0"),
+    ("dil-seq2seq", "beta", 1.5, r"`beta` to be between 0 and 1, got 1\.5"),
+    ("dil-seq2seq", "ramp_epochs", -1, r"`ramp_epochs` to be a whole number of at least 0, got -1"),
     ("dist", "beta", -1.0, r"`beta` to be at least 0, got -1\.0 \(method dist\)"),
     ("dist", "temperature", 0.0, r"`temperature` to be a number above 0, got 0\.0"),
     ("dist", "ce_weight", float("inf"), r"`ce_weight` to be a finite number, got inf"),

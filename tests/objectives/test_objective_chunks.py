@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from bookkd.core.errors import ConfigError
 from bookkd.core.fields import IGNORE_LABEL, LABEL, LOGITS
 from bookkd.core.schedules import Clock
 from bookkd.losses import (
@@ -87,12 +88,65 @@ def test_several_terms_add_up(monkeypatch):
 
 
 def test_without_gradient_nothing_is_kept(monkeypatch):
+    """Also of logits that could have one: validation runs under `no_grad`."""
     monkeypatch.setattr(_chunks, "_WHOLE", 0)
     monkeypatch.setattr(_chunks, "_CHUNK", 4 * V)
-    objective, student = Objective((TERMS["kl"](),)), torch.randn(N, V, dtype=torch.float64)
+    student, asked = torch.randn(N, V, dtype=torch.float64, requires_grad=True), []
+    plain = torch.autograd.grad
+    monkeypatch.setattr(torch.autograd, "grad", lambda *args, **rest: asked.append(1) or plain(*args, **rest))
+    objective = Objective((TERMS["kl"](),))
     with torch.no_grad():
         sums = objective.sums({LOGITS: student}, {LOGITS: targets()["dense"]}, {}, torch.ones(N), CLOCK)
     assert not sums.requires_grad
+    assert not asked
+    objective.sums({LOGITS: student}, {LOGITS: targets()["dense"]}, {}, torch.ones(N), CLOCK)
+    assert asked
+
+
+def test_a_second_gradient_of_chunks_is_refused_in_words(monkeypatch):
+    monkeypatch.setattr(_chunks, "_WHOLE", 0)
+    monkeypatch.setattr(_chunks, "_CHUNK", 4 * V)
+    student = torch.randn(N, V, requires_grad=True)
+    sums = Objective((TERMS["kl"](),)).sums({LOGITS: student}, {LOGITS: targets()["dense"]}, {}, torch.ones(N), CLOCK)
+    sums.sum().backward(retain_graph=True)
+    with pytest.raises(ConfigError, match="`backward` to be called once for a loss of many classes"):
+        sums.sum().backward()
+
+
+def test_small_gradients_of_half_precision_meet_the_scale_before_they_are_rounded(monkeypatch):
+    """Many classes of float16 have gradients below its least number; mixed precision multiplies the loss to save them."""
+    monkeypatch.setattr(_chunks, "_WHOLE", 0)
+    monkeypatch.setattr(_chunks, "_CHUNK", 4 * 50_000)
+    generator = torch.Generator().manual_seed(0)
+    student = torch.randn(8, 50_000, generator=generator).half().requires_grad_()
+    teacher = DenseTarget(torch.randn(8, 50_000, generator=generator))
+    sums = Objective((TERMS["kl"](),)).sums({LOGITS: student}, {LOGITS: teacher}, {}, torch.ones(8), CLOCK)
+    (slope,) = torch.autograd.grad(sums.sum() * 2.0**10, student)
+    exact = student.detach().double().requires_grad_()
+    whole = torch.nn.functional.kl_div(
+        exact.log_softmax(-1), teacher.logits.double().log_softmax(-1), log_target=True, reduction="sum"
+    )
+    (wanted,) = torch.autograd.grad(whole * 2.0**10, exact)
+    lost = ((slope == 0) & (wanted.abs() > 2.0**-23)).double().mean()
+    assert float(lost) == 0
+    torch.testing.assert_close(slope.double(), wanted, rtol=2e-3, atol=2.0**-23)
+
+
+def test_entries_that_a_term_does_not_read_are_not_cut(monkeypatch):
+    """A table of as many classes as there are positions is no entry of positions."""
+    monkeypatch.setattr(_chunks, "_WHOLE", 0)
+    monkeypatch.setattr(_chunks, "_CHUNK", 4 * V)
+    seen = []
+
+    class Spy(dict):
+        def __getitem__(self, name):
+            seen.append(name)
+            return super().__getitem__(name)
+
+    batch = Spy({"label": torch.zeros(N, dtype=torch.long), "table": torch.zeros(N)})
+    objective = Objective((TERMS["labels"](),))
+    objective.sums({LOGITS: torch.randn(N, V, dtype=torch.float64)}, {}, batch, torch.ones(N), CLOCK)
+    assert "table" not in seen
 
 
 def test_a_peer_is_cut_with_the_student(monkeypatch):

@@ -99,6 +99,25 @@ def test_a_loss_without_a_signature_is_refused():
         bind(torch.nn.functional.cosine_similarity, teacher="logits")
 
 
+def test_own_fields_teach_together_and_without_gradient():
+    names = {"teacher": "peers/1/logits", "own": True, "beside": ("peers/2/logits",)}
+    hyper = {"temperature": 2.0, "t_squared": False, "class_reduction": "sum"}
+    term = bind(soft_target_kl, "peers/0/logits", **names, **hyper)
+    fields = {f"peers/{place}/logits": torch.randn(4, 3, requires_grad=True) for place in range(3)}
+    value = term.value(fields, {}, {}, Clock())
+    student, one, other = (field.detach() / 2 for field in fields.values())
+    target = (one.softmax(-1) + other.softmax(-1)) / 2
+    wanted = torch.nn.functional.kl_div(student.log_softmax(-1), target, reduction="none").sum(-1)
+    torch.testing.assert_close(value.detach(), wanted)
+    slopes = torch.autograd.grad(value.sum(), list(fields.values()), allow_unused=True)
+    assert [slope is None for slope in slopes] == [False, True, True]
+    with pytest.raises(UnknownNameError, match=r"Unknown teacher field 'peers/2/logits'"):
+        term.value({name: fields[name] for name in ("peers/0/logits", "peers/1/logits")}, {}, {}, Clock())
+    for other_names in ({**names, "own": False}, {**names, "gradient": True}):
+        with pytest.raises(ConfigError, match=r"`own` to be True, and `gradient` False, with fields beside"):
+            bind(soft_target_kl, "peers/0/logits", **other_names, **hyper)
+
+
 def test_terms_travel_between_processes():
     term = masked(bind(cross_entropy, batch=LABELS, mask=labelled, label_smoothing=0.0), labelled)
     copy = pickle.loads(pickle.dumps(term))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from bookkd.tasks import CausalLM, Classification, MultiLabel, Regression
+from bookkd.tasks import CausalLM, Classification, MultiLabel, Regression, Tagging
 
 
 def classification():
@@ -72,14 +72,50 @@ def causal_lm():
     return CausalLM(5), Tokens(), batch
 
 
+class Steps(nn.Module):
+    """Logits at every step, of that step alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(2, 3)
+
+    def forward(self, x, lengths):
+        return self.head(x)
+
+
+def tagging():
+    torch.manual_seed(0)
+    batch = {
+        "input": torch.rand(4, 3, 2),
+        "length": torch.tensor([3, 2, 1, 3]),
+        "label": torch.tensor([[0, 1, 2], [2, -1, -1], [1, -1, -1], [0, 0, 0]]),
+        "label_length": torch.tensor([3, 2, 1, 3]),
+        "weight": torch.tensor([1.0, 1.0, 1.0, 0.0]),
+    }
+    return Tagging(("a", "b", "c")), Steps(), batch
+
+
 # Name -> task, network and batch.
-TASKS = {"causal-lm": causal_lm, "classification": classification, "multi-label": multi_label, "regression": regression}
+TASKS = {
+    "causal-lm": causal_lm,
+    "classification": classification,
+    "multi-label": multi_label,
+    "regression": regression,
+    "tagging": tagging,
+}
 # Name -> fields with the shape of one record.
 FIELDS = {
     "causal-lm": {"logits": (5,)},
     "classification": {"logits": (3,)},
     "multi-label": {"logits": (3,)},
     "regression": {"mean": (2,), "variance": (2,)},
+    "tagging": {"logits": (3,)},
 }
 # Name -> primary metric.
-METRICS = {"causal-lm": "perplexity", "classification": "accuracy", "multi-label": "map", "regression": "r2"}
+METRICS = {
+    "causal-lm": "perplexity",
+    "classification": "accuracy",
+    "multi-label": "map",
+    "regression": "r2",
+    "tagging": "accuracy",
+}

@@ -12,7 +12,9 @@ from typing import Protocol, runtime_checkable
 from bookkd.core.check import at_least, finite
 from bookkd.core.errors import ConfigError, expected
 
-__all__ = ["Clock", "Cosine", "Linear", "Ramp", "Schedule", "Steps", "may_be", "parse_schedule", "resolve"]
+__all__ = [
+    "Clock", "Complement", "Cosine", "GaussianRamp", "Linear", "Ramp", "Schedule", "Steps", "may_be", "parse_schedule", "resolve",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,41 @@ class Ramp:
 
     def __call__(self, clock: Clock) -> float:
         return min(1.0, (math.floor(clock.epoch) + 1) / self.epochs)
+
+
+@dataclass(frozen=True)
+class GaussianRamp:
+    """From about 0 to `peak` in `epochs`: peak exp(-5 (1 - min(e, epochs) / epochs)^2), with e the epochs done.
+
+    >>> [round(GaussianRamp(1.0, 80)(Clock(epoch=epoch)), 6) for epoch in (0, 40, 80, 90)]
+    [0.006738, 0.286505, 1.0, 1.0]
+
+    Source: Laine and Aila, ICLR 2017 (arXiv 1610.02242); with 80 epochs the ramp of ONE (arXiv 1806.04606).
+    """
+
+    peak: float
+    epochs: int
+
+    def __post_init__(self) -> None:
+        finite(self.peak, "peak", where="GaussianRamp schedule")
+        at_least(self.epochs, 1, "epochs", where="GaussianRamp schedule")
+
+    def __call__(self, clock: Clock) -> float:
+        return self.peak * math.exp(-5 * (1 - min(clock.epoch, self.epochs) / self.epochs) ** 2)
+
+
+@dataclass(frozen=True)
+class Complement:
+    """1 less another schedule: the weight that is left for a second term.
+
+    >>> Complement(Linear(0.0, 1.0))(Clock(step=1, total_steps=4))
+    0.75
+    """
+
+    schedule: Schedule
+
+    def __call__(self, clock: Clock) -> float:
+        return 1 - self.schedule(clock)
 
 
 def resolve(value: float | Schedule, clock: Clock) -> float:

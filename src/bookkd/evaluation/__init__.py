@@ -4,7 +4,7 @@ from bookkd.evaluation.calibration import calibration, confusion, fit_temperatur
 from bookkd.evaluation.costs import Cost, Latency, cost
 from bookkd.evaluation.directions import lower_is_better
 from bookkd.evaluation.distillation_score import crossing_alpha, distillation_score
-from bookkd.evaluation.diversity import Diversity, diversity, vasicek_entropy
+from bookkd.evaluation.diversity import Diversity, diversity, pairwise_kl, vasicek_entropy
 from bookkd.evaluation.intervals import Interval, bootstrap
 from bookkd.evaluation.measures import Measures
 from bookkd.evaluation.metrics import Evaluation, evaluate
@@ -46,6 +46,7 @@ __all__ = [
     "interaction_of",
     "interval_of_mean",
     "lower_is_better",
+    "pairwise_kl",
     "reliability",
     "t_quantile",
     "vasicek_entropy",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 from bookkd.core.errors import DataError, expected
 from bookkd.core.fields import IGNORE_LABEL
 
-__all__ = ["Diversity", "diversity", "vasicek_entropy"]
+__all__ = ["Diversity", "diversity", "pairwise_kl", "vasicek_entropy"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,32 @@ def diversity(logits: Tensor, labels: Tensor) -> Diversity:
         confidence_variance=float(confidence.var()),
         n=len(confidence),
     )
+
+
+def pairwise_kl(members: Sequence[Tensor]) -> float:
+    """Return how far several networks are apart: the mean over ordered pairs of the mean over rows of KL(p_i || p_j), in nats.
+
+    Args:
+        members: Logits of each network, all [rows, classes].
+
+    Raises:
+        DataError: for fewer than two networks, no rows, or other shapes.
+
+    >>> round(pairwise_kl([torch.tensor([[2.0, 1.0, 0.0]]), torch.tensor([[1.0, 1.5, -0.5]])]), 4)
+    0.2439
+    """
+    shapes = {tuple(member.shape) for member in members}
+    if len(members) < 2 or len(shapes) > 1 or members[0].ndim != 2 or not len(members[0]):
+        got = f"{len(members)} of shape {', '.join(map(str, sorted(shapes)))}"
+        raise DataError(expected("members", "two at least, of one shape [rows, classes]", got, where="pairwise_kl"))
+    log_p = torch.stack([member.double().log_softmax(-1) for member in members])
+    apart = [
+        float((one.exp() * (one - other).masked_fill(one == -math.inf, 0)).sum(-1).mean())
+        for i, one in enumerate(log_p)
+        for j, other in enumerate(log_p)
+        if i != j
+    ]
+    return sum(apart) / len(apart)
 
 
 def vasicek_entropy(values: npt.ArrayLike) -> float:

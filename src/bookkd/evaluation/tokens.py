@@ -5,7 +5,7 @@ Logits of a whole text would fill the memory, so that sums of each sequence are 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from bookkd.core.check import at_least
 from bookkd.core.errors import DataError, TeacherOutputError, expected
 from bookkd.core.fields import IGNORE_LABEL, LABEL, LOGITS
 from bookkd.evaluation.intervals import Floats
-from bookkd.evaluation.measures import Measures, bin_of, measured
+from bookkd.evaluation.measures import Measures, bin_of, mean_where_known, measured
 
 __all__ = ["TokenSums"]
 
@@ -36,8 +36,12 @@ class TokenSums:
 
     Intervals are bootstrapped over whole sequences, since the positions of one are no independent samples.
 
+    With `class_names` there are also `balanced_accuracy`, the mean recall of the classes that occur, and recall and precision of each
+    class.
+
     Args:
         bins: Bins of the calibration error.
+        class_names: Of the classes of tags, one a logit; empty for tokens, of which there are too many to be told one by one.
 
     >>> sums = TokenSums()
     >>> said = {"logits": torch.tensor([[2.0, 0.0], [0.0, 1.0]])}
@@ -48,7 +52,8 @@ class TokenSums:
     Source: acceptance, Leviathan et al. 2023 (arXiv 2211.17192), theorem 3.5.
     """
 
-    def __init__(self, *, bins: int = 15) -> None:
+    def __init__(self, *, bins: int = 15, class_names: Sequence[str] = ()) -> None:
+        self.class_names = tuple(class_names)
         self.bins = at_least(bins, 1, "bins", where="TokenSums")
         self._sums: dict[str, list[Floats]] = {}
         self._compared: bool | None = None
@@ -112,7 +117,7 @@ class TokenSums:
         return measured(
             _Statistic(sums, self.bins),
             len(sums["tokens"]),
-            class_names=(),
+            class_names=self.class_names,
             replicates=replicates,
             seed=seed,
             level=level,
@@ -145,6 +150,11 @@ class TokenSums:
         for name, value in (("bin_confidence", confidence), ("bin_right", right.double().cpu().numpy())):
             found[name] = np.zeros((len(place), self.bins))
             found[name][np.arange(len(place)), place] = np.where(known.cpu().numpy(), value, 0)
+        if self.class_names:
+            classes = torch.arange(len(self.class_names), device=labels.device)
+            truth, guess = (labels[:, None] == classes), (likeliest[:, None] == classes) & known[:, None]
+            for name, each in (("class_tokens", truth), ("class_guesses", guess), ("class_right", truth & guess)):
+                found[name] = each.double().cpu().numpy()
         return found
 
 
@@ -158,6 +168,7 @@ class _Statistic:
         sums = {name: counts @ values for name, values in self.sums.items()}
         tokens = sums.pop("tokens")
         confidence, right = sums.pop("bin_confidence"), sums.pop("bin_right")
+        hits = {name: sums.pop(name) for name in ("class_tokens", "class_guesses", "class_right") if name in sums}
         found: dict[str, Floats] = {}
         for name, total in sums.items():
             found[name] = total / tokens
@@ -165,7 +176,14 @@ class _Statistic:
                 with np.errstate(over="ignore"):
                     found["perplexity"] = np.exp(found[name])
         found["ece"] = np.abs(confidence - right).sum(axis=1) / tokens
-        return found, {}
+        if not hits:
+            return found, {}
+        with np.errstate(invalid="ignore", divide="ignore"):
+            each = {
+                "recall": hits["class_right"] / hits["class_tokens"],
+                "precision": hits["class_right"] / hits["class_guesses"],
+            }
+        return {**found, "balanced_accuracy": mean_where_known(each["recall"])}, each
 
 
 def _check(logits: Tensor, labels: Tensor, counts: Tensor) -> None:

@@ -41,7 +41,9 @@ class Ensemble:
             got = ", ".join(str(list(info.shape)) for info in infos)
             raise ConfigError(expected("logits", "of one shape in all members", got, where="ensemble"))
         check_same([book for member in members for book in books_of(member)])
-        self._fields = {LOGITS: FieldInfo(infos[0].shape, temperatures=_promised(infos))}
+        self._fields = {
+            LOGITS: FieldInfo(infos[0].shape, temperatures=_promised(infos), by_position=infos[0].by_position)
+        }
 
     @staticmethod
     def _info(member: Knowledge) -> FieldInfo:

@@ -209,6 +209,7 @@ def _joint(infos: Sequence[FieldInfo]) -> FieldInfo:
         tuple(sorted(set.intersection(*promised))) if promised else (),
         linear=any(info.linear for info in infos),
         hard=any(info.hard for info in infos),
+        by_position=infos[0].by_position,
     )
 
 

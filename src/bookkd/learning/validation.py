@@ -78,7 +78,10 @@ class Gatherer(Protocol):
         ...
 
 
-_GATHERERS: Mapping[str, Callable[[Any], Gatherer]] = {"causal-lm": lambda task: TokenSums()}
+_GATHERERS: Mapping[str, Callable[[Any], Gatherer]] = {
+    "causal-lm": lambda task: TokenSums(),
+    "tagging": lambda task: TokenSums(class_names=task.class_names),
+}
 """Task name -> what gathers the metrics of its sequences, made for a task."""
 
 

@@ -117,8 +117,8 @@ class CombinedTarget(FullTarget):
         """Return the target on `device`; the copies do not wait for the device."""
         return self._map(lambda member: member.to(device))
 
-    def rows(self, index: Tensor) -> CombinedTarget:
-        """Return the positions of the first axis that `index` (integer or boolean) names."""
+    def rows(self, index: Tensor | slice) -> CombinedTarget:
+        """Return the positions of the first axis that `index` (integer, boolean or a slice) names."""
         return self._map(lambda member: member.rows(index))
 
     def _map(self, change: Callable[[FullTarget], FullTarget]) -> CombinedTarget:
@@ -193,8 +193,8 @@ class TransformedTarget(_Wrapped):
         """Return the target on `device`; the copy does not wait for the device."""
         return self._map(self.inner.to(device), lambda part: part.to(device, non_blocking=True))
 
-    def rows(self, index: Tensor) -> TransformedTarget:
-        """Return the positions of the first axis that `index` (integer or boolean) names."""
+    def rows(self, index: Tensor | slice) -> TransformedTarget:
+        """Return the positions of the first axis that `index` (integer, boolean or a slice) names."""
         return self._map(self.inner.rows(index), lambda part: part[index])
 
     def _map(self, inner: FullTarget, change: Callable[[Tensor], Tensor]) -> TransformedTarget:
@@ -234,6 +234,6 @@ class BakedTarget(_Wrapped):
         """Return the target on `device`; the copy does not wait for the device."""
         return BakedTarget(self.inner.to(device), self.temperature)
 
-    def rows(self, index: Tensor) -> BakedTarget:
-        """Return the positions of the first axis that `index` (integer or boolean) names."""
+    def rows(self, index: Tensor | slice) -> BakedTarget:
+        """Return the positions of the first axis that `index` (integer, boolean or a slice) names."""
         return BakedTarget(self.inner.rows(index), self.temperature)

@@ -87,8 +87,8 @@ class SampledTarget:
         """Return the target on `device`; the copies do not wait for the device."""
         return self._map(lambda part: part.to(device, non_blocking=True))
 
-    def rows(self, index: Tensor) -> SampledTarget:
-        """Return the positions of the first axis that `index` (integer or boolean) names."""
+    def rows(self, index: Tensor | slice) -> SampledTarget:
+        """Return the positions of the first axis that `index` (integer, boolean or a slice) names."""
         return self._map(lambda part: part[index])
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> SampledTarget:
@@ -128,6 +128,6 @@ class ClassTarget:
         """Return the target on `device`; the copy does not wait for the device."""
         return replace(self, classes=self.classes.to(device, non_blocking=True))
 
-    def rows(self, index: Tensor) -> ClassTarget:
-        """Return the positions of the first axis that `index` (integer or boolean) names."""
+    def rows(self, index: Tensor | slice) -> ClassTarget:
+        """Return the positions of the first axis that `index` (integer, boolean or a slice) names."""
         return replace(self, classes=self.classes[index])

@@ -70,8 +70,8 @@ class FullTarget(ABC):
         """Return the target on `device`; the copy does not wait for the device."""
 
     @abstractmethod
-    def rows(self, index: Tensor) -> FullTarget:
-        """Return the positions of the first axis that `index` (integer or boolean) names."""
+    def rows(self, index: Tensor | slice) -> FullTarget:
+        """Return the positions of the first axis that `index` (integer, boolean or a slice) names."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,8 +116,8 @@ class DenseTarget(FullTarget):
         """Return the target on `device`; the copy does not wait for the device."""
         return DenseTarget(self.logits.to(device, non_blocking=True))
 
-    def rows(self, index: Tensor) -> DenseTarget:
-        """Return the positions of the first axis that `index` (integer or boolean) names."""
+    def rows(self, index: Tensor | slice) -> DenseTarget:
+        """Return the positions of the first axis that `index` (integer, boolean or a slice) names."""
         return DenseTarget(self.logits[index])
 
 
@@ -233,8 +233,8 @@ class SparseTarget:
         """Return the target on `device`; the copies do not wait for the device."""
         return self._map(lambda part: part.to(device, non_blocking=True))
 
-    def rows(self, index: Tensor) -> SparseTarget:
-        """Return the positions of the first axis that `index` (integer or boolean) names."""
+    def rows(self, index: Tensor | slice) -> SparseTarget:
+        """Return the positions of the first axis that `index` (integer, boolean or a slice) names."""
         return self._map(lambda part: part[index])
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> SparseTarget:

@@ -9,6 +9,7 @@ from bookkd.core.errors import ConfigError, expected
 from bookkd.core.names import choose, import_reference, is_reference, look_up, nearest
 from bookkd.methods.base import BaseMethod, Card, Handler, Method
 from bookkd.methods.bookkd import BookKD
+from bookkd.methods.dil import DIL
 from bookkd.methods.dist import DIST
 from bookkd.methods.dkd import DKD
 from bookkd.methods.dml import DML
@@ -24,6 +25,7 @@ from bookkd.methods.uld import ULD
 from bookkd.methods.vanilla_kd import VanillaKD
 
 __all__ = [
+    "DIL",
     "DIST",
     "DKD",
     "DML",
@@ -52,6 +54,7 @@ __all__ = [
 METHODS = {
     "beta-smoothing": "bookkd.methods.instance_label_smoothing:BetaLabelSmoothing",
     "bookkd": "bookkd.methods.bookkd:BookKD",
+    "dil-seq2seq": "bookkd.methods.dil:DIL",
     "dist": "bookkd.methods.dist:DIST",
     "dkd": "bookkd.methods.dkd:DKD",
     "dml": "bookkd.methods.dml:DML",

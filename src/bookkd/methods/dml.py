@@ -29,7 +29,7 @@ from bookkd.methods.base import BaseMethod, Card
 from bookkd.objectives import Objective, Term, bind
 from bookkd.tasks import Task
 
-__all__ = ["DML"]
+__all__ = ["DML", "peer_logits"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ class DML(BaseMethod):
     average: bool = True
 
     name: ClassVar[str] = "dml"
+    tasks: ClassVar[tuple[str, ...]] = ("causal-lm", "classification", "multi-label", "seq2seq", "tagging")
     card: ClassVar[Card] = Card(
         "Peers that teach one another",
         "Zhang et al., CVPR 2018, arXiv 1706.00384",
@@ -68,13 +69,13 @@ class DML(BaseMethod):
 
     def _terms(self, task: Task, peer: int) -> Iterator[Term]:
         labels = task.label_term(weight=1.0, label_smoothing=0.0)
-        yield replace(labels, field=_logits(peer), name=f"{labels.name}_{peer}")
+        yield replace(labels, field=peer_logits(peer), name=f"{labels.name}_{peer}")
         for other in range(self.peers):
             if other != peer:
                 yield bind(
                     soft_target_kl,
-                    _logits(peer),
-                    teacher=_logits(other),
+                    peer_logits(peer),
+                    teacher=peer_logits(other),
                     own=True,
                     weight=1 / (self.peers - 1) if self.average else 1.0,
                     name=f"peer_{other}_to_{peer}",
@@ -84,5 +85,6 @@ class DML(BaseMethod):
                 )
 
 
-def _logits(peer: int) -> str:
+def peer_logits(peer: int) -> str:
+    """Return the field of a peer's logits."""
     return f"peers/{peer}/logits"

@@ -39,7 +39,7 @@ class Supervised(BaseMethod):
     smoothing_over: Literal["all", "others"] = "all"
 
     name: ClassVar[str] = "supervised"
-    tasks: ClassVar[tuple[str, ...]] = ("causal-lm", "classification", "multi-label", "regression")
+    tasks: ClassVar[tuple[str, ...]] = ("causal-lm", "classification", "multi-label", "regression", "tagging")
     card: ClassVar[Card] = Card(
         "Labels only, with label smoothing", "Szegedy et al., CVPR 2016 (label smoothing)", "labels", "certain"
     )

@@ -59,7 +59,7 @@ class VanillaKD(BaseMethod):
     label_smoothing: float = 0.0
 
     name: ClassVar[str] = "vanilla-kd"
-    tasks: ClassVar[tuple[str, ...]] = ("causal-lm", "classification", "multi-label", "regression")
+    tasks: ClassVar[tuple[str, ...]] = ("causal-lm", "classification", "multi-label", "regression", "tagging")
     card: ClassVar[Card] = Card(
         "Soft targets at a temperature",
         "Hinton, Vinyals, Dean, arXiv 1503.02531 (2015)",

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bookkd.core.errors import ConfigError, expected
 from bookkd.losses import Target
+from bookkd.losses.targets import computing_dtype
 
 __all__ = ["by_chunks", "part_of", "rows_of_chunk"]
 
@@ -39,22 +41,22 @@ def by_chunks(evaluate: Evaluate, student: Tensor, rows: int) -> Tensor:
         student: Logits [positions, classes].
         rows: Positions of a chunk.
     """
-    found: Tensor = _ByChunks.apply(student, evaluate, rows)
+    wanted = student.requires_grad and torch.is_grad_enabled()
+    found: Tensor = _ByChunks.apply(student, evaluate, rows, wanted)
     return found
 
 
 def part_of(values: Mapping[str, Any], rows: slice, count: int) -> dict[str, Any]:
     """Return some positions of every entry that has one value for each of `count` positions; the others stay."""
-    index = torch.arange(rows.start, rows.stop)
-    return {name: _part(value, rows, index, count) for name, value in values.items()}
+    return {name: _part(value, rows, count) for name, value in values.items()}
 
 
-def _part(value: Any, rows: slice, index: Tensor, count: int) -> Any:
+def _part(value: Any, rows: slice, count: int) -> Any:
     if isinstance(value, Tensor):
         return value[rows] if value.ndim and len(value) == count else value
     if hasattr(value, "positions") and tuple(value.positions) == (count,):
         target: Target = value
-        return target.rows(index)
+        return target.rows(rows)
     return value
 
 
@@ -62,26 +64,27 @@ class _ByChunks(torch.autograd.Function):
     """Values, and the gradient of each with respect to its own row."""
 
     @staticmethod
-    def forward(ctx: Any, student: Tensor, evaluate: Evaluate, rows: int) -> Tensor:
-        wanted = student.requires_grad
-        gradient = torch.empty_like(student) if wanted else None
+    def forward(ctx: Any, student: Tensor, evaluate: Evaluate, rows: int, wanted: bool) -> Tensor:
+        # Half a precision is kept whole until the outer gradient, with the scale of mixed precision in it, has met it.
+        gradient = torch.empty_like(student, dtype=computing_dtype(student.dtype)) if wanted else None
         values = []
         for start in range(0, len(student), rows):
             part = slice(start, min(start + rows, len(student)))
             with torch.set_grad_enabled(wanted):
-                piece = student.detach()[part].requires_grad_(wanted)
+                piece = student.detach()[part].to(computing_dtype(student.dtype)).requires_grad_(wanted)
                 value = evaluate(piece, part)
                 if gradient is not None:
                     (gradient[part],) = torch.autograd.grad(value.sum(), piece)
             values.append(value.detach())
-        ctx.gradient = gradient
+        ctx.gradient, ctx.dtype = gradient, student.dtype
         return torch.cat(values)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, None, None, None]:
         gradient, ctx.gradient = ctx.gradient, None
         if gradient is None:
-            raise RuntimeError("The gradient of a loss by chunks was asked for a second time.")
+            do = "Add the losses up before, or work the loss out again: a large one keeps its gradient for one pass."
+            raise ConfigError(expected("backward", "called once for a loss of many classes", "a second time", do=do))
         # In place: the step asks once, and a second tensor of this size is what chunks are there to save.
-        return gradient.mul_(outer.unsqueeze(-1).to(gradient.dtype)), None, None
+        return gradient.mul_(outer.unsqueeze(-1).to(gradient.dtype)).to(ctx.dtype), None, None, None

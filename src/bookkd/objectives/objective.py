@@ -210,11 +210,13 @@ def _value(
     if student is None or rows is None:
         return term.value(student_fields, targets, batch, clock)
     count = len(student)
-    others = {name: value for name, value in student_fields.items() if name == term.teacher and term.own}
+    own = (term.teacher, *term.beside) if term.own else ()
+    others = {name: value for name, value in student_fields.items() if name in own}
+    read = batch if term.transforms else {name: batch[name] for name in term.batch if name in batch}
 
     def evaluate(piece: Tensor, part: slice) -> Tensor:
         fields = {**part_of(others, part, count), term.field: piece}
-        return term.value(fields, part_of(targets, part, count), part_of(batch, part, count), clock)
+        return term.value(fields, part_of(targets, part, count), part_of(read, part, count), clock)
 
     return by_chunks(evaluate, student, rows)
 

@@ -15,7 +15,7 @@ from bookkd.core.errors import ConfigError, DataError, UnknownNameError, expecte
 from bookkd.core.fields import IGNORE_LABEL, LABEL, LOGITS, PARTNER_LABEL, check_field_name
 from bookkd.core.names import choose, nearest
 from bookkd.core.schedules import Clock, Schedule, resolve
-from bookkd.losses import Claims, FullTarget, Loss, Target, as_target, claims_of
+from bookkd.losses import Claims, CombinedTarget, FullTarget, Loss, Target, as_target, claims_of
 
 __all__ = ["Hyper", "Mask", "Term", "bind", "labelled", "masked", "scheduled", "weighted"]
 
@@ -84,6 +84,8 @@ class Term:
         transforms: Applied to both sides before the loss, in this order; see `objectives.transforms`.
         own: Whether `teacher` is a field of the student's own, as peers teach one another; taken without gradient.
         gradient: Whether one of the student's own is handed to the loss with its gradient after all, as two passes that are to agree.
+        beside: Further fields of the student's own: with `teacher` they are the members of one `CombinedTarget`, in equal parts
+            unless a transform (`Combine`) says otherwise.
     """
 
     name: str
@@ -97,6 +99,7 @@ class Term:
     transforms: tuple[Transform, ...] = ()
     own: bool = False
     gradient: bool = False
+    beside: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_field_name(self.field)
@@ -104,6 +107,14 @@ class Term:
             check_field_name(self.teacher)
         if not callable(self.weight):
             finite(self.weight, "weight", where=f"term {self.name}")
+        for name in self.beside:
+            check_field_name(name)
+        if self.beside and (not self.own or self.gradient):
+            wish, got = (
+                "True, and `gradient` False, with fields beside the teacher's",
+                f"{self.own} and {self.gradient}",
+            )
+            raise ConfigError(expected("own", wish, got, where=f"term {self.name}"))
         self._check_positional()
         self._check_hyper()
         if (self.transforms or self.own) and self.teacher is None:
@@ -172,8 +183,7 @@ class Term:
         """
         inputs: list[Any] = [self._look_up(self.field, student_fields, "student")]
         if self.teacher is not None:
-            target = self._look_up(self.teacher, student_fields if self.own else targets, _TEACHER)
-            target = target.detach() if self.own and not self.gradient else target
+            target = self._own(student_fields) if self.own else self._look_up(self.teacher, targets, _TEACHER)
             for transform in self.transforms:
                 inputs[0], target = transform(inputs[0], as_target(target), batch)
             inputs.append(target)
@@ -189,6 +199,13 @@ class Term:
         if silent is None or self.claims.scope == "batch":
             return self.loss(*inputs, **hyper)
         return self.loss(*inputs, **hyper).masked_fill(silent, 0)
+
+    def _own(self, student_fields: Mapping[str, Tensor]) -> Target | Tensor:
+        """Return what the student's own fields teach."""
+        names = (self.teacher or "", *self.beside)
+        said: list[Tensor] = [self._look_up(name, student_fields, _TEACHER) for name in names]
+        said = said if self.gradient else [each.detach() for each in said]
+        return said[0] if len(said) == 1 else CombinedTarget.of([as_target(each) for each in said])
 
     def _look_up(self, name: str, fields: Mapping[str, Any], side: str) -> Any:
         if name in fields:
@@ -208,6 +225,7 @@ def bind(
     mask: Mask | None = None,
     own: bool = False,
     gradient: bool = False,
+    beside: tuple[str, ...] = (),
     **hyper: Hyper,
 ) -> Term:
     """Bind a loss to the names of its inputs, and check the names against the loss's own signature.
@@ -222,6 +240,7 @@ def bind(
         mask: Where the term counts.
         own: Whether `teacher` names a field of the student's own.
         gradient: Whether that field is taken with gradient.
+        beside: Further ones, which teach together with it.
         **hyper: Hyper-parameters of the loss: every required one, and no other.
 
     Raises:
@@ -237,7 +256,8 @@ def bind(
     bookkd.core.errors.UnknownNameError: Unknown hyper-parameter 'smoothing' (term cross_entropy, loss cross_entropy). Nearest: smoothing_over, label_smoothing.
     """
     given, called = tuple(batch), name or _loss_name(loss)
-    return Term(called, loss, field, teacher, given, weight, dict(hyper), mask, own=own, gradient=gradient)
+    sides: dict[str, Any] = {"own": own, "gradient": gradient, "beside": beside}
+    return Term(called, loss, field, teacher, given, weight, dict(hyper), mask, **sides)
 
 
 def weighted(term: Term, weight: float | Schedule) -> Term:

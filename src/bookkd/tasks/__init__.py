@@ -9,6 +9,7 @@ from bookkd.tasks.classification import Classification
 from bookkd.tasks.multi_label import MultiLabel
 from bookkd.tasks.predict import Predictions, plain_loader, predict
 from bookkd.tasks.regression import Regression
+from bookkd.tasks.tagging import Tagging
 
 __all__ = [
     "TASKS",
@@ -20,6 +21,7 @@ __all__ = [
     "Predictions",
     "Regression",
     "SoftOptions",
+    "Tagging",
     "Task",
     "paired_positions",
     "plain_loader",
@@ -32,6 +34,7 @@ TASKS = {
     "classification": "bookkd.tasks.classification:Classification",
     "multi-label": "bookkd.tasks.multi_label:MultiLabel",
     "regression": "bookkd.tasks.regression:Regression",
+    "tagging": "bookkd.tasks.tagging:Tagging",
 }
 """Task name -> class. One line a task; a test holds this table equal to the cases."""
 

@@ -19,6 +19,7 @@ from bookkd.zoo.pairs import PairedTokens
 from bookkd.zoo.preprocess import Preprocess, create_preprocess
 from bookkd.zoo.sequences import TokenDataset
 from bookkd.zoo.tables import DATASETS, FAMILIES, FILELESS, NETWORKS, SEQUENCES, TRANSFORMS
+from bookkd.zoo.tagging import GRUTagger, SequenceDataset
 from bookkd.zoo.texts import TextClassifier, TextDataset, create_text_classifier, load_text_classifier
 from bookkd.zoo.transforms import create_transform
 from bookkd.zoo.weights import load_weights, save_weights, weights_digest
@@ -32,10 +33,12 @@ __all__ = [
     "TRANSFORMS",
     "ArrayDataset",
     "Decoding",
+    "GRUTagger",
     "ImageDataset",
     "LanguageModel",
     "PairedTokens",
     "Preprocess",
+    "SequenceDataset",
     "SubsetDataset",
     "TextClassifier",
     "TextDataset",
