@@ -33,6 +33,7 @@ class Claims:
         full_support: Whether it is infinite where the teacher rules out a class that the student does not; a function of the
             hyper-parameters where these decide it.
         linear: Whether it is linear in the teacher's distribution, up to a constant, and honours a `SampledTarget`.
+        other_classes: Whether student and teacher may have different classes.
 
     >>> Claims(zero_at_teacher=False)
     Traceback (most recent call last):
@@ -47,6 +48,7 @@ class Claims:
     why_not: str = ""
     full_support: bool | Callable[[Mapping[str, Any]], bool] = False
     linear: bool = False
+    other_classes: bool = False
 
     def __post_init__(self) -> None:
         choose(self.scope, ("position", "sequence", "batch"), "scope", where="claims of a loss")
@@ -70,6 +72,7 @@ def claims(
     why_not: str = "",
     full_support: bool | Callable[[Mapping[str, Any]], bool] = False,
     linear: bool = False,
+    other_classes: bool = False,
 ) -> Callable[[_AnyLoss], _AnyLoss]:
     """Attach `Claims` to a loss.
 
@@ -81,6 +84,7 @@ def claims(
         why_not: See `Claims`.
         full_support: See `Claims`.
         linear: See `Claims`.
+        other_classes: See `Claims`.
 
     >>> @claims(scope="batch")
     ... def relational(student, teacher):
@@ -88,7 +92,7 @@ def claims(
     >>> claims_of(relational).scope
     'batch'
     """
-    declared = Claims(scope, t_squared, sparse, zero_at_teacher, why_not, full_support, linear)
+    declared = Claims(scope, t_squared, sparse, zero_at_teacher, why_not, full_support, linear, other_classes)
 
     def attach(loss: _AnyLoss) -> _AnyLoss:
         loss.claims = declared  # type: ignore[attr-defined]

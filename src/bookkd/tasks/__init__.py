@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bookkd.core.names import look_up
 from bookkd.tasks.base import BaseTask, LogitsTask, SoftOptions, Task
-from bookkd.tasks.causal_lm import CausalLM
+from bookkd.tasks.causal_lm import CausalLM, paired_positions
 from bookkd.tasks.classification import Classification
 from bookkd.tasks.multi_label import MultiLabel
 from bookkd.tasks.predict import Predictions, plain_loader, predict
@@ -25,6 +25,7 @@ __all__ = [
     "SoftOptions",
     "Tagging",
     "Task",
+    "paired_positions",
     "plain_loader",
     "predict",
     "task_class",

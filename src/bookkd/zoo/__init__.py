@@ -1,5 +1,6 @@
 """Reference networks, data sets and augmentations for demo, examples and benchmarks; users bring their own by path."""
 
+from bookkd.zoo.continuing import Decoding, continued
 from bookkd.zoo.datasets import open_dataset
 from bookkd.zoo.decoding import Hypothesis, decode
 from bookkd.zoo.fingerprints import fingerprint
@@ -11,9 +12,11 @@ from bookkd.zoo.language import (
     load_tokenizer,
     pack,
     positions_within,
+    special_tokens,
     tokenizer_digest,
 )
 from bookkd.zoo.networks import create_network
+from bookkd.zoo.paired_tokens import PairedTokens
 from bookkd.zoo.pairs import PairDataset, read_pairs
 from bookkd.zoo.preprocess import Preprocess, create_preprocess
 from bookkd.zoo.seq2seq import Seq2SeqModel, create_seq2seq, load_seq2seq
@@ -33,11 +36,13 @@ __all__ = [
     "SEQUENCES",
     "TRANSFORMS",
     "ArrayDataset",
+    "Decoding",
     "GRUTagger",
     "Hypothesis",
     "ImageDataset",
     "LanguageModel",
     "PairDataset",
+    "PairedTokens",
     "Preprocess",
     "Seq2SeqModel",
     "SequenceDataset",
@@ -47,6 +52,7 @@ __all__ = [
     "TokenDataset",
     "TranslationTransformer",
     "VectorDataset",
+    "continued",
     "create_causal_lm",
     "create_network",
     "create_preprocess",
@@ -65,6 +71,7 @@ __all__ = [
     "positions_within",
     "read_pairs",
     "save_weights",
+    "special_tokens",
     "tokenizer_digest",
     "weights_digest",
 ]

@@ -48,5 +48,6 @@ TRANSFORMS = {
     "none": "bookkd.zoo.transforms:none",
     "rand-augment": "bookkd.zoo.transforms:rand_augment",
     "random-resized-crop": "bookkd.zoo.transforms:random_resized_crop",
+    "token-mask": "bookkd.zoo.token_views:token_mask",
 }
 """Augmentations by name; beside them the user's own `package.module:callable`."""
