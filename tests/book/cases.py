@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from scipy.special import logsumexp, softmax
 
@@ -51,13 +53,18 @@ def half_a_step(original, decoded):
     assert (error <= step[:, None] / 2 + np.abs(np.where(finite, flat, 0)) * 2**-22 + 2**-26).all()
 
 
-def bucket(original, decoded: SparseArray):
+def bucket(original, decoded: SparseArray, always=()):
     """Kept p = (1 - tail) softmax(kept / T) equals the softmax of all logits at the kept classes, at each promised T."""
     wide = original.astype(np.float64)
     assert decoded.n_classes == wide.shape[1]
     kept = np.take_along_axis(wide, decoded.indices.astype(np.int64), axis=1)
     k = kept.shape[1]
-    np.testing.assert_array_equal(kept, -np.sort(-wide, axis=1)[:, :k])
+    others = np.delete(wide, always, axis=1)
+    chosen = [
+        [*row[list(always)], *sorted(rest)[::-1][: k - len(always)]] for row, rest in zip(wide, others, strict=True)
+    ]
+    np.testing.assert_array_equal(kept, -np.sort(-np.array(chosen), axis=1))
+    assert all(set(always) <= set(row) for row in decoded.indices.tolist())
     assert (decoded.values[:, 1:] <= decoded.values[:, :-1]).all()
     assert (decoded.values[:, 0] == 0).all()
     for column, temperature in enumerate(decoded.temperatures):
@@ -142,6 +149,10 @@ CASES = (
     CodecCase("top_k/all classes", TopK(10, (1.0, 4.0)), (10,), logits((10,)), bucket, 40 + 8),
     CodecCase("top_k/masked", TopK(4, (1.0, 4.0)), (10,), masked((10,), [0, 7]), bucket, 16 + 8),
     CodecCase("top_k/mostly masked", TopK(4), (10,), masked((10,), list(range(2, 10))), bucket, 16 + 4),
+    CodecCase("top_k/always", TopK(4, always=(7, 2)), (10,), logits((10,)), partial(bucket, always=(7, 2)), 16 + 4),
+    CodecCase(
+        "top_k/always masked", TopK(3, always=(1,)), (10,), masked((10,), [1, 4]), partial(bucket, always=(1,)), 12 + 4
+    ),
     CodecCase("top_k/ties", TopK(3), (8,), lambda rng, rows: rng.integers(0, 2, (rows, 8)).astype(float), bucket, 16),
     CodecCase("top_k/confident", TopK(2), (10,), logits((10,), 100.0), bucket, 12),
     CodecCase("top_k/wide", TopK(2), (70_000,), logits((70_000,)), bucket, 2 * 2 + 2 * 4 + 4),

@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 import torch
 from scipy.special import log_softmax, logsumexp, rel_entr, softmax
-from scipy.stats import entropy, pearsonr
+from scipy.stats import entropy, pearsonr, wasserstein_distance
 from tests.losses.regression_cases import REGRESSION
 from tests.losses.speech_cases import SAID, SPEECH, Z1
 
@@ -39,6 +39,7 @@ from bookkd.losses import (
     softened_mse,
     student_entropy,
     truncated_kl,
+    uld,
 )
 from bookkd.testing.losses import LossCase, SparseArrays, Worked
 
@@ -297,6 +298,34 @@ TRUNCATED = {
 }
 FORGETS_TAIL = "a student equal to the teacher gives the kept classes mass M, and the target asks for more"
 ENTROPY = "its value there is the teacher's entropy"
+
+
+def ref_uld(student, teacher, *, temperature):
+    q, p = outcomes(student, teacher, temperature)
+    if not isinstance(teacher, SparseArrays):
+        width = max(p.shape[-1], q.shape[-1])
+        return sum_apart(*(np.pad(each, [(0, 0), (0, width - each.shape[-1])]) for each in (p, q)))
+    k = teacher.values.shape[-1]
+    largest = np.sort(softmax(student / temperature, axis=-1), axis=-1)[:, ::-1][:, :k]
+    return sum_apart(p[:, :k], largest) + np.abs(1 - p[:, :k].sum(-1) - (1 - largest.sum(-1)))
+
+
+def sum_apart(p, q):
+    """scipy's distance between the sorted values, which are as many on both sides, times their number."""
+    return np.array([len(a) * wasserstein_distance(a, b) for a, b in zip(p, q, strict=True)])
+
+
+def other_classes(generator):
+    student = 2 * torch.randn(ROWS, CLASSES, generator=generator, dtype=torch.float64)
+    return student, DenseTarget(2 * torch.randn(ROWS, CLASSES + 3, generator=generator, dtype=torch.float64))
+
+
+# Card llm-kd: "ULD: [.6,.3,.1] vs [.5,.2,.2,.1] = .4"; either side may have the fewer classes.
+FOUR, THREE_ = (0.5, 0.2, 0.2, 0.1), (0.3, 0.6, 0.1)
+ULD = (
+    Worked(tuple(np.log(FOUR)), (torch.tensor(THREE_).double().log(),), {"temperature": 1.0}, 0.4),
+    Worked(tuple(np.log(THREE_)), (torch.tensor(FOUR).double().log(),), {"temperature": 1.0}, 0.4),
+)
 
 
 def truncated_case(renormalise, at_teacher, why):
@@ -634,6 +663,9 @@ CASES = (
     ),
     *gram_cases("class_gram", class_gram, ref_class_gram, three(0.041288, 1.0, views=1), three(0.002881, 4.0, views=1)),
     *gram_cases("batch_gram", batch_gram, ref_batch_gram, three(0.040865, 1.0, views=1), three(0.001219, 4.0, views=1)),
+    LossCase("uld", uld, {"temperature": 2.0}, made(dense), ref_uld, ULD, dense),
+    LossCase("uld/other classes", uld, {"temperature": 2.0}, other_classes, ref_uld),
+    LossCase("uld/sparse", uld, {"temperature": 4.0}, made(sparse(3, 1.0, 4.0)), ref_uld, (), sparse(3, 1.0, 4.0)),
     *REGRESSION,
     *SPEECH,
 )

@@ -51,7 +51,9 @@ def test_the_largest_are_the_same(kind, k):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("codec", [TopK(8, (1.0, 4.0)), Sampled(50), Sampled(9, 2.0, seed=4)], ids=repr)
+@pytest.mark.parametrize(
+    "codec", [TopK(8, (1.0, 4.0)), TopK(5, always=(3, 250)), Sampled(50), Sampled(9, 2.0, seed=4)], ids=repr
+)
 def test_records_are_the_same_to_the_bit(kind, codec):
     rows, ids = rows_of(kind), RowIds(np.arange(ROWS), 1, "logits")
     here = codec.encode(rows, ids)

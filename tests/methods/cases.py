@@ -140,6 +140,8 @@ DEFAULTS = {
         "form": "code",
         "class_reduction": "sum",
     },
+    # Not on the card: the defaults of the released code, as ports of it have them.
+    "uld": {"temperature": 1.0, "kd_weight": 1.0, "ce_weight": 1.0},
     "tfkd-self": {"temperature": 20.0, "alpha": 0.95, "multiplier": 1.0, "class_reduction": "sum"},
 }
 
@@ -163,6 +165,7 @@ NEEDS = {
     "takd": ({"logits": (5.0,)}, ()),
     "tfkd-reg": ({}, ()),
     "tfkd-self": ({"logits": (20.0,)}, ()),
+    "uld": ({"logits": (1.0,)}, ()),
     "vanilla-kd": ({"logits": (4.0,)}, ()),
 }
 
@@ -198,6 +201,8 @@ TOTALS = {
     "takd": 0.575697,  # card takd: teacher -> student
     "tfkd-reg": 0.436489,
     "tfkd-self": 0.05 * 0.464369 + 0.95 * 0.824327,
+    # CE, and the differences of the sorted softmax(z) and softmax(v), as in the case of softened_mse.
+    "uld": 0.464369 + 0.181684 + 0.050440 + 0.131243,
     "vanilla-kd": 0.619714,  # 0.1 * 0.464369 + 0.9 * 0.636975
 }
 
@@ -354,6 +359,9 @@ REFUSED = [
         r"`label_smoothing` to be between 0 and 1, got -0\.1 \(method supervised\)",
     ),
     ("supervised", "label_smoothing", 1.5, r"between 0 and 1, got 1\.5"),
+    ("uld", "temperature", 0.0, r"`temperature` to be a number above 0, got 0\.0 \(method uld\)"),
+    ("uld", "kd_weight", 0.0, r"`kd_weight` to be above 0, got 0 "),
+    ("uld", "ce_weight", -1.0, r"`ce_weight` to be at least 0, got -1\.0"),
     (
         "vanilla-kd",
         "temperature",

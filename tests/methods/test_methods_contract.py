@@ -104,8 +104,8 @@ class TestEveryMethod:
         objective = method.objective(task)
         assert isinstance(objective, Objective)
         fields, dense = NEEDS[name]
-        # bookkd shows the entropy of the teacher, which draws would bias.
-        more = {"nonlinear": ("logits",)} if name == "bookkd" else {}
+        # bookkd shows the entropy of the teacher, and uld sorts it: draws would bias both.
+        more = {"nonlinear": ("logits",)} if name in ("bookkd", "uld") else {}
         more |= {"validation": True} if name == "adaptive-label-smoothing" else {}
         assert method.needs(task) == Needs(fields=fields, dense=dense, views_per_sample=VIEWS.get(name, 1), **more)
         assert {name: at for name, at in objective.needs().items() if not name.startswith("own/")} == fields

@@ -40,6 +40,7 @@ TRANSFORMS = {
     "rand-augment": ({"size": 32, "padding": 0}, (3, 32, 32), (3, 32, 32)),
     "random-resized-crop": ({"size": 24}, (3, 40, 30), (3, 24, 24)),
     "spec-augment": ({}, (40, 16), (40, 16)),
+    "token-mask": ({"mask": 3}, (40,), (40,)),
 }
 
 # The tensors of the published resnet20, without the counters of batch normalisation.

@@ -290,7 +290,7 @@ class UnitBuffer:
             row, position = (int(rows[0]), None) if offsets is None else place_of(offsets, int(rows[0]))
             value = float(array[rows[0]][bad[rows[0]]].flat[0]) if array.ndim > 1 else float(array[rows[0]])
             advice = (
-                "Declare masked classes with `masked_classes`."
+                "Declare masked classes: `masked_classes` of the plan, `CausalLM(masked=...)`."
                 if value == -np.inf
                 else "Check the teacher in eval mode."
             )

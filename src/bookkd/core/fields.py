@@ -32,6 +32,8 @@ __all__ = [
     "PROBE_TAKEN",
     "RATIO",
     "SAMPLE",
+    "TEACHER_LENGTH",
+    "TEACHER_SHIFT",
     "VARIANCE",
     "VIEW",
     "WEIGHT",
@@ -68,6 +70,10 @@ COUNTS = "counts"
 """int64 [batch], on the processor: the positions that a book should have of each record; only where somebody compares."""
 LABEL_LENGTH = "label_length"
 """int64 [batch]: the entries of a label that are no padding; only where the data set is of sequences and labels are such."""
+TEACHER_LENGTH = "teacher_length"
+"""int64 [batch]: the tokens of the same text on the side of a teacher of another tokenizer."""
+TEACHER_SHIFT = "teacher_shift"
+"""int64 [batch]: the position of the teacher that belongs to the student's position 0; below 0 where the student has more before."""
 PARTNER = "partner"
 """int64 [batch]: the sample that a mixed view was mixed with."""
 PARTNER_LABEL = "partner_label"

@@ -40,6 +40,8 @@ def check_alignment(
     rows: Sequence[int] | None = None,
     records: int = 64,
     task: str | None = None,
+    masked: Sequence[int] | None = None,
+    most: int | None = None,
 ) -> None:
     """Refuse a book that was made from other samples or views, or that orders the classes otherwise.
 
@@ -51,6 +53,8 @@ def check_alignment(
         rows: Book row of each sample, where the data set is a part or another order of the book's; None where it is the same.
         records: Records whose probes are compared with replayed views.
         task: Name of the student's task; None compares none.
+        masked: Classes that the student may not say; None compares none.
+        most: Positions of the data set's longest sequence; None where it is none of sequences.
 
     Raises:
         BookMismatchError: naming what differs.
@@ -60,8 +64,16 @@ def check_alignment(
     found = _other_classes(book.plan.class_names, class_names)
     if task is not None and task != book.plan.task:
         found.append(f"task is {task!r}, the book's is {book.plan.task!r}")
+    if masked is not None and tuple(masked) != tuple(book.plan.masked_classes):
+        found.append(f"masked classes are {_few(masked)}, the book's are {_few(book.plan.masked_classes)}")
     if rows is None:
-        mine = fingerprint(dataset)
+        # Of a text in two kinds of tokens a book is about the teacher's.
+        mine = fingerprint(getattr(dataset, "of_book", dataset))
+        longest = max((field.positions or 0 for field in book.plan.fields.values()), default=0)
+        if most is not None and longest not in (0, most) and mine["samples"] != book.plan.data.get("samples"):
+            found.append(
+                f"the longest sequence has {most} positions, the book's {longest}, as if cut at another length"
+            )
         found += [
             f"data {key} is {mine.get(key)!r}, the book's is {stored!r}"
             for key, stored in book.plan.data.items()
@@ -85,6 +97,11 @@ def check_alignment(
     ]
     replay = Replay(dataset, views, rows=rows, probe_share=1.0)
     knowledge.check(replay.batch(picks))
+
+
+def _few(classes: Sequence[int]) -> str:
+    listed = ", ".join(str(each) for each in classes[:5])
+    return f"{listed}, and {len(classes) - 5} more" if len(classes) > 5 else listed or "none"
 
 
 def _other_classes(theirs: Sequence[str], mine: Sequence[str]) -> list[str]:

@@ -76,6 +76,7 @@ def plan_book(
         data=fingerprint(dataset),
         views=views.recipe(len(dataset)),
         class_names=task.class_names,
+        masked_classes=task.masked,
         temperatures=temperatures,
         threads=torch.get_num_threads(),
         device=str(torch.device(teacher.device).type),

@@ -8,6 +8,7 @@ from bookkd.learning.data import Groups, check_batches, make_groups, visible_lab
 from bookkd.learning.learn import Learned, learn
 from bookkd.learning.learner import Learner
 from bookkd.learning.loop import fit
+from bookkd.learning.on_policy import OnPolicy
 from bookkd.learning.run import Run
 from bookkd.learning.step import Step, to_device
 from bookkd.learning.training import LearningRate, Training, find_device
@@ -19,6 +20,7 @@ __all__ = [
     "Learned",
     "Learner",
     "LearningRate",
+    "OnPolicy",
     "Run",
     "Step",
     "Training",

@@ -7,6 +7,7 @@ from typing import cast
 from bookkd.knowledge import SideBySide, Surroundings
 from bookkd.learning.data import Groups
 from bookkd.learning.learner import Learner
+from bookkd.learning.on_policy import OnPolicy
 from bookkd.learning.run import Run
 from bookkd.learning.step import Step
 from bookkd.learning.training import Training
@@ -22,6 +23,7 @@ def begin_run(
     training: Training,
     groups: Groups,
     surroundings: Surroundings | None = None,
+    on_policy: OnPolicy | None = None,
 ) -> Run:
     """Return the run of a method before its first step.
 
@@ -35,6 +37,7 @@ def begin_run(
         training: Plain values.
         groups: The batches.
         surroundings: Data set, views and folder, for methods that write books of their own.
+        on_policy: Which samples the student writes itself; None for none.
     """
     handlers = method.handlers()
     own = method.own_knowledge(learner, learner.task, step.knowledge, training.seed)
@@ -50,4 +53,5 @@ def begin_run(
         steps_per_epoch=len(groups),
         handlers=handlers,
         surroundings=surroundings,
+        on_policy=on_policy,
     )

@@ -24,7 +24,16 @@ from bookkd.tasks import Task
 from bookkd.views import CachedViews, Views, differences
 from bookkd.zoo import fingerprint
 
-__all__ = ["check_cached", "check_labels", "check_options", "check_task", "check_validation", "find_rows", "run_config"]
+__all__ = [
+    "check_cached",
+    "check_labels",
+    "check_options",
+    "check_task",
+    "check_tokens",
+    "check_validation",
+    "find_rows",
+    "run_config",
+]
 
 
 def check_validation(needs: Needs, validation: Validation | None, method: str) -> None:
@@ -66,6 +75,25 @@ def check_task(method: Method, task: Task, where: str = "learn") -> None:
         if value != default:
             do, place = "Leave it out: it softens distributions.", f"{where}, task {task.name}"
             raise ConfigError(expected(name, f"{default} for numbers", value, where=place, do=do))
+
+
+def check_tokens(objective: Objective, knowledge: Knowledge | None, dataset: Any) -> None:
+    """Refuse losses that compare token by token, and live teachers, where the teacher has other tokens than the student.
+
+    Raises:
+        ConfigError: naming the loss, or the teacher.
+    """
+    if not hasattr(dataset, "taught"):
+        return
+    where = "a text in two kinds of tokens"
+    for term in objective.terms:
+        if term.teacher is not None and not term.own and not term.claims.other_classes:
+            do = "Use method uld, or let the teacher write and learn its text by method supervised."
+            wish = "one that compares distributions over different tokens"
+            raise ConfigError(expected("loss", wish, term.name, where=where, do=do))
+    if teachers_of(knowledge):
+        do = "Make a book of the teacher's side: it would be fed the student's tokens."
+        raise ConfigError(expected("knowledge", "a book", "a live teacher", where=where, do=do))
 
 
 def find_rows(

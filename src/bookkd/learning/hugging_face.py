@@ -19,9 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
+from bookkd.book import Book, Positions, RaggedArray
 from bookkd.core.check import between
-from bookkd.core.errors import BookMismatchError, ConfigError, expected
-from bookkd.core.fields import COUNTS, LENGTH, PROBE_HASH, PROBE_PROJECTIONS, PROBE_TAKEN, WEIGHT
+from bookkd.core.errors import BookMismatchError, ConfigError, ViewMismatchError, expected
+from bookkd.core.fields import COUNTS, LENGTH, PROBE_HASH, PROBE_PROJECTIONS, PROBE_TAKEN, SAMPLE, WEIGHT
 from bookkd.core.names import require
 from bookkd.core.rng import draw64
 from bookkd.core.schedules import Clock
@@ -33,71 +34,51 @@ from bookkd.tasks import CausalLM
 from bookkd.views import probe
 from bookkd.zoo import tokenizer_digest
 
-__all__ = ["BookTrainer", "tokens_of"]
+__all__ = ["BookLoss", "BookTrainer", "tokens_of"]
 
 _PROVEN = 64
 """Rows that are compared with the book before anything starts."""
 
 _Trainer: Any = require("transformers", "language").Trainer
+_Mixed: Any = object
+"""What `BookLoss` stands before is known where it is used."""
 
 
-class BookTrainer(_Trainer):  # type: ignore[misc]
-    """A `transformers.Trainer` whose loss is a method's, with a book in place of the teacher.
+class BookLoss(_Mixed):  # type: ignore[misc]
+    """What lets a trainer of Transformers learn from a book: stands before it among the bases, see `BookTrainer`.
 
     The loss is the sum over terms and positions, divided by the learnt tokens of the whole accumulated batch over all devices, so
     that it does not depend on how these are divided; of a mixture of experts, its auxiliary loss is added. Evaluation measures the
-    model's own loss on labels. Before it starts, 64 rows are held against the probes of the book; while it trains, a share of what the
+    trainer's own loss on labels. Before it starts, 64 rows are held against the probes of the book; while it trains, a share of what the
     collator made of them.
-
-    Args:
-        model: A causal language model.
-        args: `TrainingArguments`, as for a `Trainer`.
-        book: Folder or address of the book, or knowledge that was opened before.
-        method: What to minimise; `LLMKD()` where None.
-        rows: Row of the book of each row of `train_dataset`, where that is a part or another order of what the book was made of; None
-            where they are the same.
-        probe_share: Share of the rows of a batch whose tokens are compared with those that the teacher saw, 0 to 1.
-        **options: Of `transformers.Trainer`. The rows of `train_dataset` are those of `tokens_of`; they may be shuffled, sharded and
-            padded at the end while training as the script likes.
-
-    Raises:
-        ConfigError: for a book of another task or of several views, a method that wants more than the book or this door has, or an
-            option of the `Trainer` that would have no effect.
-        BookMismatchError: for another tokenizer, another number of rows, or a smaller vocabulary of the model.
-        ViewMismatchError: for rows in another order, or cut elsewhere.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        args: Any = None,
-        *,
-        book: Any,
-        method: Method | None = None,
-        rows: Sequence[int] | npt.NDArray[np.int64] | None = None,
-        probe_share: float = 0.02,
-        **options: Any,
+    def open_book(
+        self, book: Any, method: Method | None, probe_share: float, args: Any, options: Mapping[str, Any]
     ) -> None:
+        """Open the book and check that it serves the method; to be called before the trainer is built."""
         self.knowledge = book if isinstance(book, StoredKnowledge) else StoredKnowledge(book)
         self.probe_share = between(probe_share, 0, 1, "probe_share", where="BookTrainer")
-        method = method or LLMKD()
-        plan, where = self.knowledge.book.plan, str(self.knowledge.book.path)
-        _check_book(plan, where)
-        self.task = CausalLM(int(plan.data["vocabulary"]))
+        method, plan = method or LLMKD(), self.knowledge.book.plan
+        _check_book(plan, str(self.knowledge.book.path))
+        self.task = CausalLM(int(plan.data["vocabulary"]), masked=tuple(plan.masked_classes))
         check_task(method, self.task, "BookTrainer")
         self.objective = method.objective(self.task)
         _check_method(method, self.objective, args)
         check_needs(method.needs(self.task), self.knowledge, method.name)
         _check_options(args, options)
-        _check_model(plan, model, options.get("processing_class"), where)
-        dataset = options.pop("train_dataset", None)
-        if dataset is not None:
-            dataset = Numbered(dataset, _rows_of(plan, dataset, rows, where))
-            self.knowledge.check(proof_of(dataset.dataset, dataset.rows, _PROVEN))
         # The loss is divided over the accumulated batch here.
         self.loss_is_scaled_for_ga = True
-        super().__init__(model, args, train_dataset=dataset, **options)
-        self.data_collator: Any = Collator(self.data_collator)
+
+    def numbered(self, dataset: Any, rows: Any) -> Numbered:
+        """Return the rows with their numbers, after proof that the book is of them."""
+        found = Numbered(dataset, _rows_of(self.knowledge.book.plan, dataset, rows, str(self.knowledge.book.path)))
+        proof = proof_of(found.dataset, found.rows, _PROVEN)
+        try:
+            self.knowledge.check(proof)
+        except ViewMismatchError as error:
+            raise ViewMismatchError(f"{error}{_cut(self.knowledge.book, proof)}") from error
+        return found
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
@@ -188,6 +169,60 @@ class BookTrainer(_Trainer):  # type: ignore[misc]
         return {PROBE_TAKEN: torch.from_numpy(taken), PROBE_HASH: hashes, PROBE_PROJECTIONS: projections}
 
 
+class BookTrainer(BookLoss, _Trainer):  # type: ignore[misc]
+    """A `transformers.Trainer` whose loss is a method's, with a book in place of the teacher.
+
+    See `BookLoss` for its loss, and for what is proven before it trains.
+
+    Args:
+        model: A causal language model.
+        args: `TrainingArguments`, as for a `Trainer`.
+        book: Folder or address of the book, or knowledge that was opened before.
+        method: What to minimise; `LLMKD()` where None.
+        rows: Row of the book of each row of `train_dataset`, where that is a part or another order of what the book was made of; None
+            where they are the same.
+        probe_share: Share of the rows of a batch whose tokens are compared with those that the teacher saw, 0 to 1.
+        **options: Of `transformers.Trainer`. The rows of `train_dataset` are those of `tokens_of`; they may be shuffled, sharded and
+            padded at the end while training as the script likes.
+
+    Raises:
+        ConfigError: for a book of another task or of several views, a method that wants more than the book or this door has, or an
+            option of the `Trainer` that would have no effect.
+        BookMismatchError: for another tokenizer, another number of rows, or a smaller vocabulary of the model.
+        ViewMismatchError: for rows in another order, or cut elsewhere.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: Any = None,
+        *,
+        book: Any,
+        method: Method | None = None,
+        rows: Sequence[int] | npt.NDArray[np.int64] | None = None,
+        probe_share: float = 0.02,
+        **options: Any,
+    ) -> None:
+        self.open_book(book, method, probe_share, args, options)
+        plan, where = self.knowledge.book.plan, str(self.knowledge.book.path)
+        check_model(plan, model, options.get("processing_class"), where)
+        dataset = options.pop("train_dataset", None)
+        dataset = None if dataset is None else self.numbered(dataset, rows)
+        super().__init__(model, args, train_dataset=dataset, **options)
+        self.data_collator: Any = Collator(self.data_collator)
+
+
+def _cut(book: Book, batch: Mapping[str, Any]) -> str:
+    """Return, of rows that are not the book's, whether they were cut at another length; empty where not."""
+    names = [name for name, plan in book.fields.items() if plan.positions is not None][:1]
+    for row, length in zip(batch[SAMPLE].tolist(), batch[LENGTH].tolist(), strict=True) if names else ():
+        said = book.read(np.array([row]), np.array([0]), names)[names[0]]  # one at a time: it may be of every token
+        kept = int(said.counts[0]) + 1 if isinstance(said, RaggedArray | Positions) else length
+        if kept != length:
+            return f" Row {row} has {length} tokens, the book's {kept}: one of them was cut at another length."
+    return ""
+
+
 def _check_book(plan: Any, where: str) -> None:
     if plan.task != CausalLM.name or "vocabulary" not in plan.data:
         do = "Make it with the task causal-lm, of the rows that tokens_of gives."
@@ -244,7 +279,7 @@ def _rows_of(plan: Any, dataset: Any, rows: Any, where: str) -> npt.NDArray[np.i
     return found.astype(np.int64)
 
 
-def _check_model(plan: Any, model: nn.Module, tokenizer: Any, where: str) -> None:
+def check_model(plan: Any, model: nn.Module, tokenizer: Any, where: str) -> None:
     """Refuse another tokenizer, or a model of fewer tokens than the book's."""
     outputs = getattr(getattr(model, "config", None), "vocab_size", None)
     if isinstance(outputs, int) and outputs < plan.data["vocabulary"]:

@@ -35,6 +35,7 @@ from bookkd.learning.configuration import (
     check_labels,
     check_options,
     check_task,
+    check_tokens,
     check_validation,
     find_rows,
     run_config,
@@ -43,6 +44,7 @@ from bookkd.learning.data import Groups, check_batches, make_groups
 from bookkd.learning.folder import RunFolder, is_main_process, plain
 from bookkd.learning.learner import Learner
 from bookkd.learning.loop import fit
+from bookkd.learning.on_policy import OnPolicy
 from bookkd.learning.order import ReadingOrder, order_of_run, reading_ahead
 from bookkd.learning.run import Run
 from bookkd.learning.step import Step
@@ -106,6 +108,7 @@ def learn(
     overwrite: bool = False,
     cached: CachedViews | None = None,
     start: str | None = None,
+    on_policy: OnPolicy | None = None,
 ) -> Learned:
     """Train a student.
 
@@ -136,6 +139,7 @@ def learn(
         cached: Views drawn before, shared by several students; they carry the probes of their own `Replay`.
         start: What the student starts from, such as the digest of its weights, where a run in `out` from another start is
             to be refused; None where the start is drawn anew each time and a checkpoint takes its place.
+        on_policy: Of a causal language model with a live teacher: which samples the student writes itself at every step.
 
     Raises:
         ConfigError: if options contradict each other or the knowledge lacks what the method needs; `out` holds another run.
@@ -154,6 +158,7 @@ def learn(
     rows = find_rows(dataset, knowledge, rows, keys)
     check_needs(method.needs(task), knowledge, method.name, n_views=views.n_views)
     check_validation(method.needs(task), checked, method.name)
+    check_tokens(objective, knowledge, dataset)
     views = _aligned(views, knowledge, dataset, task, rows)
     check_cached(cached, dataset, views, rows)
     check_labels(objective, dataset, labels, rows)
@@ -161,9 +166,13 @@ def learn(
     check_batches(training, samples=n_rows, views_per_sample=n_next, whole=objective.relational)
     trainable(student)
     learner = Learner(student, task, preprocess=preprocess, connectors=objective.connectors, passes=method.passes)
+    if on_policy is not None:
+        on_policy.check(learner, task, knowledge)
     folder = None
     if out is not None:
         config = run_config(learner, dataset, views, knowledge, method, training, checked, labels, rows, door, start)
+        if on_policy is not None:
+            config["on_policy"] = plain(on_policy)
         folder = RunFolder(out, config, overwrite=overwrite)
     with folder or nullcontext():
         if folder is not None and folder.result is not None:
@@ -194,6 +203,8 @@ def learn(
             order=order,
             fields=fields,
             surroundings=Surroundings(dataset, views, None if folder is None else folder.path, rows is None),
+            written_by=getattr(dataset, "written_by", None),
+            on_policy=on_policy,
         )
         learned = job.learned(folder, door, loggers=loggers, callbacks=callbacks, progress=progress)
         return replace(learned, order=order)
@@ -203,8 +214,22 @@ def _aligned(views: Views, knowledge: Knowledge | None, dataset: Any, task: Task
     """Return the views with the partners that the books froze, after proof that the books are about them."""
     for book in books_of(knowledge):
         views = with_pool_of(book, views)
-        check_alignment(book, dataset, views, class_names=task.class_names, rows=rows, task=task.name)
+        check_alignment(
+            book,
+            dataset,
+            views,
+            class_names=task.class_names,
+            rows=rows,
+            task=task.name,
+            masked=task.masked,
+            most=_most_positions(task, getattr(dataset, "of_book", dataset)),
+        )
     return views
+
+
+def _most_positions(task: Task, dataset: Any) -> int | None:
+    """Return the positions of a data set's longest sequence, if it says how many tokens that has."""
+    return task.most_positions(dataset) if hasattr(dataset, "most_positions") else None
 
 
 def _taught_by(knowledge: Knowledge | None, method: Method, task: Task) -> tuple[TeacherInfo, ...]:
@@ -261,6 +286,8 @@ class _Job:
     order: ReadingOrder
     fields: tuple[str, ...]
     surroundings: Surroundings
+    written_by: TeacherInfo | None
+    on_policy: OnPolicy | None
 
     def learned(self, folder: RunFolder | None, door: str, **lightning: Any) -> Learned:
         """Train, and write weights and result where there is a folder."""
@@ -272,6 +299,8 @@ class _Job:
             return _learned(self.learner, history, run.chosen_epoch, run.teacher_forwards, path)
         method = self.method
         taught_by = _taught_by(self.step.knowledge, method, self.learner.task)
+        if self.written_by is not None and self.written_by.digest not in [teacher.digest for teacher in taught_by]:
+            taught_by = (*taught_by, self.written_by)
         lineage = lineage_of({"name": method.name, **plain(method)}, taught_by)
         return _kept(self.learner, folder, run, {"method": method.name, "lineage": lineage})
 
@@ -325,7 +354,15 @@ class _Job:
             # Each process asks its own teacher, beside its student.
             for live in teachers_of(self.step.knowledge):
                 live.teacher.to(next(placed.parameters()).device)
-        return begin_run(placed, self.step, self.method, self.training, groups, self.surroundings)
+        return begin_run(
+            placed,
+            self.step,
+            self.method,
+            self.training,
+            groups,
+            surroundings=self.surroundings,
+            on_policy=self.on_policy,
+        )
 
 
 def _replay(replay: Replay, training: Training) -> Replay | CachedViews:

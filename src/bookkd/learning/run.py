@@ -17,6 +17,7 @@ from bookkd.core.rng import draw64
 from bookkd.core.schedules import Clock
 from bookkd.knowledge import Surroundings
 from bookkd.learning.learner import Learner
+from bookkd.learning.on_policy import OnPolicy
 from bookkd.learning.step import Batch, Step
 from bookkd.learning.training import LearningRate, Training, make_optimizer
 from bookkd.methods import Handler
@@ -59,6 +60,7 @@ class Run:
         steps_per_epoch: Optimizer steps of an epoch.
         handlers: Event handlers of the method.
         surroundings: Data set, views and folder, for handlers that write; None where they are not known.
+        on_policy: Which samples the student writes itself, and how; None for none.
     """
 
     def __init__(
@@ -71,7 +73,9 @@ class Run:
         steps_per_epoch: int,
         handlers: Sequence[Handler] = (),
         surroundings: Surroundings | None = None,
+        on_policy: OnPolicy | None = None,
     ) -> None:
+        self.on_policy = on_policy
         self.learner = learner
         self.step = step
         self.training = training
@@ -147,6 +151,7 @@ class Run:
         """
         self._seed_dropout()
         clock, ranks = self.clock, self._ranks
+        group = self._rewritten(group)
         totals = self.step.totals(group)
         for batch in group:
             losses = self.step.loss(self.learner, batch, clock, totals)
@@ -289,6 +294,16 @@ class Run:
         self.learner.load_state_dict(state["learner"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.load_progress_state(state)
+
+    def _rewritten(self, group: Sequence[Batch]) -> Sequence[Batch]:
+        """Return the batches of a step, with what the student writes in them."""
+        if self.on_policy is None:
+            return group
+        first = (dist.get_rank() if self._group else 0) * len(group)
+        return [
+            self.on_policy.rewritten(batch, self.learner, step=self.steps, part=first + place)
+            for place, batch in enumerate(group)
+        ]
 
     def _seed_dropout(self) -> None:
         # A function of (seed, step, rank), so that a resumed run draws what an uninterrupted one would have drawn.

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from bookkd.core.fields import COUNTS, LENGTH, PROBE_HASH, PROBE_PROJECTIONS, PROBE_TAKEN, SAMPLE, VIEW
+from bookkd.core.fields import COUNTS, LENGTH, PROBE_HASH, PROBE_PROJECTIONS, PROBE_TAKEN, SAMPLE, TEACHER_LENGTH, VIEW
 from bookkd.core.protocols import Knowledge
 from bookkd.core.schedules import Clock
 from bookkd.learning.learner import Learner
@@ -70,6 +70,8 @@ class Step:
         lengths = batch.get(LENGTH)
         if lengths is None or lengths.device.type != "cpu":
             return batch
+        if batch.get(TEACHER_LENGTH) is not None:
+            return {**batch, COUNTS: batch[TEACHER_LENGTH] - 1}  # of the text in the teacher's tokens
         counts = self.task.of_teacher().counts(batch)
         return batch if counts is None else {**batch, COUNTS: counts}
 

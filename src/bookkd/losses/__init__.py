@@ -13,6 +13,7 @@ from bookkd.losses.drawn import ClassTarget, SampledTarget
 from bookkd.losses.entropy import student_entropy, teacher_entropy
 from bookkd.losses.gram import batch_gram, class_gram
 from bookkd.losses.labels import cross_entropy
+from bookkd.losses.ordered import uld
 from bookkd.losses.regression import as_normal, gaussian_kl, gaussian_nll, mean_matching, squared_error
 from bookkd.losses.sampling import expected_unique, importance_weights
 from bookkd.losses.smoothing import beta_targets
@@ -66,6 +67,7 @@ __all__ = [
     "student_entropy",
     "teacher_entropy",
     "truncated_kl",
+    "uld",
     "view_consistency",
 ]
 
@@ -94,6 +96,7 @@ LOSSES: dict[str, Loss] = {
     "squared_error": squared_error,
     "student_entropy": student_entropy,
     "truncated_kl": truncated_kl,
+    "uld": uld,
     "view_consistency": view_consistency,
 }
 """Every loss by name. A new one takes a function, a line here, and a row in `tests/losses/cases.py`."""

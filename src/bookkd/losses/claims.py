@@ -35,6 +35,7 @@ class Claims:
         linear: Whether it is linear in the teacher's distribution, up to a constant, and honours a `SampledTarget`.
         hard: Whether it looks at the teacher's likeliest class alone, and so honours a `ClassTarget`.
         mutual: Whether both sides are the student's own, so that a gradient flows to the second, too.
+        other_classes: Whether student and teacher may have different classes.
 
     >>> Claims(zero_at_teacher=False)
     Traceback (most recent call last):
@@ -51,6 +52,7 @@ class Claims:
     linear: bool = False
     hard: bool = False
     mutual: bool = False
+    other_classes: bool = False
 
     def __post_init__(self) -> None:
         choose(self.scope, ("position", "sequence", "batch"), "scope", where="claims of a loss")
@@ -76,6 +78,7 @@ def claims(
     linear: bool = False,
     hard: bool = False,
     mutual: bool = False,
+    other_classes: bool = False,
 ) -> Callable[[_AnyLoss], _AnyLoss]:
     """Attach `Claims` to a loss.
 
@@ -89,6 +92,7 @@ def claims(
         linear: See `Claims`.
         hard: See `Claims`.
         mutual: See `Claims`.
+        other_classes: See `Claims`.
 
     >>> @claims(scope="batch")
     ... def relational(student, teacher):
@@ -96,7 +100,9 @@ def claims(
     >>> claims_of(relational).scope
     'batch'
     """
-    declared = Claims(scope, t_squared, sparse, zero_at_teacher, why_not, full_support, linear, hard, mutual)
+    declared = Claims(
+        scope, t_squared, sparse, zero_at_teacher, why_not, full_support, linear, hard, mutual, other_classes
+    )
 
     def attach(loss: _AnyLoss) -> _AnyLoss:
         loss.claims = declared  # type: ignore[attr-defined]

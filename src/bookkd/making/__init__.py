@@ -9,5 +9,18 @@ from bookkd.making.local import make, plan_book
 from bookkd.making.merging import bake, merge
 from bookkd.making.repairing import repair
 from bookkd.making.several import make_several
+from bookkd.making.texts import open_texts, write_texts
 
-__all__ = ["bake", "decode_dataset", "find_batch_size", "grow", "make", "make_several", "merge", "plan_book", "repair"]
+__all__ = [
+    "bake",
+    "decode_dataset",
+    "find_batch_size",
+    "grow",
+    "make",
+    "make_several",
+    "merge",
+    "open_texts",
+    "plan_book",
+    "repair",
+    "write_texts",
+]

@@ -36,11 +36,12 @@ class OnDevice:
         self.device = torch.device(device)
         self._exactly = InNumpy()
 
-    def largest(self, rows: Array, k: int, temperatures: Sequence[float]) -> Largest:
+    def largest(self, rows: Array, k: int, temperatures: Sequence[float], always: Sequence[int] = ()) -> Largest:
         """See `bookkd.book.codecs.heavy.Heavy`."""
         if not len(rows) or rows.dtype.kind != "f":  # whole numbers are no teacher's, and not all torch's
-            return self._exactly.largest(rows, k, temperatures)
-        found = [self._largest(rows[part], k, temperatures) for part in parts_of(len(rows), rows.shape[1], _VALUES)]
+            return self._exactly.largest(rows, k, temperatures, always)
+        parts = parts_of(len(rows), rows.shape[1], _VALUES)
+        found = [self._largest(rows[part], k, temperatures, list(always)) for part in parts]
         return Largest(*map(np.concatenate, zip(*found, strict=True)))
 
     def draw(self, rows: Array, temperature: float, uniforms: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
@@ -61,10 +62,16 @@ class OnDevice:
                 out[part][wrong] = self._exactly.draw(rows[part][wrong], temperature, uniforms[part][wrong])
         return out
 
-    def _largest(self, rows: Array, k: int, temperatures: Sequence[float]) -> tuple[Array, Array, Array]:
+    def _largest(
+        self, rows: Array, k: int, temperatures: Sequence[float], always: list[int]
+    ) -> tuple[Array, Array, Array]:
         values = self._sent(rows)
-        least = values.topk(k, dim=1).values[:, -1:]
-        kept, equal = values > least, values == least
+        ranked = values
+        if always:
+            ranked = values.clone()
+            ranked[:, always] = torch.inf
+        least = ranked.topk(k, dim=1).values[:, -1:]
+        kept, equal = ranked > least, ranked == least
         # Of equal values the lower classes, which `topk` does not promise.
         kept |= equal & (equal.cumsum(1) <= k - kept.sum(1, keepdim=True))
         classes = kept.nonzero()[:, 1].reshape(len(values), k)

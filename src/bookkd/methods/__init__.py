@@ -24,6 +24,7 @@ from bookkd.methods.mlkd import MLKD
 from bookkd.methods.supervised import Supervised
 from bookkd.methods.takd import TAKD
 from bookkd.methods.tfkd import TfKDReg, TfKDSelf
+from bookkd.methods.uld import ULD
 from bookkd.methods.vanilla_kd import VanillaKD
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "METHODS",
     "MLKD",
     "TAKD",
+    "ULD",
     "AdaptiveLabelSmoothing",
     "BaseMethod",
     "BetaLabelSmoothing",
@@ -74,6 +76,7 @@ METHODS = {
     "takd": "bookkd.methods.takd:TAKD",
     "tfkd-reg": "bookkd.methods.tfkd:TfKDReg",
     "tfkd-self": "bookkd.methods.tfkd:TfKDSelf",
+    "uld": "bookkd.methods.uld:ULD",
     "vanilla-kd": "bookkd.methods.vanilla_kd:VanillaKD",
 }
 """Method name -> class. One line a method; a test holds this table equal to the cases."""

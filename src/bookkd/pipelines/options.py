@@ -123,7 +123,7 @@ class ViewOptions:
     """How samples are augmented, so that every view can be drawn again.
 
     Args:
-        transform: none, digits, crop-flip, crop-flip-jitter-erase, rand-augment, random-resized-crop, or
+        transform: none, digits, crop-flip, crop-flip-jitter-erase, rand-augment, random-resized-crop, token-mask, or
             package.module:callable.
         n_views: Views of each sample.
         seed: Of all draws.

@@ -116,6 +116,14 @@ QUALITY: Mapping[str, tuple[Column, ...]] = {
         Column("agreement", "agreement", "percent", "share of positions with the teacher's likeliest token"),
         Column("teacher_kl", "KL to teacher", "number", _KL),
     ),
+    "tagging": (
+        Column("accuracy", "accuracy", "percent", "share of steps labelled right; higher is better"),
+        Column("balanced_accuracy", "balanced", "percent", "mean over classes of the recall; higher is better"),
+        Column("nll", "NLL", "number", "negative log-likelihood of a step's label, nats; lower is better"),
+        Column("ece", "ECE", "number", "expected calibration error by step; lower is better"),
+        Column("agreement", "agreement", "percent", "share of steps on which student and teacher say the same class"),
+        Column("teacher_kl", "KL to teacher", "number", _KL),
+    ),
 }
 """Task -> its figures, the first one what arms are ranked by: the task's `primary_metric`."""
 

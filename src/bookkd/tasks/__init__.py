@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bookkd.core.names import look_up
 from bookkd.tasks.base import BaseTask, LogitsTask, SoftOptions, Task
-from bookkd.tasks.causal_lm import CausalLM
+from bookkd.tasks.causal_lm import CausalLM, paired_positions
 from bookkd.tasks.classification import Classification
 from bookkd.tasks.ctc import CTC
 from bookkd.tasks.multi_label import MultiLabel
@@ -27,6 +27,7 @@ __all__ = [
     "SoftOptions",
     "Tagging",
     "Task",
+    "paired_positions",
     "plain_loader",
     "predict",
     "task_class",

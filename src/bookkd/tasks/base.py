@@ -47,6 +47,11 @@ class Task(Protocol):
     """Whether a teacher says distributions, which a temperature softens; numbers have none."""
 
     @property
+    def masked(self) -> tuple[int, ...]:
+        """Classes that no network may say: their logit is -inf, in a book too."""
+        ...
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes, in the order of the class axis."""
         ...
@@ -144,6 +149,7 @@ class BaseTask:
 
     sparse: ClassVar[bool] = True
     softened: ClassVar[bool] = True
+    masked: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, dataset: Any) -> Self:

@@ -6,14 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
-from bookkd.core.check import at_least
-from bookkd.core.errors import ConfigError, DataError, expected
-from bookkd.core.fields import INPUT, LABEL, LENGTH
+from bookkd.core.check import at_least, unique
+from bookkd.core.errors import BookMismatchError, ConfigError, DataError, expected
+from bookkd.core.fields import INPUT, LABEL, LENGTH, LOGITS, TEACHER_LENGTH, TEACHER_SHIFT
+from bookkd.core.schedules import Schedule
+from bookkd.objectives import Term
 from bookkd.tasks._positions import PositionTask
 
-__all__ = ["CausalLM"]
+__all__ = ["CausalLM", "paired_positions"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,8 @@ class CausalLM(PositionTask):
 
     Args:
         vocabulary: Tokens that there are. A network whose output layer is padded to more is cut to it.
+        masked: Tokens that nobody says, such as reserved ones: their logit is -inf on both sides, in a book too, and so has no
+            part in any divergence. A teacher that says -inf of another is refused when a book is made.
 
     >>> import torch
     >>> task = CausalLM(4)
@@ -38,12 +43,20 @@ class CausalLM(PositionTask):
     """
 
     vocabulary: int
+    masked: tuple[int, ...] = ()
 
     name: ClassVar[str] = "causal-lm"
     primary_metric: ClassVar[str] = "perplexity"
 
     def __post_init__(self) -> None:
         at_least(self.vocabulary, 2, "vocabulary", where=self.name)
+        object.__setattr__(self, "masked", tuple(sorted(self.masked)))
+        unique(self.masked, "masked", where=self.name)
+        for token in self.masked:
+            if at_least(token, 0, "masked", where=self.name) >= self.vocabulary:
+                raise ConfigError(expected("masked", f"below the {self.vocabulary} tokens", token, where=self.name))
+        if len(self.masked) >= self.vocabulary:
+            raise ConfigError(expected("masked", "some tokens, not all", "all", where=self.name))
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -80,6 +93,58 @@ class CausalLM(PositionTask):
         """Return the most positions that a sequence of a data set has."""
         return at_least(int(dataset.most_positions) - 1, 1, "tokens of the longest sequence, less one", where=self.name)
 
+    def fields(self, output: Any, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Return `logits` [positions, vocabulary], those of masked tokens -inf; see `PositionTask.fields`."""
+        said = super().fields(output, batch)
+        if self.masked:
+            said[LOGITS] = said[LOGITS].index_fill(1, torch.tensor(self.masked, device=said[LOGITS].device), -torch.inf)
+        return said
+
+    def batch(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the batch with one label and one weight for each position, [positions].
+
+        Raises:
+            DataError: for a label that is masked: no network could ever say it.
+        """
+        seen = super().batch(batch)
+        if self.masked:
+            labels = seen[LABEL]
+            wrong = labels[torch.isin(labels, torch.tensor(self.masked, device=labels.device))]
+            if len(wrong):
+                do = "Leave it out of the masked tokens, or hide its label."
+                raise DataError(expected("label", "none of the masked tokens", int(wrong[0]), where=self.name, do=do))
+        return seen
+
+    def label_term(self, *, weight: float | Schedule, label_smoothing: float) -> Term:
+        """Return cross-entropy with the tokens that come next.
+
+        Raises:
+            ConfigError: for label smoothing beside masked tokens, which it would ask the student to say.
+        """
+        if self.masked and label_smoothing > 0:
+            raise ConfigError(expected("label_smoothing", "0 with masked tokens", label_smoothing, where=self.name))
+        return super().label_term(weight=weight, label_smoothing=label_smoothing)
+
+    def targets(self, targets: Mapping[str, Any], batch: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return what the teacher says; of a text in other tokens, what it says at the position that belongs to each of the student's.
+
+        Where none does, it is that of the nearest; terms leave such positions out (`paired_positions`).
+
+        Raises:
+            BookMismatchError: if the teacher speaks of another number of its tokens.
+        """
+        if batch.get(TEACHER_LENGTH) is None:
+            return targets
+        place, _ = paired_positions(batch)
+        wanted = int((batch[TEACHER_LENGTH] - 1).sum())
+        for name, target in targets.items():
+            if tuple(target.positions) != (wanted,):
+                do = "Make the book of the teacher's side of the pairs."
+                raise BookMismatchError(
+                    expected(name, f"at {wanted} positions", tuple(target.positions), where=self.name, do=do)
+                )
+        return {name: target.rows(place) for name, target in targets.items()}
+
     def check_labels(self, labels: Any, where: str) -> None:
         """Refuse labels of sequences as wholes.
 
@@ -94,3 +159,25 @@ class CausalLM(PositionTask):
         # One label a sequence is none of a language model: `IGNORE_LABEL`, where the data set has none.
         labels: Tensor = batch[INPUT] if given is None or given.ndim == 1 else given
         return labels.roll(-1, dims=1)  # the first comes to stand behind the last, which describes nothing
+
+
+def paired_positions(batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """Return which of the teacher's positions belongs to each of the student's, of a text in two kinds of tokens.
+
+    Position i belongs to i + `teacher_shift` of the same text, as far as the shorter of both goes.
+
+    Args:
+        batch: Needs `length`, and `teacher_length` and `teacher_shift` as `bookkd.zoo.PairedTokens` notes them.
+
+    Returns:
+        Its place among all positions of the teacher's side, int64 [positions], and whether there is one, bool [positions].
+
+    >>> paired_positions({n: torch.tensor(v) for n, v in [("length", [4, 3]), ("teacher_length", [3, 5]), ("teacher_shift", [0, 1])]})
+    (tensor([0, 1, 1, 3, 4]), tensor([ True,  True, False,  True,  True]))
+    """
+    counts, theirs, shifts = batch[LENGTH] - 1, batch[TEACHER_LENGTH] - 1, batch[TEACHER_SHIFT]
+    record = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
+    within = torch.arange(len(record), device=counts.device) - (counts.cumsum(0) - counts)[record] + shifts[record]
+    most = theirs[record]
+    begins = (theirs.cumsum(0) - theirs)[record]
+    return begins + within.clamp_min(0).minimum(most - 1), (within >= 0) & (within < most)

@@ -91,6 +91,11 @@ class Replay(Dataset[dict[str, Any]]):
         self.pad_value = getattr(dataset, "pad_value", None)
         self.label_is_input = bool(getattr(dataset, "label_is_input", False))
         self.probe_share = between(probe_share, 0, 1, "probe_share", where="Replay")
+        if views.transform is not None and hasattr(dataset, "taught"):
+            do = "Make the book of the text as it is."
+            got = views.name or type(views.transform).__name__
+            wish = "None where the teacher sees the text in other tokens"
+            raise ConfigError(expected("transform", wish, got, where="Replay", do=do))
         if views.mix is not None and views.mix.pool is None and rows is not None:
             raise ConfigError(
                 expected(
@@ -148,12 +153,21 @@ class Replay(Dataset[dict[str, Any]]):
                 if transform is not None and isinstance(label, Tensor) and type(label) is not Tensor:
                     image, label = transform(image, label)
                 elif transform is not None:
-                    image = transform(image)
+                    text, image = image, transform(image)
+                    if label is None and self._are_tokens(text, image):
+                        label = text  # what the tokens are that the view hides
             except Exception as error:
                 error.add_note(f"While replaying sample {sample}, view {view}.")
                 raise
-            out.append({INPUT: as_tensor(image, sample, view), LABEL: as_label(label, sample)})
+            beside = getattr(self.dataset, "beside", None)
+            more = {} if beside is None else beside(position)
+            out.append({INPUT: as_tensor(image, sample, view), LABEL: as_label(label, sample), **more})
         return out
+
+    def _are_tokens(self, text: Any, view: Any) -> bool:
+        """Say whether a sample is a sequence of whole numbers, and its view as long as it."""
+        both = isinstance(text, Tensor) and isinstance(view, Tensor)
+        return both and self.pad_value is not None and text.shape == view.shape and not text.is_floating_point()
 
     def _mix(self, mix: Mix, own: list[dict[str, Any]], samples: list[int], views: list[int]) -> None:
         seed = self.views.seed
@@ -168,7 +182,8 @@ class Replay(Dataset[dict[str, Any]]):
         if self.probe_share < 1:
             draws = draw64(self.views.seed, "probe share", samples, views)[:, 0]
             taken = ((draws >> np.uint64(11)).astype(np.float64) * 2.0**-53 < self.probe_share).tolist()
-        hashes, projections = probe([self._seen(item) for item, take in zip(items, taken, strict=True) if take])
+        each = zip(items, samples, taken, strict=True)
+        hashes, projections = probe([self._seen(item, sample) for item, sample, take in each if take])
         found = iter(zip(hashes.tolist(), projections, strict=True))
         for item, take in zip(items, taken, strict=True):
             item[PROBE_HASH], item[PROBE_PROJECTIONS] = (
@@ -176,8 +191,12 @@ class Replay(Dataset[dict[str, Any]]):
             )
             item[PROBE_TAKEN] = take
 
-    def _seen(self, item: Mapping[str, Any]) -> Tensor:
-        """Return all that a network is given of a record, in one tensor."""
+    def _seen(self, item: Mapping[str, Any], sample: int) -> Tensor:
+        """Return all that the teacher is given of a record, in one tensor."""
+        taught = getattr(self.dataset, "taught", None)
+        if taught is not None:
+            other: Tensor = taught(int(self.positions([sample])[0]))
+            return other
         view: Tensor = item[INPUT]
         if not self.label_is_input:
             return view

@@ -1,6 +1,7 @@
 """Reference networks, data sets and augmentations for demo, examples and benchmarks; users bring their own by path."""
 
 from bookkd.zoo.acoustic import AcousticModel
+from bookkd.zoo.continuing import Decoding, continued
 from bookkd.zoo.datasets import open_dataset
 from bookkd.zoo.decoding import Hypothesis, decode
 from bookkd.zoo.fingerprints import fingerprint
@@ -12,9 +13,11 @@ from bookkd.zoo.language import (
     load_tokenizer,
     pack,
     positions_within,
+    special_tokens,
     tokenizer_digest,
 )
 from bookkd.zoo.networks import create_network
+from bookkd.zoo.paired_tokens import PairedTokens
 from bookkd.zoo.pairs import PairDataset, read_pairs
 from bookkd.zoo.preprocess import Preprocess, create_preprocess
 from bookkd.zoo.seq2seq import Seq2SeqModel, create_seq2seq, load_seq2seq
@@ -39,11 +42,13 @@ __all__ = [
     "TRANSFORMS",
     "AcousticModel",
     "ArrayDataset",
+    "Decoding",
     "GRUTagger",
     "Hypothesis",
     "ImageDataset",
     "LanguageModel",
     "PairDataset",
+    "PairedTokens",
     "Preprocess",
     "Seq2SeqModel",
     "SequenceDataset",
@@ -56,6 +61,7 @@ __all__ = [
     "TranslationTransformer",
     "Utterance",
     "VectorDataset",
+    "continued",
     "create_causal_lm",
     "create_network",
     "create_preprocess",
@@ -76,6 +82,7 @@ __all__ = [
     "read_pairs",
     "read_speech",
     "save_weights",
+    "special_tokens",
     "spoken_digits",
     "tokenizer_digest",
     "weights_digest",

@@ -51,6 +51,8 @@ def fingerprint(dataset: Any) -> dict[str, Any]:
     told = ["vocabulary", "tokenizer"]
     told += ["source_vocabulary", "prefix", "lineage"] if getattr(dataset, "label_is_input", False) else []
     more = {key: _plain(getattr(dataset, key)) for key in told if getattr(dataset, key, None) is not None}
+    if getattr(dataset, "control", ()):
+        more["control"] = sorted(int(token) for token in dataset.control)
     return {
         **more,
         "name": name,

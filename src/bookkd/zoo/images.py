@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -150,11 +152,16 @@ class VectorDataset:
 
 _TOLD = frozenset(
     {
-        "pad_value", "vocabulary", "tokenizer", "most_positions", "label_is_input", "source_vocabulary", "prefix", "lineage", "begin", "end",
-        "blank", "separator", "subsampling",
+        "pad_value", "vocabulary", "tokenizer", "control", "written_by", "most_positions", "label_is_input", "source_vocabulary", "prefix",
+        "lineage", "begin", "end", "blank", "separator", "subsampling",
     }
 )  # fmt: skip
 """What a data set of sequences says of itself: that it is one, which tokens there are, what a network is fed."""
+
+
+def _of_whole(ask: Callable[[int], Any], indices: npt.NDArray[np.int64], index: int) -> Any:
+    """Ask a data set about the sample behind one of its subset."""
+    return ask(int(indices[index]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,6 +188,8 @@ class SubsetDataset:
         # What a data set says of itself beside: that it is of sequences, which vocabulary.
         if name in _TOLD:
             return getattr(self.whole, name)
+        if name in ("taught", "beside") and hasattr(self.whole, name):
+            return partial(_of_whole, getattr(self.whole, name), self.indices)
         raise AttributeError(name)
 
     @property

@@ -26,6 +26,7 @@ __all__ = [
     "load_tokenizer",
     "pack",
     "positions_within",
+    "special_tokens",
     "tokenizer_digest",
 ]
 
@@ -208,11 +209,7 @@ def tokenizer_digest(tokenizer: Any) -> str:
     Args:
         tokenizer: A `tokenizers.Tokenizer`, or a fast tokenizer of Transformers.
     """
-    inner = getattr(tokenizer, "backend_tokenizer", tokenizer)
-    if not hasattr(inner, "to_str"):
-        do = "Use a fast tokenizer, which has a tokenizer.json."
-        raise ConfigError(expected("tokenizer", "one of the package tokenizers", type(tokenizer).__name__, do=do))
-    found = json.loads(inner.to_str())
+    found = json.loads(inner_tokenizer(tokenizer).to_str())
     # How a batch is cut and filled up is not what a token is.
     for entry in ("padding", "truncation"):
         found.pop(entry, None)
@@ -226,6 +223,25 @@ def tokenizer_digest(tokenizer: Any) -> str:
         [each["id"], each["content"]] for each in added if not each.get("special") and each["content"] not in known
     ]
     return blake3(canonical(found)).hexdigest()
+
+
+def special_tokens(tokenizer: Any) -> tuple[int, ...]:
+    """Return the special tokens of a tokenizer, rising: begin and end of a text, of a turn, of a call, padding, mask.
+
+    Args:
+        tokenizer: A `tokenizers.Tokenizer`, or a fast tokenizer of Transformers.
+    """
+    added = json.loads(inner_tokenizer(tokenizer).to_str()).get("added_tokens") or []
+    return tuple(sorted(entry["id"] for entry in added if entry.get("special")))
+
+
+def inner_tokenizer(tokenizer: Any) -> Any:
+    """Return the `tokenizers.Tokenizer` itself, or that of a fast tokenizer of Transformers."""
+    inner = getattr(tokenizer, "backend_tokenizer", tokenizer)
+    if not hasattr(inner, "to_str"):
+        do = "Use a fast tokenizer, which has a tokenizer.json."
+        raise ConfigError(expected("tokenizer", "one of the package tokenizers", type(tokenizer).__name__, do=do))
+    return inner
 
 
 def pack(

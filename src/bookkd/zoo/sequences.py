@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from bookkd.book import TeacherInfo
 from bookkd.core.check import at_least
 from bookkd.core.errors import DataError, expected
 from bookkd.core.fields import IGNORE_LABEL
@@ -31,6 +32,11 @@ class TokenDataset:
             not read for text that was cut otherwise. Empty where the tokens are what there is.
         learnt: Whether each token is to be learnt, bool [tokens]; None for all. False for those of a prompt.
         pad_value: Token that shorter sequences of a batch are filled up with.
+        control: Tokens that steer a conversation and stand for no text (end of turn, begin of a call), such as
+            `bookkd.zoo.special_tokens` finds. They belong to the fingerprint, so that a book says which they are; a codec
+            `TopK(k, always=control)` keeps what the teacher says of them at every position.
+        written_by: Who wrote what is learnt here, where a network did (`bookkd.making.write_texts`); a student that learns it
+            has it as a teacher in its lineage.
 
     Raises:
         DataError: for ends that divide nothing, sequences of fewer than two tokens, or tokens outside of the vocabulary.
@@ -47,11 +53,19 @@ class TokenDataset:
     tokenizer: str = ""
     learnt: npt.NDArray[np.bool_] | None = None
     pad_value: int = 0
+    control: tuple[int, ...] = ()
+    written_by: TeacherInfo | None = None
 
     def __post_init__(self) -> None:
         ends = check_tokens(self.tokens, self.ends, 2, self.vocabulary, self.name)
+        for token in self.control:
+            if not 0 <= token < self.vocabulary:
+                wish = f"from 0 to {self.vocabulary - 1}"
+                raise DataError(expected("control", wish, token, where=self.name, do="Check the tokenizer."))
         if self.learnt is not None and np.shape(self.learnt) != np.shape(self.tokens):
             raise DataError(expected("learnt", f"one for each of {len(self.tokens)} tokens", np.shape(self.learnt)))
+        if self.learnt is not None:
+            object.__setattr__(self, "learnt", np.asarray(self.learnt, dtype=np.bool_))
         object.__setattr__(self, "ends", ends)
 
     @classmethod
@@ -75,6 +89,16 @@ class TokenDataset:
     def most_positions(self) -> int:
         """Tokens of the longest sequence."""
         return int(self.lengths.max())
+
+    def first_learnt(self, index: int) -> int:
+        """Return the place of the first token of a sequence, but its very first, that is to be learnt; its length where none is."""
+        labels = self[index][1]
+        found = [] if labels is None else (labels[1:] != IGNORE_LABEL).nonzero().flatten().tolist()
+        return 1 if labels is None else 1 + found[0] if found else len(labels)
+
+    def prompt(self, index: int) -> Tensor:
+        """Return the tokens of a sequence before the first that is to be learnt, at least one."""
+        return self[index][0][: self.first_learnt(index)]
 
     def __len__(self) -> int:
         return len(self.ends)

@@ -50,5 +50,6 @@ TRANSFORMS = {
     "rand-augment": "bookkd.zoo.transforms:rand_augment",
     "random-resized-crop": "bookkd.zoo.transforms:random_resized_crop",
     "spec-augment": "bookkd.zoo.spec_augment:SpecAugment",
+    "token-mask": "bookkd.zoo.token_views:token_mask",
 }
 """Augmentations by name; beside them the user's own `package.module:callable`."""

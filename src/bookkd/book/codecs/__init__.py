@@ -69,10 +69,9 @@ def codec_to_config(codec: Codec) -> dict[str, Any]:
     {'name': 'top_k', 'configuration': {'k': 8, 'temperatures': [1.0, 4.0]}}
     """
     values = asdict(codec)  # type: ignore[call-overload]
-    return {
-        "name": codec.name,
-        "configuration": {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()},
-    }
+    # An option that lists nothing is left out: books from before it was there say the same.
+    said = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items() if value != ()}
+    return {"name": codec.name, "configuration": said}
 
 
 def codec_text(codec: Codec) -> str:

@@ -24,7 +24,8 @@ class Largest(NamedTuple):
     """The largest values of each row.
 
     Args:
-        classes: Where they are, int64 [rows, k], the largest value first; of equal values the lower class first, and kept.
+        classes: Where they are, int64 [rows, k], the largest value first; of equal values the lower class first, and kept. Those that
+            are always kept are among them.
         values: The values, float64 [rows, k].
         log_tails: Log of the softmax mass of all other classes at each temperature, [rows, temperatures]; -inf where none is left.
     """
@@ -37,8 +38,8 @@ class Largest(NamedTuple):
 class Heavy(Protocol):
     """Who does the heavy part. Rows are numbers [rows, classes] of any dtype, computed on in float64."""
 
-    def largest(self, rows: Array, k: int, temperatures: Sequence[float]) -> Largest:
-        """Return the k largest values of each row."""
+    def largest(self, rows: Array, k: int, temperatures: Sequence[float], always: Sequence[int] = ()) -> Largest:
+        """Return the k largest values of each row; those of the classes `always`, fewer than k, before all others."""
 
     def draw(self, rows: Array, temperature: float, uniforms: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
         """Return classes [rows, draws] by the inverse of the cumulated softmax of rows / T; one of probability 0 never comes.
@@ -56,13 +57,13 @@ class Heavy(Protocol):
 class InNumpy:
     """The heavy part on the processor, as many rows at a time as stay in its cache."""
 
-    def largest(self, rows: Array, k: int, temperatures: Sequence[float]) -> Largest:
+    def largest(self, rows: Array, k: int, temperatures: Sequence[float], always: Sequence[int] = ()) -> Largest:
         """See `Heavy`."""
         classes = np.empty((len(rows), k), dtype=np.int64)
         values, tails = np.empty((len(rows), k)), np.empty((len(rows), len(temperatures)))
         for part in parts_of(len(rows), rows.shape[1]):
             few = rows[part]
-            classes[part] = _largest(few, k)
+            classes[part] = _largest(few, k, always)
             values[part] = np.take_along_axis(few, classes[part], axis=1)
             for column, temperature in enumerate(temperatures):
                 tails[part, column] = log_tail(few, values[part, :1], classes[part], temperature)
@@ -113,11 +114,15 @@ def parts_of(rows: int, width: int, values: int = _CACHED) -> Iterator[slice]:
     return (slice(start, start + step) for start in range(0, rows, step))
 
 
-def _largest(rows: Array, k: int) -> npt.NDArray[np.int64]:
+def _largest(values: Array, k: int, always: Sequence[int] = ()) -> npt.NDArray[np.int64]:
     """Return the classes of the k largest values of each row, descending; of equal values the lower class first.
 
-    A partition alone leaves it to the numpy version which of several equal values are kept.
+    A partition alone leaves it to the numpy version which of several equal values are kept. Those of `always` are among them.
     """
+    rows = values
+    if always:
+        rows = values.astype(np.float64)
+        rows[:, list(always)] = np.inf
     threshold = np.partition(rows, rows.shape[1] - k, axis=1)[:, rows.shape[1] - k, None]
     kept = rows >= threshold
     more = kept.sum(axis=1) > k
@@ -127,7 +132,7 @@ def _largest(rows: Array, k: int) -> npt.NDArray[np.int64]:
         room = k - above.sum(axis=1, keepdims=True)
         kept[more] = above | (equal & (np.cumsum(equal, axis=1) <= room))
     classes = np.flatnonzero(kept).reshape(len(rows), k) % rows.shape[1]
-    order = np.argsort(-np.take_along_axis(rows, classes, axis=1).astype(np.float64), axis=1, kind="stable")
+    order = np.argsort(-np.take_along_axis(values, classes, axis=1).astype(np.float64), axis=1, kind="stable")
     found: npt.NDArray[np.int64] = np.take_along_axis(classes, order, axis=1)
     return found
 

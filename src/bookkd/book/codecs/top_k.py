@@ -37,6 +37,8 @@ class TopK(Codec):
     Args:
         k: Classes kept, 1 to the number of classes.
         temperatures: Temperatures at which the tail mass is stored; only these are honoured on reading.
+        always: Classes that are kept whatever their logit, among the `k` and fewer: the control tokens of a language model (end
+            of turn, begin of a call), which are rarely likely and always matter. The other places are for the largest of the rest.
 
     >>> codec = TopK(k=1, temperatures=(1.0,))
     >>> kept = codec.decode(codec.encode(np.log([[0.75, 0.25]])), (2,))
@@ -48,6 +50,7 @@ class TopK(Codec):
     sparse: ClassVar[bool] = True
     k: int
     temperatures: tuple[float, ...] = (1.0,)
+    always: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         at_least(self.k, 1, "k", where="codec top_k")
@@ -64,6 +67,15 @@ class TopK(Codec):
         for temperature in self.temperatures:
             positive(temperature, "temperatures", where="codec top_k")
         unique(self.temperatures, "temperatures", where="codec top_k")
+        object.__setattr__(self, "always", tuple(self.always))
+        for index in self.always:
+            at_least(index, 0, "always", where="codec top_k")
+        unique(self.always, "always", where="codec top_k")
+        if len(self.always) >= self.k:
+            do = "Raise k: the largest of the other classes need a place too."
+            raise ConfigError(
+                expected("always", f"fewer than k = {self.k}", len(self.always), where="codec top_k", do=do)
+            )
         object.__setattr__(self, "temperatures", tuple(float(value) for value in self.temperatures))
 
     @property
@@ -78,6 +90,9 @@ class TopK(Codec):
             )
         if self.k > shape[0]:
             raise ConfigError(expected("k", f"at most the {shape[0]} classes", self.k, where="codec top_k"))
+        if max(self.always, default=0) >= shape[0]:
+            wish = f"below the {shape[0]} classes"
+            raise ConfigError(expected("always", wish, max(self.always), where="codec top_k"))
         return {
             "values": (np.dtype(np.float16), (self.k,)),
             "indices": (index_dtype(shape[0]), (self.k,)),
@@ -87,7 +102,7 @@ class TopK(Codec):
     def encode(self, array: Array, ids: RowIds | None = None) -> Parts:
         values = np.asarray(array)
         layout = self.parts(values.shape[1:])
-        found = heavy().largest(values, self.k, self.temperatures)
+        found = heavy().largest(values, self.k, self.temperatures, self.always)
         # -0.0 would depend on which of two zeros is the largest.
         kept = to_float16(found.values - found.values[:, :1] + 0.0)
         return {
