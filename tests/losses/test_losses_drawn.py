@@ -128,8 +128,9 @@ def test_every_loss_that_is_not_linear_refuses_draws_and_classes():
         if case.from_logits is None or not isinstance(case.inputs()[1], DenseTarget | SparseTarget):
             continue
         rest = [given[:2] if isinstance(given, torch.Tensor) else given for given in case.inputs()[2:]]
-        with pytest.raises(FidelityError, match=r"likeliest class|a mean for each"):
-            case(student, classes, *rest)
+        if not claims_of(case.loss).hard:
+            with pytest.raises(FidelityError, match=r"likeliest class|a mean for each"):
+                case(student, classes, *rest)
         if not claims_of(case.loss).linear:
             told += 1
             with pytest.raises(FidelityError, match=r"noise was measured as 0\.27"):
