@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import kl_div
 
+from bookkd.core.fields import IGNORE_LABEL
 from bookkd.losses import (
     LOSSES,
     DenseTarget,
@@ -13,6 +14,7 @@ from bookkd.losses import (
     SparseTarget,
     adaptive_smoothing,
     claims_of,
+    cross_entropy,
     generalised_jsd,
     guided_ctc,
     reverse_kl,
@@ -206,3 +208,19 @@ def test_with_every_class_kept_it_is_the_dense_loss():
     options = {"temperature": 1.0, "t_squared": True, "class_reduction": "sum"}
     kept = soft_target_kl(student, SparseTarget.from_logits(teacher, V, (1.0,)), **options)
     torch.testing.assert_close(kept, soft_target_kl(student, DenseTarget(teacher), **options), rtol=1e-12, atol=1e-14)
+
+
+def test_labels_of_many_classes_are_torchs_cross_entropy():
+    """Above 2^24 logits cross-entropy goes the same way: one class of each position."""
+    generator = torch.Generator().manual_seed(0)
+    student = (3 * torch.randn(260, 66_000, generator=generator)).requires_grad_()
+    labels = torch.randint(66_000, (260,), generator=generator)
+    labels[7] = IGNORE_LABEL
+    assert student.numel() > 2**24
+    found = cross_entropy(student, labels, label_smoothing=0.0)
+    wanted = torch.nn.functional.cross_entropy(student, labels, ignore_index=IGNORE_LABEL, reduction="none")
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+    outer = torch.rand(260, generator=generator)
+    mine, theirs = (torch.autograd.grad((value * outer).sum(), student)[0] for value in (found, wanted))
+    torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-7)
+    assert not mine[7].any()

@@ -11,10 +11,14 @@ from bookkd.core.check import between
 from bookkd.core.errors import ConfigError, DataError, expected
 from bookkd.core.fields import IGNORE_LABEL
 from bookkd.core.names import choose
+from bookkd.losses._picked import log_probabilities_of
 from bookkd.losses.claims import claims
 from bookkd.losses.targets import computing_dtype
 
-__all__ = ["check_labels", "cross_entropy", "share_of"]
+__all__ = ["LARGE", "check_labels", "cross_entropy", "share_of"]
+
+LARGE = 2**24
+"""Logits from which on a loss does without a tensor of their size: 64 MiB of float32."""
 
 
 def check_labels(student: Tensor, labels: Tensor, partner_labels: Tensor | None, loss: str) -> None:
@@ -101,6 +105,12 @@ def cross_entropy(
         got = "only one of them"
         raise ConfigError(expected("partner_labels", "given together with `ratio`", got, where="cross_entropy"))
     check_labels(student, labels, partner_labels, "cross_entropy")
+    if partner_labels is None and label_smoothing == 0 and student.numel() > LARGE:
+        # One class of many: in one pass each way, without a tensor of the size of the logits in between.
+        said = log_probabilities_of(
+            student, labels.long().clamp_min(0).unsqueeze(-1), 1.0, computing_dtype(student.dtype)
+        )
+        return -said.squeeze(-1).masked_fill(labels == IGNORE_LABEL, 0)
     log_q = student.to(computing_dtype(student.dtype)).log_softmax(-1)
 
     def nll(classes: Tensor) -> Tensor:

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from bookkd.core.check import unique
 from bookkd.core.errors import ConfigError, expected
+from bookkd.core.fields import PARTNER_LABEL
 from bookkd.core.schedules import Clock, Steps, resolve
-from bookkd.losses import LOSSES, SampledTarget, SparseTarget, Target
+from bookkd.losses import LOSSES, SampledTarget, SparseTarget, Target, cross_entropy
 from bookkd.losses.targets import computing_dtype
 from bookkd.objectives._chunks import by_chunks, part_of, rows_of_chunk
 from bookkd.objectives.connectors import Connector
@@ -212,7 +213,7 @@ def _value(
 ) -> Tensor:
     """Return the values of a pointwise term; where it has many positions of many classes, a few at a time."""
     student = student_fields.get(term.field)
-    whole = term.claims.scope != "position" or term.gradient or _picks(term, targets)
+    whole = term.claims.scope != "position" or term.gradient or _picks(term, targets, batch)
     rows = None if student is None or whole else rows_of_chunk(student)
     if student is None or rows is None:
         return term.value(student_fields, targets, batch, clock)
@@ -228,11 +229,13 @@ def _value(
     return by_chunks(evaluate, student, rows)
 
 
-def _picks(term: Term, targets: Mapping[str, Target | Tensor]) -> bool:
+def _picks(term: Term, targets: Mapping[str, Target | Tensor], batch: Mapping[str, Any]) -> bool:
     """Say whether a loss takes a few classes of the logits alone: it goes by positions itself, in one pass each way.
 
-    That is so of the package's own losses, see `losses/_picked.py`, unless the few are all that there are.
+    That is so of the package's own losses, see `losses/_picked.py`, unless the few are all that there are; and of plain labels.
     """
+    if term.loss is cross_entropy:
+        return term.hyper.get("label_smoothing") == 0 and batch.get(PARTNER_LABEL) is None
     target = None if term.teacher is None or term.own or term.transforms else targets.get(term.teacher)
     few = isinstance(target, SampledTarget) or (isinstance(target, SparseTarget) and target.k < target.n_classes)
     return few and term.claims.sparse and term.loss in LOSSES.values()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bookkd.book import Book, Codec, Dense, RowIds, Sampled, TopK
-from bookkd.core.fields import LABEL, LOGITS, WEIGHT
+from bookkd.core.fields import INPUT, LENGTH, LOGITS, WEIGHT
 from bookkd.core.memory import forget_peak_memory, keep_freed_memory, peak_memory
 from bookkd.core.rng import generator
 from bookkd.core.schedules import Clock
@@ -170,26 +170,33 @@ def _memory(quick: bool) -> list[Goal]:
 
 
 def loss_memory(kind: str, positions: int, vocabulary: int) -> int | None:
-    """Return by how many bytes a loss and its gradient raise the memory of this process; None where nobody says it."""
+    """Return by how many bytes what follows a network's logits, to their gradient, raises the memory of this process.
+
+    The logits are [sequences, length, vocabulary] as a network gives them: taking the positions that count is part of it. None where
+    nobody says how much memory a process holds.
+    """
     keep_freed_memory()
-    student = torch.ones(positions, vocabulary, requires_grad=True)
-    labels, one = torch.arange(positions) % vocabulary, torch.ones(positions)
-    kept = _TOP if kind == "top-k" else _KEPT
-    classes = ((torch.arange(kept) * 7)[None].expand(positions, -1) % vocabulary).contiguous()
-    target: Target = SampledTarget(classes, torch.full((positions, kept), 1 / kept), 1.0, vocabulary)
+    length = min(512, positions)
+    logits = torch.ones(positions // length, length, vocabulary, requires_grad=True)
+    tokens = torch.arange(logits.shape[0] * length).reshape(-1, length) % vocabulary
+    kept, count = _TOP if kind == "top-k" else _KEPT, tokens.shape[0] * (length - 1)
+    classes = ((torch.arange(kept) * 7)[None].expand(count, -1) % vocabulary).contiguous()
+    target: Target = SampledTarget(classes, torch.full((count, kept), 1 / kept), 1.0, vocabulary)
     if kind == "top-k":
-        tail = torch.full((positions, 1), -1.0)
-        target = SparseTarget(torch.zeros(positions, kept), classes, tail, (1.0,), vocabulary)
+        tail = torch.full((count, 1), -1.0)
+        target = SparseTarget(torch.zeros(count, kept), classes, tail, (1.0,), vocabulary)
     if not forget_peak_memory():
         return None
     before = peak_memory() or 0
     if kind == "cross-entropy":
-        loss = nn.functional.cross_entropy(student, labels)
+        labels = nn.functional.pad(tokens[:, 1:], (0, 1), value=-100)
+        loss = nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
     else:
         task = CausalLM(vocabulary)
+        batch = {INPUT: tokens, LENGTH: torch.full((len(tokens),), length), WEIGHT: torch.ones(len(tokens))}
         objective = LLMKD(ce_weight=1.0 if kind == "draws and labels" else 0.0).objective(task)
-        batch = {LABEL: labels, WEIGHT: one}
-        sums = objective.sums({LOGITS: student}, {LOGITS: target}, batch, one, Clock())
-        loss = objective.loss(sums, objective.totals(batch, one), Clock())
+        said, seen = task.fields(logits, batch), task.batch(batch)
+        sums = objective.sums(said, {LOGITS: target}, seen, seen[WEIGHT], Clock())
+        loss = objective.loss(sums, objective.totals(seen, seen[WEIGHT]), Clock())
     loss.backward()  # type: ignore[no-untyped-call]
     return (peak_memory() or 0) - before
