@@ -117,6 +117,53 @@ def test_a_text_classifier_by_commands(tmp_path, root, capsys):
     assert measured["class_names"] == ["high", "low"]
 
 
+def test_a_translator_by_commands(tmp_path, capsys):
+    """Words of one language are those of the other, in reverse order."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    names = ["<pad>", "<s>", "</s>", "<unk>", *(f"w{i}" for i in range(6)), *(f"v{i}" for i in range(6))]
+    made = Tokenizer(models.WordLevel({word: place for place, word in enumerate(names)}, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    made.save(str(tmp_path / "tokenizer.json"))
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 40), ("test", 12)):
+        words = [rng.integers(0, 6, rng.integers(2, 6)).tolist() for _ in range(count)]
+        lines = {
+            "en": [" ".join(f"w{i}" for i in row) for row in words],
+            "de": [" ".join(f"v{i}" for i in row[::-1]) for row in words],
+        }
+        for side, texts in lines.items():
+            (tmp_path / f"{split}.{side}").write_text("\n".join(texts) + "\n", encoding="utf-8")
+    data = ["--data", "pairs", "--data.root", tmp_path, "--data.args", '{"source": "en", "target": "de"}']
+
+    def network(role, width):
+        return [
+            f"--{role}",
+            "seq2seq:transformer",
+            f"--{role}.args",
+            json.dumps({"width": width, "layers": 1, "heads": 2}),
+        ]
+
+    taught = run(
+        capsys, "learn", "--method", "supervised", *network("student", 32), *data, "--task", "seq2seq", "--out", tmp_path / "t",
+        "--training.epochs", 3, *TRAINING,
+    )  # fmt: skip
+    run(
+        capsys, "make", *network("teacher", 32), "--teacher.weights", taught["weights"], *data, "--task", "seq2seq",
+        "--codec", "top_k", "--codec.k", 4, "--codec.temperatures", "[1.0]", "--out", tmp_path / "book", "--accelerator", "cpu",
+    )  # fmt: skip
+    learned = run(
+        capsys, "learn", tmp_path / "book", *network("student", 16), *data, "--method", "llm-kd", "--out", tmp_path / "s",
+        "--training.epochs", 2, *TRAINING,
+    )  # fmt: skip
+    measured = run(
+        capsys, "evaluate", *network("student", 16), "--student.weights", learned["weights"], *data, "--task", "seq2seq",
+        *network("teacher", 32), "--teacher.weights", taught["weights"], "--accelerator", "cpu",
+    )  # fmt: skip
+    assert measured["metrics"]["perplexity"]["value"] == pytest.approx(learned["metrics"]["perplexity"], rel=1e-4)
+    assert measured["cost"]["macs"] > 0
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -30,7 +30,8 @@ def evaluate(
         accelerator: Where to run.
         replicates: Bootstrap replicates; 0 gives no intervals.
         latency: Measure the time of a pass at batch 1 and 64.
-        task: What the data are: classification, multi-label, regression, causal-lm or ctc; taken from the book, else classification.
+        task: What the data are: classification, multi-label, regression, causal-lm, seq2seq, ctc or tagging; taken from the book,
+            else classification.
     """
     with busy("measuring"):
         return evaluate_student(

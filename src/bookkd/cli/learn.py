@@ -42,7 +42,8 @@ def learn(
         training: Epochs, optimizer, devices and so on.
         label_fraction: Share of the labels that the student may see.
         validate_on: Split measured after each epoch; empty for none. Early stopping and the plateau schedule look at it.
-        task: What the data are: classification, multi-label, regression, causal-lm or ctc; taken from the book, else classification.
+        task: What the data are: classification, multi-label, regression, causal-lm, seq2seq, ctc or tagging; taken from the book,
+            else classification.
         loggers: csv, tensorboard (one, or a list), or package.module:Class of any Lightning logger.
         overwrite: Start again where the folder holds another run.
     """

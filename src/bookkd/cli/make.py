@@ -48,7 +48,7 @@ def make(
         accelerator: Where the teacher runs.
         temperatures: Temperatures at which the loss of the codec is measured while writing.
         held_out: Split on which the teacher's accuracy is measured first and noted in the book, such as "test".
-        task: What the data are: classification (one class a sample), multi-label, regression, causal-lm or ctc.
+        task: What the data are: classification (one class a sample), multi-label, regression, causal-lm, seq2seq, ctc or tagging.
         grow: Add to a finished book what is missing: more views, samples behind those it has, or a further teacher.
     """
     if teacher.name and teachers:

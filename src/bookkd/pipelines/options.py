@@ -26,7 +26,7 @@ class DataOptions:
 
     Args:
         name: digits, digits-pairs (several labels), digits-angle (numbers), folder, cifar10, cifar100, mnist, fashion-mnist, text,
-            text-classes, spoken-digits, or package.module:callable.
+            text-classes, pairs, spoken-digits, or package.module:callable.
         root: Folder (or zip, for "folder") that holds the files.
         split: Part of the data set.
         limit: Take so many samples, the same ones each time, with every class in its share.
@@ -57,8 +57,9 @@ class NetworkOptions:
     """A network by name.
 
     Args:
-        name: resnet8 to resnet110, digits-large, digits-small, timm:NAME, torchvision:NAME, causal-lm:NAME or
-            text-classifier:NAME (a kind of Transformers such as gpt2, or a folder with its files), or package.module:callable.
+        name: resnet8 to resnet110, digits-large, digits-small, timm:NAME, torchvision:NAME, causal-lm:NAME,
+            seq2seq:NAME or text-classifier:NAME (a kind of Transformers such as gpt2, or a folder with its files), or
+            package.module:callable.
         weights: Safetensors file to start from.
         args: Further arguments of the network, such as '{"width": 32}'.
         mean: Mean of each channel that is taken off a view; the network's own where none is given.
@@ -100,7 +101,7 @@ class NetworkOptions:
     def refuse_untrained(self, role: str) -> None:
         """Refuse a network of ours, timm's or torchvision's with initial values; a user's own code may load its weights."""
         pretrained = bool(self.args.get("pretrained") or self.args.get("weights")) or (
-            self.name.startswith("causal-lm:") and "/" in self.name
+            self.name.startswith(("causal-lm:", "seq2seq:")) and "/" in self.name
         )
         if self.name and self.weights is None and not pretrained and not self.users_code:
             do = f"Pass --{role}.weights FILE.safetensors."

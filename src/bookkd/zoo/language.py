@@ -186,16 +186,16 @@ def configured(auto: str, config: Mapping[str, Any], vocabulary: int, where: str
     return model
 
 
-def load_tokenizer(folder: str | Path) -> Any:
-    """Load the tokenizer of a folder on this machine: a `tokenizers.Tokenizer` from `tokenizer.json`, which is data alone.
+def load_tokenizer(folder: str | Path, file: str = "tokenizer.json") -> Any:
+    """Load the tokenizer of a folder on this machine: a `tokenizers.Tokenizer` from `tokenizer.json` (or another `file`), which is data alone.
 
     Raises:
         MissingExtraError: if the package tokenizers is not installed.
         WeightsError: if there is none.
     """
-    path, tokenizers = _folder(folder, "tokenizer.json"), require("tokenizers", _EXTRA)
+    path, tokenizers = _folder(folder, file), require("tokenizers", _EXTRA)
     try:
-        return tokenizers.Tokenizer.from_file(str(path / "tokenizer.json"))
+        return tokenizers.Tokenizer.from_file(str(path / file))
     except Exception as error:  # the package raises plain Exception
         raise WeightsError(_unreadable("a tokenizer", error, path)) from error
 

@@ -14,8 +14,10 @@ from bookkd.core.errors import ConfigError, WeightsError, expected
 from bookkd.core.names import choose, import_reference, is_reference, look_up, require
 from bookkd.zoo.calls import accepted, call
 from bookkd.zoo.language import create_causal_lm, load_causal_lm
+from bookkd.zoo.seq2seq import create_seq2seq, load_seq2seq
 from bookkd.zoo.tables import NETWORKS
 from bookkd.zoo.texts import create_text_classifier, load_text_classifier
+from bookkd.zoo.translation import TranslationTransformer
 from bookkd.zoo.weights import load_weights
 
 __all__ = ["create_network"]
@@ -38,8 +40,8 @@ def create_network(
     Initial values come from torch's global generator: seed it before, for a run that can be repeated.
 
     Args:
-        name: A name of `NETWORKS`, `timm:NAME`, `torchvision:NAME`, `causal-lm:NAME` or `text-classifier:NAME` (a kind of
-            Transformers, such as gpt2, or a folder with its files), or `package.module:callable`. The callable is given `n_classes` (or `num_classes`) if it has such an argument, and must return a module.
+        name: A name of `NETWORKS`, `timm:NAME`, `torchvision:NAME`, `causal-lm:NAME`, `seq2seq:NAME` or
+            `text-classifier:NAME` (a kind of Transformers, such as gpt2, or a folder with its files; `seq2seq:transformer` is our own), or `package.module:callable`. The callable is given `n_classes` (or `num_classes`) if it has such an argument, and must return a module.
         n_classes: Number of classes, at least 1.
         weights: A safetensors file for the network, or None for initial values.
         args: Further arguments of the network, such as `{"width": 32}` for the CIFAR ResNets.
@@ -125,8 +127,19 @@ def _refuse_options(name: str, args: Mapping[str, Any]) -> None:
         raise ConfigError(expected("args", "absent", dict(args), where=f"network {name}", do=do))
 
 
+def _seq2seq(name: str, n_classes: int, args: dict[str, Any]) -> Any:
+    """Our own transformer, or an encoder-decoder of Transformers from a folder, or with initial values from a kind and its options."""
+    if name == "transformer":
+        return call(TranslationTransformer, "network seq2seq:transformer", {"vocabulary": n_classes}, args)
+    if _is_folder(name):
+        _refuse_options(f"seq2seq:{name}", args)
+        return load_seq2seq(name)
+    return create_seq2seq({"model_type": name, **args}, vocabulary=n_classes)
+
+
 _FAMILIES = {
     "causal-lm": _causal_lm,
+    "seq2seq": _seq2seq,
     "text-classifier": _text_classifier,
     "timm": _timm,
     "torchvision": _torchvision,

@@ -17,7 +17,7 @@ NETWORKS = {
 }
 """Networks by name; beside them `FAMILY:NAME` and the user's own `package.module:callable`."""
 
-FAMILIES = ("causal-lm", "text-classifier", "timm", "torchvision")
+FAMILIES = ("causal-lm", "seq2seq", "text-classifier", "timm", "torchvision")
 """Networks by `FAMILY:NAME`; of Transformers the name is a kind, such as gpt2, or a folder with its files."""
 
 DATASETS = {
@@ -33,6 +33,7 @@ DATASETS = {
 """Data sets by name; beside them the user's own `package.module:callable`."""
 
 SEQUENCES = {
+    "pairs": "bookkd.zoo.text_files:pairs",
     "spoken-digits": "bookkd.zoo.spoken_digits:spoken_digits",
     "text": "bookkd.zoo.text_files:text",
     "text-classes": "bookkd.zoo.text_files:text_classes",

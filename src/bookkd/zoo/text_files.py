@@ -1,4 +1,4 @@
-"""Texts from plain files and a `tokenizer.json` beside them: documents for language models, and texts with classes."""
+"""Texts from plain files and a `tokenizer.json` beside them: documents for language models, texts with classes, translations."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any
 from bookkd.core.errors import ConfigError, DataError, expected
 from bookkd.core.names import choose
 from bookkd.zoo.language import load_tokenizer, pack, tokenizer_digest
+from bookkd.zoo.pairs import PairDataset, read_pairs
 from bookkd.zoo.sequences import TokenDataset
 from bookkd.zoo.texts import TextDataset
 
-__all__ = ["text", "text_classes"]
+__all__ = ["pairs", "text", "text_classes"]
 
 _SEPARATORS = ("<|endoftext|>", "<doc>", "</s>", "<eos>", "[SEP]", "<s>")
 """Tokens that tokenizers use between documents, in the order in which they are looked for."""
@@ -67,6 +68,48 @@ def text_classes(root: Path, split: str, *, max_length: int = 128) -> TextDatase
     texts = [_read(path) for path, _ in files]
     labels = [label for _, label in files]
     return TextDataset.of(f"text {split}", texts, labels, names, tokenizer=tokenizer, max_length=max_length)
+
+
+def pairs(
+    root: Path,
+    split: str,
+    *,
+    source: str,
+    target: str,
+    most: int | None = None,
+    drop: bool = False,
+    begin: str = "<s>",
+    end: str = "</s>",
+    pad: str = "<pad>",
+) -> PairDataset:
+    """Read sentences and their translations, line by line, see `bookkd.zoo.read_pairs`.
+
+    Args:
+        root: Folder with `SPLIT.SOURCE` and `SPLIT.TARGET`, plain or packed (`.gz`), and `tokenizer.json` of both sides, or that of the
+            sources and `tokenizer.TARGET.json` of the targets.
+        split: Which of them.
+        source: Ending of the sources, such as "en".
+        target: Ending of the targets, such as "de".
+        most: Most tokens of a side.
+        drop: Leave longer and empty pairs out, in place of an error.
+        begin: Token that begins a translation.
+        end: Token that ends either side.
+        pad: Token that sources are filled up with.
+
+    Raises:
+        DataError: if there are no such files, or they do not fit each other.
+    """
+    files = []
+    for side in (source, target):
+        found = [path for path in (Path(root) / f"{split}.{side}", Path(root) / f"{split}.{side}.gz") if path.is_file()]
+        if not found:
+            wish = f"sentences {split}.{side} or {split}.{side}.gz"
+            raise DataError(expected("data.root", wish, "none", where=str(root), do="Check --data.split."))
+        files.append(found[0])
+    other = Path(root) / f"tokenizer.{target}.json"
+    theirs = load_tokenizer(root, other.name) if other.is_file() else None
+    options: dict[str, Any] = {"begin": begin, "end": end, "pad": pad, "most": most, "drop": drop}
+    return read_pairs(f"pairs {split}", files[0], files[1], load_tokenizer(root), theirs, **options)
 
 
 def _documents(root: Path, split: str) -> list[str]:
