@@ -47,7 +47,7 @@ from bookkd.zoo import (
     save_weights,
     spoken_digits,
 )
-from bookkd.zoo.spoken_digits import DIGITS, LETTERS
+from bookkd.zoo.recordings import DIGITS, LETTERS
 
 RESULTS = Path(__file__).parent / "results"
 SUBSAMPLING, N_VIEWS = 3, 4

@@ -20,12 +20,12 @@ from bookkd.zoo.networks import create_network
 from bookkd.zoo.paired_tokens import PairedTokens
 from bookkd.zoo.pairs import PairDataset, read_pairs
 from bookkd.zoo.preprocess import Preprocess, create_preprocess
+from bookkd.zoo.recordings import spoken_digits
 from bookkd.zoo.seq2seq import Seq2SeqModel, create_seq2seq, load_seq2seq
 from bookkd.zoo.sequences import TokenDataset
 from bookkd.zoo.sounds import log_mel
 from bookkd.zoo.spec_augment import SpecAugment
 from bookkd.zoo.speech import SpeechDataset, Utterance, read_speech
-from bookkd.zoo.spoken_digits import spoken_digits
 from bookkd.zoo.tables import DATASETS, FAMILIES, FILELESS, NETWORKS, SEQUENCES, TRANSFORMS
 from bookkd.zoo.tagging import GRUTagger, SequenceDataset
 from bookkd.zoo.texts import TextClassifier, TextDataset, create_text_classifier, load_text_classifier

@@ -34,7 +34,7 @@ DATASETS = {
 
 SEQUENCES = {
     "pairs": "bookkd.zoo.text_files:pairs",
-    "spoken-digits": "bookkd.zoo.spoken_digits:spoken_digits",
+    "spoken-digits": "bookkd.zoo.recordings:spoken_digits",
     "text": "bookkd.zoo.text_files:text",
     "text-classes": "bookkd.zoo.text_files:text_classes",
 }
