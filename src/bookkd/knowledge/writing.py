@@ -22,7 +22,7 @@ from bookkd.tasks import Task
 from bookkd.views import Pick, Replay, Views, collate
 from bookkd.zoo import fingerprint
 
-__all__ = ["Progress", "plan_book", "say", "write_units"]
+__all__ = ["Progress", "Viewed", "plan_book", "say", "write_units"]
 
 Progress = Callable[[int, int], None]
 
@@ -52,11 +52,15 @@ def plan_book(
     Raises:
         FidelityError: for a sparse codec where the task needs every value.
     """
-    if codec.sparse and not task.sparse:
+    of_teacher = task.of_teacher()
+    check = getattr(of_teacher, "check_utterances", None)
+    if check is not None:
+        check(dataset, views.transform, transcripts=False)
+    if codec.sparse and not of_teacher.sparse:
         do = "Use the codec dense or int8."
         where = f"task {task.name}, whose losses need every value"
         raise FidelityError(expected("codec", "one that keeps every value", codec.name, where=where, do=do))
-    knowledge, seen = LiveKnowledge(teacher, task), _Viewed(dataset, views)
+    knowledge, seen = LiveKnowledge(teacher, task), Viewed(dataset, views)
     fields = {
         name: FieldPlan(
             info.shape,
@@ -85,7 +89,7 @@ def plan_book(
 
 
 @dataclass(frozen=True)
-class _Viewed:
+class Viewed:
     """A data set of sequences as its views are: one that changes their length says how long they may become, by its `longest`."""
 
     dataset: Any

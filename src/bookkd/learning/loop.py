@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -74,6 +75,6 @@ def close_epoch(run: Run, *, seconds: float, validation: Validation | None = Non
     record |= {f"train/{name}": value for name, value in run.end_epoch().items()}
     if validation is not None:
         metrics = validation(run.learner)
-        record |= {f"val/{name}": value for name, value in metrics.items()}
+        record |= {f"val/{name}": value for name, value in metrics.items() if not math.isnan(value)}
         run.validated(validation.score(metrics, run.learner.task))
     return record

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping, Sized
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
@@ -67,6 +68,8 @@ def measure(
     raise ConfigError(expected("task", "one that has metrics", task.name, where="validation"))
 
 
+_MAY_BE_UNDEFINED = ("ece", "nll")
+"""Metrics of sequences that there may be nothing to measure of."""
 _MOST = 2**26
 """Logits of a pass: what a language model says at each token of many sequences would fill the memory."""
 
@@ -91,7 +94,9 @@ class Gatherer(Protocol):
 
 _GATHERERS: Mapping[str, Callable[[Any], Gatherer]] = {
     "causal-lm": lambda task: TokenSums(),
-    "ctc": lambda task: TranscriptSums(task.class_names, blank=task.blank, separator=task.separator),
+    "ctc": lambda task: TranscriptSums(
+        task.class_names, blank=task.blank, separator=task.separator, word_mark=task.word_mark
+    ),
     "seq2seq": lambda task: TokenSums(),
     "tagging": lambda task: TokenSums(class_names=task.class_names),
 }
@@ -244,6 +249,8 @@ class Validation:
         if self.metric is not None and math.isnan(metrics.get(primary, 0.0)):
             return math.nan  # what the student says is not finite, and nothing else was measured
         name = primary if self.metric is None else choose(self.metric, metrics, "metric", where="validation")
+        if math.isnan(metrics[name]) and name != primary:
+            return -sys.float_info.max  # not defined, such as the calibration of a student that says no symbol yet
         return -metrics[name] if lower_is_better(name) else metrics[name]
 
     def __call__(self, learner: Learner) -> dict[str, float]:
@@ -286,4 +293,6 @@ class Validation:
             return {learner.task.primary_metric: float("nan")}
         finally:
             learner.train(was_training)
-        return {name: interval.value for name, interval in found.metrics.items()}
+        return dict.fromkeys(_MAY_BE_UNDEFINED, math.nan) | {
+            name: interval.value for name, interval in found.metrics.items()
+        }
