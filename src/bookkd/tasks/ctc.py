@@ -152,11 +152,11 @@ class CTC(PositionTask):
             DataError: naming the first utterance of which no frame is kept, or whose label is no transcript.
         """
         counts, given = self.counts(batch), batch.get(LABEL)
-        least, place = counts.min(0)
-        if int(least) < 1:
+        least = int(counts.min())
+        if least < 1:
             wish = f"at least 1, by {self.rule}"
             do = "Leave the utterance out, or use a network that keeps more frames."
-            raise DataError(expected("frames", wish, int(least), where=_name(batch, int(place)), do=do))
+            raise DataError(expected("frames", wish, least, where=_name(batch, int(counts.argmin())), do=do))
         if given is None or given.ndim == 1:
             _refuse_labels(given, batch)
             labels, lengths = counts.new_zeros((len(counts), 0)), counts.new_zeros(len(counts))
@@ -247,7 +247,7 @@ class CTC(PositionTask):
             return
         heard = lengths if shortest is None else np.array([shortest(int(each)) for each in lengths])
         needed = getattr(dataset, "needed", None) if transcripts else None
-        least = np.maximum(1, 0 if needed is None else needed)
+        least = np.maximum(np.ones_like(heard), 0 if needed is None else needed)
         kept = frames_of(heard, self.subsampling)
         bad = np.flatnonzero(kept < least)
         if len(bad):
@@ -262,7 +262,7 @@ class CTC(PositionTask):
 
     @property
     def rule(self) -> str:
-        return f"subsampling {self.subsampling} of the input's"
+        return f"subsampling {self.subsampling}"
 
     def _labels(self, batch: Mapping[str, Any]) -> Tensor:
         raise NotImplementedError("frames have no labels of their own")
