@@ -225,7 +225,10 @@ def test_several_teachers_of_classes_alone_are_refused_before_the_start(tmp_path
 
 def test_heads_that_are_not_there_or_not_used_are_refused_before_the_start(tmp_path):
     stored = book(tmp_path)
-    with pytest.raises(ConfigError, match=r"`student` to be a network that says heads/0 beside its logits, got 'none' \(AcousticModel\)"):
+    with pytest.raises(
+        ConfigError,
+        match=r"`student` to be a network that says heads/0 beside its logits, got 'none' \(AcousticModel\)",
+    ):
         learn_tones(CTCKD(heads=1), stored)
     task = CTC.of(taught()[1])
     learner = Learner(model(width=8, layers=2, heads=(0,)), task)

@@ -106,11 +106,11 @@ def test_teacher_frames_are_laid_on_the_students(student, teacher):
 
 def test_teacher_frames_that_do_not_fit_are_refused():
     task, given = CTC(NAMES, subsampling=2), batch([8, 4])
-    with pytest.raises(
-        TeacherOutputError, match=r"`frames of logits` to be 6 in this batch, by subsampling 2, got 12"
-    ):
+    with pytest.raises(TeacherOutputError, match=r"`frames of logits` to be 6 in this batch, by subsampling 2, got 12"):
         task.targets({"logits": DenseTarget(torch.zeros(12, 3))}, given)
-    with pytest.raises(TeacherOutputError, match=r"\[2, 4, at least 3\], by subsampling 2, got shape \(2, 8, 3\).*`subsampling`"):
+    with pytest.raises(
+        TeacherOutputError, match=r"\[2, 4, at least 3\], by subsampling 2, got shape \(2, 8, 3\).*`subsampling`"
+    ):
         task.fields(torch.zeros(2, 8, 3), given)
 
 
@@ -190,7 +190,12 @@ def test_a_student_of_fewer_frames_learns_from_a_teacher_of_more(tmp_path):
     assert learned.history[0]["train/kl"] > 0
     for place, (codec, message) in enumerate(((TopK(3, (1.0,)), "dense"), (Argmax(), "a distribution"))):
         with pytest.raises(FidelityError, match=f"to be {message} for method ctc-kd, got"):
-            learn_tones(CTCKD(form="guided"), book(tmp_path / str(place), codec), task=task, student=model(width=8, subsampling=4))
+            learn_tones(
+                CTCKD(form="guided"),
+                book(tmp_path / str(place), codec),
+                task=task,
+                student=model(width=8, subsampling=4),
+            )
     # The plan has room for the teacher's frames, whoever's task is given.
     other = make(tmp_path / "other", teacher, train, VIEWS, task=task, codec=Dense())
     assert other.fields["logits"].positions == made.fields["logits"].positions
@@ -233,7 +238,8 @@ def test_an_utterance_too_fast_for_the_network_is_named():
         "fast", np.zeros((6, 12), np.float32), np.array([6]), np.array([2, 2, 3, 4]), np.array([4]), SYMBOLS, subsampling=2
     )  # fmt: skip
     with pytest.raises(
-        DataError, match=r"at least 5 for its transcript in every view, by subsampling 2, got 3 \(fast, sample 0; 1 of 1\)"
+        DataError,
+        match=r"at least 5 for its transcript in every view, by subsampling 2, got 3 \(fast, sample 0; 1 of 1\)",
     ):
         learn(model(), fast, VIEWS, task=CTC.of(fast), method=Supervised(), training=training(batch_size=1))
 
@@ -277,7 +283,14 @@ def test_frames_of_convolutions_are_torchs(tmp_path):
     assert task.most_positions(train) == (train.most_positions - 3) // 2 + 1
     made = make(tmp_path / "b", Teacher(Front().eval(), name="front"), kept, VIEWS, task=task, codec=Dense())
     learned = learn(
-        Front(), kept, VIEWS, task=task, method=CTCKD(), knowledge=StoredKnowledge(made), training=training(epochs=1), validation=kept
+        Front(),
+        kept,
+        VIEWS,
+        task=task,
+        method=CTCKD(),
+        knowledge=StoredKnowledge(made),
+        training=training(epochs=1),
+        validation=kept,
     )
     assert 0 < learned.metrics["nll"] < 1000
     other = CTC(SYMBOLS, subsampling=2)
@@ -290,7 +303,9 @@ def test_books_of_another_blank_or_teachers_frames_are_refused(tmp_path):
     made = book(tmp_path)
     with pytest.raises(BookMismatchError, match="the blank is class 4, the book's is 0"):
         learn_tones(CTCKD(ctc_weight=0.0), made, task=CTC(SYMBOLS, blank=4, subsampling=2))
-    with pytest.raises(BookMismatchError, match=r"a teacher of subsampling 4 has \d+ frames .*give the task the `teacher_subsampling`"):
+    with pytest.raises(
+        BookMismatchError, match=r"a teacher of subsampling 4 has \d+ frames .*give the task the `teacher_subsampling`"
+    ):
         learn_tones(CTCKD(ctc_weight=0.0), made, task=CTC(SYMBOLS, subsampling=4))
     # Of a part of the data the counts of each utterance say it, on any device.
     moved = to_device(Replay(train, VIEWS, probe_share=0).batch([(3, 0)]), torch.device("meta"))
@@ -321,7 +336,10 @@ def test_sounds_without_transcript_stand_beside_others():
     assert mixed.known.tolist() == [True, False] * 3
     assert (mixed.texts[1], mixed.texts[2]) == ("", said[2].text)
     assert mixed.needed.tolist()[1::2] == [0, 0, 0]
-    assert CTC.of(mixed).batch(Replay(mixed, VIEWS).batch([(row, 0) for row in range(6)]))["label_length"].tolist()[1::2] == [0] * 3
+    assert (
+        CTC.of(mixed).batch(Replay(mixed, VIEWS).batch([(row, 0) for row in range(6)]))["label_length"].tolist()[1::2]
+        == [0] * 3
+    )
 
     class Some:
         pad_value = 0.0
