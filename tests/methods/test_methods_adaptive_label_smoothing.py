@@ -23,7 +23,7 @@ from tests.learning.digits import (
     weights,
     without_seconds,
 )
-from tests.zoo.pairs import V, reversed_digits, translator
+from tests.zoo.pairs import BEGIN, V, reversed_digits, translator
 
 from bookkd.book import Book, TopK
 from bookkd.core.errors import CheckpointError, ConfigError
@@ -33,7 +33,7 @@ from bookkd.learning import Learner, Step, Training, Validation, learn
 from bookkd.learning.run import Run
 from bookkd.losses import adaptive_smoothing, smoothing_strength
 from bookkd.methods import AdaptiveLabelSmoothing, Supervised
-from bookkd.tasks import Classification, Seq2Seq
+from bookkd.tasks import CausalLM, Classification, Seq2Seq
 from bookkd.views import Pick, Replay, Views
 
 LIVE, CHAPTER = AdaptiveLabelSmoothing(), AdaptiveLabelSmoothing(mode="chapter", codec="float32")
@@ -78,8 +78,36 @@ def test_the_strength_is_taken_as_constant():
     torch.testing.assert_close(slope, torch.tensor([-0.164923, 0.118954, 0.045969]).double(), rtol=0, atol=1e-6)
 
 
-TRANSLATE = Seq2Seq(V)
+TRANSLATE = Seq2Seq(V, begin=BEGIN)
 PAIRS, HELD_OUT, AS_THEY_ARE = reversed_digits(40), reversed_digits(20, seed=1), Views(None, n_views=1)
+
+
+@pytest.mark.parametrize("options", [{"prior": "uniform"}, {"first": "uniform"}, {"prior": "uniform", "alpha": 0.1}])
+def test_tokens_that_are_masked_are_asked_of_nobody(options):
+    torch.manual_seed(0)
+    task, logits = CausalLM(4, masked=(3,)), torch.randn(1, 3, 4, requires_grad=True)
+    batch = {"input": torch.tensor([[0, 2, 1]]), "length": torch.tensor([3]), "weight": torch.ones(1)}
+    said, seen = task.fields(logits, batch)["logits"], task.batch(batch)
+    phi = PriorKnowledge(task, before="uniform").targets(batch)["own/logits"]
+    (term, _) = AdaptiveLabelSmoothing(**options).objective(task).terms
+    alpha = options.get("alpha")
+    found = adaptive_smoothing(said, phi, seen["label"], alpha=alpha, largest=1.0)
+    log_p = logits[0, :2, :3].log_softmax(-1)  # as if there were three classes
+    entropy = -(log_p.exp() * log_p).sum(-1)
+    share = (1 - entropy / math.log(4)).detach() if alpha is None else alpha
+    wanted = -(1 - share) * log_p.gather(1, seen["label"][:, None])[:, 0] - share * log_p.mean(-1)
+    torch.testing.assert_close(found, wanted)
+    (slope,) = torch.autograd.grad(found.sum(), logits)
+    assert torch.isfinite(slope).all()
+    assert not slope[..., 3].any()
+    assert term.name == "adaptive_smoothing"
+
+
+def test_a_strength_that_is_given_is_checked():
+    with pytest.raises(ConfigError, match=r"`alpha` to be numbers from 0 to 1 of shape \[3\], got shape \[2\]"):
+        smoothing_strength(torch.randn(3, 4), alpha=torch.rand(2), largest=1.0)
+    with pytest.raises(ConfigError, match="`alpha` to be numbers from 0 to 1"):
+        smoothing_strength(torch.randn(3, 4), alpha=torch.full((3,), torch.nan), largest=1.0)
 
 
 def test_padding_counts_nowhere():
@@ -110,6 +138,11 @@ class TestPast:
             0
         ].exp().tolist() == [0, 0, 1]
         assert PriorKnowledge(task, before="uniform").targets(batch)["own/logits"].logits.tolist() == [[0.0] * 3] * 2
+        masked = CausalLM(4, masked=(1, 3))
+        said = PriorKnowledge(masked, before="uniform").prior(
+            {"input": torch.zeros(1, 3).long(), "length": torch.tensor([3]), "weight": torch.ones(1)}
+        )
+        assert said.softmax(-1).tolist() == [[0.5, 0, 0.5, 0]] * 2
         mixed = {**batch, "partner_label": torch.tensor([0, 1]), "ratio": torch.tensor([0.25, 1.0])}
         found = PriorKnowledge(task, before="labels").prior(mixed)[0].exp()
         torch.testing.assert_close(found, torch.tensor([0.75, 0.0, 0.25]))

@@ -58,7 +58,7 @@ class PriorKnowledge(Teacherless):
 
     Args:
         task: Owns the shapes.
-        before: "labels" puts all on the known class, so that smoothing by it is none; "uniform" gives every class as much.
+        before: "labels" puts all on the known class, so that smoothing by it is none; "uniform" gives every class as much that may be said.
     """
 
     def __init__(self, task: Task, *, before: Literal["labels", "uniform"]) -> None:
@@ -77,7 +77,9 @@ class PriorKnowledge(Teacherless):
         seen = self.task.batch(batch)
         labels: Tensor = seen[LABEL]
         if self.before == "uniform":
-            return torch.zeros(1, device=labels.device).expand(*labels.shape, self.n_classes)
+            row = torch.zeros(self.n_classes, device=labels.device)
+            row[list(self.task.masked)] = -torch.inf
+            return row.expand(*labels.shape, self.n_classes)
         shares = self._ones(labels)
         if seen.get(PARTNER_LABEL) is not None:
             ratio = seen[RATIO].to(shares.dtype).unsqueeze(-1)

@@ -50,8 +50,10 @@ def plan_book(
     """Return the plan of a book by one teacher; arguments as `make`.
 
     Raises:
+        ConfigError: for data that the task would misread.
         FidelityError: for a sparse codec where the task needs every value.
     """
+    task.check_data(dataset)
     if codec.sparse and not task.sparse:
         do = "Use the codec dense or int8."
         where = f"task {task.name}, whose losses need every value"

@@ -128,11 +128,12 @@ def measure_sequences(
         level: Share of the replicates inside an interval.
 
     Raises:
-        ConfigError: for a task whose records are no sequences.
+        ConfigError: for a task whose records are no sequences, or data that it would misread.
     """
     if task.name not in _GATHERERS:
         wish = f"one whose records are sequences: {', '.join(sorted(_GATHERERS))}"
         raise ConfigError(expected("task", wish, task.name, where="evaluation"))
+    task.check_data(dataset)
     sums = _GATHERERS[task.name](task) if gatherer is None else gatherer
     replay = Replay(dataset, Views(transform, n_views=1), probe_share=0)
     batch_size = max(1, min(batch_size, _MOST // ((task.most_positions(dataset) or 1) * task.n_outputs)))

@@ -4,8 +4,8 @@ What it does: with student logits z, p = softmax(z) over K classes, label y, and
 
     L = (1 - a) CE(y, p) + a CE(phi, p),   a = 1 - H(p) / log K, taken as constant;
 
-the mean is over the tokens that count. The checkpoint is replaced whenever validation improves; before the first, L is plain
-cross-entropy.
+K counts all classes, masked ones too; the mean is over the tokens that count. The checkpoint is replaced whenever validation
+improves; before the first, L is plain cross-entropy.
 When to use: in place of label smoothing 0.1, for translation and other generation, or for classification, where calibration
 matters and there is no teacher.
 Parameters: none of the method's own to tune. `mode` says where phi comes from: "live", a copy in memory; "chapter", a book that is
