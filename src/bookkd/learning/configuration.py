@@ -83,6 +83,7 @@ def check_data(task: Task, dataset: Any, validation: Validation | None) -> None:
     task.check_data(dataset)
     if validation is not None:
         task.check_data(validation.dataset)
+        validation.check(task)
 
 
 def check_tokens(objective: Objective, knowledge: Knowledge | None, dataset: Any) -> None:
@@ -196,7 +197,9 @@ def run_config(
 
 def _of_validation(validation: Validation) -> dict[str, Any]:
     found = fingerprint(validation.dataset)
-    return found if validation.metric is None else {**found, "metric": validation.metric}
+    if validation.metric is not None:
+        found = {**found, "metric": validation.metric}
+    return found if validation.lower_is_better is None else {**found, "lower_is_better": validation.lower_is_better}
 
 
 def _of_book(book: StoredKnowledge) -> dict[str, Any]:

@@ -31,7 +31,8 @@ class Seq2SeqModel(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self._most_positions: int | None = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+        self.most_positions: int | None = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+        """Longest sequence that the model has positions for; None for any."""
         self._options = {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
 
     def forward(self, source: Tensor, lengths: Tensor, prefix: Tensor) -> Tensor:
@@ -40,7 +41,7 @@ class Seq2SeqModel(nn.Module):
         Raises:
             DataError: for a sequence that is longer than the model's positions.
         """
-        most, longest = self._most_positions, max(source.shape[1], prefix.shape[1])
+        most, longest = self.most_positions, max(source.shape[1], prefix.shape[1])
         if most is not None and longest > most:
             do = "Leave out longer pairs (PairDataset.of, `most`), or use a model of more positions."
             wish = f"at most the {most} positions of the model"
