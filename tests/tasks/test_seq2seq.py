@@ -144,7 +144,7 @@ def test_a_book_says_what_the_teacher_says(taught, tmp_path):
         (VanillaKD(temperature=1.0), Dense("float32"), 1e-4),
         (VanillaKD(temperature=1.0), Int8(), 0.05),
         (LLMKD(ce_weight=0.5), TopK(V - 1, (1.0,)), 0.05),
-        (LLMKD(), Sampled(64), 0.1),
+        (LLMKD(), Sampled(64), 0.03),  # labels alone end 0.066 apart
         (LLMKD(divergence="jsd"), Dense("float32"), 1e-4),
     ],
 )
