@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
 from bookkd.core.check import between
@@ -53,7 +54,8 @@ def smoothing_strength(student: Tensor, *, alpha: float | Tensor | None, largest
             raise ConfigError(expected("alpha", wish, got, where=where))
         return alpha.detach()
     if alpha is not None:
-        return student.new_full(student.shape[:-1], between(alpha, 0, 1, "alpha", where=where))
+        constant = between(alpha, 0, 1, "alpha", where=where)
+        return student.new_full(student.shape[:-1], constant, dtype=torch.promote_types(student.dtype, torch.float32))
     entropy = student_entropy(student.detach(), temperature=1.0)
     return (1 - entropy / math.log(student.shape[-1])).clamp(0, largest)
 
