@@ -104,6 +104,8 @@ def test_tokens_that_are_masked_are_asked_of_nobody(options):
 
 
 def test_a_strength_that_is_given_is_checked():
+    with pytest.raises(ConfigError, match=r"`alpha` to be .*above 0, got 0.*method supervised"):
+        AdaptiveLabelSmoothing(alpha=0.0)
     with pytest.raises(ConfigError, match=r"`alpha` to be numbers from 0 to 1 of shape \[3\], got shape \[2\]"):
         smoothing_strength(torch.randn(3, 4), alpha=torch.rand(2), largest=1.0)
     with pytest.raises(ConfigError, match="`alpha` to be numbers from 0 to 1"):
