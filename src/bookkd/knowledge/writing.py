@@ -50,8 +50,10 @@ def plan_book(
     """Return the plan of a book by one teacher; arguments as `make`.
 
     Raises:
+        ConfigError: for data that the task would misread.
         FidelityError: for a sparse codec where the task needs every value.
     """
+    task.check_data(dataset)
     of_teacher = task.of_teacher()
     check = getattr(of_teacher, "check_utterances", None)
     if check is not None:

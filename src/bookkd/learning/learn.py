@@ -33,6 +33,7 @@ from bookkd.learning.beginning import begin_run
 from bookkd.learning.cohort import Cohort
 from bookkd.learning.configuration import (
     check_cached,
+    check_data,
     check_heads,
     check_labels,
     check_options,
@@ -156,6 +157,7 @@ def learn(
     checked = validation if validation is None or isinstance(validation, Validation) else Validation(validation)
     check_options(training, checked, door, (*loggers, *callbacks))
     check_task(method, task)
+    check_data(task, dataset, checked)
     _check_cohort(student, method)
     objective = method.objective(task)
     rows = find_rows(dataset, knowledge, rows, keys)
