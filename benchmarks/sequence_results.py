@@ -205,9 +205,11 @@ reconstructions.
 
 {table}
 
-{pairs} Frame posteriors of the teacher help by far; its likeliest symbols alone do not, in so few epochs; and a second pass helps more than
-the term that makes both agree, which at its default weight costs more than it gives here. Small networks gaining little from consistency
-is what others saw too.
+{pairs}
+
+Frame posteriors of the teacher help by more than the noise; its likeliest symbols alone do not, in so few epochs. What a second pass adds
+is inside the noise of three seeds, and the term that makes both passes agree costs more than it gives, at its default weight. That small
+networks gain little from consistency is what others saw too.
 """,
         "supervised",
         (
