@@ -10,7 +10,7 @@ import torch
 
 pytest.importorskip("transformers")
 
-from tests.making.test_writing import END, GPT2, V, network, prompts
+from tests.making.test_making_texts import END, GPT2, V, network, prompts
 
 from bookkd.book import Book, Sampled, TopK
 from bookkd.core.errors import BookMismatchError, ConfigError, FidelityError

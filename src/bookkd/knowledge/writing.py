@@ -20,7 +20,7 @@ from bookkd.knowledge.teacher import Teacher
 from bookkd.losses import DenseTarget
 from bookkd.tasks import Task
 from bookkd.views import Pick, Replay, Views, collate
-from bookkd.zoo import fingerprint
+from bookkd.zoo import check_data, fingerprint
 
 __all__ = ["Progress", "plan_book", "say", "write_units"]
 
@@ -51,7 +51,12 @@ def plan_book(
 
     Raises:
         FidelityError: for a sparse codec where the task needs every value.
+        ConfigError: for a network that cannot take these samples, or a text in the tokens of two.
     """
+    if hasattr(dataset, "of_book"):
+        do = "Make it of its `teacher`, the teacher's tokens; students learn from that book with the pairs."
+        raise ConfigError(expected("dataset", "one side of the pairs", type(dataset).__name__, where="make", do=do))
+    check_data(teacher.network, dataset)
     if codec.sparse and not task.sparse:
         do = "Use the codec dense or int8."
         where = f"task {task.name}, whose losses need every value"

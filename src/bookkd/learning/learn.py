@@ -53,7 +53,7 @@ from bookkd.learning.validation import Validation
 from bookkd.methods import Method, Supervised
 from bookkd.tasks import Task
 from bookkd.views import CachedViews, Replay, Views
-from bookkd.zoo import load_weights, save_weights
+from bookkd.zoo import check_data, load_weights, save_weights
 
 __all__ = ["Learned", "learn"]
 
@@ -166,6 +166,7 @@ def learn(
     check_batches(training, samples=n_rows, views_per_sample=n_next, whole=objective.relational)
     trainable(student)
     learner = Learner(student, task, preprocess=preprocess, connectors=objective.connectors, passes=method.passes)
+    _check_networks(student, knowledge, dataset, checked)
     if on_policy is not None:
         on_policy.check(learner, task, knowledge)
     folder = None
@@ -259,6 +260,18 @@ def _weights(learner: Learner) -> dict[str, nn.Module]:
     """Return file name -> network: the student, and the other peers of a cohort."""
     networks = list(learner.student.peers) if isinstance(learner.student, Cohort) else [learner.student]
     return {f"student{f'-{place}' if place else ''}.safetensors": network for place, network in enumerate(networks)}
+
+
+def _check_networks(student: nn.Module, knowledge: Knowledge | None, dataset: Any, checked: Validation | None) -> None:
+    """Let networks refuse what they cannot take or learn."""
+    for network in student.peers if isinstance(student, Cohort) else [student]:
+        if hasattr(network, "check_student"):
+            network.check_student()
+        check_data(network, dataset)
+        if checked is not None:
+            check_data(network, checked.dataset)
+    for live in teachers_of(knowledge):
+        check_data(live.teacher.network, dataset)
 
 
 def _check_cohort(student: nn.Module, method: Method) -> None:

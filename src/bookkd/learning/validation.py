@@ -27,6 +27,7 @@ from bookkd.learning.learner import Learner
 from bookkd.losses import DenseTarget
 from bookkd.tasks import Predictions, Task, predict
 from bookkd.views import Pick, Replay, Views
+from bookkd.zoo import check_data
 
 __all__ = ["Gatherer", "Validation", "measure", "measure_network", "measure_sequences", "predictions_of"]
 
@@ -133,6 +134,12 @@ def measure_sequences(
     if task.name not in _GATHERERS:
         wish = f"one whose records are sequences: {', '.join(sorted(_GATHERERS))}"
         raise ConfigError(expected("task", wish, task.name, where="evaluation"))
+    for each in (network, getattr(teacher, "network", teacher)):
+        check_data(each, dataset)
+    if teacher is not None and hasattr(dataset, "of_book"):
+        do = "Measure the student on labels alone, or on the teacher's tokens with a student of these."
+        where = "evaluation of a text in two kinds of tokens"
+        raise ConfigError(expected("teacher", "none: it would be fed the student's tokens", "one", where=where, do=do))
     sums = _GATHERERS[task.name](task) if gatherer is None else gatherer
     replay = Replay(dataset, Views(transform, n_views=1), probe_share=0)
     batch_size = max(1, min(batch_size, _MOST // ((task.most_positions(dataset) or 1) * task.n_outputs)))

@@ -21,6 +21,7 @@ from bookkd.pipelines.options import DataOptions, NetworkOptions
 from bookkd.pipelines.task import build_task, says_variance, task_name, with_variance
 from bookkd.tasks import Task, predict
 from bookkd.views import Pick, Replay, Views
+from bookkd.zoo import check_data
 
 __all__ = ["evaluate_student", "example_of", "unchanged_views"]
 
@@ -68,9 +69,17 @@ def evaluate_student(
         if stored is not None:
             do = "Compare with a live teacher: --teacher NAME."
             raise ConfigError(expected("book", "absent where samples are sequences", book, where="evaluate", do=do))
+        check_data(network, dataset)
         beside = teacher.teacher(plain.n_outputs, device) if teacher is not None and teacher.name else None
         result: Evaluation | Measures = measure_network(
-            learner.eval().compute, dataset, plain, teacher=beside, device=device, replicates=replicates, seed=seed
+            learner.eval().compute,
+            dataset,
+            plain,
+            teacher=beside,
+            batch_size=batch_size,
+            device=device,
+            replicates=replicates,
+            seed=seed,
         )
         return _report(result, plain, data, dataset, network, preprocess, device if latency else None)
     said = predictions_of(learner, dataset, batch_size=batch_size)
