@@ -16,7 +16,7 @@ from bookkd.learning import Training, learn
 from bookkd.making import open_texts, write_texts
 from bookkd.tasks import CausalLM
 from bookkd.views import Views
-from bookkd.zoo import Decoding, TokenDataset, continued, create_causal_lm
+from bookkd.zoo import Decoding, TokenDataset, continued, create_causal_lm, fingerprint
 
 V, END = 20, 0
 LLAMA = {
@@ -130,6 +130,21 @@ def test_an_interrupted_folder_is_gone_on_with(tmp_path):
     assert done[-1] == (11, 11)
     assert same(open_texts(tmp_path / "b"), whole)
     assert not same(write_texts(tmp_path / "c", Teacher(network()), asked, how, seed=4, batch_size=3), whole)
+
+
+def test_a_prompt_that_no_fingerprint_looks_at_is_seen(tmp_path):
+    """Of 600 prompts a fingerprint looks at 256: another second one has the same, and other texts."""
+    rows, other = [[1, 2]] * 600, [[1, 2]] * 600
+    other[1] = [5, 6]
+    first, second = (TokenDataset.of("p", each, vocabulary=V, learnt=[False] * 1200) for each in (rows, other))
+    assert fingerprint(first) == fingerprint(second)
+    write_texts(tmp_path / "t", Teacher(network()), first, Decoding(1), batch_size=300)
+    with pytest.raises(BookMismatchError, match="got other prompts"):
+        write_texts(tmp_path / "t", Teacher(network()), second, Decoding(1), batch_size=300)
+    learnt = np.arange(1200) % 2 == 1  # the prompts are half as long
+    third = TokenDataset.of("p", rows, vocabulary=V, learnt=learnt)
+    assert len({first.content, second.content, third.content}) == 3
+    assert TokenDataset.of("p", rows, vocabulary=V, learnt=[True] * 1200).content == TokenDataset.of("q", rows, vocabulary=9).content
 
 
 def test_folders_of_other_texts_or_changed_files_are_refused(tmp_path):

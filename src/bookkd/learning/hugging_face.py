@@ -32,7 +32,7 @@ from bookkd.learning.configuration import check_task
 from bookkd.methods import LLMKD, BaseMethod, Method
 from bookkd.tasks import CausalLM
 from bookkd.views import probe
-from bookkd.zoo import keeps_apart, positions_within, separator_of, takes, tokenizer_digest
+from bookkd.zoo import fingerprint, keeps_apart, positions_within, separator_of, takes, tokenizer_digest
 
 __all__ = ["BookLoss", "BookTrainer", "tokens_of"]
 
@@ -73,6 +73,8 @@ class BookLoss(_Mixed):  # type: ignore[misc]
     def numbered(self, dataset: Any, rows: Any) -> Numbered:
         """Return the rows with their numbers, after proof that the book is of them."""
         found = Numbered(dataset, _rows_of(self.knowledge.book.plan, dataset, rows, str(self.knowledge.book.path)))
+        if not {PROBE_HASH, PROBE_PROJECTIONS} <= self.knowledge.book.fields.keys():
+            _check_fingerprint(self.knowledge.book.plan, dataset, rows, str(self.knowledge.book.path))
         proof = proof_of(found.dataset, found.rows, _PROVEN)
         try:
             self.knowledge.check(proof)
@@ -260,6 +262,16 @@ def _cut(book: Book, batch: Mapping[str, Any]) -> str:
         if kept != length:
             return f" Row {row} has {length} tokens, the book's {kept}: one of them was cut at another length."
     return ""
+
+
+def _check_fingerprint(plan: Any, dataset: Any, rows: Any, where: str) -> None:
+    """Refuse rows of a book without probes, unless they are all of them and have its fingerprint."""
+    known = plan.data.get("samples")
+    mine = None if rows is not None else fingerprint(tokens_of(dataset, vocabulary=plan.data["vocabulary"]))["samples"]
+    if known is None or mine != known:
+        do = "Pass the rows that the book was made of, all and in their order, or make a book with probes."
+        wish = f"those of {where}, which has no probes but a fingerprint {known}"
+        raise BookMismatchError(expected("rows", wish, mine or "a part of them", do=do))
 
 
 def _check_book(plan: Any, where: str) -> None:
