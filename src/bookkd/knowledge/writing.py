@@ -22,7 +22,7 @@ from bookkd.tasks import Task
 from bookkd.views import Pick, Replay, Views, collate
 from bookkd.zoo import check_data, fingerprint
 
-__all__ = ["Progress", "plan_book", "say", "write_units"]
+__all__ = ["Progress", "check_speaker", "plan_book", "say", "write_units"]
 
 Progress = Callable[[int, int], None]
 
@@ -44,6 +44,18 @@ class _UnitBatches:
                 yield [Pick(sample, unit.view) for sample in range(start, stop)]
 
 
+def check_speaker(teacher: Teacher, dataset: Any) -> None:
+    """Refuse samples that the teacher cannot take, and a text in the tokens of two: it would be fed the student's.
+
+    Raises:
+        ConfigError: naming which.
+    """
+    if hasattr(dataset, "of_book"):
+        do = "Make it of its `teacher`, the teacher's tokens; students learn from that book with the pairs."
+        raise ConfigError(expected("dataset", "one side of the pairs", type(dataset).__name__, where="make", do=do))
+    check_data(teacher.network, dataset)
+
+
 def plan_book(
     teacher: Teacher, dataset: Any, views: Views, task: Task, *, codec: Codec, temperatures: tuple[float, ...]
 ) -> Plan:
@@ -53,10 +65,7 @@ def plan_book(
         FidelityError: for a sparse codec where the task needs every value.
         ConfigError: for a network that cannot take these samples, or a text in the tokens of two.
     """
-    if hasattr(dataset, "of_book"):
-        do = "Make it of its `teacher`, the teacher's tokens; students learn from that book with the pairs."
-        raise ConfigError(expected("dataset", "one side of the pairs", type(dataset).__name__, where="make", do=do))
-    check_data(teacher.network, dataset)
+    check_speaker(teacher, dataset)
     if codec.sparse and not task.sparse:
         do = "Use the codec dense or int8."
         where = f"task {task.name}, whose losses need every value"
