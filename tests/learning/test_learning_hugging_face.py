@@ -324,7 +324,12 @@ def test_rows_of_a_book_without_probes_are_held_against_its_fingerprint(tmp_path
     from bookkd.book import BookWriter
 
     whole = make(
-        tmp_path / "whole", Teacher(LanguageModel(model(1))), tokens_of(ROWS, vocabulary=V), VIEWS, task=TASK, codec=Dense()
+        tmp_path / "whole",
+        Teacher(LanguageModel(model(1))),
+        tokens_of(ROWS, vocabulary=V),
+        VIEWS,
+        task=TASK,
+        codec=Dense(),
     )
     plan = replace(whole.plan, fields={"logits": whole.plan.fields["logits"]}, unit_rows=None)
     with BookWriter(tmp_path / "bare", plan) as writer:
@@ -339,6 +344,7 @@ def test_rows_of_a_book_without_probes_are_held_against_its_fingerprint(tmp_path
 
 def test_the_loss_of_experts_is_added(book, tmp_path):
     """The gradient of a Trainer's own, whatever the loss beside it."""
+
     def step(trainer, weight, **options):
         with torch.random.fork_rng():
             torch.manual_seed(0)
@@ -358,7 +364,14 @@ def test_the_loss_of_experts_is_added(book, tmp_path):
 def test_the_loss_of_experts_is_not_left_out_by_learn(book):
     student = create_causal_lm({**EXPERTS, "router_aux_loss_coef": 1.0}, vocabulary=V)
     with pytest.raises(ConfigError, match=r"`output_router_logits` to be False, got True .*BookTrainer, which adds"):
-        learn(student, tokens_of(ROWS, vocabulary=V), VIEWS, task=TASK, knowledge=StoredKnowledge(book.path), method=LLMKD())
+        learn(
+            student,
+            tokens_of(ROWS, vocabulary=V),
+            VIEWS,
+            task=TASK,
+            knowledge=StoredKnowledge(book.path),
+            method=LLMKD(),
+        )
 
 
 def test_masks_of_trl_without_labels_are_refused():
@@ -420,7 +433,9 @@ def test_documents_that_the_teacher_kept_apart_stay_apart(tmp_path):
         batch = collator(given)
         return {**batch, "position_ids": torch.arange(batch["input_ids"].shape[1]).expand_as(batch["input_ids"])}
 
-    with pytest.raises(ConfigError, match=r"`position_ids` to be counted from each separator, got \d+ at token \d+ of row"):
+    with pytest.raises(
+        ConfigError, match=r"`position_ids` to be counted from each separator, got \d+ at token \d+ of row"
+    ):
         trainer(counted).train()
     done = trainer(apart)
     asked = []
@@ -454,5 +469,7 @@ def test_documents_that_the_teacher_saw_together_are_not_kept_apart(book, tmp_pa
         return {**batch, "position_ids": positions_within(batch["input_ids"], 0)}
 
     trainer = BookTrainer(model(9), arguments(tmp_path), book=book.path, train_dataset=ROWS, data_collator=apart)
-    with pytest.raises(ConfigError, match=r"counted on through each row, got 0 .*documents together\)\. Let the collator"):
+    with pytest.raises(
+        ConfigError, match=r"counted on through each row, got 0 .*documents together\)\. Let the collator"
+    ):
         trainer.train()

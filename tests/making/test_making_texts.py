@@ -145,7 +145,10 @@ def test_a_prompt_that_no_fingerprint_looks_at_is_seen(tmp_path):
     learnt = np.arange(1200) % 2 == 1  # the prompts are half as long
     third = TokenDataset.of("p", rows, vocabulary=V, learnt=learnt)
     assert len({first.content, second.content, third.content}) == 3
-    assert TokenDataset.of("p", rows, vocabulary=V, learnt=[True] * 1200).content == TokenDataset.of("q", rows, vocabulary=9).content
+    assert (
+        TokenDataset.of("p", rows, vocabulary=V, learnt=[True] * 1200).content
+        == TokenDataset.of("q", rows, vocabulary=9).content
+    )
 
 
 def test_folders_of_other_texts_or_changed_files_are_refused(tmp_path):

@@ -142,7 +142,9 @@ class BookLoss(_Mixed):  # type: ignore[misc]
         found = {separator_of(teacher.mode) for teacher in self.knowledge.teachers}
         if len(found) > 1:
             do = "Learn from books whose teachers saw documents alike."
-            raise ConfigError(expected("teachers", "of one separator", sorted(map(str, found)), where="BookTrainer", do=do))
+            raise ConfigError(
+                expected("teachers", "of one separator", sorted(map(str, found)), where="BookTrainer", do=do)
+            )
         return next(iter(found), None)
 
     def check_student(self) -> None:

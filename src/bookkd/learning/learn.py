@@ -265,8 +265,9 @@ def _weights(learner: Learner) -> dict[str, nn.Module]:
 def _check_networks(student: nn.Module, knowledge: Knowledge | None, dataset: Any, checked: Validation | None) -> None:
     """Let networks refuse what they cannot take or learn."""
     for network in student.peers if isinstance(student, Cohort) else [student]:
-        if hasattr(network, "check_student"):
-            network.check_student()
+        check = getattr(network, "check_student", None)
+        if check is not None:
+            check()
         check_data(network, dataset)
         if checked is not None:
             check_data(network, checked.dataset)

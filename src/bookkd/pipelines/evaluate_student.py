@@ -72,7 +72,11 @@ def evaluate_student(
             names = plain.class_names
             check_alignment(stored, dataset, seen, class_names=names, task=plain.name, masked=plain.masked)
         check_data(network, dataset)
-        beside = teacher.teacher(plain.n_outputs, device) if stored is None and teacher is not None and teacher.name else None
+        beside = (
+            teacher.teacher(plain.n_outputs, device)
+            if stored is None and teacher is not None and teacher.name
+            else None
+        )
         result: Evaluation | Measures = measure_sequences(
             learner.eval().compute,
             dataset,

@@ -194,7 +194,9 @@ def _same(folder: Path, teacher: Teacher) -> Teacher:
     elif theirs != mine:
         do = "Choose another folder, or delete this one."
         wish, got = (f"{each['digest'][:16]} ({each['mode']})" for each in (theirs, mine))
-        raise BookMismatchError(expected("teacher", f"that of the rounds before, {wish}", got, where=str(folder), do=do))
+        raise BookMismatchError(
+            expected("teacher", f"that of the rounds before, {wish}", got, where=str(folder), do=do)
+        )
     return teacher
 
 

@@ -86,7 +86,9 @@ class LanguageModel(nn.Module):
         theirs, where = getattr(dataset, "separator", None), str(getattr(dataset, "name", "data"))
         if None not in (theirs, self.separator) and theirs != self.separator:
             do = "Give the model the separator that pack was given, or None."
-            raise ConfigError(expected("separator", f"{theirs}, as documents begin", self.separator, where=where, do=do))
+            raise ConfigError(
+                expected("separator", f"{theirs}, as documents begin", self.separator, where=where, do=do)
+            )
         room = self.most_positions
         longest = 0 if room is None else _longest(dataset, self.separator)
         if longest > (room or 0):
@@ -113,8 +115,9 @@ class LanguageModel(nn.Module):
 
 def takes(model: nn.Module, option: str) -> bool:
     """Whether a model of Transformers is called with some option by name, itself or the one that an adapter is around."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return any(option in inspect.signature(each.forward).parameters for each in (model, inner))
+    inside = getattr(model, "get_base_model", None)
+    asked = [model] if inside is None else [model, inside()]
+    return any(option in inspect.signature(each.forward).parameters for each in asked)
 
 
 def keeps_apart(model: nn.Module, separator: int) -> bool:

@@ -268,7 +268,10 @@ def read_pairs(
         raise DataError(expected("files", "of as many lines", got, where=f"{sources}, {targets}"))
     coders = (tokenizer, target_tokenizer or tokenizer)
     encoded = [
-        [each.ids for each in plain_tokenizer(coder).encode_batch([line.strip() for line in lines], add_special_tokens=False)]
+        [
+            each.ids
+            for each in plain_tokenizer(coder).encode_batch([line.strip() for line in lines], add_special_tokens=False)
+        ]
         for coder, lines in zip(coders, sides, strict=True)
     ]
     close = _token(coders[0], end)
