@@ -16,11 +16,13 @@ import re
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from kept_runs import Runs
 
 from bookkd.book import Book, Codec, Dense, Sampled, TopK
 from bookkd.core.rng import generator
@@ -38,6 +40,7 @@ VOCABULARY, LENGTH, SEPARATOR = 8192, 64, 0
 SHAPE = {"model_type": "gpt2", "n_positions": LENGTH, "attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0}
 TEACHER = {**SHAPE, "n_layer": 4, "n_head": 4, "n_embd": 192}
 STUDENT = {**SHAPE, "n_layer": 2, "n_head": 2, "n_embd": 64}
+OPTIONS = ("sequences", "epochs", "teacher_epochs")
 TASK, VIEWS = CausalLM(VOCABULARY), Views(None, n_views=1)
 ARMS: dict[str, tuple[Codec | None, Method]] = {
     "labels": (None, Supervised()),
@@ -120,11 +123,7 @@ def taught(out: Path, data: TokenDataset, epochs: int) -> Teacher:
 def run(
     out: Path, arm: str, seed: int, train: TokenDataset, test: TokenDataset, teacher: Teacher, epochs: int
 ) -> dict[str, Any]:
-    """Return what one student came to; one that was trained before is read."""
-    path = out / f"{arm.replace(' ', '-')}-{seed}.json"
-    if path.exists():
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return found
+    """Return what one student came to."""
     codec, method = ARMS[arm]
     book = (
         None
@@ -138,14 +137,12 @@ def run(
     )  # fmt: skip
     seconds = time.perf_counter() - started
     measured = measure_sequences(learned.student.eval(), test, TASK, teacher=teacher, batch_size=32)
-    found = {
-        "arm": arm, "seed": seed, "seconds": round(seconds, 1), "teacher_forwards": learned.teacher_forwards,
+    return {
+        "seconds": round(seconds, 1), "teacher_forwards": learned.teacher_forwards,
         "metrics": {name: each.to_json() for name, each in measured.metrics.items()},
         "bytes_per_token": None if book is None else book.nbytes / int((train.lengths - 1).sum()),
         "unique": unique(book),
     }  # fmt: skip
-    path.write_text(json.dumps(found, indent=1), encoding="utf-8")
-    return found
 
 
 def unique(book: Book | None) -> float | None:
@@ -158,8 +155,9 @@ def unique(book: Book | None) -> float | None:
 
 def all_runs(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Yield what every student came to, the seeds in turn."""
-    out, quick = Path(arguments.out), arguments.quick
-    out.mkdir(parents=True, exist_ok=True)
+    quick, options = arguments.quick, {key: getattr(arguments, key) for key in OPTIONS}
+    runs = Runs(Path(arguments.out), options, quick=quick)
+    out = runs.folder
     train, test = texts(Path(arguments.data), out, 600 if quick else arguments.sequences)
     teacher = taught(out, train, 1 if quick else arguments.teacher_epochs)
     measured = measure_sequences(teacher, test, TASK, batch_size=32, replicates=0).metrics
@@ -168,7 +166,8 @@ def all_runs(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     yield {"arm": "teacher", "seed": 0, "metrics": {name: each.to_json() for name, each in measured.items()}}
     for seed in range(1 if quick else arguments.seeds):
         for arm in ARMS:
-            found = run(out, arm, seed, train, test, teacher, 1 if quick else arguments.epochs)
+            epochs = 1 if quick else arguments.epochs
+            found = runs.done(arm, seed, partial(run, out, arm, seed, train, test, teacher, epochs))
             shown = {
                 name: round(found["metrics"][name]["value"], 4)
                 for name in ("perplexity", "ece", "agreement", "acceptance")
@@ -198,7 +197,7 @@ def main() -> None:
     arguments = parser.parse_args()
     found = list(all_runs(arguments))
     if arguments.keep and not arguments.quick:
-        kept = {key: getattr(arguments, key) for key in ("sequences", "epochs", "teacher_epochs", "seeds")}
+        kept = {key: getattr(arguments, key) for key in (*OPTIONS, "seeds")}
         KEPT.write_text(json.dumps({"options": kept, "runs": found}, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 

@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from kept_runs import Runs
 from safetensors.numpy import load_file, save_file
 from torch import nn
 
@@ -276,19 +277,13 @@ TITLES = {
 
 
 def run(out: Path, arm: str, seed: int, sets: Mapping[str, SequenceDataset], quick: bool) -> dict[str, Any]:
-    """Return what one student came to on the test split; one that was trained before is read."""
-    path = out / f"{arm}-{seed}.json"
-    if path.exists():
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return found
+    """Return what one student came to on the test split."""
     started = time.perf_counter()
     ((student, chosen, more),) = ARMS[arm](Arms(out / f"seed-{seed}", sets, seed, quick))
     seconds = time.perf_counter() - started
     measured = measure_sequences(student, sets["test"], TASK, batch_size=64)
     metrics = {name: measured.metrics[name].to_json() for name in ("accuracy", "balanced_accuracy", "nll", "ece")}
-    found = {"arm": arm, "seed": seed, "seconds": round(seconds, 1), "chosen": chosen, "metrics": metrics, **more}
-    path.write_text(json.dumps(found, indent=1), encoding="utf-8")
-    return found
+    return {"seconds": round(seconds, 1), "chosen": chosen, "metrics": metrics, **more}
 
 
 def table(found: Mapping[str, Any]) -> str:
@@ -347,8 +342,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--keep", action="store_true", help="write the figures that the guide shows")
     arguments = parser.parse_args()
-    out = Path(arguments.out)
-    out.mkdir(parents=True, exist_ok=True)
+    kept = Runs(Path(arguments.out), {}, quick=arguments.quick)
+    out = kept.folder
     torch.set_num_threads(1)
     sets = data(out)
     sizes = {name: {"chorales": len(each), "beats": len(each.inputs)} for name, each in sets.items()}
@@ -357,7 +352,7 @@ def main() -> None:
     runs = []
     for seed in range(1 if arguments.quick else arguments.seeds):
         for arm in (arm for arm in ARMS if arguments.live or arm != "live"):
-            runs.append(run(out, arm, seed, sets, arguments.quick))
+            runs.append(kept.done(arm, seed, partial(run, out, arm, seed, sets, arguments.quick)))
             shown = {name: round(each["value"], 4) for name, each in runs[-1]["metrics"].items()}
             print(arm, seed, shown, f"round {runs[-1]['chosen']}, {runs[-1]['seconds']} s", file=sys.stderr)
     found = {"sizes": sizes, "parameters": networks, "runs": runs}

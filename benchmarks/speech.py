@@ -7,7 +7,7 @@
 DATA is the Free Spoken Digit Dataset (`recordings/{digit}_{speaker}_{k}.wav`), a folder or a zip; its clips are joined into strings of
 two to six digits of one speaker, spelled letter by letter, and two speakers are held out. Every student sees the same views. `cons-kd`
 and its baseline run each batch twice, so that they cost twice as much: compare them with one another. A run that is done is not done
-again. `--keep` writes `benchmarks/results/speech-SET.json`.
+again. `--keep` writes `benchmarks/results/sequences/speech-SET.json`.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import soundfile
 import torch
+from kept_runs import Runs
 
 from bookkd.book import Argmax, Book, Codec, Dense
 from bookkd.core.rng import generator
@@ -49,7 +51,8 @@ from bookkd.zoo import (
 )
 from bookkd.zoo.recordings import DIGITS, LETTERS
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parent / "results" / "sequences"
+OPTIONS = ("set", "strings", "epochs", "teacher_epochs")
 SUBSAMPLING, N_VIEWS = 3, 4
 TEACHER = {"width": 96, "layers": 2, "dropout": 0.2}
 STUDENT = {"width": 40, "layers": 2, "dropout": 0.2}
@@ -144,11 +147,7 @@ def book_of(out: Path, teacher: Teacher, data: SpeechDataset, codec: Codec) -> B
 def run(
     out: Path, arm: str, seed: int, train: SpeechDataset, test: SpeechDataset, teacher: Teacher, epochs: int
 ) -> dict[str, Any]:
-    """Return what one student came to; one that was trained before is read."""
-    path = out / f"{arm}-{seed}.json"
-    if path.exists():
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return found
+    """Return what one student came to."""
     codec, method = ARMS[arm]
     book = None if codec is None else book_of(out, teacher, train, codec)
     task, student, started = CTC.of(train), network(STUDENT, train, seed), time.process_time()
@@ -158,19 +157,18 @@ def run(
     )  # fmt: skip
     seconds = time.process_time() - started
     measured = measure_sequences(learned.student.eval(), test, task, teacher=teacher)
-    found = {
-        "arm": arm, "seed": seed, "seconds": round(seconds, 1), "teacher_forwards": learned.teacher_forwards,
+    return {
+        "seconds": round(seconds, 1), "teacher_forwards": learned.teacher_forwards,
         "metrics": {name: each.to_json() for name, each in measured.metrics.items()},
         "book_bytes": None if book is None else book.nbytes,
     }  # fmt: skip
-    path.write_text(json.dumps(found, indent=1), encoding="utf-8")
-    return found
 
 
 def all_runs(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Yield what the teacher and every student came to, the seeds in turn."""
-    out = Path(arguments.out)
-    out.mkdir(parents=True, exist_ok=True)
+    options = {key: getattr(arguments, key) for key in OPTIONS}
+    runs = Runs(Path(arguments.out), options, quick=arguments.quick)
+    out = runs.folder
     train, test = sets(arguments)
     teacher, seconds = taught(out, train, 2 if arguments.quick else arguments.teacher_epochs)
     measured = measure_sequences(teacher, test, CTC.of(test)).metrics
@@ -186,7 +184,8 @@ def all_runs(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     }  # fmt: skip
     for seed in range(1 if arguments.quick else arguments.seeds):
         for arm in ARMS:
-            found = run(out, arm, seed, train, test, teacher, 1 if arguments.quick else arguments.epochs)
+            epochs = 1 if arguments.quick else arguments.epochs
+            found = runs.done(arm, seed, partial(run, out, arm, seed, train, test, teacher, epochs))
             shown = {name: round(found["metrics"][name]["value"], 4) for name in SHOWN if name in found["metrics"]}
             say(f"{arm} {seed}: {shown}, {found['seconds']} s")
             yield found
@@ -240,7 +239,7 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true", help="write the figures that the page is made from")
     arguments = parser.parse_args()
     runs = list(all_runs(arguments))
-    kept = {key: getattr(arguments, key) for key in ("set", "strings", "epochs", "teacher_epochs", "seeds", "quick")}
+    kept = {key: getattr(arguments, key) for key in (*OPTIONS, "seeds", "quick")}
     document = json.dumps({"options": kept, "runs": runs}, indent=1, sort_keys=True) + "\n"
     (Path(arguments.out) / "speech.json").write_text(document, encoding="utf-8")
     if arguments.keep and not arguments.quick:

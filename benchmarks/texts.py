@@ -14,10 +14,12 @@ import argparse
 import json
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from kept_runs import Runs
 from language import documents_by_name
 
 from bookkd.core.rng import generator
@@ -118,7 +120,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--keep", action="store_true", help="write the figures that the page is made from")
     arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    options = {key: getattr(arguments, key) for key in ("texts", "epochs", "teacher_epochs")}
+    kept = Runs(arguments.out, options, quick=False)
     train, test = texts(arguments.data, load_tokenizer(arguments.encoder), arguments.texts)
     teacher = taught(arguments.out, arguments.encoder, train, arguments.teacher_epochs)
     measured = measure_network(teacher, test, TASK).metrics
@@ -127,26 +130,21 @@ def main() -> None:
     book = make(arguments.out / "book", teacher, train, VIEWS, task=TASK)
     for seed in range(arguments.seeds):
         for arm, method in ARMS.items():
-            runs.append(run(arguments, arm, method, seed, train, test, teacher, StoredKnowledge(book)))
+            how = partial(run, arguments, method, seed, train, test, teacher, StoredKnowledge(book))
+            runs.append(kept.done(arm, seed, how))
             print(arm, seed, round(runs[-1]["metrics"]["accuracy"]["value"], 4), file=sys.stderr)
     if arguments.keep:
-        options = {key: getattr(arguments, key) for key in ("texts", "epochs", "teacher_epochs", "seeds")}
         sizes = {"train": len(train), "held_out": len(test), "bytes_a_text": book.bytes_per_record}
         sizes["teacher"] = teacher.parameters
         sizes["student"] = sum(each.numel() for each in student(0, train.vocabulary).parameters())
-        found = {"options": options, "sizes": sizes, "runs": runs}
+        found = {"options": {**options, "seeds": arguments.seeds}, "sizes": sizes, "runs": runs}
         KEPT.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def run(
-    arguments: argparse.Namespace, arm: str, method: Method, seed: int, train: TextDataset, test: TextDataset, teacher: Teacher,
-    book: StoredKnowledge,
+    arguments: argparse.Namespace, method: Method, seed: int, train: TextDataset, test: TextDataset, teacher: Teacher, book: StoredKnowledge
 ) -> dict[str, Any]:  # fmt: skip
-    """Return what one student came to; one that was trained before is read."""
-    path = arguments.out / f"{arm.replace(', ', '-').replace(' ', '-')}-{seed}.json"
-    if path.exists():
-        read: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return read
+    """Return what one student came to."""
     started = time.perf_counter()
     learned = learn(
         student(seed, train.vocabulary), train, VIEWS, task=TASK, method=method, training=training(arguments.epochs, seed, 1e-3),
@@ -154,12 +152,10 @@ def run(
     )  # fmt: skip
     seconds = time.perf_counter() - started
     measured = measure_network(learned.student.eval(), test, TASK, teacher=teacher)
-    found = {
-        "arm": arm, "seed": seed, "seconds": round(seconds, 1), "teacher_forwards": learned.teacher_forwards,
+    return {
+        "seconds": round(seconds, 1), "teacher_forwards": learned.teacher_forwards,
         "metrics": {name: each.to_json() for name, each in measured.metrics.items()},
     }  # fmt: skip
-    path.write_text(json.dumps(found, indent=1), encoding="utf-8")
-    return found
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@
 `--data` is the zip of Multi30k (or the folder that it unpacks to) with train, val and test_2016_flickr as `.en.gz` and `.de.gz`. A
 vocabulary of byte pairs, shared by both languages, is learnt on the training text; a transformer teacher and students of less than a
 third of its size translate from English to German. Every student has the same start, order and number of steps. A run that is done is not done again.
-Writes `results.json` into `--out`, and prints a table. `--keep` writes `benchmarks/results/translation.json` too.
+Writes `results.json` into `--out`, and prints a table. `--keep` writes `benchmarks/results/sequences/translation.json` too.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ import sys
 import time
 import zipfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from kept_runs import Runs
 
 from bookkd.book import Book, TopK
-from bookkd.core.jsonio import read
 from bookkd.evaluation import measure_translations
 from bookkd.knowledge import StoredKnowledge, Teacher
 from bookkd.learning import Training, Validation, learn
@@ -34,7 +35,8 @@ from bookkd.tasks import Seq2Seq
 from bookkd.views import Views
 from bookkd.zoo import PairDataset, TranslationTransformer, load_weights, read_pairs, save_weights
 
-KEPT = Path(__file__).parent / "results" / "translation.json"
+OPTIONS = ("sentences", "vocabulary", "epochs", "teacher_epochs")
+KEPT = Path(__file__).parent / "results" / "sequences" / "translation.json"
 VIEWS, MOST, BEAM = Views(None, n_views=1), 60, 4
 TEACHER = {"width": 128, "heads": 4, "layers": 2, "hidden": 384, "tied": "all", "dropout": 0.1}
 STUDENT = {"width": 64, "heads": 4, "layers": (2, 1), "hidden": 192, "tied": "all", "dropout": 0.1}
@@ -110,8 +112,9 @@ class Bench:
     """The data, the teacher and what it has written; everything is kept in the folder."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
-        self.out, quick = Path(arguments.out), arguments.quick
-        self.out.mkdir(parents=True, exist_ok=True)
+        quick, options = arguments.quick, {key: getattr(arguments, key) for key in OPTIONS}
+        self.runs = Runs(Path(arguments.out), options, quick=quick)
+        self.out = self.runs.folder
         folder = unpacked(Path(arguments.data), self.out)
         self.tokenizer = vocabulary(folder, self.out, 1000 if quick else arguments.vocabulary)
         self.train = pairs(folder, "train", self.tokenizer, 400 if quick else arguments.sentences, drop=True)
@@ -159,10 +162,7 @@ class Bench:
         }
 
     def run(self, arm: str, seed: int) -> dict[str, Any]:
-        """Return what one student came to; one that was trained before is read."""
-        path = self.out / f"{arm.replace(' ', '-')}-{seed}.json"
-        if path.exists():
-            return read(path)
+        """Return what one student came to."""
         started = time.perf_counter()
         data = self.written(TAKES[arm]) if arm in TAKES else self.train
         knowledge = StoredKnowledge(self.book()) if arm == "word-level KD" else None
@@ -172,16 +172,14 @@ class Bench:
             training=training(self.epochs, seed, 4e-3), validation=Validation(self.val, batch_size=64),
         )  # fmt: skip
         trained = time.perf_counter()
-        found = {
-            "arm": arm, "seed": seed, "epoch": learned.epoch, "teacher_forwards": learned.teacher_forwards,
+        return {
+            "epoch": learned.epoch, "teacher_forwards": learned.teacher_forwards,
             "prepare_seconds": round(prepared - started, 1), "learn_seconds": round(trained - prepared, 1),
             "parameters": sum(each.numel() for each in learned.student.parameters()),
             **self.measured(learned.student, self.teacher),
             "measure_seconds": round(time.perf_counter() - trained, 1),
             "alpha": [record["train/alpha"] for record in learned.history if "train/alpha" in record],
         }  # fmt: skip
-        path.write_text(json.dumps(found, indent=1), encoding="utf-8")
-        return found
 
 
 def all_runs(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -196,7 +194,7 @@ def all_runs(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
         for arm in ARMS:
             if arm == "interpolated KD" and not arguments.interpolate:
                 continue
-            found = bench.run(arm, seed)
+            found = bench.runs.done(arm, seed, partial(bench.run, arm, seed))
             shown = {name: round(found["metrics"][name]["value"], 3) for name in ("bleu", "ece", "perplexity")}
             seconds = [found[f"{part}_seconds"] for part in ("prepare", "learn", "measure")]
             print(arm, seed, shown, "prepared, learnt, measured in", seconds, "s", file=sys.stderr)
@@ -240,7 +238,7 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true", help="write the figures that the page is made from")
     arguments = parser.parse_args()
     runs = list(all_runs(arguments))
-    options = {key: getattr(arguments, key) for key in ("sentences", "vocabulary", "epochs", "teacher_epochs", "seeds")}
+    options = {key: getattr(arguments, key) for key in (*OPTIONS, "seeds")}
     document = json.dumps({"options": options, "runs": runs}, indent=1, sort_keys=True) + "\n"
     (Path(arguments.out) / "results.json").write_text(document, encoding="utf-8")
     if arguments.keep and not arguments.quick:

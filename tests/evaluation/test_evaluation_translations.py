@@ -7,8 +7,9 @@ import pytest
 import torch
 from tests.zoo.pairs import reversed_digits, translator
 
-from bookkd.core.errors import DataError
+from bookkd.core.errors import ConfigError, DataError
 from bookkd.evaluation import likeness, measure_translations, score_translations
+from bookkd.zoo import TokenDataset
 
 metrics = pytest.importorskip("sacrebleu.metrics")
 WORDS = ["the", "a", "cat", "dog", "house", "sat", "ran", "on", "under", "mat", "hill", ",", "."]
@@ -67,12 +68,40 @@ def test_a_network_is_measured_by_what_it_writes():
 
 def test_text_of_the_tokenizer_and_of_the_data():
     names = dict(enumerate(["pad", "bos", "eos", "a", "b", "c", "d", "e", "f", "g", "h", "i", "j"]))
-    data = reversed_digits(8, texts=["A reference ."] * 8)
-    found = measure_translations(
-        translator().eval(), data, text=lambda tokens: " ".join(names[each] for each in tokens), most=6, replicates=0
+    plain = reversed_digits(8)
+
+    def measured(data):
+        network, text = translator().eval(), lambda tokens: " ".join(names[each] for each in tokens)
+        return measure_translations(network, data, text=text, most=6, replicates=0)
+
+    found = measured(plain)
+    rows = range(len(plain))
+    whole = metrics.CHRF().corpus_score(
+        list(found.texts), [[" ".join(names[each] for each in plain[row][1].tolist()[:-1]) for row in rows]]
     )
-    assert all(set(text.split()) <= set(names.values()) for text in found.texts)
+    assert any(found.texts)
+    assert found.measures.metrics["chrf"].value == pytest.approx(whole.score)
+    # Text that the data bring stands before that of the tokenizer.
+    own = measured(reversed_digits(8, texts=[f"{text} indeed" for text in found.texts]))
+    assert own.texts == found.texts
+    whole = metrics.CHRF().corpus_score(list(found.texts), [[f"{text} indeed" for text in found.texts]])
+    assert own.measures.metrics["chrf"].value == pytest.approx(whole.score)
+    assert own.measures.metrics["chrf"].value > found.measures.metrics["chrf"].value + 10
     assert "tok:13a" in found.signatures["bleu"]
+
+
+def test_no_more_is_written_than_there_are_positions():
+    data = reversed_digits(8)
+    network = translator(positions="learnt", most_positions=data.most_positions).eval()
+    assert data.most_positions + data.most_positions // 2 + 10 > network.most_positions
+    found = measure_translations(network, data, replicates=0)
+    assert max(len(text.split()) for text in found.texts) < network.most_positions
+
+
+def test_other_data_than_pairs_are_refused():
+    tokens = TokenDataset.of("tokens", [[1, 2, 3]], vocabulary=5)
+    with pytest.raises(ConfigError, match=r"`dataset` to be pairs of sequences, got .?TokenDataset"):
+        measure_translations(translator(), tokens)
 
 
 def test_likeness_of_one_sentence():

@@ -117,7 +117,9 @@ def stopped_after(monkeypatch, steps: int) -> None:
 
 
 def without_seconds(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{key: value for key, value in record.items() if key != "seconds"} for record in history]
+    return [
+        {key: value for key, value in record.items() if key not in ("seconds", "chapter_seconds")} for record in history
+    ]
 
 
 def weights(module: nn.Module) -> dict[str, torch.Tensor]:

@@ -11,7 +11,7 @@ from tests.zoo.pairs import BEGIN, END, V, reversed_digits, translator
 from bookkd.core.errors import BookMismatchError, DataError
 from bookkd.knowledge import Teacher
 from bookkd.making import decode_dataset
-from bookkd.zoo import PairDataset, decode, fingerprint
+from bookkd.zoo import decode, fingerprint
 
 DATA = reversed_digits(12)
 
@@ -80,6 +80,29 @@ def test_a_file_is_read_in_place_of_decoding_again(tmp_path, monkeypatch):
         decode_dataset(teacher(), reversed_digits(12, seed=1), path=path, beam=2, most=9)
 
 
+def test_a_file_gives_the_text_that_is_asked_for(tmp_path):
+    path = tmp_path / "written.safetensors"
+    made = decode_dataset(teacher(), DATA, path=path, beam=1, most=5)
+    assert made.texts is None
+    dashed = decode_dataset(teacher(), DATA, path=path, beam=1, most=5, text=lambda tokens: "-".join(map(str, tokens)))
+    assert dashed.texts == tuple("-".join(map(str, each)) for each in targets(made))
+    assert decode_dataset(teacher(), DATA, path=path, beam=1, most=5).texts is None
+
+
+def test_a_file_that_was_chosen_by_other_references_is_refused(tmp_path):
+    pytest.importorskip("sacrebleu")
+    path, data = tmp_path / "written.safetensors", replace(DATA, texts=("1 2",) * len(DATA))
+    options = {"path": path, "beam": 2, "most": 9, "take": "chrf"}
+    made = decode_dataset(teacher(), data, text=lambda tokens: " ".join(map(str, tokens)), **options)
+    again = decode_dataset(teacher(), data, text=lambda tokens: " ".join(map(str, tokens)), **options)
+    assert (targets(again), again.texts) == (targets(made), made.texts)
+    for other, text in ((replace(data, texts=("3",) * len(DATA)), " ".join), (data, "-".join), (data, None)):
+        with pytest.raises(BookMismatchError, match="got another: compared"):
+            decode_dataset(
+                teacher(), other, text=text and (lambda tokens, text=text: text(map(str, tokens))), **options
+            )
+
+
 def test_a_teacher_that_writes_nothing_is_refused():
     class Silent(torch.nn.Module):
         def forward(self, source, lengths, prefix):
@@ -87,4 +110,3 @@ def test_a_teacher_that_writes_nothing_is_refused():
 
     with pytest.raises(DataError, match="`translations` to be at least one with a token, got 'none'"):
         decode_dataset(Teacher(Silent()), DATA, beam=1)
-    assert isinstance(DATA, PairDataset)

@@ -23,17 +23,17 @@ from tests.learning.digits import (
     weights,
     without_seconds,
 )
-from tests.zoo.pairs import V, reversed_digits, translator
+from tests.zoo.pairs import BEGIN, V, reversed_digits, translator
 
 from bookkd.book import Book, TopK
-from bookkd.core.errors import CheckpointError, ConfigError
+from bookkd.core.errors import CheckpointError, ConfigError, UnknownNameError
 from bookkd.core.schedules import Clock
 from bookkd.knowledge import PastSelf, PriorKnowledge, SelfChapters, StoredKnowledge, past
 from bookkd.learning import Learner, Step, Training, Validation, learn
 from bookkd.learning.run import Run
 from bookkd.losses import adaptive_smoothing, smoothing_strength
 from bookkd.methods import AdaptiveLabelSmoothing, Supervised
-from bookkd.tasks import Classification, Seq2Seq
+from bookkd.tasks import CausalLM, Classification, Seq2Seq
 from bookkd.views import Pick, Replay, Views
 
 LIVE, CHAPTER = AdaptiveLabelSmoothing(), AdaptiveLabelSmoothing(mode="chapter", codec="float32")
@@ -78,8 +78,38 @@ def test_the_strength_is_taken_as_constant():
     torch.testing.assert_close(slope, torch.tensor([-0.164923, 0.118954, 0.045969]).double(), rtol=0, atol=1e-6)
 
 
-TRANSLATE = Seq2Seq(V)
+TRANSLATE = Seq2Seq(V, begin=BEGIN)
 PAIRS, HELD_OUT, AS_THEY_ARE = reversed_digits(40), reversed_digits(20, seed=1), Views(None, n_views=1)
+
+
+@pytest.mark.parametrize("options", [{"prior": "uniform"}, {"first": "uniform"}, {"prior": "uniform", "alpha": 0.1}])
+def test_tokens_that_are_masked_are_asked_of_nobody(options):
+    torch.manual_seed(0)
+    task, logits = CausalLM(4, masked=(3,)), torch.randn(1, 3, 4, requires_grad=True)
+    batch = {"input": torch.tensor([[0, 2, 1]]), "length": torch.tensor([3]), "weight": torch.ones(1)}
+    said, seen = task.fields(logits, batch)["logits"], task.batch(batch)
+    phi = PriorKnowledge(task, before="uniform").targets(batch)["own/logits"]
+    (term, _) = AdaptiveLabelSmoothing(**options).objective(task).terms
+    alpha = options.get("alpha")
+    found = adaptive_smoothing(said, phi, seen["label"], alpha=alpha, largest=1.0)
+    log_p = logits[0, :2, :3].log_softmax(-1)  # as if there were three classes
+    entropy = -(log_p.exp() * log_p).sum(-1)
+    share = (1 - entropy / math.log(4)).detach() if alpha is None else alpha
+    wanted = -(1 - share) * log_p.gather(1, seen["label"][:, None])[:, 0] - share * log_p.mean(-1)
+    torch.testing.assert_close(found, wanted)
+    (slope,) = torch.autograd.grad(found.sum(), logits)
+    assert torch.isfinite(slope).all()
+    assert not slope[..., 3].any()
+    assert term.name == "adaptive_smoothing"
+
+
+def test_a_strength_that_is_given_is_checked():
+    with pytest.raises(ConfigError, match=r"`alpha` to be .*above 0, got 0.*method supervised"):
+        AdaptiveLabelSmoothing(alpha=0.0)
+    with pytest.raises(ConfigError, match=r"`alpha` to be numbers from 0 to 1 of shape \[3\], got shape \[2\]"):
+        smoothing_strength(torch.randn(3, 4), alpha=torch.rand(2), largest=1.0)
+    with pytest.raises(ConfigError, match="`alpha` to be numbers from 0 to 1"):
+        smoothing_strength(torch.randn(3, 4), alpha=torch.full((3,), torch.nan), largest=1.0)
 
 
 def test_padding_counts_nowhere():
@@ -110,6 +140,11 @@ class TestPast:
             0
         ].exp().tolist() == [0, 0, 1]
         assert PriorKnowledge(task, before="uniform").targets(batch)["own/logits"].logits.tolist() == [[0.0] * 3] * 2
+        masked = CausalLM(4, masked=(1, 3))
+        said = PriorKnowledge(masked, before="uniform").prior(
+            {"input": torch.zeros(1, 3).long(), "length": torch.tensor([3]), "weight": torch.ones(1)}
+        )
+        assert said.softmax(-1).tolist() == [[0.5, 0, 0.5, 0]] * 2
         mixed = {**batch, "partner_label": torch.tensor([0, 1]), "ratio": torch.tensor([0.25, 1.0])}
         found = PriorKnowledge(task, before="labels").prior(mixed)[0].exp()
         torch.testing.assert_close(found, torch.tensor([0.75, 0.0, 0.25]))
@@ -170,6 +205,12 @@ def test_chapters_are_the_copy_in_memory(tmp_path):
     )
     plain = run(None, method=Supervised(), training=how)
     assert not torch.allclose(*(weights(each.student)["layers.1.weight"] for each in (live, plain)), atol=1e-4)
+    written = [record for record in chapters.history if "chapter_seconds" in record]
+    improved = [max(r["val/accuracy"] for r in chapters.history[: n + 1]) for n in range(3)]
+    assert len(written) == 1 + sum(improved[n] > improved[n - 1] for n in (1, 2))
+    assert {record["chapter_forwards"] for record in written} == {len(TRAIN) * views().n_views}
+    assert all(record["chapter_seconds"] > 0 for record in written)
+    assert chapters.teacher_forwards == 0
     (*_, last) = sorted((tmp_path / "run" / "chapters").iterdir())
     assert Book(last).plan.teachers[0].name.startswith("student after epoch ")
 
@@ -212,8 +253,8 @@ def test_a_run_that_was_killed_ends_alike(tmp_path, monkeypatch, method, steps):
 def test_a_chapter_that_is_not_complete_is_never_read(tmp_path, monkeypatch, when):
     """Killed inside of the second chapter's writing, or behind it and before the checkpoint: the run goes on from the first."""
     how, real, calls = training(epochs=3), past.write_units, []
-    options = {"method": CHAPTER, "training": how, "validation": Validation(TEST, metric="rising", also=_rising())}
-    whole = run(tmp_path / "whole", **{**options, "validation": Validation(TEST, metric="rising", also=_rising())})
+    options = {"method": CHAPTER, "training": how, "validation": _validation()}
+    whole = run(tmp_path / "whole", **{**options, "validation": _validation()})
 
     def dying(writer, knowledge, replay, *more):
         calls.append(knowledge.teacher.digest)
@@ -240,10 +281,14 @@ def test_a_chapter_that_is_not_complete_is_never_read(tmp_path, monkeypatch, whe
         with pytest.raises(StopError):
             run(tmp_path / "killed", **options)
     assert (tmp_path / "killed" / "chapters" / "epoch-0001").is_dir()
-    resumed = run(tmp_path / "killed", **{**options, "validation": Validation(TEST, metric="rising", also=_rising(1))})
+    resumed = run(tmp_path / "killed", **{**options, "validation": _validation(1)})
     assert_equal(resumed.student, whole.student)
     kept = sorted(each.name for each in (tmp_path / "killed" / "chapters").iterdir())
     assert kept == ["epoch-0002", "epoch-0003"]
+
+
+def _validation(start=0):
+    return Validation(TEST, metric="rising", also=_rising(start), lower_is_better=False)
 
 
 def _rising(start=0):
@@ -305,7 +350,11 @@ def test_another_metric_may_decide():
     """Accuracy rises while the calibration error does too: which one counts decides what the student's past is."""
     assert Validation(TEST, metric="nll").score({"accuracy": 0.5, "nll": 2.0}, TASK) == -2.0
     with pytest.raises(Exception, match=r"Unknown metric 'blue' \(validation\)\. Nearest: bleu"):
-        run(None, method=LIVE, validation=Validation(TEST, metric="blue", also=lambda network: {"bleu": 1.0}))
+        run(
+            None,
+            method=LIVE,
+            validation=Validation(TEST, metric="blue", also=lambda network: {"bleu": 1.0}, lower_is_better=False),
+        )
     falling = iter([5.0, 4.0, 3.0])
     chosen = run(
         None, method=LIVE, training=training(epochs=3, patience=3),
@@ -319,3 +368,27 @@ def test_chapters_know_which_they_read():
     chapters = SelfChapters(TASK, before="labels", codec=TopK(3, (1.0,)))
     chapters.load_state_dict({"chapter": 7})
     assert chapters.state_dict() == {"chapter": 7}
+
+
+def test_an_error_of_ones_own_is_better_when_lower():
+    """Which way is better is said, never guessed."""
+    rates = iter([0.5, 0.7, 0.9])
+    chosen = run(
+        None, method=LIVE, training=training(epochs=3, patience=3),
+        validation=Validation(TEST, metric="ter", also=lambda network: {"ter": next(rates)}, lower_is_better=True),
+    )  # fmt: skip
+    assert chosen.epoch == 1
+    with pytest.raises(ConfigError, match=r"`lower_is_better` to be True or False for metric ter, got None"):
+        Validation(TEST, metric="ter", also=lambda network: {"ter": 1.0})
+    with pytest.raises(ConfigError, match=r"`lower_is_better` to be True for metric wer, got False"):
+        Validation(TEST, metric="wer", also=lambda network: {"wer": 1.0}, lower_is_better=False)
+    with pytest.raises(ConfigError, match=r"`also` to be a function that returns metrics, got None"):
+        run(None, method=LIVE, validation=Validation(TEST, metric="nll", also=lambda network: None))
+
+
+def test_a_metric_that_nothing_measures_is_refused_before_anything_is_learnt(monkeypatch):
+    monkeypatch.setattr(Run, "optimizer_step", None)
+    with pytest.raises(UnknownNameError, match=r"Unknown metric 'acuracy'.* Nearest: accuracy"):
+        Validation(TEST, metric="acuracy")
+    with pytest.raises(UnknownNameError, match=r"Unknown metric 'wer' \(validation, task classification\)"):
+        run(None, method=LIVE, validation=Validation(TEST, metric="wer"))

@@ -12,7 +12,7 @@ from bookkd.core.fields import LABEL, WEIGHT
 from bookkd.core.schedules import Clock
 from bookkd.learning import Cohort
 from bookkd.losses import CombinedTarget, DenseTarget
-from bookkd.methods import DIL, DML, BookKD, Supervised, VanillaKD, build_method
+from bookkd.methods import DIL, DML, build_method
 from bookkd.objectives import Combine
 from bookkd.tasks import Classification
 
@@ -159,21 +159,36 @@ def test_without_labels_networks_agree_on_anything():
     assert apart_and_right()[1] > right + 0.3
 
 
-def test_what_the_rounds_use():
-    assert DIL().taught() == BookKD(
-        temperature=2.0, kd_weight=0.5, ce_weight=0.5, label_smoothing=0.0, learn_scale=False
-    )
-    assert DIL(alpha=1.0).taught().ce_weight == 0
-    assert DIL(convex=False).taught().ce_weight == 1
-    assert DIL().fed_back() == VanillaKD(temperature=2.0, kd_weight=0.5, ce_weight=0.5)
-    assert DIL().fed_back(0.5) == VanillaKD(temperature=2.0, kd_weight=0.25, ce_weight=0.75)
-    assert DIL(beta=0.0).fed_back() == Supervised()
+def by_book(method, network, teacher):
+    """What a network minimises that learns from a book."""
+    objective = method.objective(THREE)
+    batch = {LABEL: torch.tensor(Y), WEIGHT: torch.ones(2).double()}
+    fields, weights = {"logits": torch.tensor(network).double()}, batch[WEIGHT]
+    parts = objective.sums(fields, {"logits": teacher}, batch, weights, Clock()) / objective.totals(batch, weights)
+    return sum(part * term.weight for term, part in zip(objective.terms, parts, strict=True))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"alpha": 1.0, "beta": 1.0}, {"convex": False}, {"ensemble": "logit"}, {"weights": (0.2, 0.8)}, {"beta": 0.0}],
+)
+def test_rounds_by_books_minimise_what_the_live_loop_does(options):
+    method = DIL(assistants=2, **options)
+    live = losses(method, peers(S, A1, A2))
+    members = CombinedTarget.of([DenseTarget(torch.tensor(each).double()) for each in (A1, A2)])
+    assert near(by_book(method.taught(), S, members), float(live[0].detach()))
+    student = DenseTarget(torch.tensor(S).double())
+    for place, assistant in enumerate((A1, A2), 1):
+        assert near(by_book(method.fed_back(), assistant, student), float(live[place].detach()))
+    if not options:  # the worked numbers, with half the feedback
+        assert near(by_book(method.fed_back(0.5), A1, student), 0.75 * CE_1 + 0.25 * KL_1)
     assert DIL(assistants=5).cohort == 6
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"beta": 0.0, "ramp_epochs": 5}, r"`ramp_epochs` to be 0 with beta 0, got 5"),
         ({"weights": "accuracy"}, r"`weights` to be uniform or numbers, got 'accuracy' .*nobody measures peers"),
         ({"weights": (0.5, 0.5)}, r"`weights` to be one for each of 3 assistants, got \[0\.5, 0\.5\]"),
     ],

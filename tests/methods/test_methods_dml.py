@@ -25,11 +25,12 @@ from bookkd.core.errors import ConfigError
 from bookkd.core.fields import INPUT, LABEL, WEIGHT
 from bookkd.core.protocols import Needs
 from bookkd.core.schedules import Clock
-from bookkd.learning import Cohort
+from bookkd.learning import Cohort, Learner, Step
 from bookkd.learning.data import make_groups
 from bookkd.methods import DML, Supervised
-from bookkd.tasks import Classification, MultiLabel
-from bookkd.views import Replay
+from bookkd.tasks import Classification, MultiLabel, Tagging
+from bookkd.views import Pick, Replay, Views
+from bookkd.zoo import GRUTagger, SequenceDataset
 
 THREE = Classification(("a", "b", "c"))
 Z1, Z2, Z3 = [2.0, 1.0, 0.0], [1.0, 1.5, -0.5], [0.5, 2.0, 1.0]
@@ -206,3 +207,36 @@ def test_as_many_networks_as_peers():
         run(None, method=DML(peers=3), network=cohort(1, 2))
     with pytest.raises(ConfigError, match=r"`students` to be 1 for method supervised, got 2 .*Pass one network"):
         run(None, method=Supervised(), network=cohort(1, 2))
+
+
+def test_peers_of_sequences_are_taught_step_by_step():
+    """Of tags: mean over steps that are there, of the labels over those that are known; and peers are told apart by place alone."""
+    task = Tagging(("a", "b", "c"))
+    data = SequenceDataset.of(
+        "tags", [[1, 2, 3], [4, 0, 2, 1, 3, 3]], [[0, 2, -1], [1, 1, 0, 2, 0, 1]], class_names=task.class_names
+    )
+    torch.manual_seed(0)
+    one, other = (GRUTagger(3, tokens=5, width=width).eval() for width in (4, 6))
+    batch = Replay(data, Views(None, n_views=1)).batch([Pick(0, 0), Pick(1, 0)])
+
+    def found(*networks):
+        terms = Step(DML().objective(task), task, None).loss(Learner(Cohort(networks), task), batch, Clock()).terms
+        return {name: float(value) for name, value in terms.items()}
+
+    said = [
+        torch.cat([network(data[row][0][None], torch.tensor([len(data[row][0])]))[0] for row in (0, 1)]).detach()
+        for network in (one, other)
+    ]
+    labels = torch.cat([data[row][1] for row in (0, 1)])
+    wanted = {}
+    for place, (mine, theirs) in enumerate((said, said[::-1])):
+        wanted[f"cross_entropy_{place}"] = float(F.cross_entropy(mine, labels.long(), ignore_index=-1))
+        kl = F.kl_div(mine.log_softmax(-1), theirs.softmax(-1), reduction="batchmean")
+        wanted[f"peer_{1 - place}_to_{place}"] = float(kl)
+    straight, swapped = found(one, other), found(other, one)
+    assert straight == pytest.approx(wanted, rel=1e-5)
+    for name, value in straight.items():
+        assert swapped[name.translate(str.maketrans("01", "10"))] == pytest.approx(value, rel=1e-6)
+    # What stands behind the end of a sequence is about nothing.
+    batch["input"][0, 3:], batch["label"][0, 3:] = 4, 2
+    assert found(one, other) == pytest.approx(wanted, rel=1e-5)

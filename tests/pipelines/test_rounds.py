@@ -13,15 +13,17 @@ import torch
 from tests.learning import digits
 from tests.learning.digits import StopError, assert_equal
 
-from bookkd.book import Book, Dense
+from bookkd.book import Book, Dense, TopK
 from bookkd.core.errors import ConfigError
 from bookkd.evaluation import pairwise_kl
 from bookkd.knowledge import StoredKnowledge, Teacher
 from bookkd.learning import Learner, Run, Training, Validation, learn
+from bookkd.learning import validation as validation_module
 from bookkd.learning.validation import measure_sequences
 from bookkd.making import make_several
 from bookkd.methods import DIL, Supervised, VanillaKD
 from bookkd.pipelines.rounds import Feedback, Rounds, run_rounds, said_on, student_again
+from bookkd.pipelines.rounds.measured import measures_of
 from bookkd.pipelines.rounds.networks import Networks
 from bookkd.tasks import CausalLM, MultiLabel, Regression, Tagging
 from bookkd.views import Views
@@ -199,7 +201,8 @@ def test_without_feedback_it_is_distillation_of_several_teachers(tmp_path):
     teachers = []
     for place in (1, 2):
         network = given.network(place)
-        learn(network, TRAIN, VIEWS, task=TASK, method=Supervised(), training=replace(TRAINING, seed=5 + place))
+        how = replace(TRAINING, seed=given.seed(0, place))
+        learn(network, TRAIN, VIEWS, task=TASK, method=Supervised(), training=how)
         teachers.append(partial(Teacher, network))
     book = make_several(tmp_path / "book", teachers, TRAIN, VIEWS, task=TASK, codec=Dense())
     student, method = given.network(0), VanillaKD(temperature=3.0, kd_weight=0.7, ce_weight=1 - 0.7)
@@ -224,7 +227,8 @@ def test_gates_of_the_feedback(tmp_path):
     feedback = Feedback(first_round=2, margin=0.0, ramp=True)
     assistants = (large, partial(GRUTagger, 3, tokens=8, width=2, bidirectional=False))
     warm_up = replace(TRAINING, epochs=12)
-    result = run_rounds(settings(tmp_path / "gates", feedback=feedback, assistants=assistants, warm_up=warm_up))
+    learnt = {"training": replace(TRAINING, epochs=6), "warm_up": warm_up}
+    result = run_rounds(settings(tmp_path / "gates", feedback=feedback, assistants=assistants, **learnt))
     first, second = (record["feedback"] for record in result.rounds[1:])
     assert [each["why_not"] for each in first] == ["feedback begins in round 2"] * 2
     score = result.rounds[2]["student"]["accuracy"]
@@ -269,6 +273,87 @@ def test_one_assistant_and_other_settings(tmp_path):
         settings(tmp_path, method=DIL())
     with pytest.raises(ConfigError, match=r"`ramp_epochs` to be 0 by rounds, got 2 .*Feedback\(ramp=True\)"):
         settings(tmp_path, method=DIL(assistants=2, ramp_epochs=2))
+
+
+def test_networks_share_no_seed(tmp_path):
+    given = [settings(tmp_path, training=replace(TRAINING, seed=seed)) for seed in (0, 1, 2, 1009)]
+    seeds = [each.seed(number, place) for each in given for number in range(3) for place in range(3)]
+    assert len(set(seeds)) == len(seeds)
+
+
+def test_validation_sets_larger_than_memory_come_to_the_same(whole, monkeypatch):
+    """Parts of few samples, and passes of fewer, in place of all at once."""
+    given, result = whole
+    monkeypatch.setattr(
+        validation_module, "_MOST", 2 * 3 * 8 * 3
+    )  # 2 networks say 3 classes at 8 positions of 3 samples
+    passes, runner = [], Networks(given)
+    real = Learner.forward
+
+    def counted(self, batch):
+        passes.append(len(batch["input"]))
+        return real(self, batch)
+
+    monkeypatch.setattr(Learner, "forward", counted)
+    record = result.rounds[2]
+    found = runner.together(record["assistants"])
+    assert set(passes) == {3}
+    for name, value in found["ensemble"].items():
+        assert value == pytest.approx(record["ensemble"][name], rel=1e-6)
+    assert found["gain"] == pytest.approx(record["gain"], abs=1e-12)
+    assert found["diversity"] == pytest.approx(record["diversity"], rel=1e-6)
+    passes.clear()
+    alone = measures_of(runner.learner(runner.load(0, record["student"])), Validation(TEST, batch_size=4))
+    assert alone == pytest.approx({name: record["student"][name] for name in alone}, rel=1e-6)
+    assert set(passes) == {4, 2}
+
+
+def test_nll_may_decide(tmp_path, monkeypatch):
+    """By early stopping, the margin, what is kept and which round is chosen."""
+    asked = []
+    monkeypatch.setattr(
+        Validation,
+        "score",
+        lambda self, metrics, task, real=Validation.score: asked.append(self.metric) or real(self, metrics, task),
+    )
+    result = run_rounds(
+        settings(
+            tmp_path / "nll", by="nll", keep_best=True, feedback=Feedback(margin=0.05), validation=Validation(TEST),
+            training=replace(TRAINING, patience=2), warm_up=replace(TRAINING, epochs=6),
+        )
+    )  # fmt: skip
+    assert set(asked) == {"nll"}
+    for before, record in zip(result.rounds, result.rounds[1:], strict=False):
+        score = record["student"]["nll"]
+        for parent, assistant, feedback in zip(
+            before["assistants"], record["assistants"], record["feedback"], strict=True
+        ):
+            assert (feedback["why_not"] is None) == (score <= parent["nll"] + 0.05)
+            assert assistant["nll"] <= parent["nll"]
+        if before["round"]:
+            assert score <= before["student"]["nll"]
+    scores = {record["round"]: record["student"]["nll"] for record in result.rounds[1:]}
+    assert scores[result.chosen] == min(scores.values())
+
+
+def test_what_was_kept_is_what_is_returned_again(tmp_path):
+    given = settings(tmp_path / "kept", keep_best=True)
+    run_rounds(given)
+    path = given.folder(2) / "round.json"
+    record = json.loads(path.read_text())
+    first = json.loads((given.folder(1) / "round.json").read_text())["student"]
+    path.write_text(json.dumps({**record, "student": {**first, "tried": {}}}))  # as where round 2 made it no better
+    network = small()
+    load_weights(network, given.out / first["weights"])
+    assert_equal(student_again(given, 2), network)
+
+
+def test_what_would_fail_late_is_refused_at_once(tmp_path):
+    with pytest.raises(ConfigError, match=r"`codec` to be one that keeps every value, got .?top_k"):
+        settings(tmp_path, codec=TopK(2, (1.0, 2.0)))
+    settings(tmp_path, codec=TopK(2, (1.0, 2.0)), assistants=(large,), method=DIL(assistants=1))
+    with pytest.raises(ConfigError, match=r"`metric` to be accuracy, as by, got .?nll"):
+        settings(tmp_path, validation=Validation(TEST, metric="nll"))
 
 
 class Tokens(torch.nn.Module):

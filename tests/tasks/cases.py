@@ -118,7 +118,7 @@ def seq2seq():
         "label_length": torch.tensor([2, 2, 3, 3]),
         "weight": torch.tensor([1.0, 1.0, 1.0, 0.0]),
     }
-    return Seq2Seq(5), Translator(), batch
+    return Seq2Seq(5, begin=1), Translator(), batch
 
 
 class Steps(nn.Module):

@@ -149,6 +149,7 @@ def test_a_beam_of_everything_finds_the_best(length_penalty):
         ({"beam": 0}, ConfigError, "`beam` to be a whole number of at least 1"),
         ({"most": 0}, ConfigError, "`most` to be a whole number of at least 1"),
         ({"end": V}, ConfigError, f"`end` to be a token from 0 to {V - 1}, got {V}"),
+        ({"begin": 99, "vocabulary": V}, ConfigError, f"`begin` to be a token from 0 to {V - 1}, got 99"),
         ({"length_penalty": float("nan")}, ConfigError, "`length_penalty` to be a finite number"),
     ],
 )
@@ -158,6 +159,8 @@ def test_numbers_that_mean_nothing_are_refused(options, error, message):
 
 
 def test_a_network_that_says_nothing_is_refused():
+    with pytest.raises(DataError, match="`source` to be at least one sequence, got 0"):
+        decode(translator(), SOURCE[:0], LENGTHS[:0], **WORDS, most=3)
     with pytest.raises(DataError, match="`logits` to be numbers, got"):
         decode(lambda s, n, p: torch.full((*p.shape, V), torch.nan), SOURCE, LENGTHS, **WORDS, most=3)
     ruled = torch.zeros(V).index_fill(0, torch.tensor([END]), -torch.inf)
@@ -181,6 +184,23 @@ def test_models_of_transformers_are_called_and_decode_alike(kind, tmp_path):
         ours = decode(lambda *given: found(*given), SOURCE, LENGTHS, **options)
         theirs = decode(found, SOURCE, LENGTHS, **options)
         assert [each[0].tokens for each in theirs] == [each[0].tokens for each in ours]
+
+
+@pytest.mark.parametrize("beam", [1, 3])
+def test_models_of_transformers_write_no_padding_and_heed_no_config_of_their_own(beam):
+    pytest.importorskip("transformers")
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        made = sharp(create_seq2seq({"model_type": "t5", **KINDS["t5"]}, vocabulary=V + 3), 4.0)
+    options = {**WORDS, "most": 12, "beam": beam, "vocabulary": 6}
+    ours = decode(lambda *given: made(*given), SOURCE, LENGTHS, **options)
+    own = made.model.generation_config
+    own.no_repeat_ngram_size, own.repetition_penalty, own.min_new_tokens = 1, 9.0, 6
+    theirs = decode(made, SOURCE, LENGTHS, **options)
+    assert [each[0].tokens for each in theirs] == [each[0].tokens for each in ours]
+    assert made.model.generation_config is own
+    free = decode(made, SOURCE, LENGTHS, **{**options, "vocabulary": None})
+    assert any(token >= 6 for each in free for token in each[0].tokens)
 
 
 def test_what_is_no_such_model_is_refused(tmp_path):

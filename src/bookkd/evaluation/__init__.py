@@ -3,7 +3,7 @@
 from bookkd.evaluation.calibration import calibration, confusion, fit_temperature, reliability
 from bookkd.evaluation.costs import Cost, Latency, cost
 from bookkd.evaluation.decoding import beam_decode, greedy_decode
-from bookkd.evaluation.directions import lower_is_better
+from bookkd.evaluation.directions import direction_of, lower_is_better
 from bookkd.evaluation.distillation_score import crossing_alpha, distillation_score
 from bookkd.evaluation.diversity import Diversity, diversity, pairwise_kl, vasicek_entropy
 from bookkd.evaluation.intervals import Interval, bootstrap
@@ -50,6 +50,7 @@ __all__ = [
     "crossing_alpha",
     "decode_all",
     "difference_of",
+    "direction_of",
     "distillation_score",
     "diversity",
     "evaluate",

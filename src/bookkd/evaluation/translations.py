@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from bookkd.core.check import at_least
-from bookkd.core.errors import DataError, expected
+from bookkd.core.errors import ConfigError, DataError, expected
 from bookkd.core.names import choose, require
 from bookkd.evaluation.intervals import Floats
 from bookkd.evaluation.measures import Measures, measured
@@ -65,7 +65,8 @@ def measure_translations(
         references: Text of each target; that of the data set where None.
         beam: See `decode`.
         length_penalty: See `decode`.
-        most: Most tokens of a translation; half again as many as the longest target, and ten, where None.
+        most: Most tokens of a translation; half again as many as the longest target, and ten, where None, or as many as the network has
+            positions.
         tokenize: How sacreBLEU cuts words: "13a" where None, and "none" of numbers.
         batch_size: Sources a pass, of similar lengths.
         device: Where the network is.
@@ -75,6 +76,7 @@ def measure_translations(
 
     Raises:
         MissingExtraError: if sacreBLEU is not installed.
+        ConfigError: for a data set that is not of pairs.
     """
     require("sacrebleu", _EXTRA)  # before the long part
     found = decode_all(
@@ -99,11 +101,17 @@ def decode_all(
 ) -> list[list[Hypothesis]]:
     """Return what a network writes for each source of a data set, in its order; arguments as `measure_translations`."""
     at_least(batch_size, 1, "batch_size", where="decode_all")
+    if not getattr(dataset, "label_is_input", False):
+        do = "Use a data set such as bookkd.zoo.PairDataset."
+        raise ConfigError(expected("dataset", "pairs of sequences", type(dataset).__name__, where="decode_all", do=do))
     if len(dataset) == 0:
         raise DataError(expected("dataset", "at least one pair", 0, where="decode_all"))
     sources = [dataset[row][0] for row in range(len(dataset))]
     order = sorted(range(len(sources)), key=lambda row: -len(sources[row]))
     limit = most or dataset.most_positions + dataset.most_positions // 2 + 10
+    room = getattr(network, "most_positions", None)  # of one with learnt positions
+    if most is None and isinstance(room, int):
+        limit = min(limit, room)
     found: list[list[Hypothesis]] = [[] for _ in sources]
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]

@@ -58,7 +58,7 @@ class PriorKnowledge(Teacherless):
 
     Args:
         task: Owns the shapes.
-        before: "labels" puts all on the known class, so that smoothing by it is none; "uniform" gives every class as much.
+        before: "labels" puts all on the known class, so that smoothing by it is none; "uniform" gives every class as much that may be said.
     """
 
     def __init__(self, task: Task, *, before: Literal["labels", "uniform"]) -> None:
@@ -77,7 +77,9 @@ class PriorKnowledge(Teacherless):
         seen = self.task.batch(batch)
         labels: Tensor = seen[LABEL]
         if self.before == "uniform":
-            return torch.zeros(1, device=labels.device).expand(*labels.shape, self.n_classes)
+            row = torch.zeros(self.n_classes, device=labels.device)
+            row[list(self.task.masked)] = -torch.inf
+            return row.expand(*labels.shape, self.n_classes)
         shares = self._ones(labels)
         if seen.get(PARTNER_LABEL) is not None:
             ratio = seen[RATIO].to(shares.dtype).unsqueeze(-1)
@@ -148,7 +150,8 @@ class SelfChapters(PriorKnowledge):
 
     Books stand in the folder of the run, `chapters/epoch-<n>`: the newest, and the one before it, which an older checkpoint may ask
     for. One that is not complete is never read: a run that was killed while it was written does the epoch again, and goes on with it.
-    Until validation has improved once it is the prior.
+    Until validation has improved once it is the prior. What a chapter costs stands in the record of its epoch, as `chapter_seconds`
+    and `chapter_forwards`: a pass of the student, as the copy in memory makes at every step, is none of a teacher.
 
     Args:
         task: Owns the shapes.
@@ -162,6 +165,12 @@ class SelfChapters(PriorKnowledge):
         self.chapter: int | None = None
         """Epoch after which the book was written; None before there is one."""
         self.book: StoredKnowledge | None = None
+        self._logged: dict[str, float] = {}
+
+    def logged(self) -> dict[str, float]:
+        """Return what the chapter cost that was written since this was asked; nothing where none was."""
+        found, self._logged = self._logged, {}
+        return found
 
     def targets(self, batch: Mapping[str, Any], fields: Sequence[str] | None = None) -> dict[str, Any]:
         """Read what the book says about the batch."""
@@ -206,7 +215,7 @@ class SelfChapters(PriorKnowledge):
         options = {} if learner.preprocess is None else {"preprocess": learner.preprocess}
         device = next(learner.parameters()).device
         student = copy.deepcopy(learner.student)
-        teacher = Teacher(student, name=f"student after epoch {epoch}", device=device, **options)
+        teacher = Teacher(student, name=f"student after epoch {epoch}", device=device, amp=False, **options)
         plan = plan_book(teacher, place.dataset, place.views, self.task, codec=self.codec, temperatures=(1.0,))
         plan = replace(plan, batch_size=run.training.batch_size)
         path, knowledge = folder / _name(epoch), LiveKnowledge(teacher, self.task)
@@ -220,6 +229,7 @@ class SelfChapters(PriorKnowledge):
             seconds = round(time.perf_counter() - started, 3)
             cost = {"seconds": seconds, "teacher_forwards": knowledge.teacher_forwards, "records": written}
             writer.finish(cost)
+        self._logged = {"chapter_seconds": seconds, "chapter_forwards": knowledge.teacher_forwards}
         # Only now: what is read is complete.
         before, self.chapter, self.book = self.chapter, epoch, _opened(path)
         for old in folder.iterdir():

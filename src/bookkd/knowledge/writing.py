@@ -20,7 +20,7 @@ from bookkd.knowledge.teacher import Teacher
 from bookkd.losses import DenseTarget
 from bookkd.tasks import Task
 from bookkd.views import Pick, Replay, Views, collate
-from bookkd.zoo import check_data, fingerprint
+from bookkd.zoo import check_takes, fingerprint
 
 __all__ = ["Progress", "check_speaker", "plan_book", "say", "write_units"]
 
@@ -53,7 +53,7 @@ def check_speaker(teacher: Teacher, dataset: Any) -> None:
     if hasattr(dataset, "of_book"):
         do = "Make it of its `teacher`, the teacher's tokens; students learn from that book with the pairs."
         raise ConfigError(expected("dataset", "one side of the pairs", type(dataset).__name__, where="make", do=do))
-    check_data(teacher.network, dataset)
+    check_takes(teacher.network, dataset)
 
 
 def plan_book(
@@ -62,9 +62,10 @@ def plan_book(
     """Return the plan of a book by one teacher; arguments as `make`.
 
     Raises:
+        ConfigError: for data that the task would misread, a network that cannot take it, or a text in the tokens of two.
         FidelityError: for a sparse codec where the task needs every value.
-        ConfigError: for a network that cannot take these samples, or a text in the tokens of two.
     """
+    task.check_data(dataset)
     check_speaker(teacher, dataset)
     if codec.sparse and not task.sparse:
         do = "Use the codec dense or int8."

@@ -26,6 +26,7 @@ from bookkd.zoo import fingerprint
 
 __all__ = [
     "check_cached",
+    "check_data",
     "check_labels",
     "check_options",
     "check_task",
@@ -75,6 +76,14 @@ def check_task(method: Method, task: Task, where: str = "learn") -> None:
         if value != default:
             do, place = "Leave it out: it softens distributions.", f"{where}, task {task.name}"
             raise ConfigError(expected(name, f"{default} for numbers", value, where=place, do=do))
+
+
+def check_data(task: Task, dataset: Any, validation: Validation | None) -> None:
+    """Refuse data to learn from, or to validate on, that the task would misread."""
+    task.check_data(dataset)
+    if validation is not None:
+        task.check_data(validation.dataset)
+        validation.check(task)
 
 
 def check_tokens(objective: Objective, knowledge: Knowledge | None, dataset: Any) -> None:
@@ -188,7 +197,9 @@ def run_config(
 
 def _of_validation(validation: Validation) -> dict[str, Any]:
     found = fingerprint(validation.dataset)
-    return found if validation.metric is None else {**found, "metric": validation.metric}
+    if validation.metric is not None:
+        found = {**found, "metric": validation.metric}
+    return found if validation.lower_is_better is None else {**found, "lower_is_better": validation.lower_is_better}
 
 
 def _of_book(book: StoredKnowledge) -> dict[str, Any]:

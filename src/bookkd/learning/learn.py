@@ -32,6 +32,7 @@ from bookkd.learning.beginning import begin_run
 from bookkd.learning.cohort import Cohort
 from bookkd.learning.configuration import (
     check_cached,
+    check_data,
     check_labels,
     check_options,
     check_task,
@@ -53,7 +54,7 @@ from bookkd.learning.validation import Validation
 from bookkd.methods import Method, Supervised
 from bookkd.tasks import Task
 from bookkd.views import CachedViews, Replay, Views
-from bookkd.zoo import check_data, load_weights, save_weights
+from bookkd.zoo import check_takes, load_weights, save_weights
 
 __all__ = ["Learned", "learn"]
 
@@ -153,6 +154,7 @@ def learn(
     checked = validation if validation is None or isinstance(validation, Validation) else Validation(validation)
     check_options(training, checked, door, (*loggers, *callbacks))
     check_task(method, task)
+    check_data(task, dataset, checked)
     _check_cohort(student, method)
     objective = method.objective(task)
     rows = find_rows(dataset, knowledge, rows, keys)
@@ -268,11 +270,11 @@ def _check_networks(student: nn.Module, knowledge: Knowledge | None, dataset: An
         check = getattr(network, "check_student", None)
         if check is not None:
             check()
-        check_data(network, dataset)
+        check_takes(network, dataset)
         if checked is not None:
-            check_data(network, checked.dataset)
+            check_takes(network, checked.dataset)
     for live in teachers_of(knowledge):
-        check_data(live.teacher.network, dataset)
+        check_takes(live.teacher.network, dataset)
 
 
 def _check_cohort(student: nn.Module, method: Method) -> None:

@@ -64,7 +64,8 @@ def close_epoch(run: Run, *, seconds: float, validation: Validation | None = Non
         validation: What to measure; None measures nothing.
 
     Returns:
-        The flat record of the epoch: epoch, step, seconds, lr (of its last step), `train/...` and `val/...`.
+        The flat record of the epoch: epoch, step, seconds, lr (of its last step), `train/...` and `val/...`; of an epoch after which
+        a chapter was written also `chapter_seconds` and `chapter_forwards`, samples passed through the student for it.
 
     Raises:
         DataError: if training has diverged.
@@ -76,4 +77,7 @@ def close_epoch(run: Run, *, seconds: float, validation: Validation | None = Non
         metrics = validation(run.learner)
         record |= {f"val/{name}": value for name, value in metrics.items()}
         run.validated(validation.score(metrics, run.learner.task))
+    for handler in run.handlers:
+        # What a handler has done since, such as a book that was written: handlers of users need not say it.
+        record |= handler.logged() if hasattr(handler, "logged") else {}
     return record

@@ -18,19 +18,27 @@ from bookkd.evaluation import (
     Measures,
     TokenSums,
     TranscriptSums,
+    direction_of,
     evaluate,
     evaluate_multi_label,
     evaluate_regression,
-    lower_is_better,
 )
 from bookkd.knowledge import StoredKnowledge
 from bookkd.learning.learner import Learner
 from bookkd.losses import DenseTarget
 from bookkd.tasks import Predictions, Task, predict
 from bookkd.views import Pick, Replay, Views
-from bookkd.zoo import check_data
+from bookkd.zoo import check_takes
 
-__all__ = ["Gatherer", "Validation", "measure", "measure_network", "measure_sequences", "predictions_of"]
+__all__ = [
+    "Gatherer",
+    "Validation",
+    "measure",
+    "measure_network",
+    "measure_sequences",
+    "predictions_of",
+    "samples_of_pass",
+]
 
 
 def measure(
@@ -71,6 +79,24 @@ def measure(
 
 _MOST = 2**26
 """Logits of a pass: what a language model says at each token of many sequences would fill the memory."""
+
+
+def samples_of_pass(task: Task, dataset: Any, most: int, *, networks: int = 1) -> int:
+    """Return how many samples go through together: at most `most`, and so many that `networks` together say at most 2^26 logits."""
+    return max(1, min(most, _MOST // (networks * (task.most_positions(dataset) or 1) * task.n_outputs)))
+
+
+_OF_TOKENS = ("nll", "perplexity", "accuracy", "entropy", "ece")
+_MEASURED: Mapping[str, tuple[str, ...]] = {
+    "causal-lm": _OF_TOKENS,
+    "classification": ("accuracy", "top5", "nll", "brier", "ece", "balanced_accuracy", "macro_f1"),
+    "ctc": ("wer", "cer", "accuracy", "nll", "ece", "blank_share"),
+    "multi-label": ("map", "auroc", "micro_f1", "macro_f1", "subset_accuracy", "hamming_loss", "nll", "brier", "ece"),
+    "regression": ("rmse", "mae", "r2", "correlation", "nll"),
+    "seq2seq": _OF_TOKENS,
+    "tagging": (*_OF_TOKENS, "balanced_accuracy"),
+}
+"""Task name -> metrics that a validation may be decided by."""
 
 
 class Gatherer(Protocol):
@@ -132,21 +158,22 @@ def measure_sequences(
         level: Share of the replicates inside an interval.
 
     Raises:
-        ConfigError: for a task whose records are no sequences, or a network that cannot take these.
+        ConfigError: for a task whose records are no sequences, data that it would misread, or a network that cannot take it.
         FidelityError: for a book that keeps less than every value.
     """
     if task.name not in _GATHERERS:
         wish = f"one whose records are sequences: {', '.join(sorted(_GATHERERS))}"
         raise ConfigError(expected("task", wish, task.name, where="evaluation"))
+    task.check_data(dataset)
     for each in (network, getattr(teacher, "network", teacher)):
-        check_data(each, dataset)
+        check_takes(each, dataset)
     if teacher is not None and hasattr(dataset, "of_book"):
         do = "Measure the student on labels alone, or on the teacher's tokens with a student of these."
         where = "evaluation of a text in two kinds of tokens"
         raise ConfigError(expected("teacher", "none: it would be fed the student's tokens", "one", where=where, do=do))
     sums = _GATHERERS[task.name](task) if gatherer is None else gatherer
     replay = Replay(dataset, Views(transform, n_views=1), probe_share=0 if book is None else 1)
-    batch_size = max(1, min(batch_size, _MOST // ((task.most_positions(dataset) or 1) * task.n_outputs)))
+    batch_size = samples_of_pass(task, dataset, batch_size)
     with torch.inference_mode():
         for start in range(0, len(replay), batch_size):
             picks = [Pick(row, 0) for row in range(start, min(start + batch_size, len(replay)))]
@@ -246,6 +273,11 @@ class Validation:
         metric: What early stopping, the plateau schedule and methods that act on improvements look at; the task's `primary_metric` where
             None.
         also: Further metrics, such as BLEU of what the student writes: called with the student in evaluation mode.
+        lower_is_better: Whether less of `metric` is better; None of one of ours, which say so themselves.
+
+    Raises:
+        ConfigError: for a metric of which nobody has said what is better.
+        UnknownNameError: for a metric that nothing measures.
 
     >>> from bookkd.tasks import Classification
     >>> Validation([0], metric="ece").score({"accuracy": 0.9, "ece": 0.02}, Classification(("a", "b")))
@@ -257,18 +289,43 @@ class Validation:
     batch_size: int = 256
     metric: str | None = None
     also: Callable[[nn.Module], Mapping[str, float]] | None = None
+    lower_is_better: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.metric is not None:
+            direction_of(self.metric, self.lower_is_better, ours=self.also is None)
+        elif self.lower_is_better is not None:
+            do = "Name the metric too."
+            raise ConfigError(
+                expected("lower_is_better", "None without metric", self.lower_is_better, where="validation", do=do)
+            )
+
+    def check(self, task: Task) -> None:
+        """Refuse a metric that is not measured for a task.
+
+        Raises:
+            UnknownNameError: for such a one; what `also` measures is only known once it has.
+        """
+        if self.metric is not None and self.also is None and task.name in _MEASURED:
+            choose(self.metric, _MEASURED[task.name], "metric", where=f"validation, task {task.name}")
 
     def score(self, metrics: Mapping[str, float], task: Task) -> float:
         """Return the metric that counts, turned so that more is better.
 
         Raises:
-            ConfigError: if it is none of those that were measured.
+            UnknownNameError: if it is none of those that were measured.
+            DataError: if it is no number.
         """
         primary = task.primary_metric
         if self.metric is not None and math.isnan(metrics.get(primary, 0.0)):
             return math.nan  # what the student says is not finite, and nothing else was measured
         name = primary if self.metric is None else choose(self.metric, metrics, "metric", where="validation")
-        return -metrics[name] if lower_is_better(name) else metrics[name]
+        lower = direction_of(name, self.lower_is_better if name == self.metric else None, ours=False)
+        value = float(metrics[name])
+        if math.isnan(value) and name != primary:
+            do = "Validate on samples that it is defined for, or return a number."
+            raise DataError(expected(name, "a number", value, where="validation", do=do))
+        return -value if lower else value
 
     def __call__(self, learner: Learner) -> dict[str, float]:
         """Return the point values of all metrics, without bootstrap."""
@@ -278,7 +335,11 @@ class Validation:
         was_training = learner.training
         learner.eval()
         try:
-            return {**found, **self.also(learner.student)}
+            more: object = self.also(learner.student)
+            if not isinstance(more, Mapping):
+                do = "Return metric name -> value."
+                raise ConfigError(expected("also", "a function that returns metrics", more, where="validation", do=do))
+            return {**found, **more}
         finally:
             learner.train(was_training)
 

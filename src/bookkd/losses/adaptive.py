@@ -23,7 +23,7 @@ __all__ = ["adaptive_smoothing", "smoothing_strength"]
 def smoothing_strength(student: Tensor, *, alpha: float | Tensor | None, largest: float) -> Tensor:
     r"""How much of each label is given away: the surer the student, the more.
 
-    a = min(1 - H(p) / log K, largest), with p = softmax(student) over all K classes; or a constant. For logs (weight 0), and
+    a = min(1 - H(p) / log K, largest), with p = softmax(student) over all K classes, masked ones counted too; or a constant. For logs (weight 0), and
     inside of `adaptive_smoothing`.
 
     Args:
@@ -35,7 +35,7 @@ def smoothing_strength(student: Tensor, *, alpha: float | Tensor | None, largest
         One value per position, shape [...], 0 to 1, without gradient.
 
     Raises:
-        ConfigError: if a number is out of range, or there are fewer than two classes.
+        ConfigError: if a number is out of range, a tensor of another shape, or there are fewer than two classes.
 
     >>> p = torch.tensor([[0.7, 0.2, 0.1], [0.98, 0.01, 0.01]])
     >>> smoothing_strength(p.log(), alpha=None, largest=1.0)
@@ -48,10 +48,15 @@ def smoothing_strength(student: Tensor, *, alpha: float | Tensor | None, largest
     if student.shape[-1] < 2:
         raise ConfigError(expected("student", "of at least two classes", f"shape {list(student.shape)}", where=where))
     if isinstance(alpha, Tensor):
+        if alpha.shape != student.shape[:-1] or not bool(((alpha >= 0) & (alpha <= 1)).all()):
+            wish = f"numbers from 0 to 1 of shape {list(student.shape[:-1])}"
+            got = f"shape {list(alpha.shape)}" if alpha.shape != student.shape[:-1] else "others"
+            raise ConfigError(expected("alpha", wish, got, where=where))
         return alpha.detach()
-    entropy = student_entropy(student.detach(), temperature=1.0)
     if alpha is not None:
-        return torch.full_like(entropy, between(alpha, 0, 1, "alpha", where=where))
+        constant = between(alpha, 0, 1, "alpha", where=where)
+        return student.new_full(student.shape[:-1], constant, dtype=torch.promote_types(student.dtype, torch.float32))
+    entropy = student_entropy(student.detach(), temperature=1.0)
     return (1 - entropy / math.log(student.shape[-1])).clamp(0, largest)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,7 +52,7 @@ def decode_dataset(
         nothing was written at all are left out, and counted in `dropped`.
 
     Raises:
-        BookMismatchError: if the file at `path` is of another teacher, data set or way of decoding.
+        BookMismatchError: if the file at `path` is of another teacher, data set or way of decoding, or was chosen by other references.
         MissingExtraError: if likeness is asked for and sacreBLEU is not installed.
         DataError: if the teacher wrote nothing for any source.
 
@@ -59,7 +60,7 @@ def decode_dataset(
     """
     choose(take, ("best", "bleu", "chrf"), "take", where="decode_dataset")
     like = None if take == "best" else likeness(take, words=text is not None)
-    lineage = {
+    lineage: dict[str, Any] = {
         "teacher": {"name": teacher.name, "digest": teacher.digest, "mode": teacher.mode},
         "targets": digest(_told(dataset)),
         "beam": beam,
@@ -67,9 +68,16 @@ def decode_dataset(
         "most": most,
         "take": take,
     }
+    if like is not None:
+        # What was compared: other references, or other text of the same tokens, may choose otherwise.
+        compared = [
+            (_reference(dataset, row, text), _as_text(_target(dataset, row), text)) for row in range(len(dataset))
+        ]
+        lineage["compared"] = digest({"words": text is not None, "texts": [list(each) for each in compared]})
     file = None if path is None else Path(path)
     if file is not None and file.exists():
-        return _kept(file, lineage)
+        kept = _kept(file, lineage)
+        return replace(kept, texts=_texts([_target(kept, row) for row in range(len(kept))], text))
     found = decode_all(
         teacher.network, dataset, beam=beam, length_penalty=length_penalty, most=most, batch_size=batch_size, device=teacher.device
     )  # fmt: skip
@@ -110,7 +118,7 @@ def _chosen(
     some = [each for each in tokens if each]
     if like is None or len(some) < 2:
         return some[0] if some else ()
-    reference = dataset.text(row, text) if text is not None else _as_text(dataset[row][1].tolist()[:-1], None)
+    reference = _reference(dataset, row, text)
     return max(some, key=lambda each: like(_as_text(list(each), text), reference))
 
 
@@ -125,7 +133,6 @@ def _paired(
         do = "Train the teacher first."
         raise DataError(expected("translations", "at least one with a token", "none", where="decode_dataset", do=do))
     kept = [written[row] for row in rows]
-    texts = None if text is None else [_as_text(list(each), text) for each in kept]
     dropped = Counter(dataset.dropped)
     if len(rows) < len(written):
         dropped["empty translation"] += len(written) - len(rows)
@@ -133,7 +140,7 @@ def _paired(
         f"{dataset.name}, written by {lineage['teacher']['name']}",
         [dataset[row][0].numpy() for row in rows],
         kept,
-        texts=texts,
+        texts=_texts([list(each) for each in kept], text),
         vocabulary=dataset.vocabulary,
         source_vocabulary=dataset.source_vocabulary,
         begin=dataset.begin,
@@ -143,6 +150,19 @@ def _paired(
         dropped=dict(dropped),
         lineage=lineage,
     )
+
+
+def _target(dataset: PairDataset, row: int) -> list[int]:
+    tokens: list[int] = dataset[row][1].tolist()[:-1]
+    return tokens
+
+
+def _reference(dataset: PairDataset, row: int, text: Callable[[list[int]], str] | None) -> str:
+    return dataset.text(row, text) if text is not None else _as_text(_target(dataset, row), None)
+
+
+def _texts(written: Sequence[list[int]], text: Callable[[list[int]], str] | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(map(text, written))
 
 
 def _as_text(tokens: list[int], text: Callable[[list[int]], str] | None) -> str:

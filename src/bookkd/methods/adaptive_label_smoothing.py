@@ -4,8 +4,8 @@ What it does: with student logits z, p = softmax(z) over K classes, label y, and
 
     L = (1 - a) CE(y, p) + a CE(phi, p),   a = 1 - H(p) / log K, taken as constant;
 
-the mean is over the tokens that count. The checkpoint is replaced whenever validation improves; before the first, L is plain
-cross-entropy.
+K counts all classes, masked ones too; the mean is over the tokens that count. The checkpoint is replaced whenever validation
+improves; before the first, L is plain cross-entropy.
 When to use: in place of label smoothing 0.1, for translation and other generation, or for classification, where calibration
 matters and there is no teacher.
 Parameters: none of the method's own to tune. `mode` says where phi comes from: "live", a copy in memory; "chapter", a book that is
@@ -55,7 +55,7 @@ class AdaptiveLabelSmoothing(BaseMethod):
     Args:
         mode: Where the past is: "live", "chapter", or "final" for a book that is given.
         prior: Whose distribution smooths: that of one's "self", or the "uniform" one.
-        alpha: Constant share that is given away, 0 to 1; None for one of each position's own.
+        alpha: Constant share that is given away, above 0 to 1; None for one of each position's own.
         largest_alpha: Most that is given away, above 0 to 1.
         first: What there is before the first checkpoint: "labels" alone, or the "uniform" distribution.
         codec: Of the books of mode chapter: "float16", "float32", "int8" or "top_k".
@@ -92,7 +92,8 @@ class AdaptiveLabelSmoothing(BaseMethod):
         choose(self.codec, ("float16", "float32", "int8", "top_k"), "codec", where=where)
         at_least(self.k, 1, "k", where=where)
         if self.alpha is not None:
-            between(self.alpha, 0, 1, "alpha", where=where)
+            do = "Without smoothing it is method supervised."
+            positive(between(self.alpha, 0, 1, "alpha", where=where), "alpha", where=where, do=do)
         positive(between(self.largest_alpha, 0, 1, "largest_alpha", where=where), "largest_alpha", where=where)
         check_idle(self)
 

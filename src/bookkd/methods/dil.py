@@ -33,7 +33,7 @@ from bookkd.core.check import at_least, between, positive
 from bookkd.core.errors import ConfigError, expected
 from bookkd.core.schedules import Complement, GaussianRamp, Schedule
 from bookkd.losses import soft_target_kl
-from bookkd.methods._parts import check_temperatures
+from bookkd.methods._parts import check_idle, check_temperatures
 from bookkd.methods.base import BaseMethod, Card, Method
 from bookkd.methods.bookkd import BookKD
 from bookkd.methods.dml import peer_logits
@@ -92,6 +92,7 @@ class DIL(BaseMethod):
         positive(between(self.alpha, 0, 1, "alpha", where=where), "alpha", where=where)
         between(self.beta, 0, 1, "beta", where=where)
         at_least(self.ramp_epochs, 0, "ramp_epochs", where=where)
+        check_idle(self)
         given: object = self.weights
         if isinstance(given, str) and given != "uniform":
             do = "Give numbers: nobody measures peers while they learn."
@@ -101,6 +102,10 @@ class DIL(BaseMethod):
             wish = f"one for each of {self.assistants} assistants"
             raise ConfigError(expected("weights", wish, list(weights), where=where))
         object.__setattr__(self, "weights", weights)
+
+    def idle(self) -> Mapping[str, str]:
+        """Return the options that play no part beside others."""
+        return {"ramp_epochs": "beta 0"} if self.beta == 0 else {}
 
     @property
     def cohort(self) -> int:

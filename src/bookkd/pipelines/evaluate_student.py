@@ -21,7 +21,7 @@ from bookkd.pipelines.options import DataOptions, NetworkOptions
 from bookkd.pipelines.task import build_task, says_variance, task_name, with_masked, with_variance
 from bookkd.tasks import Task, predict
 from bookkd.views import Pick, Replay, Views
-from bookkd.zoo import check_data
+from bookkd.zoo import check_takes
 
 __all__ = ["evaluate_student", "example_of", "unchanged_views"]
 
@@ -71,7 +71,7 @@ def evaluate_student(
             seen = unchanged_views(stored)
             names = plain.class_names
             check_alignment(stored, dataset, seen, class_names=names, task=plain.name, masked=plain.masked)
-        check_data(network, dataset)
+        check_takes(network, dataset)
         beside = (
             teacher.teacher(plain.n_outputs, device)
             if stored is None and teacher is not None and teacher.name

@@ -91,6 +91,14 @@ class Task(Protocol):
         """Return the most positions that a record of a data set has; None where a record is one."""
         ...
 
+    def check_data(self, dataset: Any) -> None:
+        """Refuse a data set that the task would misread; asked before a book is made of it, learnt from it or measured on it.
+
+        Raises:
+            ConfigError: naming what differs.
+        """
+        ...
+
     def weights(self, batch: Mapping[str, Any]) -> Tensor:
         """Return the weight of every position, float [batch, ...]; 0 where a position only pads."""
         ...
@@ -174,6 +182,9 @@ class BaseTask:
     def most_positions(self, dataset: Any) -> int | None:
         """Return None: a record is one array."""
         return None
+
+    def check_data(self, dataset: Any) -> None:
+        """Refuse nothing."""
 
     def weights(self, batch: Mapping[str, Any]) -> Tensor:
         """Return the batch's own weights, float [batch]."""

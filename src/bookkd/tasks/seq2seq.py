@@ -28,7 +28,7 @@ class Seq2Seq(PositionTask):
 
     Args:
         vocabulary: Target tokens that there are. A network whose output layer is padded to more is cut to it.
-        begin: Token that every prefix begins with.
+        begin: Token that every prefix begins with, the data set's own (`Seq2Seq.of` takes it from there): a book says which it was.
 
     >>> task = Seq2Seq(6, begin=1)
     >>> batch = {"input": torch.tensor([[3, 4]]), "length": torch.tensor([2]), "weight": torch.ones(1)}
@@ -38,7 +38,7 @@ class Seq2Seq(PositionTask):
     """
 
     vocabulary: int
-    begin: int = 1
+    begin: int
 
     name: ClassVar[str] = "seq2seq"
     # What every validation can measure without decoding, smooth where BLEU of a few hundred sentences is noise, and no package needed.
@@ -68,6 +68,22 @@ class Seq2Seq(PositionTask):
     @property
     def _n_outputs(self) -> int:
         return self.vocabulary
+
+    def check_data(self, dataset: Any) -> None:
+        """Refuse data of other sequences than pairs, or whose prefixes begin otherwise, or of another vocabulary.
+
+        Raises:
+            ConfigError: naming what differs.
+        """
+        if len(getattr(dataset, "class_names", ())):
+            do = "Use task tagging, or pairs such as bookkd.zoo.PairDataset."
+            got = f"sequences with classes, {type(dataset).__name__}"
+            raise ConfigError(expected("data", "pairs of sequences", got, where=f"task {self.name}", do=do))
+        for name in ("begin", "vocabulary"):
+            mine, theirs = getattr(self, name), getattr(dataset, name, None)
+            if theirs not in (None, mine):
+                do = "Use Seq2Seq.of(dataset)."
+                raise ConfigError(expected(name, f"{theirs}, as the data's", mine, where=f"task {self.name}", do=do))
 
     def inputs(self, batch: Mapping[str, Any]) -> tuple[Any, ...]:
         """Return sources, their lengths and prefixes.

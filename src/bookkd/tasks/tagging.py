@@ -51,6 +51,16 @@ class Tagging(PositionTask):
     def _n_outputs(self) -> int:
         return len(self.class_names)
 
+    def check_data(self, dataset: Any) -> None:
+        """Refuse pairs of sequences.
+
+        Raises:
+            ConfigError: for them.
+        """
+        if getattr(dataset, "label_is_input", False):
+            wish, do = "sequences with one class a step", "Use task seq2seq."
+            raise ConfigError(expected("data", wish, "pairs of sequences", where=f"task {self.name}", do=do))
+
     def counts(self, batch: Mapping[str, Any]) -> Tensor:
         """Return the steps of each sequence, int64 [batch]."""
         lengths: Tensor = batch[LENGTH]

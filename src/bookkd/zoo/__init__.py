@@ -26,7 +26,7 @@ from bookkd.zoo.pairs import PairDataset, read_pairs
 from bookkd.zoo.preprocess import Preprocess, create_preprocess
 from bookkd.zoo.recordings import spoken_digits
 from bookkd.zoo.seq2seq import Seq2SeqModel, create_seq2seq, load_seq2seq
-from bookkd.zoo.sequences import TokenDataset, check_data
+from bookkd.zoo.sequences import TokenDataset, check_takes
 from bookkd.zoo.sounds import log_mel
 from bookkd.zoo.spec_augment import SpecAugment
 from bookkd.zoo.speech import SpeechDataset, Utterance, read_speech
@@ -65,7 +65,7 @@ __all__ = [
     "TranslationTransformer",
     "Utterance",
     "VectorDataset",
-    "check_data",
+    "check_takes",
     "continued",
     "create_causal_lm",
     "create_network",

@@ -47,7 +47,7 @@ def decode(
     prefix can only end. Beam 1 is greedy decoding; a beam of all sequences finds the best there is.
 
     Args:
-        network: With `generate` (`Seq2SeqModel`), that of Transformers decodes; with `start` and `step` (`TranslationTransformer`) each
+        network: With `generate` (`Seq2SeqModel`), that of Transformers decodes, by these arguments alone; with `start` and `step` (`TranslationTransformer`) each
             token costs one position; any other `network(source, lengths, prefix)` -> logits reads the prefix again for every token. In
             evaluation mode.
         source: Tokens, int64 [batch, source length], where the network is.
@@ -64,7 +64,7 @@ def decode(
 
     Raises:
         ConfigError: if a number is out of range.
-        DataError: if the network says NaN, or rules `end` out.
+        DataError: if there is no source, or the network says NaN, or rules `end` out.
 
     >>> class Counts(torch.nn.Module):
     ...     def forward(self, source, lengths, prefix):  # the next token is the last and one
@@ -76,10 +76,16 @@ def decode(
     at_least(beam, 1, "beam", where="decode")
     at_least(most, 1, "most", where="decode")
     finite(length_penalty, "length_penalty", where="decode")
+    if not len(source):
+        raise DataError(expected("source", "at least one sequence", 0, where="decode"))
+    if vocabulary is not None:
+        for name, token in (("begin", begin), ("end", end)):
+            if not 0 <= token < vocabulary:
+                raise ConfigError(expected(name, f"a token from 0 to {vocabulary - 1}", token, where="decode"))
     options: dict[str, Any] = {"begin": begin, "end": end, "most": most, "beam": beam, "length_penalty": length_penalty}
     with torch.inference_mode():
         if hasattr(network, "generate"):
-            found: list[list[Hypothesis]] = network.generate(source, lengths, **options)
+            found: list[list[Hypothesis]] = network.generate(source, lengths, vocabulary=vocabulary, **options)
             return found
         writer: Any = network if hasattr(network, "start") and hasattr(network, "step") else _Rereading(network)
         return _searched(writer, source, lengths, vocabulary=vocabulary, **options)

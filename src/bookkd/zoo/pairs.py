@@ -20,7 +20,7 @@ from bookkd.core.errors import ConfigError, DataError, expected
 from bookkd.core.files import write_atomic
 from bookkd.core.jsonio import canonical
 from bookkd.zoo.language import plain_tokenizer, tokenizer_digest
-from bookkd.zoo.sequences import check_tokens
+from bookkd.zoo.sequences import check_tokens, piece
 
 __all__ = ["PairDataset", "read_pairs"]
 
@@ -192,7 +192,8 @@ class PairDataset:
         return PairDataset.of(self.name, [one for one, _ in kept], [other for _, other in kept], texts=texts, **options)
 
     def _tokens(self, index: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        return _piece(self.sources, self.source_ends, index), _piece(self.targets, self.target_ends, index)
+        source, target = (piece(self.sources, self.source_ends, index), piece(self.targets, self.target_ends, index))
+        return source.astype(np.int64), target.astype(np.int64)
 
     def text(self, index: int, decode: Any = None) -> str:
         """Return a target as text: that of `texts`, or by `decode` of its tokens; their numbers where there is neither."""
@@ -312,12 +313,6 @@ def _lines(path: str | Path, limit: int | None) -> list[str]:
         line = raw[: error.start].count(b"\n") + 1
         raise DataError(expected("text", "UTF-8", f"other bytes in line {line}", where=str(path))) from error
     return found[:limit]
-
-
-def _piece(tokens: npt.NDArray[Any], ends: npt.NDArray[np.int64], index: int) -> npt.NDArray[np.int64]:
-    stop = int(ends[index])
-    start = int(ends[index - 1]) if index else 0
-    return tokens[start:stop].astype(np.int64)
 
 
 def _fault(source: npt.NDArray[Any], target: npt.NDArray[Any], most: int | None) -> tuple[str, str] | None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from bookkd.core.errors import DataError, expected
+from bookkd.core.names import require
 from bookkd.zoo.decoding import Hypothesis
 from bookkd.zoo.language import configured, loaded
 
@@ -30,7 +31,8 @@ class Seq2SeqModel(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self._most_positions: int | None = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+        self.most_positions: int | None = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+        """Longest sequence that the model has positions for; None for any."""
         self._options = {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
 
     def forward(self, source: Tensor, lengths: Tensor, prefix: Tensor) -> Tensor:
@@ -39,7 +41,7 @@ class Seq2SeqModel(nn.Module):
         Raises:
             DataError: for a sequence that is longer than the model's positions.
         """
-        most, longest = self._most_positions, max(source.shape[1], prefix.shape[1])
+        most, longest = self.most_positions, max(source.shape[1], prefix.shape[1])
         if most is not None and longest > most:
             do = "Leave out longer pairs (PairDataset.of, `most`), or use a model of more positions."
             wish = f"at most the {most} positions of the model"
@@ -51,17 +53,25 @@ class Seq2SeqModel(nn.Module):
         return logits
 
     def generate(
-        self, source: Tensor, lengths: Tensor, *, begin: int, end: int, most: int, beam: int, length_penalty: float
+        self,
+        source: Tensor,
+        lengths: Tensor,
+        *,
+        begin: int,
+        end: int,
+        most: int,
+        beam: int,
+        length_penalty: float,
+        vocabulary: int | None = None,
     ) -> list[list[Hypothesis]]:
-        """Write targets by Transformers' own decoding; arguments and result as `decode`.
+        """Write targets by Transformers' own decoding; arguments and result as `decode`. The model's own generation config plays no part.
 
         Scores are those of beam search, in which an end that is forced at token `most` costs nothing; NaN of greedy decoding, which
         keeps none.
         """
-        generate: Any = self.model.generate
-        made = generate(
-            input_ids=source,
-            attention_mask=_mask(source, lengths),
+        transformers, model = require("transformers", "language"), cast(Any, self.model)
+        outputs = int(getattr(getattr(model, "config", None), "vocab_size", vocabulary or 0))
+        config = transformers.GenerationConfig(
             max_new_tokens=most,
             num_beams=beam,
             num_return_sequences=beam,
@@ -75,8 +85,17 @@ class Seq2SeqModel(nn.Module):
             min_length=0,
             return_dict_in_generate=True,
             output_scores=beam > 1,
+            suppress_tokens=list(range(vocabulary or outputs, outputs)) or None,  # what the output layer is padded with
+            renormalize_logits=True,  # over what is left
             **({"early_stopping": True, "length_penalty": length_penalty} if beam > 1 else {}),
         )
+        own = model.generation_config
+        try:
+            # Its options would be taken where ours are silent.
+            model.generation_config = transformers.GenerationConfig()
+            made = model.generate(input_ids=source, attention_mask=_mask(source, lengths), generation_config=config)
+        finally:
+            model.generation_config = own
         scores = made.sequences_scores.tolist() if beam > 1 else [float("nan")] * len(source)
         found = [
             Hypothesis(_until(row[1:], end), score) for row, score in zip(made.sequences.tolist(), scores, strict=True)

@@ -17,7 +17,7 @@ from bookkd.core.check import at_least
 from bookkd.core.errors import DataError, expected
 from bookkd.core.fields import IGNORE_LABEL
 
-__all__ = ["TokenDataset", "check_data", "check_tokens"]
+__all__ = ["TokenDataset", "check_takes", "check_tokens"]
 
 _CHUNK = 2**20
 """Tokens that are digested at once: they may be a file that memory does not hold."""
@@ -123,16 +123,14 @@ class TokenDataset:
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor | None]:
         """Return the tokens of a sequence, int64 [tokens], and its labels, or None where all are learnt."""
-        stop = int(self.ends[index])
-        start = int(self.ends[index - 1]) if index else 0
-        tokens = torch.from_numpy(self.tokens[start:stop].astype(np.int64))
+        tokens = torch.from_numpy(piece(self.tokens, self.ends, index).astype(np.int64))
         if self.learnt is None:
             return tokens, None
-        learnt = torch.from_numpy(np.asarray(self.learnt[start:stop]))
+        learnt = torch.from_numpy(np.asarray(piece(self.learnt, self.ends, index)))
         return tokens, torch.where(learnt, tokens, IGNORE_LABEL)
 
 
-def check_data(network: Any, dataset: Any) -> None:
+def check_takes(network: Any, dataset: Any) -> None:
     """Let a network refuse samples that it cannot take, by its own `check_data(dataset)`, where it has one.
 
     Raises:
@@ -141,6 +139,15 @@ def check_data(network: Any, dataset: Any) -> None:
     check = getattr(network, "check_data", None)
     if check is not None:
         check(dataset)
+
+
+def piece(values: npt.NDArray[Any], ends: npt.NDArray[np.int64], index: int) -> npt.NDArray[Any]:
+    """Return one of the sequences that stand one after another in an array, of which each ends at one of `ends`.
+
+    >>> piece(np.arange(5), np.array([2, 5]), 1)
+    array([2, 3, 4])
+    """
+    return values[int(ends[index - 1]) if index else 0 : int(ends[index])]
 
 
 def check_tokens(

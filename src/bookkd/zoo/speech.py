@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bookkd.core.check import at_least
 from bookkd.core.errors import ConfigError, DataError, expected
+from bookkd.zoo.sequences import piece
 from bookkd.zoo.sounds import log_mel
 
 __all__ = ["SpeechDataset", "Utterance", "read_speech", "symbols_of"]
@@ -125,13 +126,11 @@ class SpeechDataset:
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """Return the features of an utterance, float32 [frames, features], and its symbols, int64 [symbols]."""
-        start = int(self.ends[index - 1]) if index else 0
-        frames = torch.from_numpy(self.frames[start : int(self.ends[index])].astype(np.float32))
+        frames = torch.from_numpy(piece(self.frames, self.ends, index).astype(np.float32))
         return frames, torch.from_numpy(self._symbols(index).astype(np.int64))
 
     def _symbols(self, index: int) -> npt.NDArray[np.int64]:
-        start = int(self.symbol_ends[index - 1]) if index else 0
-        return self.symbols[start : int(self.symbol_ends[index])]
+        return piece(self.symbols, self.symbol_ends, index)
 
 
 def _check_ends(ends: npt.NDArray[np.int64], total: int, what: str, name: str) -> None:

@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from bookkd.core.check import at_least
 from bookkd.core.errors import ConfigError, DataError, expected
 from bookkd.core.fields import IGNORE_LABEL
+from bookkd.zoo.sequences import piece
 
 __all__ = ["GRUTagger", "SequenceDataset"]
 
@@ -137,9 +138,8 @@ class SequenceDataset:
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """Return the steps of a sequence, int64 [steps] or float32 [steps, features], and their labels, int64 [steps]."""
-        stop = int(self.ends[index])
-        start = int(self.ends[index - 1]) if index else 0
-        return torch.from_numpy(self.inputs[start:stop].copy()), torch.from_numpy(self.step_labels[start:stop].copy())
+        steps, labels = (piece(each, self.ends, index).copy() for each in (self.inputs, self.step_labels))
+        return torch.from_numpy(steps), torch.from_numpy(labels)
 
 
 class GRUTagger(nn.Module):

@@ -17,7 +17,7 @@ from bookkd.core.errors import ConfigError, DataError, expected
 from bookkd.core.fields import IGNORE_LABEL
 from bookkd.core.names import choose
 from bookkd.zoo.language import configured, loaded, plain_tokenizer, tokenizer_digest
-from bookkd.zoo.sequences import check_tokens
+from bookkd.zoo.sequences import check_tokens, piece
 
 __all__ = ["TextClassifier", "TextDataset", "create_text_classifier", "load_text_classifier"]
 
@@ -116,9 +116,7 @@ class TextDataset:
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         """Return the tokens of a text, int64 [tokens], and its class."""
-        stop = int(self.ends[index])
-        start = int(self.ends[index - 1]) if index else 0
-        return torch.from_numpy(self.tokens[start:stop].astype(np.int64)), int(self.labels[index])
+        return torch.from_numpy(piece(self.tokens, self.ends, index).astype(np.int64)), int(self.labels[index])
 
 
 class TextClassifier(nn.Module):

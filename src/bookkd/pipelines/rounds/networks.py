@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from bookkd.learning import Learned, Learner, find_device, learn
 from bookkd.learning.folder import plain
 from bookkd.making import make, make_several
 from bookkd.methods import Method
-from bookkd.pipelines.rounds.measured import Said, said_on, spread_of
+from bookkd.pipelines.rounds.measured import measures_of, said_on, spread_of
 from bookkd.pipelines.rounds.settings import Rounds, name_of
 from bookkd.zoo import load_weights, weights_digest
 
@@ -55,7 +56,7 @@ class Networks:
             method=method,
             preprocess=it.preprocess,
             training=training,
-            validation=it.validated if steered else None,
+            validation=replace(it.validated, metric=it.by) if steered else None,
             out=path if keep else None,
             start=start,
         )
@@ -68,7 +69,7 @@ class Networks:
             "method": {"name": method.name, **plain(method)},
             "epochs": len(learned.history),
             "seconds": len(learned.history) * learned.seconds_per_epoch,
-            **self.said(learned.student).measures(),
+            **measures_of(self.learner(learned.student), it.validated, it.training.accelerator),
         }
         return learned, record
 
@@ -79,16 +80,22 @@ class Networks:
             load_weights(network, self.settings.out / record["weights"])
         return network
 
-    def said(self, network: nn.Module, most: int | None = None) -> Said:
-        """Return what a network says of the validation samples, or of the first `most`."""
-        it = self.settings
-        learner = Learner(network, it.task, preprocess=it.preprocess)
-        return said_on(learner, it.validated, it.training.accelerator, most=most)
+    def learner(self, network: nn.Module) -> Learner:
+        """Return a network with the task and the preprocessing of all."""
+        return Learner(network, self.settings.task, preprocess=self.settings.preprocess)
+
+    def check(self, network: nn.Module) -> None:
+        """Refuse a task or network that cannot be measured, by its word on one validation sample."""
+        said_on(self.learner(network), self.settings.validated, self.settings.training.accelerator, rows=range(1))
 
     def together(self, assistants: list[Record]) -> Record:
         """Measure the assistants as an ensemble, one in memory at a time."""
-        places = zip(self.settings.places, assistants, strict=True)
-        return spread_of([self.said(self.load(place, record)) for place, record in places], self.settings.method)
+        it, places = self.settings, zip(self.settings.places, assistants, strict=True)
+        loads = [partial(self._loaded, place, record) for place, record in places]
+        return spread_of(loads, it.validated, it.method, it.training.accelerator)
+
+    def _loaded(self, place: int, record: Record) -> Learner:
+        return self.learner(self.load(place, record))
 
     def book(self, path: Path, networks: Mapping[int, Record]) -> Record:
         """Make the book of some networks, by their places, and return what a record says of it."""

@@ -74,6 +74,8 @@ def run_rounds(settings: Rounds) -> RoundsResult:
 def student_again(settings: Rounds, number: int) -> nn.Module:
     """Return the student of a finished round, learnt again from the round's stored book and the weights that it started from.
 
+    With `keep_best`, of a round in which learning made it no better, it is the student that was kept, loaded: that of the record.
+
     Args:
         settings: Those of the rounds.
         number: The round, from 1.
@@ -85,6 +87,8 @@ def student_again(settings: Rounds, number: int) -> nn.Module:
     record = runner.done(at_least(number, 1, "round", where=_WHERE))
     if record is None:
         raise ConfigError(expected("round", "a finished one", number, where=str(settings.out)))
+    if record["student"]["round"] != number:
+        return runner.networks.load(0, record["student"]).eval()
     before = runner.done(number - 1) or {}
     book = StoredKnowledge(settings.out / record["book"]["path"])
     method, parent = settings.method.taught(), before.get("student")
@@ -103,8 +107,7 @@ class _Runner:
         for place in (0, *settings.places):
             network = settings.network(place)
             starts[name_of(place)] = weights_digest(network)
-            # Refuses a task or network that cannot be measured, before anything is trained.
-            self.networks.said(network, most=1)
+            self.networks.check(network)  # before anything is trained
         self._check_folder(starts)
 
     def _check_folder(self, starts: Mapping[str, str]) -> None:

@@ -14,6 +14,7 @@ from bookkd.book import Codec
 from bookkd.core.check import at_least, finite
 from bookkd.core.errors import ConfigError, expected
 from bookkd.core.names import choose
+from bookkd.core.rng import draw64
 from bookkd.core.schedules import Clock, GaussianRamp
 from bookkd.learning import Training
 from bookkd.learning.configuration import check_task
@@ -84,14 +85,15 @@ class Rounds:
         views: Replayable augmentation, of which the books are.
         rounds: R, at least 1. A finished run may go on to more of them, unless feedback is ramped.
         feedback: When the student teaches back.
-        by: What "better" means: the validation "accuracy", or "nll".
+        by: What "better" means: the validation "accuracy", or "nll"; early stopping and the plateau schedule heed it too.
         keep_best: Let each round start from the best version of a network so far, in place of the latest.
         codec: How logits become bytes; float16 where None.
         preprocess: Of all networks, on a view.
         say: Called with a line of progress.
 
     Raises:
-        ConfigError: if the method does not serve the task; if there are not as many assistants as the method has; its `ramp_epochs` is of the live loop alone.
+        ConfigError: if the method does not serve the task; if there are not as many assistants as the method has; its `ramp_epochs` is of the live loop
+            alone; for a sparse codec beside several assistants; if the validation's own metric is another than `by`.
     """
 
     out: Path
@@ -121,6 +123,12 @@ class Rounds:
             do = f"Pass method=DIL(assistants={len(self.assistants)})."
             wish = f"{self.method.assistants}, as the method's"
             raise ConfigError(expected("assistants", wish, len(self.assistants), where=_WHERE, do=do))
+        if self.validated.metric not in (None, self.by):
+            do = "Pass by alone: all is decided on it."
+            raise ConfigError(expected("metric", f"{self.by}, as by", self.validated.metric, where=_WHERE, do=do))
+        if self.codec is not None and self.codec.sparse and len(self.assistants) > 1:
+            wish, do = "one that keeps every value", "Several assistants make one book: use Dense or Int8."
+            raise ConfigError(expected("codec", wish, self.codec.name, where=_WHERE, do=do))
         if self.method.ramp_epochs:
             do = "Pass feedback=Feedback(ramp=True)."
             raise ConfigError(expected("ramp_epochs", "0 by rounds", self.method.ramp_epochs, where=_WHERE, do=do))
@@ -149,7 +157,8 @@ class Rounds:
 
     def seed(self, number: int, place: int) -> int:
         """Return the seed of a network's initial values (round 0), order of samples and dropout in a round."""
-        return self.training.seed + 1009 * number + place
+        # As a run's own draws: networks of one round, of two, and of neighbouring seeds share nothing.
+        return int(draw64(self.training.seed, "rounds", [number], [place])[0, 0] >> 1)
 
     def training_of(self, number: int, place: int) -> Training:
         """Return how a network is trained in a round."""
