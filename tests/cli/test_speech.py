@@ -54,7 +54,8 @@ def test_a_recogniser_by_commands(tmp_path, root, capsys):
         capsys, "learn", "--method", "supervised", *network("student", 32), *data, *views, "--task", "ctc", "--out", tmp_path / "t",
         "--training.epochs", 4, *TRAINING,
     )  # fmt: skip
-    assert taught["metrics"]["nll"] < 20
+    epochs = [json.loads(line)["val/nll"] for line in (tmp_path / "t" / "metrics.jsonl").read_text().splitlines()]
+    assert taught["metrics"]["nll"] == epochs[-1] < 0.95 * epochs[0]
     run(
         capsys, "make", *network("teacher", 32), "--teacher.weights", taught["weights"], *data, *views, "--task", "ctc",
         "--codec", "argmax", "--out", tmp_path / "book", "--held_out", "test", "--accelerator", "cpu",
@@ -73,9 +74,23 @@ def test_a_recogniser_by_commands(tmp_path, root, capsys):
     )  # fmt: skip
     assert measured["metrics"]["wer"]["value"] == pytest.approx(learned["metrics"]["wer"], rel=1e-6)
     assert 0 <= measured["metrics"]["agreement"]["value"] <= 1
+    # A student of half the frames, by options of the task.
+    half = [word.replace('"subsampling": 3', '"subsampling": 6') for word in network("student", 12)]
+    frames = ["--task", "ctc", "--task.args", json.dumps({"subsampling": 6, "teacher_subsampling": 3})]
+    options = [*half, *data, *frames, "--method", "ctc-kd", "--method.form", "guided", *TRAINING]
+    coarse = run(capsys, "learn", tmp_path / "book", *options, "--out", tmp_path / "h", "--training.epochs", 1)
+    assert json.loads((tmp_path / "h" / "options.json").read_text())["task_args"]["teacher_subsampling"] == 3
+    measured = run(
+        capsys, "evaluate", *half, "--student.weights", coarse["weights"], *data, *frames, *network("teacher", 32),
+        "--teacher.weights", taught["weights"], "--accelerator", "cpu", "--latency", "false", "--replicates", 0,
+    )  # fmt: skip
+    assert measured["metrics"]["teacher_kl"]["value"] > 0
+    wrong = [*options[: -len(TRAINING)], "--task.args", json.dumps({"teacher_subsamplin": 2}), "--out", tmp_path / "x"]
+    assert main(["learn", str(tmp_path / "book"), *map(str, wrong)]) not in (0, None)
+    assert "Unknown option 'teacher_subsamplin' (task ctc). Nearest: teacher_subsampling" in capsys.readouterr().err
 
 
-def test_a_book_of_classes_is_no_distribution(tmp_path, root, capsys):
+def test_data_of_another_task_are_refused(tmp_path, root, capsys):
     status = main(
         ["make", "--data", "digits", "--task", "ctc", "--teacher", "digits-small", "--out", str(tmp_path / "b")]
     )

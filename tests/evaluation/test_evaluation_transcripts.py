@@ -165,3 +165,26 @@ def test_what_cannot_be_measured_is_refused():
         sums.add({"logits": broken}, batch_of(["a"]), torch.tensor([3]))
     with pytest.raises(ConfigError, match="`beam` to be a whole number of at least 1"):
         TranscriptSums(NAMES, blank=0, beam=0)
+
+
+def test_an_utterance_too_fast_for_its_frames_has_word_errors_and_no_likelihood():
+    fits, short = spelled("ab"), spelled("ab")[:1]
+    alone, both = TranscriptSums(NAMES, blank=0), TranscriptSums(NAMES, blank=0)
+    alone.add({"logits": fits}, batch_of(["ab"]), torch.tensor([len(fits)]))
+    both.add({"logits": torch.cat([fits, short])}, batch_of(["ab", "ab"]), torch.tensor([len(fits), 1]))
+    one, two = (each.measures(replicates=0).metrics for each in (alone, both))
+    assert two["nll"].value == pytest.approx(one["nll"].value)
+    assert (one["wer"].value, two["wer"].value, two["cer"].value) == (0, 0.5, 0.25)
+
+
+@pytest.mark.parametrize(
+    "options", [{"word_mark": "▁"}, {"text": lambda names: "".join(names).replace("▁", " ").strip()}]
+)
+def test_words_of_word_pieces(options):
+    """Said: zero one one; heard: zero one."""
+    pieces = ("-", "▁ze", "ro", "▁one")
+    sums = TranscriptSums(pieces, blank=0, **options)
+    label = {"label": torch.tensor([[1, 2, 3, 3]]), "label_length": torch.tensor([4])}
+    sums.add({"logits": 9 * torch.eye(4)[[1, 2, 3, 0, 0]]}, label, torch.tensor([5]))
+    found = sums.measures(replicates=0).metrics
+    assert (found["wer"].value, found["cer"].value) == (pytest.approx(1 / 3), pytest.approx(4 / 12))

@@ -10,6 +10,7 @@ from tests.losses.speech_cases import SAID, TRANSCRIPT, Z1, Z2, Q
 
 from bookkd.core.errors import ConfigError, DataError, FidelityError
 from bookkd.losses import (
+    BakedTarget,
     ClassTarget,
     DenseTarget,
     SampledTarget,
@@ -171,3 +172,49 @@ def test_passes_that_agree_and_views_that_are_the_same_cost_nothing():
 def test_views_that_are_no_pairs_are_refused(counts, samples, message):
     with pytest.raises(DataError, match=message):
         view_consistency(torch.cat([ONE, TWO]), torch.tensor(counts), torch.tensor(samples))
+
+
+def test_what_is_said_where_no_transcript_is_known_is_nobodys_business():
+    logits = torch.cat([ONE, torch.tensor([[0.0, -torch.inf, torch.nan]], dtype=torch.float64)]).requires_grad_()
+    labels, lengths = torch.tensor([[1], [-1]]), torch.tensor([1, 0])
+    values = ctc_loss(logits, labels, lengths, torch.tensor([2, 1]), blank=0)
+    torch.testing.assert_close(values[:2], ctc_loss(ONE, *TRANSCRIPT, blank=0))
+    (slope,) = torch.autograd.grad(values.sum(), logits)
+    assert slope[2].abs().max() == 0
+    assert bool(torch.isfinite(slope).all())
+
+
+def test_entries_of_another_shape_are_refused_in_one_line():
+    with pytest.raises(
+        ConfigError, match=r"`label_lengths` to be at most 1, the width of the labels, got 3 \(ctc_loss, sample 7\)"
+    ):
+        ctc_loss(ONE, ints([1]), ints(3), ints(2), ints(7), blank=0)
+    with pytest.raises(ConfigError, match=r"`samples` to be \[2\], one for each view, got shape \[3\]"):
+        view_consistency(torch.cat([ONE, TWO]), ints(2, 2), ints(1, 1, 2))
+
+
+def test_a_baked_target_is_asked_at_its_own_temperature():
+    said = BakedTarget(DenseTarget(4 * SAID), 4.0)
+    torch.testing.assert_close(guided_ctc(ONE, said, blank=0), guided_ctc(ONE, DenseTarget(SAID), blank=0))
+
+
+def test_guided_reads_the_logits_in_pieces_of_few():
+    """Neither forwards nor backwards is there a second tensor of the size of the logits, but their gradient."""
+    logits = torch.randn(40, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64, requires_grad=True)
+    classes = torch.arange(40) % 6
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda each: kept.append(each) or each, lambda each: each):
+        value = guided_ctc(logits, ClassTarget(classes, 6), blank=0)
+    assert not [each for each in kept if each.numel() == logits.numel() and each.data_ptr() != logits.data_ptr()]
+    wanted = -logits.softmax(-1).gather(1, classes[:, None])[:, 0] * (classes != 0)
+    torch.testing.assert_close(value, wanted)
+    torch.testing.assert_close(
+        *(torch.autograd.grad(each.sum(), logits, retain_graph=True)[0] for each in (value, wanted))
+    )
+
+
+def test_a_divergence_of_two_passes_works_each_out_once(monkeypatch):
+    calls, inner = [], torch.Tensor.log_softmax
+    monkeypatch.setattr(torch.Tensor, "log_softmax", lambda self, *given: calls.append(1) or inner(self, *given))
+    consistency(ONE, TWO, **PLAIN)
+    assert len(calls) == 2

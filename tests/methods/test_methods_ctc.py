@@ -11,10 +11,13 @@ from tests.zoo.tones import model
 from bookkd.book import Argmax, Dense, Sampled, TopK
 from bookkd.core.errors import ConfigError, DataError, FidelityError
 from bookkd.core.schedules import Clock, Linear
-from bookkd.knowledge import LiveKnowledge, StoredKnowledge, check_needs
-from bookkd.learning import Learner, Step, learn
-from bookkd.losses import ClassTarget
-from bookkd.methods import CTCKD, ConsKD, Supervised, build_method
+from bookkd.knowledge import LiveKnowledge, StoredKnowledge, Teacher, check_needs
+from bookkd.learning import Cohort, Learner, Step, Validation, learn
+from bookkd.learning.configuration import check_heads
+from bookkd.learning.validation import measure_sequences
+from bookkd.losses import ClassTarget, DenseTarget
+from bookkd.making import make, merge
+from bookkd.methods import CTCKD, DML, ConsKD, Supervised, build_method
 from bookkd.objectives import Frames
 from bookkd.tasks import CTC
 from bookkd.views import Replay, Views
@@ -120,6 +123,7 @@ def test_guided_reads_a_book_of_classes_and_others_refuse_it(tmp_path):
         (TopK(3, (1.0,)), CTCKD(form="guided"), None),
         (TopK(3, (1.0,)), CTCKD(form="l2"), "to be dense for method ctc-kd"),
         (Sampled(40), CTCKD(), None),
+        (Sampled(40), CTCKD(frames="spikes"), "whose losses are not linear in it, got draws"),
         (Sampled(40), CTCKD(form="guided"), "whose losses are not linear in it, got draws"),
         (Dense(), ConsKD(form="l2"), None),
     ],
@@ -188,13 +192,78 @@ def test_two_views_agree_in_one_batch(tmp_path):
 def test_a_student_learns_from_a_book(tmp_path):
     """The loss of transcripts alone has far to go in so few steps; frames of a teacher say where symbols stand."""
     _, train, test = taught()
-    found = {}
-    for name, method in (("alone", Supervised()), ("kd", CTCKD(kd_weight=2.0))):
-        knowledge = None if name == "alone" else StoredKnowledge(book(tmp_path))
+    found, made = {}, book(tmp_path)
+
+    class Late(StoredKnowledge):
+        def targets(self, batch, fields=None):
+            return {name: DenseTarget(each.logits.roll(1, 0)) for name, each in super().targets(batch, fields).items()}
+
+    known = {"alone": None, "kd": StoredKnowledge(made), "late": Late(made)}
+    for name, knowledge in known.items():
+        method = Supervised() if knowledge is None else CTCKD(kd_weight=2.0)
         learned = learn(
             model(width=16, seed=1), train, VIEWS, task=CTC.of(train), method=method, knowledge=knowledge,
             training=training(epochs=2), validation=test,
         )  # fmt: skip
-        found[name] = learned.metrics
+        beside = measure_sequences(learned.student, test, CTC.of(train), teacher=taught()[0], replicates=0)
+        found[name] = {**learned.metrics, "teacher": beside.metrics["teacher_kl"].value}
     assert found["kd"]["wer"] < 0.6
     assert found["kd"]["nll"] < found["alone"]["nll"] + 0.5
+    assert found["kd"]["teacher"] < 0.7 * found["late"]["teacher"]
+
+
+def test_several_teachers_of_classes_alone_are_refused_before_the_start(tmp_path):
+    _, train, _ = taught()
+    second = Teacher(model(width=8, seed=9).eval(), name="second")
+    other = make(tmp_path / "two", second, train, VIEWS, task=CTC.of(train), codec=Argmax())
+    both = merge(tmp_path / "both", [book(tmp_path / "one", Argmax()), other])
+    method = CTCKD(form="guided")
+    with pytest.raises(FidelityError, match="to be every class of each of 2 teachers for method ctc-kd"):
+        check_needs(method.needs(CTC.of(train)), StoredKnowledge(both), "ctc-kd")
+    check_needs(method.needs(CTC.of(train)), StoredKnowledge(both, teachers=[0]), "ctc-kd")
+
+
+def test_heads_that_are_not_there_or_not_used_are_refused_before_the_start(tmp_path):
+    stored = book(tmp_path)
+    with pytest.raises(
+        ConfigError,
+        match=r"`student` to be a network that says heads/0 beside its logits, got 'none' \(AcousticModel\)",
+    ):
+        learn_tones(CTCKD(heads=1), stored)
+    task = CTC.of(taught()[1])
+    learner = Learner(model(width=8, layers=2, heads=(0,)), task)
+    replay = Replay(taught()[1], VIEWS)
+    check_heads(CTCKD().objective(task), learner, replay, devices=1)
+    check_heads(CTCKD(heads=1).objective(task), learner, replay, devices=2)
+    with pytest.raises(ConfigError, match="without parameters that no term reads, on several devices, got 'heads/0'"):
+        check_heads(CTCKD().objective(task), learner, replay, devices=2)
+    with pytest.raises(ConfigError, match="`heads_share` to be above 0 with heads, got 0"):
+        CTCKD(heads=1, heads_share=0.0)
+
+
+def test_a_run_may_look_at_a_calibration_that_is_not_there_yet():
+    """A student that says nothing but blanks has none."""
+    _, train, test = taught()
+    quiet = model(width=8)
+    with torch.no_grad():
+        quiet.say.bias[0] += 50
+    learned = learn(
+        quiet, train, VIEWS, task=CTC.of(train), method=Supervised(), training=training(epochs=2, lr=1e-5),
+        validation=Validation(test, metric="ece"),
+    )  # fmt: skip
+    assert "val/ece" not in learned.history[0]
+    score = Validation(test, metric="ece").score
+    assert score({"wer": 1.0, "ece": float("nan")}, CTC.of(train)) < score({"wer": 1.0, "ece": 1.0}, CTC.of(train))
+
+
+def test_peers_of_speech_teach_one_another():
+    """The loss of each is that of its transcripts and the divergence of its frames from the other's: the card's numbers."""
+    fields = {"peers/0/logits": ONE, "peers/1/logits": TWO}
+    wanted = CTC_OF["one"] + CTC_OF["two"] + 0.043691 + 0.046999
+    assert value(DML(), fields=fields) == pytest.approx(wanted, abs=2e-6)
+    _, train, _ = taught()
+    learned = learn(
+        Cohort([model(width=8, seed=1), model(width=8, seed=2)]), train, VIEWS, task=CTC.of(train), method=DML(),
+        training=training(epochs=1),
+    )  # fmt: skip
+    assert learned.history[0]["train/peer_1_to_0"] > 0

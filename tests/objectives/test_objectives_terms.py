@@ -10,8 +10,8 @@ import torch
 
 from bookkd.core.errors import ConfigError, DataError, FidelityError, UnknownNameError
 from bookkd.core.schedules import Clock, Cosine, Linear, Steps
-from bookkd.losses import SparseTarget, cross_entropy, soft_target_kl, softened_mse
-from bookkd.objectives import Objective, bind, labelled, masked, scheduled, weighted
+from bookkd.losses import LOSSES, DenseTarget, SparseTarget, cross_entropy, soft_target_kl, softened_mse
+from bookkd.objectives import Objective, bind, labelled, masked, scheduled, selected, weighted
 
 SOFT = {"temperature": 4.0, "t_squared": True, "class_reduction": "sum"}
 Z = torch.tensor([[1.0, 2.0, 0.5]], dtype=torch.float64)
@@ -197,3 +197,14 @@ def test_needs_gather_temperatures_and_dense_fields():
     )
     assert objective.needs() == {"logits": (1.0, 4.0), "members/0/logits": (2.0,)}
     assert objective.dense_only() == ("members/0/logits",)
+
+
+def test_selections_add_up_and_relate_no_rows():
+    first, second = torch.tensor([True, True, False]), torch.tensor([False, True, True])
+    soft = bind(soft_target_kl, teacher="logits", temperature=1.0, t_squared=False, class_reduction="sum")
+    twice = selected(selected(soft, lambda target, batch: first), lambda target, batch: second)
+    target = DenseTarget(torch.zeros(3, 4))
+    assert twice.left_out({}, {"logits": target}, {}).tolist() == [True, False, True]
+    related = bind(LOSSES["correlation_intra"], teacher="logits", temperature=1.0, t_squared=False)
+    with pytest.raises(ConfigError, match=r"`only` to be no selection, got .*term correlation_intra relates the rows"):
+        selected(related, lambda target, batch: first)

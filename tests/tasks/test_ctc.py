@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
 from tests.methods.speech import VIEWS, book, learn_tones, taught, training
-from tests.zoo.tones import SYMBOLS, model, tones
+from tests.zoo.tones import HOW, RATE, SYMBOLS, model, tones, utterances
 
 from bookkd.book import Argmax, Dense, TopK
 from bookkd.core.errors import BookMismatchError, ConfigError, DataError, FidelityError, TeacherOutputError
 from bookkd.core.schedules import Clock
-from bookkd.knowledge import LiveKnowledge, StoredKnowledge
-from bookkd.learning import learn
+from bookkd.knowledge import LiveKnowledge, StoredKnowledge, Teacher
+from bookkd.learning import Step, learn, to_device
 from bookkd.learning.validation import measure_sequences
 from bookkd.losses import ClassTarget, DenseTarget, SparseTarget
 from bookkd.making import make
 from bookkd.methods import CTCKD, Supervised
 from bookkd.objectives import Objective
-from bookkd.tasks import CTC, Classification
+from bookkd.tasks import CTC, Classification, Convolutions
 from bookkd.views import Replay, Views
-from bookkd.zoo import SpecAugment, SpeechDataset, SubsetDataset
+from bookkd.zoo import SpecAugment, SpeechDataset, SubsetDataset, read_speech
 
 NAMES = ("-", "a", "b")
 
@@ -105,20 +106,25 @@ def test_teacher_frames_are_laid_on_the_students(student, teacher):
 
 def test_teacher_frames_that_do_not_fit_are_refused():
     task, given = CTC(NAMES, subsampling=2), batch([8, 4])
-    with pytest.raises(
-        TeacherOutputError, match=r"`frames of logits` to be 6 in this batch, one for 2 of the input's, got 12"
-    ):
+    with pytest.raises(TeacherOutputError, match=r"`frames of logits` to be 6 in this batch, by subsampling 2, got 12"):
         task.targets({"logits": DenseTarget(torch.zeros(12, 3))}, given)
-    with pytest.raises(TeacherOutputError, match=r"\[2, 4, at least 3\], got shape \(2, 8, 3\).*`subsampling`"):
+    with pytest.raises(
+        TeacherOutputError, match=r"\[2, 4, at least 3\], by subsampling 2, got shape \(2, 8, 3\).*`subsampling`"
+    ):
         task.fields(torch.zeros(2, 8, 3), given)
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (batch([1, 4]), r"`frames` to be at least 2, for 2 symbols and 0 repeats, got 1 \(utterance 100\)"),
-        (batch([4, 1], ((1, 2), (2, 2)), (2, 2)), r"at least 3, for 2 symbols and 1 repeats, got 1 \(utterance 101\)"),
-        (batch([4, 4], ((1, 2), (0, -1))), r"`symbol` to be from 0 to 2, and not the blank 0, got 0 \(utterance 101\)"),
+        (batch([1, 4]), r"`frames` to be at least 2, for 2 symbols and 0 repeats, got 1 \(sample 100\)"),
+        (batch([4, 1], ((1, 2), (2, 2)), (2, 2)), r"at least 3, for 2 symbols and 1 repeats, got 1 \(sample 101\)"),
+        (batch([4, 4], ((1, 2), (0, -1))), r"`symbol` to be from 0 to 2, and not the blank 0, got 0 \(sample 101\)"),
+        (batch([4, 0]), r"`frames` to be at least 1, by subsampling 1, got 0 \(sample 101\)"),
+        (
+            {**batch([4, 4]), "label": torch.tensor([-1, 2]), "label_length": None},
+            r"`label` to be a transcript, got 2 \(sample 101\)\. Give a tensor of symbols, or IGNORE_LABEL",
+        ),
         (
             batch([4, 4], ((1, 2), (-1, -1)), (2, 0)),
             r"`transcript` to be at least one symbol, got 'none' \(sample 101\)",
@@ -126,8 +132,15 @@ def test_teacher_frames_that_do_not_fit_are_refused():
     ],
 )
 def test_transcripts_that_no_path_spells_are_refused(given, message):
+    task = CTC(NAMES)
+    objective = Objective((task.label_term(weight=1.0, label_smoothing=0.0),))
+
+    def loss():
+        seen, said = task.batch(given), torch.zeros(int(given["length"].sum()), 3)
+        return objective.sums({"logits": said}, {}, seen, task.weights(seen), Clock())
+
     with pytest.raises(DataError, match=message):
-        CTC(NAMES).batch(given)
+        loss()
 
 
 @pytest.mark.parametrize(
@@ -177,10 +190,16 @@ def test_a_student_of_fewer_frames_learns_from_a_teacher_of_more(tmp_path):
     teacher, train, _ = taught()
     made = book(tmp_path)
     task = CTC(SYMBOLS, subsampling=4, teacher_subsampling=2, alignment="average")
-    short = tones(160, subsampling=4)
-    if len(short) == len(train):  # no utterance too fast for so few frames
-        learned = learn_tones(CTCKD(ctc_weight=0.0), made, task=task, student=model(width=8, subsampling=4))
-        assert learned.history[0]["train/kl"] > 0
+    learned = learn_tones(CTCKD(ctc_weight=0.0), made, task=task, student=model(width=8, subsampling=4))
+    assert learned.history[0]["train/kl"] > 0
+    for place, (codec, message) in enumerate(((TopK(3, (1.0,)), "dense"), (Argmax(), "a distribution"))):
+        with pytest.raises(FidelityError, match=f"to be {message} for method ctc-kd, got"):
+            learn_tones(
+                CTCKD(form="guided"),
+                book(tmp_path / str(place), codec),
+                task=task,
+                student=model(width=8, subsampling=4),
+            )
     # The plan has room for the teacher's frames, whoever's task is given.
     other = make(tmp_path / "other", teacher, train, VIEWS, task=task, codec=Dense())
     assert other.fields["logits"].positions == made.fields["logits"].positions
@@ -223,9 +242,120 @@ def test_an_utterance_too_fast_for_the_network_is_named():
         "fast", np.zeros((6, 12), np.float32), np.array([6]), np.array([2, 2, 3, 4]), np.array([4]), SYMBOLS, subsampling=2
     )  # fmt: skip
     with pytest.raises(
-        DataError, match=r"`frames` to be at least 5, for 4 symbols and 1 repeats, got 3 \(utterance 0\)"
+        DataError,
+        match=r"at least 5 for its transcript in every view, by subsampling 2, got 3 \(fast, sample 0; 1 of 1\)",
     ):
         learn(model(), fast, VIEWS, task=CTC.of(fast), method=Supervised(), training=training(batch_size=1))
+
+
+def test_views_too_fast_for_the_network_are_refused_before_the_start_where_transcripts_are_read(tmp_path):
+    teacher, train, _ = taught()
+    fast = Views(SpecAugment(speeds=(1.0, 2.5)), n_views=2)
+    with pytest.raises(DataError, match=r"in every view, by subsampling 2, got \d+ \(tones, sample \d+; \d+ of 160\)"):
+        learn(model(width=8), train, fast, task=CTC.of(train), method=Supervised(), training=training(epochs=1))
+    made = make(tmp_path / "b", teacher, train, fast, task=CTC.of(train), codec=Dense())
+    learn_tones(CTCKD(ctc_weight=0.0), made, views=fast)  # nobody reads them
+    short = CTC(SYMBOLS, subsampling=Convolutions(((60, 2, 0),)))
+    with pytest.raises(DataError, match=r"`frames` to be at least 1 in every view, by subsampling Convolutions"):
+        make(tmp_path / "c", teacher, train, fast, task=short, codec=Dense())
+
+
+class Front(torch.nn.Module):
+    """Convolutions without padding, as the front ends of wav2vec 2.0 and of Conformers have them."""
+
+    def __init__(self):
+        super().__init__()
+        self.hear = torch.nn.Conv1d(12, 16, 3, 2)
+        self.say = torch.nn.Linear(16, len(SYMBOLS))
+
+    def forward(self, features, lengths):
+        return self.say(self.hear(features.transpose(1, 2)).transpose(1, 2).relu())
+
+
+def test_frames_of_convolutions_are_torchs(tmp_path):
+    rule = Convolutions(((3, 2, 1), (5, 3, 0)))
+    layers = torch.nn.Sequential(torch.nn.Conv1d(1, 1, 3, 2, 1), torch.nn.Conv1d(1, 1, 5, 3, 0))
+    heard = torch.arange(9, 40)
+    wanted = [layers(torch.zeros(1, 1, int(each))).shape[-1] for each in heard]
+    assert rule(heard).tolist() == rule(heard.numpy()).tolist() == [rule(int(each)) for each in heard] == wanted
+    assert [rule(each) for each in (0, 1, 8)] == [0, 0, 0]
+    task = CTC(SYMBOLS, subsampling=[[3, 2, 0]])
+    assert task.subsampling == Convolutions(((3, 2, 0),))
+    _, train, _ = taught()
+    kept = SubsetDataset(train, np.flatnonzero(task.counts({"length": train.lengths}) >= train.needed))
+    assert len(kept) > 100
+    assert task.most_positions(train) == (train.most_positions - 3) // 2 + 1
+    made = make(tmp_path / "b", Teacher(Front().eval(), name="front"), kept, VIEWS, task=task, codec=Dense())
+    learned = learn(
+        Front(),
+        kept,
+        VIEWS,
+        task=task,
+        method=CTCKD(),
+        knowledge=StoredKnowledge(made),
+        training=training(epochs=1),
+        validation=kept,
+    )
+    assert 0 < learned.metrics["nll"] < 1000
+    other = CTC(SYMBOLS, subsampling=2)
+    with pytest.raises(TeacherOutputError, match=r"at least 5\], by subsampling 2, got shape"):
+        learn(Front(), train, VIEWS, task=other, method=Supervised(), training=training(epochs=1))
+
+
+def test_books_of_another_blank_or_teachers_frames_are_refused(tmp_path):
+    _, train, _ = taught()
+    made = book(tmp_path)
+    with pytest.raises(BookMismatchError, match="the blank is class 4, the book's is 0"):
+        learn_tones(CTCKD(ctc_weight=0.0), made, task=CTC(SYMBOLS, blank=4, subsampling=2))
+    with pytest.raises(
+        BookMismatchError, match=r"a teacher of subsampling 4 has \d+ frames .*give the task the `teacher_subsampling`"
+    ):
+        learn_tones(CTCKD(ctc_weight=0.0), made, task=CTC(SYMBOLS, subsampling=4))
+    # Of a part of the data the counts of each utterance say it, on any device.
+    moved = to_device(Replay(train, VIEWS, probe_share=0).batch([(3, 0)]), torch.device("meta"))
+    step = Step(CTCKD(ctc_weight=0.0).objective(CTC.of(train)), CTC(SYMBOLS, subsampling=4), StoredKnowledge(made))
+    with pytest.raises(BookMismatchError, match="give the task the `teacher_subsampling`"):
+        step.knowledge.targets(step._asked(moved), step.fields)
+
+
+def test_labels_that_are_no_transcripts_are_refused():
+    _, train, _ = taught()
+
+    def run(labels):
+        return learn(
+            model(width=8), train, VIEWS, task=CTC.of(train), method=CTCKD(ctc_weight=1.0), labels=labels,
+            knowledge=LiveKnowledge(taught()[0], CTC.of(train)), training=training(epochs=1, batch_size=32),
+        )  # fmt: skip
+
+    with pytest.raises(DataError, match=r"`labels` to be symbols, got shape \[160\] \(labels of learn\)"):
+        run(np.zeros(160, int))
+    assert run(np.full(160, -1)).history[0]["train/ctc"] == 0
+
+
+def test_sounds_without_transcript_stand_beside_others():
+    said = utterances(6)
+    mixed = read_speech(
+        "mixed", [replace(each, text=None) if row % 2 else each for row, each in enumerate(said)], RATE, SYMBOLS, **HOW
+    )
+    assert mixed.known.tolist() == [True, False] * 3
+    assert (mixed.texts[1], mixed.texts[2]) == ("", said[2].text)
+    assert mixed.needed.tolist()[1::2] == [0, 0, 0]
+    assert (
+        CTC.of(mixed).batch(Replay(mixed, VIEWS).batch([(row, 0) for row in range(6)]))["label_length"].tolist()[1::2]
+        == [0] * 3
+    )
+
+    class Some:
+        pad_value = 0.0
+
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, row):
+            return mixed[0][0], mixed[0][1] if row else None
+
+    found = Replay(Some(), VIEWS).batch([(0, 0), (1, 0)])
+    assert CTC.of(mixed).batch(found)["label_length"].tolist() == [0, len(mixed[0][1])]
 
 
 def test_measures_compare_with_a_teacher_of_other_frames():

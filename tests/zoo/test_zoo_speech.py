@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from tests.zoo.tones import RATE, SYMBOLS, model, tones, utterances, write_recordings
+from tests.zoo.tones import HOW, RATE, SYMBOLS, model, tones, utterances, write_recordings
 
 from bookkd.core.errors import ConfigError, DataError
 from bookkd.tasks import CTC
@@ -256,3 +256,31 @@ def test_both_directions_are_torchs():
 def test_networks_that_cannot_be_are_refused(options, message):
     with pytest.raises((ConfigError, LookupError), match=message):
         AcousticModel(4, 3, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"hop": 0.0001}, r"`hop` to be at least one sample of 2000 a second, got 0\.0001"),
+        ({"window": 0.0001}, "`window` to be at least one sample of 2000 a second"),
+        ({"n_mels": 80}, "`n_mels` to be so few that each band holds one of the 33 frequencies of a window, got 80"),
+    ],
+)
+def test_features_that_hold_nothing_are_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        log_mel(np.zeros(400), 2000, **{"n_mels": 12, **options})
+
+
+def test_one_speaker_is_held_out_by_name_and_each_has_strings(recordings):
+    how = {"n_strings": 6, "drop": False}
+    assert set(spoken_digits(recordings, split="test", held_out="cy", **how).speakers) == {"cy"}
+    with pytest.raises(ConfigError, match="`n_strings` to be at least one for each of 2 speakers, got 1"):
+        spoken_digits(recordings, held_out="cy", n_strings=1)
+
+
+def test_how_many_were_left_out_is_told():
+    said = utterances(40)
+    kept = read_speech("some", said, RATE, SYMBOLS, **{**HOW, "subsampling": 9}, drop=True)
+    assert 0 < kept.dropped["too fast"] == len(said) - len(kept)
+    assert tones(4).dropped == {}
+    assert SpecAugment(speeds=(0.8, 1.25)).shortest(10) == 8

@@ -9,6 +9,7 @@ import torch
 from bookkd.zoo import AcousticModel, Utterance, read_speech
 
 RATE, SYMBOLS = 2000, ("<blank>", " ", "a", "b", "c")
+HOW = {"n_mels": 12, "window": 0.032, "hop": 0.016}
 PITCH = {" ": 0.0, "a": 200.0, "b": 420.0, "c": 760.0}
 
 
@@ -30,7 +31,7 @@ def utterances(count, seed=0):
 
 
 def tones(count=80, seed=0, *, subsampling=2, **options):
-    given = {"n_mels": 12, "window": 0.032, "hop": 0.016, "subsampling": subsampling, "drop": True, **options}
+    given = {**HOW, "subsampling": subsampling, "drop": True, **options}
     return read_speech("tones", utterances(count, seed), RATE, SYMBOLS, **given)
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from bookkd.cli._show import busy, bytes_text, console, rows
 from bookkd.cli._verb import Verb
 from bookkd.pipelines.evaluate_student import evaluate_student
-from bookkd.pipelines.options import DataOptions, NetworkOptions
+from bookkd.pipelines.options import DataOptions, NetworkOptions, TaskOptions
 
 
 def evaluate(
@@ -18,7 +18,7 @@ def evaluate(
     accelerator: Literal["auto", "cpu", "cuda", "gpu", "mps"] = "auto",
     replicates: int = 1000,
     latency: bool = True,
-    task: str = "",
+    task: TaskOptions = TaskOptions(),  # noqa: B008 - frozen
 ) -> dict[str, Any]:
     """Measure a network: quality with bootstrap intervals, agreement with a teacher, size and speed.
 
@@ -30,8 +30,7 @@ def evaluate(
         accelerator: Where to run.
         replicates: Bootstrap replicates; 0 gives no intervals.
         latency: Measure the time of a pass at batch 1 and 64.
-        task: What the data are: classification, multi-label, regression, causal-lm, seq2seq, ctc or tagging; taken from the book,
-            else classification.
+        task: What the data are.
     """
     with busy("measuring"):
         return evaluate_student(
@@ -42,7 +41,8 @@ def evaluate(
             accelerator=accelerator,
             replicates=replicates,
             latency=latency,
-            task=task,
+            task=task.name,
+            task_args=task.args,
         )
 
 
@@ -83,6 +83,7 @@ VERB = Verb(
         "--data": "--data.name",
         "--download": "--data.download",
         "--student": "--student.name",
+        "--task": "--task.name",
         "--teacher": "--teacher.name",
     },
 )

@@ -10,7 +10,7 @@ from bookkd.cli._verb import Choice, Verb
 from bookkd.learning import Training
 from bookkd.methods import Method, build_method, method_class
 from bookkd.pipelines.learn_student import learn_student
-from bookkd.pipelines.options import DataOptions, NetworkOptions, ViewOptions
+from bookkd.pipelines.options import DataOptions, NetworkOptions, TaskOptions, ViewOptions
 
 
 def learn(
@@ -24,7 +24,7 @@ def learn(
     training: Training = Training(),  # noqa: B008 - frozen
     label_fraction: float = 1.0,
     validate_on: str = "test",
-    task: str = "",
+    task: TaskOptions = TaskOptions(),  # noqa: B008 - frozen
     loggers: tuple[str, ...] | str = ("csv", "tensorboard"),
     overwrite: bool = False,
 ) -> dict[str, Any]:
@@ -42,8 +42,7 @@ def learn(
         training: Epochs, optimizer, devices and so on.
         label_fraction: Share of the labels that the student may see.
         validate_on: Split measured after each epoch; empty for none. Early stopping and the plateau schedule look at it.
-        task: What the data are: classification, multi-label, regression, causal-lm, seq2seq, ctc or tagging; taken from the book,
-            else classification.
+        task: What the data are.
         loggers: csv, tensorboard (one, or a list), or package.module:Class of any Lightning logger.
         overwrite: Start again where the folder holds another run.
     """
@@ -58,7 +57,8 @@ def learn(
         training=training,
         label_fraction=label_fraction,
         validate_on=validate_on,
-        task=task,
+        task=task.name,
+        task_args=task.args,
         loggers=loggers,
         overwrite=overwrite,
         progress=sys.stderr.isatty(),
@@ -90,6 +90,7 @@ VERB = Verb(
         "--download": "--data.download",
         "--student": "--student.name",
         "--student.init": "--student.weights",
+        "--task": "--task.name",
         "--teacher": "--teacher.name",
         "--views": "--views.transform",
     },

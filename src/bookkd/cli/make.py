@@ -12,7 +12,7 @@ from bookkd.cli._verb import Verb
 from bookkd.core.errors import ConfigError, expected
 from bookkd.core.names import choose
 from bookkd.pipelines.make_book import make_book
-from bookkd.pipelines.options import DataOptions, NetworkOptions, ViewOptions
+from bookkd.pipelines.options import DataOptions, NetworkOptions, TaskOptions, ViewOptions
 from bookkd.zoo import FILELESS
 
 
@@ -29,7 +29,7 @@ def make(
     accelerator: Literal["auto", "cpu", "cuda", "gpu", "mps"] = "auto",
     temperatures: tuple[float, ...] = (1.0, 4.0),
     held_out: str = "",
-    task: str = "classification",
+    task: TaskOptions = TaskOptions("classification"),  # noqa: B008 - frozen
     grow: bool = False,
 ) -> dict[str, Any]:
     """Write down what one teacher or several say about every view of a data set; an interrupted book is gone on with.
@@ -48,7 +48,7 @@ def make(
         accelerator: Where the teacher runs.
         temperatures: Temperatures at which the loss of the codec is measured while writing.
         held_out: Split on which the teacher's accuracy is measured first and noted in the book, such as "test".
-        task: What the data are: classification (one class a sample), multi-label, regression, causal-lm, seq2seq, ctc or tagging.
+        task: What the data are.
         grow: Add to a finished book what is missing: more views, samples behind those it has, or a further teacher.
     """
     if teacher.name and teachers:
@@ -68,7 +68,8 @@ def make(
             accelerator=accelerator,
             temperatures=temperatures,
             held_out=held_out,
-            task=task,
+            task=task.name,
+            task_args=task.args,
             grow=grow,
             progress=progress,
             told=show_choice,
@@ -154,6 +155,7 @@ VERB = Verb(
         "--download": "--data.download",
         "--max_bytes": "--codec.max_bytes",
         "--max_kl": "--codec.max_kl",
+        "--task": "--task.name",
         "--teacher": "--teacher.name",
         "--views": "--views.transform",
     },

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bookkd.core.check import at_least
-from bookkd.core.errors import DataError, TeacherOutputError, expected
+from bookkd.core.errors import DataError, expected
 from bookkd.core.fields import IGNORE_LABEL, LABEL, LOGITS
+from bookkd.evaluation._sums import SequenceSums
 from bookkd.evaluation.intervals import Floats
 from bookkd.evaluation.measures import Measures, bin_of, mean_where_known, measured
 
@@ -23,7 +23,7 @@ __all__ = ["TokenSums"]
 _CHUNK_VALUES = 2**23
 
 
-class TokenSums:
+class TokenSums(SequenceSums):
     r"""Measures what a model says at the positions of sequences, and compares it with a teacher if one is given.
 
     Over all positions whose token is known, with q the student's distribution, p the teacher's, and y the token:
@@ -53,10 +53,8 @@ class TokenSums:
     """
 
     def __init__(self, *, bins: int = 15, class_names: Sequence[str] = ()) -> None:
+        super().__init__(bins)
         self.class_names = tuple(class_names)
-        self.bins = at_least(bins, 1, "bins", where="TokenSums")
-        self._sums: dict[str, list[Floats]] = {}
-        self._compared: bool | None = None
 
     def add(
         self,
@@ -79,13 +77,7 @@ class TokenSums:
         """
         logits, labels, theirs = said[LOGITS], seen[LABEL], None if teacher is None else teacher[LOGITS]
         _check(logits, labels, counts)
-        if theirs is not None and theirs.shape != logits.shape:
-            raise TeacherOutputError(expected("teacher", f"of shape {tuple(logits.shape)}", tuple(theirs.shape)))
-        if self._compared not in (None, teacher is not None):
-            raise TeacherOutputError(
-                expected("teacher", "given for all batches or for none", "some", where="TokenSums")
-            )
-        self._compared = teacher is not None
+        self._compare(logits, theirs)
         rows = max(1, _CHUNK_VALUES // logits.shape[1])
         pieces = [
             self._values(logits[i : i + rows], labels[i : i + rows], None if theirs is None else theirs[i : i + rows])
@@ -96,7 +88,7 @@ class TokenSums:
             values = np.concatenate([piece[name] for piece in pieces])
             sums = np.zeros((len(counts), *values.shape[1:]))
             np.add.at(sums, sequence, values)
-            self._sums.setdefault(name, []).append(sums)
+            self._gather(name, sums)
 
     def measures(self, *, replicates: int = 1000, seed: int = 0, level: float = 0.95) -> Measures:
         """Return all metrics of what was taken in.
@@ -109,7 +101,7 @@ class TokenSums:
         Raises:
             DataError: if no position had a known token.
         """
-        sums = {name: np.concatenate(parts) for name, parts in self._sums.items()}
+        sums = self._gathered()
         if not sums or not sums["tokens"].sum():
             raise DataError(expected("positions", "at least one with a known token", "none", where="evaluation"))
         kept = sums["tokens"] > 0  # a sequence of hidden tokens says nothing

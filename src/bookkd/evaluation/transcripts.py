@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,22 +10,25 @@ import torch
 from torch import Tensor
 
 from bookkd.core.check import at_least
-from bookkd.core.errors import DataError, TeacherOutputError, expected
+from bookkd.core.errors import DataError, expected
 from bookkd.core.fields import LABEL, LABEL_LENGTH, LOGITS
 from bookkd.core.names import require
+from bookkd.evaluation._sums import SequenceSums
 from bookkd.evaluation.decoding import beam_decode, greedy_decode
 from bookkd.evaluation.intervals import Floats
 from bookkd.evaluation.measures import Measures, bin_of, measured
 from bookkd.losses import ctc_loss
+from bookkd.losses.ctc import frames_needed
 
 __all__ = ["TranscriptSums"]
 
 
-class TranscriptSums:
+class TranscriptSums(SequenceSums):
     r"""Measures what a model says of utterances against their transcripts, and compares its frames with a teacher's.
 
         wer = (substitutions + deletions + insertions) / words of the transcripts        cer = the same by characters
-        accuracy = share of utterances without a word error       nll = mean CTC loss of an utterance, nats
+        accuracy = share of utterances without a word error       nll = mean CTC loss of an utterance, nats, of those
+            with frames enough for their transcript
         ece over equal bins of the confidence of each symbol that is decoded: its largest probability within its run of frames, against
             whether it stands in the transcript where the two are aligned with least errors
         blank_share = share of frames whose likeliest class is the blank
@@ -38,6 +41,8 @@ class TranscriptSums:
         class_names: What each class stands for.
         blank: The class that stands for no symbol.
         separator: What stands between symbols in text.
+        word_mark: What begins a word within symbols, such as "▁" of word pieces; a space takes its place.
+        text: From the names of symbols to text, in place of both, such as the decoder of a tokenizer.
         beam: Transcripts that the decoder follows; 1 takes the likeliest path.
         bins: Bins of the calibration error.
 
@@ -51,13 +56,20 @@ class TranscriptSums:
     """
 
     def __init__(
-        self, class_names: Sequence[str], *, blank: int, separator: str = "", beam: int = 1, bins: int = 15
+        self,
+        class_names: Sequence[str],
+        *,
+        blank: int,
+        separator: str = "",
+        word_mark: str = "",
+        text: Callable[[Sequence[str]], str] | None = None,
+        beam: int = 1,
+        bins: int = 15,
     ) -> None:
+        super().__init__(bins)
         self.class_names, self.blank, self.separator = tuple(class_names), blank, separator
+        self.word_mark, self.text = word_mark, text
         self.beam = at_least(beam, 1, "beam", where="TranscriptSums")
-        self.bins = at_least(bins, 1, "bins", where="TranscriptSums")
-        self._sums: dict[str, list[Floats]] = {}
-        self._compared: bool | None = None
 
     def add(
         self,
@@ -81,16 +93,12 @@ class TranscriptSums:
         logits = said[LOGITS].detach()
         if not bool(torch.isfinite(logits).all()):
             raise DataError(expected("logits", "finite", "NaN or infinity", where="evaluation of utterances"))
-        if self._compared not in (None, teacher is not None):
-            raise TeacherOutputError(
-                expected("teacher", "given for all batches or for none", "some", where="TranscriptSums")
-            )
-        self._compared = teacher is not None
+        self._compare(logits, None if teacher is None else teacher[LOGITS])
         log_q = logits.double().log_softmax(-1)
         found = {"frames": counts.double().cpu().numpy(), **self._frames(log_q, counts, teacher)}
         found |= self._transcripts(log_q, seen, counts)
         for name, values in found.items():
-            self._sums.setdefault(name, []).append(np.asarray(values, dtype=np.float64))
+            self._gather(name, values)
 
     def measures(self, *, replicates: int = 1000, seed: int = 0, level: float = 0.95) -> Measures:
         """Return all metrics of what was taken in.
@@ -103,7 +111,7 @@ class TranscriptSums:
         Raises:
             DataError: if no utterance had a transcript.
         """
-        sums = {name: np.concatenate(parts) for name, parts in self._sums.items()}
+        sums = self._gathered()
         if not sums or not sums["known"].sum():
             raise DataError(expected("utterances", "at least one with a transcript", "none", where="evaluation"))
         return measured(
@@ -120,10 +128,7 @@ class TranscriptSums:
         likeliest = log_q.argmax(-1)
         each = {"blank_share": (likeliest == self.blank).double()}
         if teacher is not None:
-            theirs = teacher[LOGITS]
-            if theirs.shape != log_q.shape:
-                raise TeacherOutputError(expected("teacher", f"of shape {tuple(log_q.shape)}", tuple(theirs.shape)))
-            log_p = theirs.detach().to(log_q.device).double().log_softmax(-1)
+            log_p = teacher[LOGITS].detach().to(log_q.device).double().log_softmax(-1)
             p = log_p.exp()
             each["agreement"] = (likeliest == log_p.argmax(-1)).double()
             each["teacher_kl"] = torch.where(p > 0, p * (log_p - log_q), 0).sum(-1)
@@ -136,7 +141,7 @@ class TranscriptSums:
         """Return figures of each utterance, 0 where its transcript is not known."""
         lengths = seen.get(LABEL_LENGTH)
         known = torch.zeros(len(counts), dtype=torch.bool) if lengths is None else lengths.cpu() > 0
-        names = ("words", "word_errors", "characters", "character_errors", "wrong", "nll", "decoded")
+        names = ("words", "word_errors", "characters", "character_errors", "wrong", "spelt", "nll", "decoded")
         found = {name: np.zeros(len(counts)) for name in names}
         found |= {name: np.zeros((len(counts), self.bins)) for name in ("bin_confidence", "bin_right")}
         found["known"] = known.double().numpy()
@@ -157,7 +162,7 @@ class TranscriptSums:
             found[f"{kind}s"][places] = [len(each) for each in result.references]
             found[f"{kind}_errors"][places] = [_errors(each) for each in result.alignments]
         found["wrong"][places] = found["word_errors"][places] > 0
-        found["nll"][places] = self._nll(flat, seen, known, kept)
+        found["nll"][places], found["spelt"][places] = self._nll(flat, seen, known, kept)
         symbols = jiwer.process_words(*[[" ".join(map(str, each)) for each in side] for side in (wanted, heard)])
         for place, path, line, said in zip(places, frames, symbols.alignments, heard, strict=True):
             confidence = _confidences(path, self.blank) if self.beam == 1 else np.zeros(0)
@@ -171,13 +176,21 @@ class TranscriptSums:
                 found["decoded"][place] = len(said)
         return found
 
-    def _nll(self, flat: Tensor, seen: Mapping[str, Any], known: Tensor, counts: Tensor) -> Floats:
+    def _nll(self, flat: Tensor, seen: Mapping[str, Any], known: Tensor, counts: Tensor) -> tuple[Floats, Floats]:
+        """Return the CTC loss of each utterance, and whether it has one: 0 where it has fewer frames than its transcript takes."""
         labels, lengths = (seen[name][known.to(seen[name].device)].to(flat.device) for name in (LABEL, LABEL_LENGTH))
-        shares = ctc_loss(flat, labels, lengths, counts.to(flat.device), blank=self.blank)
-        return np.array([float(each.sum()) for each in torch.split(shares, counts.tolist())])
+        counts = counts.to(flat.device)
+        spelt = frames_needed(labels, lengths) <= counts
+        shares = ctc_loss(flat, labels, lengths * spelt, counts, blank=self.blank)
+        each = [float(share.sum()) for share in torch.split(shares, counts.tolist())]
+        return np.array(each), spelt.double().cpu().numpy()
 
     def _text(self, symbols: Sequence[int]) -> str:
-        return self.separator.join(self.class_names[symbol] for symbol in symbols)
+        names = [self.class_names[symbol] for symbol in symbols]
+        if self.text is not None:
+            return self.text(names)
+        joined = self.separator.join(names)
+        return joined.replace(self.word_mark, " ").strip() if self.word_mark else joined
 
 
 def _errors(alignment: Sequence[Any]) -> int:
@@ -220,7 +233,7 @@ class _Statistic:
             "wer": share("word_errors", "words"),
             "cer": share("character_errors", "characters"),
             "accuracy": 1 - share("wrong", "known"),
-            "nll": share("nll", "known"),
+            "nll": share("nll", "spelt"),
         }
         total["apart"] = np.abs(total["bin_confidence"] - total["bin_right"]).sum(axis=1)
         found["ece"] = share("apart", "decoded")

@@ -42,6 +42,8 @@ def check_alignment(
     task: str | None = None,
     masked: Sequence[int] | None = None,
     most: int | None = None,
+    blank: int | None = None,
+    rule: str = "",
 ) -> None:
     """Refuse a book that was made from other samples or views, or that orders the classes otherwise.
 
@@ -54,7 +56,9 @@ def check_alignment(
         records: Records whose probes are compared with replayed views.
         task: Name of the student's task; None compares none.
         masked: Classes that the student may not say; None compares none.
-        most: Positions of the data set's longest sequence; None where it is none of sequences.
+        most: Positions of the data set's longest sequence, as the teacher has them; None where it is none of sequences.
+        blank: The student's class that stands for no symbol; compared where the book notes its own.
+        rule: By what the task says how many of its input's frames the teacher keeps; empty where it keeps all.
 
     Raises:
         BookMismatchError: naming what differs.
@@ -66,6 +70,9 @@ def check_alignment(
         found.append(f"task is {task!r}, the book's is {book.plan.task!r}")
     if masked is not None and tuple(masked) != tuple(book.plan.masked_classes):
         found.append(f"masked classes are {_few(masked)}, the book's are {_few(book.plan.masked_classes)}")
+    noted = book.plan.data.get("blank")
+    if None not in (blank, noted) and blank != noted:
+        found.append(f"the blank is class {blank}, the book's is {noted}")
     if rows is None:
         # Of a text in two kinds of tokens a book is about the teacher's.
         mine = fingerprint(getattr(dataset, "of_book", dataset))
@@ -73,6 +80,11 @@ def check_alignment(
         if most is not None and longest not in (0, most) and mine["samples"] != book.plan.data.get("samples"):
             found.append(
                 f"the longest sequence has {most} positions, the book's {longest}, as if cut at another length"
+            )
+        elif rule and most is not None and longest not in (0, most) and "extracted" not in book.plan.data:
+            found.append(
+                f"a teacher of {rule} has {most} frames of the longest view, the book {longest}: "
+                "give the task the `teacher_subsampling` of the book's"
             )
         found += [
             f"data {key} is {mine.get(key)!r}, the book's is {stored!r}"

@@ -53,9 +53,22 @@ def check_needs(
                 "Pass --teacher NAME --teacher.weights FILE in its place."
             )
         check_fields(needs, knowledge.fields, method, where=where)
+        _refuse_several_of_classes(needs, knowledge, method, place)
     if n_views is not None:
         books = [stored.book for stored in books_of(knowledge)]
         check_views(needs, n_views, method, books=books, where=where)
+
+
+def _refuse_several_of_classes(needs: Needs, knowledge: Knowledge, method: str, place: str) -> None:
+    """Refuse a book of several teachers of which each kept a few classes: what they say together is not known."""
+    for stored in books_of(knowledge):
+        info = stored.fields.get(LOGITS)
+        if LOGITS in needs.fields and info is not None and info.sparse and len(stored.members) > 1:
+            raise FidelityError(
+                f"Expected field {LOGITS!r} to be every class of each of {len(stored.members)} teachers for method {method}, got "
+                f"a sparse codec: they keep different classes{place}. Read one of them, StoredKnowledge(book, teachers=[0]), or "
+                "make the books with bookkd make ... --codec dense, or --codec int8."
+            )
 
 
 def check_fields(needs: Needs, fields: Mapping[str, FieldInfo], method: str, *, where: str = "") -> None:

@@ -45,6 +45,9 @@ from bookkd.views import check_probes
 __all__ = ["StoredKnowledge", "member_fields"]
 
 _PROBES = (PROBE_HASH, PROBE_PROJECTIONS)
+_COUNTS_DIFFER = (
+    "Was it padded, or cut at another length? Of speech, give the task the `teacher_subsampling` of the book's teacher."
+)
 
 
 class StoredKnowledge(Teacherless):
@@ -76,9 +79,9 @@ class StoredKnowledge(Teacherless):
             if name not in (*_PROBES, *left_out)
         }
         self._probed = all(name in self.book.fields for name in _PROBES)
-        self._members = [members[place] for place in chosen] if members else []
-        if self._members and LOGITS not in fields:
-            fields[LOGITS] = _joint([fields[name] for name in self._members])
+        self.members = [members[place] for place in chosen] if members else []
+        if self.members and LOGITS not in fields:
+            fields[LOGITS] = _joint([fields[name] for name in self.members])
         super().__init__(fields)
 
     def targets(self, batch: Mapping[str, Any], fields: Sequence[str] | None = None) -> dict[str, Any]:
@@ -108,7 +111,7 @@ class StoredKnowledge(Teacherless):
         said: dict[str, Target] = {name: self._target(name, read[name], device) for name in read}
         if combined:
             accuracies = [teacher.accuracy for teacher in self.teachers]
-            each = [said[name] for name in self._members]
+            each = [said[name] for name in self.members]
             said[LOGITS] = each[0] if len(each) == 1 else CombinedTarget.of(each, accuracies)
         return {name: said[name] for name in wanted}
 
@@ -121,7 +124,7 @@ class StoredKnowledge(Teacherless):
         """Return the fields of the book behind those that are wanted: `logits` may be those of all its teachers."""
         stored = [name for name in wanted if name in self.book.fields]
         combined = LOGITS in wanted and LOGITS not in self.book.fields
-        return stored + ([name for name in self._members if name not in stored] if combined else [])
+        return stored + ([name for name in self.members if name not in stored] if combined else [])
 
     def _target(self, name: str, read: Said, device: torch.device) -> Target:
         # Of positions, those of all records, one after another, as tasks of sequences present the student's.
@@ -143,7 +146,7 @@ class StoredKnowledge(Teacherless):
             wrong = np.flatnonzero(said.counts != counts)
             if len(wrong):
                 row = int(wrong[0])
-                where, do = f"{self.book.path}, sample {int(samples[row])}", "Was it padded, or cut at another length?"
+                where, do = f"{self.book.path}, sample {int(samples[row])}", _COUNTS_DIFFER
                 wish = f"{int(said.counts[row])}, as the book has"
                 raise BookMismatchError(expected("positions", wish, int(counts[row]), where=where, do=do))
 

@@ -22,7 +22,7 @@ from bookkd.tasks import Task
 from bookkd.views import Pick, Replay, Views, collate
 from bookkd.zoo import check_takes, fingerprint
 
-__all__ = ["Progress", "check_speaker", "plan_book", "say", "write_units"]
+__all__ = ["Progress", "Viewed", "check_speaker", "plan_book", "say", "write_units"]
 
 Progress = Callable[[int, int], None]
 
@@ -67,11 +67,15 @@ def plan_book(
     """
     task.check_data(dataset)
     check_speaker(teacher, dataset)
-    if codec.sparse and not task.sparse:
+    of_teacher = task.of_teacher()
+    check = getattr(of_teacher, "check_utterances", None)
+    if check is not None:
+        check(dataset, views.transform, transcripts=False)
+    if codec.sparse and not of_teacher.sparse:
         do = "Use the codec dense or int8."
         where = f"task {task.name}, whose losses need every value"
         raise FidelityError(expected("codec", "one that keeps every value", codec.name, where=where, do=do))
-    knowledge, seen = LiveKnowledge(teacher, task), _Viewed(dataset, views)
+    knowledge, seen = LiveKnowledge(teacher, task), Viewed(dataset, views)
     fields = {
         name: FieldPlan(
             info.shape,
@@ -100,7 +104,7 @@ def plan_book(
 
 
 @dataclass(frozen=True)
-class _Viewed:
+class Viewed:
     """A data set of sequences as its views are: one that changes their length says how long they may become, by its `longest`."""
 
     dataset: Any

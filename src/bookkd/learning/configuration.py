@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 import xxhash
+from torch import Tensor
 
 from bookkd.core.errors import ConfigError, expected
-from bookkd.core.fields import IGNORE_LABEL
+from bookkd.core.fields import IGNORE_LABEL, LABEL_LENGTH
 from bookkd.core.names import choose
 from bookkd.core.protocols import Knowledge, Needs
 from bookkd.knowledge import StoredKnowledge, books_of, keys_of, teachers_of
@@ -21,16 +23,18 @@ from bookkd.learning.validation import Validation
 from bookkd.methods import Method
 from bookkd.objectives import Objective, labelled
 from bookkd.tasks import Task
-from bookkd.views import CachedViews, Views, differences
+from bookkd.views import CachedViews, Pick, Replay, Views, differences
 from bookkd.zoo import fingerprint
 
 __all__ = [
     "check_cached",
     "check_data",
+    "check_heads",
     "check_labels",
     "check_options",
     "check_task",
     "check_tokens",
+    "check_utterances",
     "check_validation",
     "find_rows",
     "run_config",
@@ -129,8 +133,14 @@ def find_rows(
     return found
 
 
-def check_labels(objective: Objective, dataset: Any, labels: Any | None, rows: Sequence[int] | None) -> None:
-    """Refuse an objective of label terms alone where the student may see no label."""
+def check_labels(
+    objective: Objective, dataset: Any, labels: Any | None, rows: Sequence[int] | None, task: Task | None = None
+) -> None:
+    """Refuse given labels that are none of the task's, and an objective of label terms alone where the student may see no label."""
+    if labels is not None and task is not None:
+        given = np.asarray(labels if rows is None else labels[np.asarray(rows)])
+        if not _all_hidden(given):
+            task.check_labels(given, "labels of learn")
     if not all(term.mask is labelled for term in objective.terms):
         return
     if labels is None:
@@ -144,6 +154,51 @@ def check_labels(objective: Objective, dataset: Any, labels: Any | None, rows: S
 
 def _all_hidden(labels: npt.NDArray[Any]) -> bool:
     return bool((np.isnan(labels) if labels.dtype.kind == "f" else labels == IGNORE_LABEL).all())
+
+
+def check_utterances(objective: Objective, task: Task, dataset: Any, views: Views, labels: Any | None) -> None:
+    """Refuse utterances that a view leaves too few frames of, where the task has such."""
+    check = getattr(task, "check_utterances", None)
+    if check is not None:
+        transcripts = labels is None and any(LABEL_LENGTH in term.batch for term in objective.terms)
+        check(dataset, views.transform, transcripts=transcripts)
+
+
+def check_heads(objective: Objective, learner: Learner, replay: Replay, devices: int) -> None:
+    """Refuse a network of speech without the intermediate layers that a method matches, or with others on several devices.
+
+    It is asked about one utterance, without gradient.
+
+    Raises:
+        ConfigError: naming the layer.
+    """
+    if learner.task.name != "ctc":
+        return
+    wanted = {f"heads/{term.field.rpartition('heads/')[2]}" for term in objective.terms if "heads/" in term.field}
+    if not wanted and devices == 1:
+        return
+    student, device, was_training = learner.student, next(learner.parameters()).device, learner.training
+    batch = replay.batch([Pick(int(replay.rows[0]), 0)])
+    learner.eval()
+    try:
+        with torch.no_grad():
+            said = learner(
+                {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
+            )
+    finally:
+        learner.train(was_training)
+    found, where = {name for name in said if name.startswith("heads/")}, type(student).__name__
+    missing, idle = sorted(wanted - found), sorted(found - wanted)
+    if missing:
+        do = "Use a network with such heads, as AcousticModel(heads=(0,)) has, or fewer `heads` of the method."
+        got = ", ".join(sorted(found)) or "none"
+        raise ConfigError(
+            expected("student", f"a network that says {missing[0]} beside its logits", got, where=where, do=do)
+        )
+    if idle and devices > 1:
+        do = "Leave these out of the network, match them with `heads` of the method, or use one device."
+        wish = "without parameters that no term reads, on several devices"
+        raise ConfigError(expected("student", wish, ", ".join(idle), where=where, do=do))
 
 
 def check_cached(cached: CachedViews | None, dataset: Any, views: Views, rows: Sequence[int] | None) -> None:
@@ -176,7 +231,11 @@ def run_config(
     known = [_of_book(book) for book in books_of(knowledge)]
     known += [{"teacher": live.teacher.name, "digest": live.teacher.digest} for live in teachers_of(knowledge)]
     parameters = sum(parameter.numel() for parameter in learner.student.parameters())
+    task, told = learner.task, {}
+    if any(info.by_position for info in task.field_infos.values()):
+        told = {"task": {"name": task.name, **plain(task)}}
     return {
+        **told,
         "door": door,
         "method": {"name": method.name, **plain(method)},
         "training": plain(training),

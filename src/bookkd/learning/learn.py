@@ -28,15 +28,18 @@ from bookkd.knowledge import (
     teachers_of,
     with_pool_of,
 )
+from bookkd.knowledge.writing import Viewed
 from bookkd.learning.beginning import begin_run
 from bookkd.learning.cohort import Cohort
 from bookkd.learning.configuration import (
     check_cached,
     check_data,
+    check_heads,
     check_labels,
     check_options,
     check_task,
     check_tokens,
+    check_utterances,
     check_validation,
     find_rows,
     run_config,
@@ -163,7 +166,8 @@ def learn(
     check_tokens(objective, knowledge, dataset)
     views = _aligned(views, knowledge, dataset, task, rows)
     check_cached(cached, dataset, views, rows)
-    check_labels(objective, dataset, labels, rows)
+    check_labels(objective, dataset, labels, rows, task)
+    check_utterances(objective, task, dataset, views, labels)
     n_rows, n_next = len(dataset) if rows is None else len(rows), method.needs(task).views_per_sample
     check_batches(training, samples=n_rows, views_per_sample=n_next, whole=objective.relational)
     trainable(student)
@@ -192,6 +196,7 @@ def learn(
             views_per_sample=n_next,
         )
         share = training.probe_share if books_of(knowledge) else 0.0
+        check_heads(objective, learner, Replay(dataset, views, rows=rows, probe_share=0.0), training.devices)
         job = _Job(
             learner=learner,
             method=method,
@@ -225,14 +230,16 @@ def _aligned(views: Views, knowledge: Knowledge | None, dataset: Any, task: Task
             rows=rows,
             task=task.name,
             masked=task.masked,
-            most=_most_positions(task, getattr(dataset, "of_book", dataset)),
+            most=_most_positions(task.of_teacher(), getattr(dataset, "of_book", dataset), views),
+            blank=getattr(task, "blank", None),
+            rule=getattr(task.of_teacher(), "rule", ""),
         )
     return views
 
 
-def _most_positions(task: Task, dataset: Any) -> int | None:
-    """Return the positions of a data set's longest sequence, if it says how many tokens that has."""
-    return task.most_positions(dataset) if hasattr(dataset, "most_positions") else None
+def _most_positions(task: Task, dataset: Any, views: Views) -> int | None:
+    """Return the positions of the longest view of a data set, if it says how many tokens its longest sequence has."""
+    return task.most_positions(Viewed(dataset, views)) if hasattr(dataset, "most_positions") else None
 
 
 def _taught_by(knowledge: Knowledge | None, method: Method, task: Task) -> tuple[TeacherInfo, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -75,7 +76,7 @@ def close_epoch(run: Run, *, seconds: float, validation: Validation | None = Non
     record |= {f"train/{name}": value for name, value in run.end_epoch().items()}
     if validation is not None:
         metrics = validation(run.learner)
-        record |= {f"val/{name}": value for name, value in metrics.items()}
+        record |= {f"val/{name}": value for name, value in metrics.items() if not math.isnan(value)}
         run.validated(validation.score(metrics, run.learner.task))
     for handler in run.handlers:
         # What a handler has done since, such as a book that was written: handlers of users need not say it.

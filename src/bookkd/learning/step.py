@@ -10,7 +10,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from bookkd.core.fields import COUNTS, LENGTH, PROBE_HASH, PROBE_PROJECTIONS, PROBE_TAKEN, SAMPLE, TEACHER_LENGTH, VIEW
+from bookkd.core.fields import (
+    COUNTS,
+    LABEL_LENGTH,
+    LENGTH,
+    PROBE_HASH,
+    PROBE_PROJECTIONS,
+    PROBE_TAKEN,
+    SAMPLE,
+    TEACHER_LENGTH,
+    VIEW,
+)
 from bookkd.core.protocols import Knowledge
 from bookkd.core.schedules import Clock
 from bookkd.learning.learner import Learner
@@ -23,14 +33,20 @@ Batch = Mapping[str, Any]
 
 _STAYS_ON_CPU = frozenset({SAMPLE, VIEW, PROBE_HASH, PROBE_PROJECTIONS, PROBE_TAKEN})
 # Addresses and probes are used by the book's reader, in numpy: sending them to a GPU and back would stall every step.
+_LENGTHS = (LENGTH, LABEL_LENGTH, TEACHER_LENGTH)
+_HERE = "lengths/here"
 
 
 def to_device(batch: Batch, device: torch.device) -> dict[str, Any]:
     """Move a batch to `device`, all but the addresses and probes, which the book's reader wants on the CPU."""
-    return {
+    moved = {
         key: value.to(device, non_blocking=True) if isinstance(value, Tensor) and key not in _STAYS_ON_CPU else value
         for key, value in batch.items()
     }
+    if batch.get(LENGTH) is not None and device.type != "cpu" and batch[LENGTH].device.type == "cpu":
+        # The reader of a book compares them with its own, without waiting for the device.
+        moved[_HERE] = {key: batch[key] for key in _LENGTHS if batch.get(key) is not None}
+    return moved
 
 
 def _distributed() -> bool:
@@ -67,12 +83,13 @@ class Step:
 
     def _asked(self, batch: Batch) -> Batch:
         """Return the batch with the positions that a book should have of each sequence, where comparing them costs no waiting."""
-        lengths = batch.get(LENGTH)
+        here: Batch = batch.get(_HERE, batch)
+        lengths = here.get(LENGTH)
         if lengths is None or lengths.device.type != "cpu":
             return batch
-        if batch.get(TEACHER_LENGTH) is not None:
-            return {**batch, COUNTS: batch[TEACHER_LENGTH] - 1}  # of the text in the teacher's tokens
-        counts = self.task.of_teacher().counts(batch)
+        if here.get(TEACHER_LENGTH) is not None:
+            return {**batch, COUNTS: here[TEACHER_LENGTH] - 1}  # of the text in the teacher's tokens
+        counts = self.task.of_teacher().counts(here)
         return batch if counts is None else {**batch, COUNTS: counts}
 
     def totals(self, group: Sequence[Batch]) -> Tensor:

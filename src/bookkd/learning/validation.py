@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping, Sized
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
@@ -77,6 +78,8 @@ def measure(
     raise ConfigError(expected("task", "one that has metrics", task.name, where="validation"))
 
 
+_MAY_BE_UNDEFINED = ("ece", "nll")
+"""Metrics of sequences that there may be nothing to measure of."""
 _MOST = 2**26
 """Logits of a pass: what a language model says at each token of many sequences would fill the memory."""
 
@@ -119,7 +122,9 @@ class Gatherer(Protocol):
 
 _GATHERERS: Mapping[str, Callable[[Any], Gatherer]] = {
     "causal-lm": lambda task: TokenSums(),
-    "ctc": lambda task: TranscriptSums(task.class_names, blank=task.blank, separator=task.separator),
+    "ctc": lambda task: TranscriptSums(
+        task.class_names, blank=task.blank, separator=task.separator, word_mark=task.word_mark
+    ),
     "seq2seq": lambda task: TokenSums(),
     "tagging": lambda task: TokenSums(class_names=task.class_names),
 }
@@ -322,6 +327,8 @@ class Validation:
         name = primary if self.metric is None else choose(self.metric, metrics, "metric", where="validation")
         lower = direction_of(name, self.lower_is_better if name == self.metric else None, ours=False)
         value = float(metrics[name])
+        if math.isnan(value) and name in _MAY_BE_UNDEFINED and name != primary:
+            return -sys.float_info.max  # such as the calibration of a student that says no symbol yet
         if math.isnan(value) and name != primary:
             do = "Validate on samples that it is defined for, or return a number."
             raise DataError(expected(name, "a number", value, where="validation", do=do))
@@ -371,4 +378,6 @@ class Validation:
             return {learner.task.primary_metric: float("nan")}
         finally:
             learner.train(was_training)
-        return {name: interval.value for name, interval in found.metrics.items()}
+        return dict.fromkeys(_MAY_BE_UNDEFINED, math.nan) | {
+            name: interval.value for name, interval in found.metrics.items()
+        }

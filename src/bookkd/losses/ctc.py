@@ -9,14 +9,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bookkd.core.check import between
+from bookkd.core.check import between, positive
 from bookkd.core.errors import ConfigError, DataError, expected
-from bookkd.losses._pair import check_student, dense_only, kl, log_pair
+from bookkd.losses._pair import check_student, dense_only, kl
+from bookkd.losses._picked import log_probabilities_of
 from bookkd.losses.claims import claims
 from bookkd.losses.drawn import SampledTarget
 from bookkd.losses.targets import DenseTarget, Target, as_target, computing_dtype, likeliest
 
-__all__ = ["check_transcripts", "consistency", "ctc_loss", "guided_ctc", "view_consistency"]
+__all__ = ["check_transcripts", "consistency", "ctc_loss", "frames_needed", "guided_ctc", "view_consistency"]
+
+
+def frames_needed(labels: Tensor, label_lengths: Tensor) -> Tensor:
+    """Return the fewest frames that spell each transcript: one a symbol, and one between two that are equal.
+
+    >>> frames_needed(torch.tensor([[1, 1, 2], [1, 2, 2]]), torch.tensor([3, 2]))
+    tensor([4, 2])
+    """
+    there = torch.arange(labels.shape[1], device=labels.device) < label_lengths[:, None]
+    return label_lengths + (there[:, 1:] & (labels[:, 1:] == labels[:, :-1])).sum(1)
 
 
 def check_transcripts(
@@ -44,27 +55,36 @@ Leave it out (the option `drop` of the speech readers), or use a network that ke
     """
     there = torch.arange(labels.shape[1], device=labels.device) < label_lengths[:, None]
     wrong = there & ((labels < 0) | (labels >= n_classes) | (labels == blank))
-    repeats = (there[:, 1:] & (labels[:, 1:] == labels[:, :-1])).sum(1)
-    short = counts.to(labels.device) < label_lengths + repeats
+    needed = frames_needed(labels, label_lengths)
+    short = counts.to(labels.device) < needed
     bad = wrong.any(1) | (short & (label_lengths > 0))
     # The only wait for the device: a symbol out of range would end the process there without a message.
     if not bool(bad.any()):
         return
     place = int(bad.nonzero()[0])
-    where = f"utterance {place if names is None else int(names[place])}"
+    where = _named(names, place)
     if bool(wrong[place].any()):
         symbol = int(labels[place][wrong[place]][0])
         wish = f"from 0 to {n_classes - 1}, and not the blank {blank}"
         do = "Check the symbols and the blank of the task."
         raise DataError(expected("symbol", wish, symbol, where=where, do=do))
-    symbols, again = int(label_lengths[place]), int(repeats[place])
+    symbols = int(label_lengths[place])
+    again = int(needed[place]) - symbols
     do = "Leave it out (the option `drop` of the speech readers), or use a network that keeps more frames."
     wish = f"at least {symbols + again}, for {symbols} symbols and {again} repeats"
     raise DataError(expected("frames", wish, int(counts[place]), where=where, do=do))
 
 
 @claims(scope="sequence", zero_at_teacher=False, why_not="it looks at transcripts, not at a teacher")
-def ctc_loss(student: Tensor, labels: Tensor, label_lengths: Tensor, counts: Tensor, *, blank: int) -> Tensor:
+def ctc_loss(
+    student: Tensor,
+    labels: Tensor,
+    label_lengths: Tensor,
+    counts: Tensor,
+    samples: Tensor | None = None,
+    *,
+    blank: int,
+) -> Tensor:
     r"""Negative log-likelihood of transcripts, over all ways to lay their symbols on the frames.
 
     L_u = -log sum over the paths that collapse to y of prod_t q_t(path_t), with q = softmax(student); a path collapses by joining
@@ -76,6 +96,7 @@ def ctc_loss(student: Tensor, labels: Tensor, label_lengths: Tensor, counts: Ten
         labels: Symbols, padded, int64 [utterances, most symbols].
         label_lengths: Symbols of each, int64 [utterances]; 0 where the transcript is not known.
         counts: Frames of each, int64 [utterances].
+        samples: Number of each utterance, int64 [utterances], for errors; its place where None.
         blank: The class that stands for no symbol.
 
     Returns:
@@ -98,9 +119,22 @@ def ctc_loss(student: Tensor, labels: Tensor, label_lengths: Tensor, counts: Ten
         raise ConfigError(expected("labels", wish, got, where="ctc_loss"))
     if not len(counts):
         return student.sum(-1)
-    check_transcripts(labels, label_lengths, counts, blank=blank, n_classes=n_classes)
-    _refuse_minus_infinity(student, counts)
+    if int(label_lengths.max()) > labels.shape[1]:
+        place = int(label_lengths.argmax())
+        where = f"ctc_loss, {_named(samples, place)}"
+        raise ConfigError(
+            expected(
+                "label_lengths",
+                f"at most {labels.shape[1]}, the width of the labels",
+                int(label_lengths[place]),
+                where=where,
+            )
+        )
+    check_transcripts(labels, label_lengths, counts, blank=blank, n_classes=n_classes, names=samples)
     counts = counts.to(student.device)
+    # What a network says where no transcript is known is nobody's business, infinite or not.
+    student = student.masked_fill(~(label_lengths.to(counts.device) > 0).repeat_interleave(counts)[:, None], 0)
+    _refuse_minus_infinity(student, counts, samples)
     log_q = student.to(computing_dtype(student.dtype)).log_softmax(-1)
     there = torch.arange(int(counts.max()), device=student.device) < counts[:, None]
     padded = log_q.new_zeros((*there.shape, n_classes)).masked_scatter(there[..., None], log_q).transpose(0, 1)
@@ -146,8 +180,8 @@ def guided_ctc(student: Tensor, teacher: Target | Tensor, *, blank: int) -> Tens
     check_student(student, target, "guided_ctc")
     between(blank, 0, target.n_classes - 1, "blank", where="guided_ctc")
     classes = likeliest(target)
-    q = student.to(computing_dtype(student.dtype)).softmax(-1)
-    return -q.gather(-1, classes.unsqueeze(-1)).squeeze(-1).masked_fill(classes == blank, 0)
+    log_q = log_probabilities_of(student, classes.unsqueeze(-1), 1.0, computing_dtype(student.dtype)).squeeze(-1)
+    return -log_q.exp().masked_fill(classes == blank, 0)
 
 
 @claims(t_squared=True, full_support=True, mutual=True)
@@ -179,9 +213,10 @@ def consistency(student: Tensor, teacher: Target | Tensor, *, temperature: float
         # Logits that stand in a target are logits all the same; anything else is refused.
         target = dense_only(teacher, "consistency", "both sides are the student's own")
         teacher = target.logits if isinstance(target, DenseTarget) else target.log_probabilities(1.0)
-    # `log_pair` checks; the other side's own logarithms replace those that it detaches.
-    log_q, log_p = log_pair(student, teacher, temperature, "consistency")
-    log_p = (teacher.to(log_p.dtype) / temperature).log_softmax(-1)
+    positive(temperature, "temperature", where="consistency")
+    check_student(student, as_target(teacher.detach()), "consistency")
+    dtype = computing_dtype(student.dtype, teacher.dtype)
+    log_q, log_p = ((side.to(dtype) / temperature).log_softmax(-1) for side in (student, teacher))
     value = (kl(log_p, log_q) + kl(log_q, log_p)) / 2
     return value * temperature**2 if t_squared else value
 
@@ -212,6 +247,9 @@ def view_consistency(student: Tensor, counts: Tensor, samples: Tensor) -> Tensor
     """
     where = "view_consistency"
     _check_frames(student, counts, 0, where)
+    if samples.shape != counts.shape:
+        wish = f"[{len(counts)}], one for each view"
+        raise ConfigError(expected("samples", wish, f"shape {list(samples.shape)}", where=where))
     first, second = slice(0, None, 2), slice(1, None, 2)
     if len(counts) % 2 or not torch.equal(samples[first], samples[second]):
         do = "Use a sampler with views_per_sample=2 and an even batch size."
@@ -244,11 +282,15 @@ def _check_frames(student: Tensor, counts: Tensor, blank: int, loss: str) -> int
     return int(student.shape[1])
 
 
-def _refuse_minus_infinity(student: Tensor, counts: Tensor) -> None:
+def _named(samples: Tensor | None, place: int) -> str:
+    return f"utterance {place}" if samples is None else f"sample {int(samples[place])}"
+
+
+def _refuse_minus_infinity(student: Tensor, counts: Tensor, samples: Tensor | None) -> None:
     wrong = (student == -torch.inf).any(-1).nonzero().flatten()
     if len(wrong):
         ends = counts.cumsum(0).cpu()
         place = int(torch.searchsorted(ends, wrong[:1].cpu(), right=True))
         do = "A symbol that is ruled out leaves no path: use a finite, low logit."
-        where = f"ctc_loss, utterance {place}"
+        where = f"ctc_loss, {_named(samples, place)}"
         raise DataError(expected("logits", "above -inf", "-inf", where=where, do=do))

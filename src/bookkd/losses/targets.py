@@ -292,7 +292,10 @@ def likeliest(target: Target) -> Tensor:
         return target.classes
     if isinstance(target, SparseTarget):
         return target.indices.gather(-1, target.values.argmax(-1, keepdim=True)).squeeze(-1)
-    return target.log_probabilities(1.0).argmax(-1)
+    if isinstance(target, DenseTarget):
+        return target.logits.argmax(-1)
+    only = getattr(target, "temperature", None)  # of what was worked out at one temperature, and says nothing at others
+    return target.log_probabilities(1.0 if only is None else only).argmax(-1)
 
 
 def _log_one_minus_exp(log_mass: Tensor) -> Tensor:

@@ -149,7 +149,7 @@ class _First:
 
     def __init__(self, dataset: Any, count: int) -> None:
         self._dataset, self._count = dataset, count
-        for name in ("name", "class_names"):
+        for name in ("name", "class_names", "blank"):
             if hasattr(dataset, name):
                 setattr(self, name, getattr(dataset, name))
         labels = getattr(dataset, "labels", None)

@@ -47,6 +47,9 @@ class FrameMatching(BaseMethod):
         choose(self.frames, ("all", "non-blank", "spikes"), "frames", where=where)
         at_least(self.around, 1, "around", where=where)
         at_least(self.heads, 0, "heads", where=where)
+        if self.heads and self.heads_share == 0:
+            do = "With no share they learn nothing: leave `heads` 0."
+            raise ConfigError(expected("heads_share", "above 0 with heads", 0, where=where, do=do))
         if between(self.heads_share, 0, 1, "heads_share", where=where) == 1:
             raise ConfigError(expected("heads_share", "below 1, where the last layer learns nothing", 1, where=where))
         check_idle(self)

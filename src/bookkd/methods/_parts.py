@@ -37,15 +37,19 @@ def check_weights(method: BaseMethod, *names: str, soft: str = "kd_weight") -> N
         raise ConfigError(expected(soft, "above 0", 0, where=where, do="Without a soft term use method supervised."))
 
 
-def check_some_weight(method: BaseMethod, *soft: str) -> None:
-    """Refuse a weight below 0, that of the labels (`ce_weight`) too, and soft terms that all have weight 0."""
+def check_some_weight(
+    method: BaseMethod,
+    *soft: str,
+    beside: str = "ce_weight",
+    do: str = "Without a soft term use method supervised.",
+) -> None:
+    """Refuse a weight below 0, that of the term `beside` too, and `soft` terms that all have weight 0; `do` says what else to do."""
     where = f"method {method.name}"
-    for name in (*soft, "ce_weight"):
+    for name in (*soft, beside):
         weight = getattr(method, name)
         if not callable(weight) and finite(weight, name, where=where) < 0:
             raise ConfigError(expected(name, "at least 0", weight, where=where))
     if all(getattr(method, name) == 0 for name in soft):
-        do = "Without a soft term use method supervised."
         raise ConfigError(expected(soft[0], f"above 0, or {' or '.join(soft[1:])}", 0, where=where, do=do))
 
 

@@ -133,7 +133,7 @@ class BaseMethod:
         def sources(names: Sequence[str]) -> tuple[str, ...]:
             return tuple(source for name in names for source in task.sources(name))
 
-        hard = [name for name in objective.hard() if name in asked]
+        hard = [name for name in objective.hard() if name in asked and name not in dense]
         return Needs(fields=fields, dense=sources(dense), nonlinear=sources(bent), hard=sources(hard))
 
     def handlers(self) -> tuple[Handler, ...]:

@@ -29,14 +29,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
-from bookkd.core.check import at_least, finite
-from bookkd.core.errors import ConfigError, expected
+from bookkd.core.check import at_least
 from bookkd.core.fields import FRAMES, LOGITS, SAMPLE
 from bookkd.core.names import choose
 from bookkd.core.protocols import Needs
 from bookkd.core.schedules import Ramp, Schedule
 from bookkd.losses import consistency, view_consistency
 from bookkd.methods._frames import FrameMatching, scaled
+from bookkd.methods._parts import check_some_weight
 from bookkd.methods.base import Card
 from bookkd.objectives import Objective, Term, bind
 from bookkd.tasks import Task
@@ -82,13 +82,8 @@ class ConsKD(FrameMatching):
     def __post_init__(self) -> None:
         super().__post_init__()
         where = f"method {self.name}"
-        for name in ("kd_weight", "ctc_weight", "consistency_weight"):
-            weight = getattr(self, name)
-            if not callable(weight) and finite(weight, name, where=where) < 0:
-                raise ConfigError(expected(name, "at least 0", weight, where=where))
-        if self.kd_weight == 0 and self.ctc_weight == 0:
-            do = "Agreement alone is reached by saying nothing."
-            raise ConfigError(expected("kd_weight", "above 0, or ctc_weight", 0, where=where, do=do))
+        do = "Agreement alone is reached by saying nothing."
+        check_some_weight(self, "kd_weight", "ctc_weight", beside="consistency_weight", do=do)
         at_least(self.ramp_epochs, 1, "ramp_epochs", where=where)
         choose(self.between, ("passes", "views"), "between", where=where)
 

@@ -16,7 +16,8 @@ exp(-5 (1 - min(e, E) / E)^2) in epoch e, since a weak student that teaches earl
 labels at weight 1; preset `mutual`, one assistant at tau 1 with alpha = beta = 1, is `dml` of two networks.
 What it costs: K + 1 passes and updates a step; at deployment the student alone.
 What it clashes with: diversity. Feedback makes the assistants alike, and then the ensemble is worth no more than one of them; rounds
-record it and stop the feedback below a bound. With alpha = beta = 1 nobody sees a label, and all agree on anything.
+record it and stop the feedback below a bound. With alpha = beta = 1 nobody sees a label, and all agree on anything. Speech
+(task ctc) is not served: frames have no labels by which rounds could measure assistants and their diversity; `dml` serves it live.
 Source: reconstructed. Lin, Wei, Lin, Liu, Liao, "Learning from Music to Visual Storytelling of Shots: A Deep Interactive Learning
 Mechanism", ACM Multimedia 2020, doi 10.1145/3394171.3413985, of which only the abstract was read: it names assistants, their
 ensemble, soft targets and the feedback, and no formula. The equations are those of Hinton et al. and DML; none of the paper's results

@@ -11,7 +11,7 @@ peers they are one. The temperature is 1.
 What it costs: M passes and M updates a step, so a fair comparison is with M trainings alone, or one of M times the length; choosing
 the best peer on the test set flatters it.
 What it clashes with: peers of very different size: the small one is served badly. Peers say little of use in the first epochs, and no
-warm-up is part of the method. Gradient clipping is over all peers together. The network that is kept as the student is the
+warm-up is part of the method; peers of speech draw each other to blanks first, and to one alignment of the symbols after it. Gradient clipping is over all peers together. The network that is kept as the student is the
 first peer; the others are in `Learned.peers` and in files beside it.
 Source: Zhang, Xiang, Hospedales, Lu, "Deep Mutual Learning", CVPR 2018, arXiv 1706.00384, and its released code; certain. The paper
 updates peers in turn, with logits computed again after each; ours is the simultaneous form, which no order of peers changes.
@@ -45,7 +45,7 @@ class DML(BaseMethod):
     average: bool = True
 
     name: ClassVar[str] = "dml"
-    tasks: ClassVar[tuple[str, ...]] = ("causal-lm", "classification", "multi-label", "seq2seq", "tagging")
+    tasks: ClassVar[tuple[str, ...]] = ("causal-lm", "classification", "ctc", "multi-label", "seq2seq", "tagging")
     card: ClassVar[Card] = Card(
         "Peers that teach one another",
         "Zhang et al., CVPR 2018, arXiv 1706.00384",

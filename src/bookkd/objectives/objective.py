@@ -13,7 +13,7 @@ from bookkd.core.check import unique
 from bookkd.core.errors import ConfigError, expected
 from bookkd.core.fields import PARTNER_LABEL
 from bookkd.core.schedules import Clock, Steps, resolve
-from bookkd.losses import LOSSES, SampledTarget, SparseTarget, Target, cross_entropy
+from bookkd.losses import LOSSES, ClassTarget, SampledTarget, SparseTarget, Target, cross_entropy
 from bookkd.losses.targets import computing_dtype
 from bookkd.objectives._chunks import by_chunks, part_of, rows_of_chunk
 from bookkd.objectives.connectors import Connector
@@ -84,7 +84,9 @@ class Objective:
     def nonlinear(self) -> tuple[str, ...]:
         """Return the teacher's fields that a term reads from a sparse target, but not linearly: draws would bias it."""
         found = {
-            term.teacher for term in self.terms if term.teacher is not None and not term.own and not term.claims.linear
+            term.teacher
+            for term in self.terms
+            if term.teacher is not None and not term.own and (not term.claims.linear or term.only is not None)
         }
         return tuple(sorted(found - set(self.dense_only())))
 
@@ -237,7 +239,11 @@ def _picks(term: Term, targets: Mapping[str, Target | Tensor], batch: Mapping[st
     if term.loss is cross_entropy:
         return term.hyper.get("label_smoothing") == 0 and batch.get(PARTNER_LABEL) is None
     target = None if term.teacher is None or term.own or term.transforms else targets.get(term.teacher)
-    few = isinstance(target, SampledTarget) or (isinstance(target, SparseTarget) and target.k < target.n_classes)
+    few = (
+        isinstance(target, SampledTarget | ClassTarget)
+        or term.claims.hard
+        or (isinstance(target, SparseTarget) and target.k < target.n_classes)
+    )
     return few and term.claims.sparse and term.loss in LOSSES.values()
 
 

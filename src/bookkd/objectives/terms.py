@@ -122,6 +122,10 @@ class Term:
             raise ConfigError(expected("own", wish, got, where=f"term {self.name}"))
         self._check_positional()
         self._check_hyper()
+        if self.only is not None and self.claims.scope == "batch":
+            do = "Use a loss that gives one value per position."
+            where = f"term {self.name} relates the rows of a batch"
+            raise ConfigError(expected("only", "no selection", type(self.only).__name__, where=where, do=do))
         if (self.transforms or self.own or self.only) and self.teacher is None:
             where = f"term {self.name} with transforms or own=True or a selection"
             raise ConfigError(expected(_TEACHER, "a field", None, where=where))
@@ -308,25 +312,25 @@ def masked(term: Term, mask: Mask) -> Term:
 
 
 def selected(term: Term, selection: Selection) -> Term:
-    """Return `term` with the values 0 wherever `selection(target, batch)` is False, and the same denominator.
+    """Return `term` with the values 0 wherever `selection(target, batch)` is False, or its own is, and the same denominator.
 
     >>> from bookkd.losses import soft_target_kl
     >>> term = bind(soft_target_kl, teacher="logits", temperature=1.0, t_squared=True, class_reduction="sum")
     >>> selected(term, lambda target, batch: target.log_probabilities(1.0)[..., 0] < -0.7).only is None
     False
     """
-    return replace(term, only=selection)
+    return replace(term, only=selection if term.only is None else _Both(term.only, selection))
 
 
 @dataclass(frozen=True)
 class _Both:
-    """Two masks at once; a class, since a nested function could not be pickled."""
+    """Two masks, or selections, at once; a class, since a nested function could not be pickled."""
 
-    first: Mask
-    second: Mask
+    first: Callable[..., Tensor]
+    second: Callable[..., Tensor]
 
-    def __call__(self, batch: Mapping[str, Any]) -> Tensor:
-        return self.first(batch) & self.second(batch)
+    def __call__(self, *given: Any) -> Tensor:
+        return self.first(*given) & self.second(*given)
 
 
 def labelled(batch: Mapping[str, Any]) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -38,6 +38,7 @@ def evaluate_student(
     seed: int = 0,
     latency: bool = True,
     task: str = "",
+    task_args: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Measure a network on a split: quality with bootstrap intervals, agreement with a teacher, size and speed.
 
@@ -52,6 +53,7 @@ def evaluate_student(
         seed: Of the bootstrap.
         latency: Measure the time of a pass at batch 1 and 64.
         task: Name of the task; empty for that of the book, or classification.
+        task_args: Options of the task.
 
     Returns:
         What `bookkd evaluate --json` prints.
@@ -59,7 +61,7 @@ def evaluate_student(
     device = find_device(accelerator)
     dataset = data.open()
     stored = None if book is None else StoredKnowledge(book)
-    plain = build_task(task_name(task, stored), dataset)
+    plain = build_task(task_name(task, stored), dataset, task_args)
     student.refuse_untrained("student")
     network, preprocess = student.build(plain.n_outputs, role="student")
     own = says_variance(plain, network, dataset, preprocess=preprocess)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -81,13 +81,14 @@ def learn_student(
     label_fraction: float = 1.0,
     validate_on: str = "test",
     task: str = "",
+    task_args: Mapping[str, Any] | None = None,
     loggers: tuple[str, ...] | str = ("csv", "tensorboard"),
     overwrite: bool = False,
     progress: bool = False,
 ) -> dict[str, Any]:
     """Train a student from a book, several books, a live teacher or labels alone, through the Lightning door.
 
-    Args are those of `bookkd learn`, and `part`: places of the samples to learn from, among those of `data`, where the book is
+    Args are those of `bookkd learn`, `task_args`: options of the task, and `part`: places of the samples to learn from, among those of `data`, where the book is
     about all of them; None for all.
 
     Returns:
@@ -100,7 +101,7 @@ def learn_student(
     data = data if data is not None and data.name else data_of_book(stored, data or DataOptions())
     views = views if views is not None and views.transform else _views_of(stored)
     dataset, rows = _samples(data, stored, part)
-    named = build_task(task_name(task, stored), dataset)
+    named = build_task(task_name(task, stored), dataset, task_args)
     named = with_masked(named, stored)
     width, drawn = named.n_outputs, views.build()
     check_task(named, dataset, data.name)
@@ -133,7 +134,15 @@ def learn_student(
         overwrite=overwrite,
         start=weights_digest(network),
     )
-    options = {"student": plain(student), "data": plain(data), "views": plain(views), "book": book, "task": chosen.name}
+    options: dict[str, Any] = {
+        "student": plain(student),
+        "data": plain(data),
+        "views": plain(views),
+        "book": book,
+        "task": chosen.name,
+    }
+    if task_args:
+        options["task_args"] = dict(task_args)
     write_atomic(folder / "options.json", pretty(options))
     notes = _notes(training, validate_on, unused=own and theirs is False)
     if learned.order is not None and learned.order.window is not None:

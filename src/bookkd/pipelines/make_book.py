@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -55,6 +55,7 @@ def make_book(
     held_out: str = "",
     accuracy: float | None = None,
     task: str = "classification",
+    task_args: Mapping[str, Any] | None = None,
     grow: bool = False,
     progress: Progress | None = None,
     told: Callable[[Choice], None] | None = None,
@@ -62,13 +63,13 @@ def make_book(
     """Make a book from named parts, by one teacher or several; gone on with where it was begun, or grown where it is finished.
 
     Args are those of `bookkd make`, `accuracy`: what a teacher is known to reach on `held_out`, which then is not measured
-    again; and `told`: called with the choice where a codec is chosen by measuring.
+    again; `task_args`: options of the task; and `told`: called with the choice where a codec is chosen by measuring.
 
     Returns:
         What `bookkd make --json` prints.
     """
     dataset = data.open()
-    plain = build_task(task, dataset)
+    plain = build_task(task, dataset, task_args)
     check_task(plain, dataset, data.name)
     device = find_device(accelerator)
 

@@ -17,7 +17,7 @@ from bookkd.learning import Cohort
 from bookkd.views import CutMix, MixUp, Views
 from bookkd.zoo import FAMILIES, ImageDataset, create_network, create_preprocess, create_transform, open_dataset
 
-__all__ = ["DataOptions", "NetworkOptions", "ViewOptions"]
+__all__ = ["DataOptions", "NetworkOptions", "TaskOptions", "ViewOptions"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,20 @@ class DataOptions:
     def other(self, split: str) -> DataOptions:
         """Return another split of the same set, whole."""
         return replace(self, split=split, limit=None)
+
+
+@dataclass(frozen=True)
+class TaskOptions:
+    """What the data are, and what a task cannot tell from them.
+
+    Args:
+        name: classification (one class a sample), multi-label, regression, causal-lm, seq2seq, ctc or tagging; taken from the book where
+            there is one, else classification.
+        args: Options of the task, such as '{"teacher_subsampling": 2}' of ctc.
+    """
+
+    name: str = ""
+    args: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
-from typing import Any
+from dataclasses import fields, replace
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from bookkd.core.errors import ConfigError, expected
 from bookkd.core.fields import INPUT, MEAN, VARIANCE
+from bookkd.core.names import choose
 from bookkd.knowledge import StoredKnowledge, Teacher
 from bookkd.learning import Cohort
 from bookkd.tasks import TASKS, CausalLM, Regression, Task, task_class
@@ -35,17 +36,31 @@ def task_name(given: str, stored: StoredKnowledge | None) -> str:
     return found
 
 
-def build_task(name: str, dataset: Any) -> Task:
+def build_task(name: str, dataset: Any, args: Mapping[str, Any] | None = None) -> Task:
     """Return the task of a name, over the classes, outputs or tokens of a data set; numbers without variance.
 
+    Args:
+        name: Of the task.
+        dataset: Its samples.
+        args: Options of the task that its data do not tell.
+
     Raises:
-        ConfigError: for data that are none of the task's.
+        ConfigError: for data that are none of the task's, or values that it does not take.
+        UnknownNameError: for an option that it has not.
 
     >>> from bookkd.zoo import open_dataset
     >>> build_task("multi-label", open_dataset("digits-pairs")).n_outputs
     10
     """
-    return task_class(name).of(dataset)
+    found: Any = task_class(name).of(dataset)
+    if not args:
+        return cast(Task, found)
+    options = [
+        each.name for each in fields(found) if each.name != "class_names"
+    ]  # which classes there are, the data say
+    for option in args:
+        choose(option, options, "option", where=f"task {name}")
+    return cast(Task, replace(found, **args))
 
 
 def check_task(task: Task, dataset: Any, name: str) -> None:

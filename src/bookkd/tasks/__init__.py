@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bookkd.core.names import look_up
+from bookkd.core.subsampling import Convolutions
 from bookkd.tasks.base import BaseTask, LogitsTask, SoftOptions, Task
 from bookkd.tasks.causal_lm import CausalLM, paired_positions
 from bookkd.tasks.classification import Classification
@@ -19,6 +20,7 @@ __all__ = [
     "BaseTask",
     "CausalLM",
     "Classification",
+    "Convolutions",
     "LogitsTask",
     "MultiLabel",
     "Predictions",

@@ -53,6 +53,11 @@ class PositionTask(BaseTask):
         return int(batch[INPUT].shape[1])
 
     @property
+    def rule(self) -> str:
+        """How many positions a network says, in words for an error; empty where that is what it is given."""
+        return ""
+
+    @property
     def field_infos(self) -> Mapping[str, FieldInfo]:
         """One field, `logits`, of as many classes a position."""
         return {LOGITS: FieldInfo((self._n_outputs,), by_position=True)}
@@ -110,7 +115,8 @@ class PositionTask(BaseTask):
         ):
             got = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {kind} without them"
             wish = f"[{rows}, {'at least ' if length is None else ''}{least}, at least {classes}]"
-            raise TeacherOutputError(expected("logits", wish, got, where="output of a network", do=self._hint))
+            rule = f", by {self.rule}" if self.rule else ""
+            raise TeacherOutputError(expected("logits", wish + rule, got, where="output of a network", do=self._hint))
         places = self._kept(batch, found.shape[1], found.device).flatten().nonzero().squeeze(1)
         taken: Tensor = _Taken.apply(found.flatten(0, 1), places, classes)
         return taken

@@ -6,16 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from bookkd.core.check import at_least, between
+from bookkd.core.check import between
 from bookkd.core.errors import ConfigError, DataError, FidelityError, TeacherOutputError, expected
 from bookkd.core.fields import FRAMES, IGNORE_LABEL, INPUT, LABEL, LABEL_LENGTH, LENGTH, SAMPLE, WEIGHT
 from bookkd.core.names import choose
 from bookkd.core.schedules import Schedule
+from bookkd.core.subsampling import Subsampling, as_subsampling, frames_of
 from bookkd.losses import DenseTarget, FullTarget, ctc_loss
-from bookkd.losses.ctc import check_transcripts
 from bookkd.objectives import Term, bind
 from bookkd.tasks._positions import PositionTask
 
@@ -39,7 +40,8 @@ def transcribed(batch: Mapping[str, Any]) -> Tensor:
 class CTC(PositionTask):
     """Logits [batch, frames, classes] of a network that hears features [batch, input frames, ...] and their lengths.
 
-    A record's frames are ceil(input frames / subsampling), in a book, in losses and in metrics alike; losses see the frames of all
+    A record's frames are ceil(input frames / subsampling), or what `Convolutions` leave of them, in a book, in losses and in metrics
+    alike; losses see the frames of all
     utterances of a batch one behind another, [frames, classes], and `frames`, how many each has. Labels are symbols, of as many as the
     transcript has; a transcript that begins with `IGNORE_LABEL`, or is none, is not known, and its utterance counts for no label term.
 
@@ -49,11 +51,13 @@ class CTC(PositionTask):
     Args:
         class_names: The symbols, the blank among them, in the order of the class axis.
         blank: The class that stands for no symbol.
-        subsampling: Input frames to one of the network.
+        subsampling: Input frames to one of the network; or `Convolutions` that it begins with, also as a list of kernel, stride and
+            padding of each.
         teacher_subsampling: Those of the teacher's network and book; None where it is the same.
         alignment: Of teacher frames where these differ: "nearest", or "average", which wants a dense target.
         reduction: What means are over, in every term: "utterances" (frames of one are added up), or "frames".
         separator: What stands between symbols in text: "" of letters, " " of words.
+        word_mark: What begins a word within symbols, such as "▁" of word pieces; a space takes its place in text.
 
     >>> task = CTC(("-", "a", "b"), subsampling=2)
     >>> batch = {"input": torch.zeros(2, 5, 4), "length": torch.tensor([5, 2])}
@@ -63,11 +67,12 @@ class CTC(PositionTask):
 
     class_names: tuple[str, ...]
     blank: int = 0
-    subsampling: int = 1
-    teacher_subsampling: int | None = None
+    subsampling: Subsampling = 1
+    teacher_subsampling: Subsampling | None = None
     alignment: Literal["nearest", "average"] = "nearest"
     reduction: Literal["utterances", "frames"] = "utterances"
     separator: str = ""
+    word_mark: str = ""
 
     name: ClassVar[str] = "ctc"
     primary_metric: ClassVar[str] = "wer"
@@ -81,11 +86,14 @@ class CTC(PositionTask):
             wish = "at least two names that differ, the blank's among them"
             raise ConfigError(expected("class_names", wish, list(self.class_names), where=self.name))
         between(self.blank, 0, len(self.class_names) - 1, "blank", where=self.name)
-        at_least(self.subsampling, 1, "subsampling", where=self.name)
-        if self.teacher_subsampling is not None:
-            at_least(self.teacher_subsampling, 1, "teacher_subsampling", where=self.name)
+        for name in ("subsampling", "teacher_subsampling"):
+            rule = getattr(self, name)
+            if rule is not None or name == "subsampling":
+                object.__setattr__(self, name, as_subsampling(rule, name, where=self.name))
         choose(self.alignment, ("nearest", "average"), "alignment", where=self.name)
         choose(self.reduction, ("utterances", "frames"), "reduction", where=self.name)
+        if self.alignment == "average" and self.teacher_subsampling not in (None, self.subsampling):
+            object.__setattr__(self, "sparse", False)  # of two frames a sparse target knows different classes
 
     @classmethod
     def of(cls, dataset: Any) -> Self:
@@ -102,7 +110,7 @@ class CTC(PositionTask):
             raise ConfigError(
                 expected("data", "speech with transcripts", type(dataset).__name__, where=cls.name, do=do)
             )
-        return cls(**known)
+        return cls(**known, word_mark=getattr(dataset, "word_mark", ""))
 
     @property
     def _n_outputs(self) -> int:
@@ -110,11 +118,12 @@ class CTC(PositionTask):
 
     def counts(self, batch: Mapping[str, Any]) -> Tensor:
         """Return the frames of each utterance, int64 [batch]."""
-        return _frames(batch[LENGTH], self.subsampling)
+        found: Tensor = frames_of(batch[LENGTH], self.subsampling)
+        return found
 
     def most_positions(self, dataset: Any) -> int:
         """Return the most frames that an utterance of a data set has."""
-        return -(-super().most_positions(dataset) // self.subsampling)
+        return int(frames_of(super().most_positions(dataset), self.subsampling))
 
     def fields(self, output: Any, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Take the logits out of a network's output, frame by frame, and those of intermediate layers.
@@ -140,13 +149,16 @@ class CTC(PositionTask):
         """Return the batch with one weight for each frame, transcripts as they are, and `frames`.
 
         Raises:
-            DataError: naming the first utterance whose symbols are no classes, or the blank; or that has fewer frames than its
-                transcript takes.
+            DataError: naming the first utterance of which no frame is kept, or whose label is no transcript.
         """
         counts, given = self.counts(batch), batch.get(LABEL)
-        if (
-            given is None or given.ndim == 1
-        ):  # one label an utterance is none of a transcript: `IGNORE_LABEL` where there is none
+        least = int(counts.min())
+        if least < 1:
+            wish = f"at least 1, by {self.rule}"
+            do = "Leave the utterance out, or use a network that keeps more frames."
+            raise DataError(expected("frames", wish, least, where=_name(batch, int(counts.argmin())), do=do))
+        if given is None or given.ndim == 1:
+            _refuse_labels(given, batch)
             labels, lengths = counts.new_zeros((len(counts), 0)), counts.new_zeros(len(counts))
         else:
             labels, lengths = given, batch[LABEL_LENGTH]
@@ -155,7 +167,6 @@ class CTC(PositionTask):
                 do = "Leave the utterance out, or give its transcript as one IGNORE_LABEL where it is not known."
                 raise DataError(expected("transcript", "at least one symbol", "none", where=_name(batch, place), do=do))
             lengths = lengths * (labels[:, 0] != IGNORE_LABEL)
-        check_transcripts(labels, lengths, counts, blank=self.blank, n_classes=self._n_outputs, names=batch.get(SAMPLE))
         kept = self._kept(batch, int(counts.max()), counts.device)
         return {**batch, LABEL: labels, LABEL_LENGTH: lengths, WEIGHT: self._spread(batch, kept), FRAMES: counts}
 
@@ -177,7 +188,7 @@ class CTC(PositionTask):
             if tuple(target.positions) != (total,):
                 got = int(target.positions[0]) if len(target.positions) == 1 else f"shape {list(target.positions)}"
                 do = "Give the task the teacher's `teacher_subsampling`."
-                wish = f"{total} in this batch, one for {self.of_teacher().subsampling} of the input's"
+                wish = f"{total} in this batch, by {self.of_teacher().rule}"
                 raise TeacherOutputError(expected(f"frames of {name}", wish, got, where="teacher", do=do))
         if self.teacher_subsampling in (None, self.subsampling):
             return targets
@@ -208,27 +219,53 @@ class CTC(PositionTask):
         """
         if label_smoothing:
             raise ConfigError(expected("label_smoothing", "0", label_smoothing, where=f"task {self.name}"))
-        names = (LABEL, LABEL_LENGTH, FRAMES)
+        names = (LABEL, LABEL_LENGTH, FRAMES, SAMPLE)
         return bind(ctc_loss, batch=names, weight=weight, name="ctc", mask=transcribed, blank=self.blank)
 
     def check_labels(self, labels: Any, where: str) -> None:
-        """Refuse labels of utterances as wholes.
+        """Refuse labels of utterances as wholes, unless all are hidden.
 
         Raises:
-            DataError: for any.
+            DataError: for any other.
         """
         do = "Give the transcripts with the data set."
         raise DataError(expected("labels", "symbols", f"shape {list(labels.shape)}", where=where, do=do))
 
+    def check_utterances(self, dataset: Any, transform: Any, *, transcripts: bool) -> None:
+        """Refuse utterances that a view leaves too few frames of; of data sets and transforms that say their lengths.
+
+        Args:
+            dataset: Its `lengths` are frames of the input, and `needed` frames that the transcripts take.
+            transform: Of the views; its `shortest` says how few frames it leaves.
+            transcripts: Whether anybody reads these: one frame is enough where nobody does.
+
+        Raises:
+            DataError: naming the first such utterance.
+        """
+        lengths, shortest = getattr(dataset, "lengths", None), getattr(transform, "shortest", None)
+        if lengths is None or (transform is not None and shortest is None):
+            return
+        heard = lengths if shortest is None else np.array([shortest(int(each)) for each in lengths])
+        needed = getattr(dataset, "needed", None) if transcripts else None
+        least = np.maximum(np.ones_like(heard), 0 if needed is None else needed)
+        kept = frames_of(heard, self.subsampling)
+        bad = np.flatnonzero(kept < least)
+        if len(bad):
+            row, told = int(bad[0]), "" if needed is None else " for its transcript"
+            wish = f"at least {int(least[row])}{told} in every view, by {self.rule}"
+            do = "Leave such utterances out, draw slower speeds, or use a network that keeps more frames."
+            where = f"{getattr(dataset, 'name', 'data')}, sample {row}; {len(bad)} of {len(heard)}"
+            raise DataError(expected("frames", wish, int(kept[row]), where=where, do=do))
+
     def _length(self, batch: Mapping[str, Any]) -> int | None:
-        return -(-int(batch[INPUT].shape[1]) // self.subsampling)
+        return int(frames_of(int(batch[INPUT].shape[1]), self.subsampling))
+
+    @property
+    def rule(self) -> str:
+        return f"subsampling {self.subsampling}"
 
     def _labels(self, batch: Mapping[str, Any]) -> Tensor:
         raise NotImplementedError("frames have no labels of their own")
-
-
-def _frames(lengths: Tensor, subsampling: int) -> Tensor:
-    return torch.div(lengths + subsampling - 1, subsampling, rounding_mode="floor")
 
 
 def _laid(counts: Tensor, theirs: Tensor, *, average: bool) -> tuple[Tensor, ...]:
@@ -250,6 +287,14 @@ def _laid(counts: Tensor, theirs: Tensor, *, average: bool) -> tuple[Tensor, ...
     low = torch.div(middle - mine, 2 * mine, rounding_mode="floor")
     last = other - 1
     return start + low.clamp_min(0), start + torch.minimum(low + 1, last)
+
+
+def _refuse_labels(given: Tensor | None, batch: Mapping[str, Any]) -> None:
+    """Refuse one label an utterance, which is none of a transcript: `IGNORE_LABEL` stands where there is none."""
+    if given is not None and bool((given != IGNORE_LABEL).any()):
+        place = int((given != IGNORE_LABEL).nonzero()[0])
+        do = "Give a tensor of symbols, or IGNORE_LABEL where the transcript is not known."
+        raise DataError(expected("label", "a transcript", given[place].item(), where=_name(batch, place), do=do))
 
 
 def _name(batch: Mapping[str, Any], place: int) -> str:

@@ -50,7 +50,7 @@ class Replay(Dataset[dict[str, Any]]):
 
     A data set with an attribute `pad_value` is one of sequences: the first axis of each view may have a length of its own. The views
     of a batch are filled up to the longest with that value, labels that are tensors to the longest label with `IGNORE_LABEL` (NaN among
-    floating ones), and each record says its `length` and `label_length`. Probes are those of the views without padding; of a data set
+    floating ones; none beside them is one such), and each record says its `length` and `label_length`. Probes are those of the views without padding; of a data set
     with an attribute `label_is_input`, whose labels are what a network is given too (teacher forcing), of the view and the label.
 
     Args:
@@ -213,13 +213,21 @@ def _pad(items: list[dict[str, Any]], value: float) -> None:
             raise DataError(expected("view", "a sequence of at least one position", "an empty one", where=where))
         item[LENGTH] = len(item[INPUT])
     longest = max(item[LENGTH] for item in items)
-    most = max((len(item[LABEL]) for item in items if isinstance(item[LABEL], Tensor)), default=0)
+    tensors = [item[LABEL] for item in items if isinstance(item[LABEL], Tensor)]
+    most = max(map(len, tensors), default=0)
+    for item in items:
+        if tensors and isinstance(item[LABEL], int) and item[LABEL] == IGNORE_LABEL:  # no label, beside others
+            item[LABEL] = tensors[0].new_full((1, *tensors[0].shape[1:]), _hidden(tensors[0]))
     for item in items:
         label = item[LABEL]
         if isinstance(label, Tensor):
             item[LABEL_LENGTH] = len(label)
-            item[LABEL] = _filled(label, most, torch.nan if label.is_floating_point() else IGNORE_LABEL)
+            item[LABEL] = _filled(label, most, _hidden(label))
         item[INPUT] = _filled(item[INPUT], longest, value)
+
+
+def _hidden(label: Tensor) -> float:
+    return torch.nan if label.is_floating_point() else IGNORE_LABEL
 
 
 def _filled(tensor: Tensor, length: int, value: float) -> Tensor:

@@ -29,8 +29,8 @@ def fingerprint(dataset: Any) -> dict[str, Any]:
             of them; `labels` and `class_names` count where it has them.
 
     Returns:
-        A JSON object with `name`, `length`, `n_classes`, `classes`, `labels` and `samples`, and `vocabulary` and `tokenizer` of
-        sequences; the last three before these are digests, None for what the data set does not tell. `name` is for people: two fingerprints that differ in it alone are equal to a
+        A JSON object with `name`, `length`, `n_classes`, `classes`, `labels` and `samples`, and `vocabulary`, `tokenizer` and `blank` of
+        sequences; `classes`, `labels` and `samples` are digests, None for what the data set does not tell. `name` is for people: two fingerprints that differ in it alone are equal to a
         book, so that a renamed class or another reader of the same samples is the same data.
 
     Raises:
@@ -49,6 +49,7 @@ def fingerprint(dataset: Any) -> dict[str, Any]:
         _update(hasher, dataset[index], f"{name}, sample {index}")
     # Of sequences: which tokens there are, what made them of text, what a network is fed, and who wrote them.
     told = ["vocabulary", "tokenizer"]
+    told += ["blank"]  # which class of speech is no symbol
     told += ["source_vocabulary", "prefix", "lineage"] if getattr(dataset, "label_is_input", False) else []
     more = {key: _plain(getattr(dataset, key)) for key in told if getattr(dataset, key, None) is not None}
     if getattr(dataset, "control", ()):

@@ -153,7 +153,7 @@ class VectorDataset:
 _TOLD = frozenset(
     {
         "pad_value", "vocabulary", "tokenizer", "control", "written_by", "most_positions", "label_is_input", "source_vocabulary", "prefix",
-        "lineage", "begin", "end", "blank", "separator", "subsampling",
+        "lineage", "begin", "end", "blank", "separator", "subsampling", "word_mark",
     }
 )  # fmt: skip
 """What a data set of sequences says of itself: that it is one, which tokens there are, what a network is fed."""
@@ -188,6 +188,8 @@ class SubsetDataset:
         # What a data set says of itself beside: that it is of sequences, which vocabulary.
         if name in _TOLD:
             return getattr(self.whole, name)
+        if name in ("lengths", "needed") and hasattr(self.whole, name):
+            return getattr(self.whole, name)[self.indices]
         if name in ("taught", "beside") and hasattr(self.whole, name):
             return partial(_of_whole, getattr(self.whole, name), self.indices)
         raise AttributeError(name)

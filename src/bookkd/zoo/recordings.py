@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from bookkd.core.check import at_least
-from bookkd.core.errors import DataError, expected
+from bookkd.core.errors import ConfigError, DataError, expected
 from bookkd.core.names import choose
 from bookkd.core.rng import generator
+from bookkd.core.subsampling import Subsampling
 from bookkd.zoo.sounds import wave_files
 from bookkd.zoo.speech import SpeechDataset, Utterance, read_speech
 
@@ -65,7 +66,7 @@ def spoken_digits(
     longest: int = 6,
     symbols: Literal["letters", "words"] = "letters",
     seed: int = 0,
-    subsampling: int = 1,
+    subsampling: Subsampling = 1,
     drop: bool = True,
     n_mels: int = 40,
 ) -> SpeechDataset:
@@ -74,7 +75,7 @@ def spoken_digits(
     Args:
         root: Folder with `recordings/{digit}_{speaker}_{k}.wav`, or a zip of it.
         split: "train" has the speakers that are not held out, "test" the others.
-        held_out: Speakers of the test split.
+        held_out: Speakers of the test split; of one the name alone will do.
         n_strings: Strings in all, divided evenly over the speakers.
         shortest: Least digits of a string.
         longest: Most digits of a string.
@@ -101,6 +102,7 @@ def spoken_digits(
             raise DataError(expected("file", "{digit}_{speaker}_{k}.wav", f"{name}.wav", where=str(root)))
         clips.setdefault(speaker, []).append((int(digit), wave))
         rates.add(rate)
+    held_out = (held_out,) if isinstance(held_out, str) else held_out
     missing = sorted(set(held_out) - set(clips))
     if missing:
         raise DataError(expected("held_out", f"among the speakers {', '.join(sorted(clips))}", missing[0]))
@@ -109,6 +111,9 @@ def spoken_digits(
     speakers = [each for each in sorted(clips) if (each in held_out) == (split == "test")]
     if not speakers:
         raise DataError(expected("speakers", f"at least one in split {split}", "none", where="spoken digits"))
+    if n_strings < len(speakers):
+        wish = f"at least one for each of {len(speakers)} speakers"
+        raise ConfigError(expected("n_strings", wish, n_strings, where="spoken digits"))
     found = [
         utterance
         for place, speaker in enumerate(speakers)

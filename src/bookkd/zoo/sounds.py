@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from bookkd.core.check import at_least, positive
-from bookkd.core.errors import DataError, expected
+from bookkd.core.errors import ConfigError, DataError, expected
 from bookkd.core.names import require
 
 __all__ = ["log_mel", "wave_files"]
@@ -49,7 +49,15 @@ def log_mel(
     if sound.ndim != 1 or not len(sound):
         raise DataError(expected("wave", "samples in one row", f"shape {tuple(sound.shape)}", where="log_mel"))
     length, step = round(rate * window), round(rate * hop)
+    for name, seconds, samples in (("window", window, length), ("hop", hop, step)):
+        if samples < 1:
+            wish = f"at least one sample of {rate} a second"
+            raise ConfigError(expected(name, wish, seconds, where="log_mel"))
     size = 2 ** math.ceil(math.log2(length))
+    if not bool((_mel_bands(rate, size, n_mels).amax(0) > 0).all()):
+        do = "Take fewer bands, or a longer window."
+        wish = f"so few that each band holds one of the {size // 2 + 1} frequencies of a window"
+        raise ConfigError(expected("n_mels", wish, n_mels, where="log_mel", do=do))
     spectrum = torch.stft(
         sound, size, step, length, torch.hann_window(length), center=True, pad_mode="constant", return_complex=True
     )

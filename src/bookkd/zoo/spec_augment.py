@@ -64,6 +64,10 @@ class SpecAugment:
         """Return the most frames that a view of an utterance of `frames` has."""
         return max(_frames_at(frames, speed) for speed in self.speeds)
 
+    def shortest(self, frames: int) -> int:
+        """Return the fewest frames that a view of an utterance of `frames` has."""
+        return min(_frames_at(frames, speed) for speed in self.speeds)
+
     def __call__(self, features: Tensor) -> Tensor:
         """Return a view of features [frames, bands]."""
         if features.ndim != 2 or not len(features):

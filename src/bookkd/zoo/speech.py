@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from bookkd.core.check import at_least
 from bookkd.core.errors import ConfigError, DataError, expected
+from bookkd.core.fields import IGNORE_LABEL
+from bookkd.core.subsampling import Subsampling, as_subsampling, frames_of
 from bookkd.zoo.sequences import piece
 from bookkd.zoo.sounds import log_mel
 
@@ -26,12 +27,12 @@ class Utterance:
 
     Args:
         wave: Samples, floating, from -1 to 1, shape [samples].
-        text: What is said.
+        text: What is said; None where nobody wrote it down.
         speaker: Who says it; for splits.
     """
 
     wave: npt.NDArray[Any]
-    text: str
+    text: str | None
     speaker: str = ""
 
 
@@ -43,7 +44,7 @@ class SpeechDataset:
         name: Name of the set.
         frames: Features of all utterances, one after another, float32 [frames, features].
         ends: Where each ends, rising, the last at the number of frames, int [utterances].
-        symbols: Symbols of all transcripts, one after another, int [symbols].
+        symbols: Symbols of all transcripts, one after another, int [symbols]; one `IGNORE_LABEL` for a transcript that is not known.
         symbol_ends: Where each ends.
         class_names: What each class stands for, the blank among them.
         blank: The class that stands for no symbol.
@@ -51,6 +52,7 @@ class SpeechDataset:
         separator: What stands between symbols in text: "" of letters, " " of words.
         subsampling: Input frames to one of the networks that it is for; `tasks.CTC.of` takes it.
         pad_value: Feature that shorter utterances of a batch are filled up with.
+        dropped: Why how many utterances were left out when the set was made.
 
     Raises:
         DataError: for ends that divide nothing, features that are not finite, utterances without frames or symbols, or symbols that
@@ -71,8 +73,9 @@ class SpeechDataset:
     blank: int = 0
     speakers: tuple[str, ...] = ()
     separator: str = ""
-    subsampling: int = 1
+    subsampling: Subsampling = 1
     pad_value: float = 0.0
+    dropped: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.frames.ndim != 2 or self.frames.dtype.kind != "f":
@@ -81,7 +84,7 @@ class SpeechDataset:
         if not 0 <= self.blank < len(self.class_names):
             wish = f"from 0 to {len(self.class_names) - 1}"
             raise ConfigError(expected("blank", wish, self.blank, where=self.name))
-        at_least(self.subsampling, 1, "subsampling", where=self.name)
+        object.__setattr__(self, "subsampling", as_subsampling(self.subsampling, "subsampling", where=self.name))
         _check_ends(self.ends, len(self.frames), "frames", self.name)
         _check_ends(self.symbol_ends, len(self.symbols), "symbols", self.name)
         for what, given in (("transcripts", len(self.symbol_ends)), ("speakers", len(self.speakers))):
@@ -92,6 +95,7 @@ class SpeechDataset:
             where = f"{self.name}, utterance {int(np.searchsorted(self.ends, bad[0], side='right'))}"
             raise DataError(expected("features", "finite", "NaN or infinity", where=where))
         wrong = (self.symbols < 0) | (self.symbols >= len(self.class_names)) | (self.symbols == self.blank)
+        wrong[self.symbol_ends[~self.known] - 1] = False
         if wrong.any():
             first = int(np.flatnonzero(wrong)[0])
             where = f"{self.name}, utterance {int(np.searchsorted(self.symbol_ends, first, side='right'))}"
@@ -102,6 +106,19 @@ class SpeechDataset:
     def lengths(self) -> npt.NDArray[np.int64]:
         """Frames of each utterance."""
         return np.diff(self.ends, prepend=0)
+
+    @property
+    def known(self) -> npt.NDArray[np.bool_]:
+        """Whether there is a transcript of each utterance."""
+        alone = np.diff(self.symbol_ends, prepend=0) == 1
+        found: npt.NDArray[np.bool_] = ~(alone & (self.symbols[self.symbol_ends - 1] == IGNORE_LABEL))
+        return found
+
+    @property
+    def needed(self) -> npt.NDArray[np.int64]:
+        """Frames that each transcript takes: one a symbol, and one between two that are equal; 0 where it is not known."""
+        each = [_needed(self._symbols(index).tolist()) for index in range(len(self))]
+        return np.array(each, dtype=np.int64) * self.known
 
     @property
     def most_positions(self) -> int:
@@ -115,10 +132,10 @@ class SpeechDataset:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """What is said in each utterance."""
+        """What is said in each utterance; empty where that is not known."""
         return tuple(
-            self.separator.join(self.class_names[symbol] for symbol in self._symbols(index).tolist())
-            for index in range(len(self))
+            self.separator.join(self.class_names[symbol] for symbol in self._symbols(index).tolist()) if known else ""
+            for index, known in enumerate(self.known.tolist())
         )
 
     def __len__(self) -> int:
@@ -141,6 +158,10 @@ def _check_ends(ends: npt.NDArray[np.int64], total: int, what: str, name: str) -
     got = f"{int(counts[short[0]])} in utterance {int(short[0])}" if len(short) else f"{len(ends)} ends for {total}"
     do = "Leave out utterances without sound or transcript."
     raise DataError(expected(what, "at least one in each utterance, the last at the end", got, where=name, do=do))
+
+
+def _needed(symbols: Sequence[int]) -> int:
+    return len(symbols) + sum(a == b for a, b in itertools.pairwise(symbols))
 
 
 def symbols_of(text: str, class_names: Sequence[str], *, blank: int, separator: str = "", where: str = "") -> list[int]:
@@ -178,7 +199,7 @@ def read_speech(
     *,
     blank: int = 0,
     separator: str = "",
-    subsampling: int = 1,
+    subsampling: Subsampling = 1,
     drop: bool = False,
     **features: Any,
 ) -> SpeechDataset:
@@ -198,15 +219,19 @@ def read_speech(
     Raises:
         DataError: naming the first utterance without text, with a symbol that is no class, or too short for its text.
     """
-    frames, symbols, speakers = [], [], []
+    frames, symbols, speakers, fast = [], [], [], 0
+    rule = as_subsampling(subsampling, "subsampling", where=name)
     for place, each in enumerate(utterances):
         where = f"{name}, utterance {place}"
-        said = symbols_of(each.text, class_names, blank=blank, separator=separator, where=where)
+        said = [IGNORE_LABEL]
+        if each.text is not None:
+            said = symbols_of(each.text, class_names, blank=blank, separator=separator, where=where)
         found = log_mel(each.wave, rate, **features)
-        needed = len(said) + sum(a == b for a, b in itertools.pairwise(said))
-        there = -(-len(found) // subsampling)
+        needed = _needed(said)
+        there = int(frames_of(len(found), rule))
         if there < needed:
             if drop:
+                fast += 1
                 continue
             do = "Pass drop=True to leave such utterances out."
             raise DataError(expected("frames", f"at least {needed} for its transcript", there, where=where, do=do))
@@ -225,5 +250,6 @@ def read_speech(
         blank,
         tuple(speakers),
         separator,
-        subsampling,
+        rule,
+        dropped={"too fast": fast} if fast else {},
     )
