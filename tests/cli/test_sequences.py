@@ -6,9 +6,16 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
-from bookkd.book import Book
+from bookkd.book import Book, TopK
 from bookkd.cli import main
+from bookkd.knowledge import Teacher
+from bookkd.making import make
+from bookkd.pipelines.options import ViewOptions
+from bookkd.tasks import CausalLM
+from bookkd.zoo import create_causal_lm
+from bookkd.zoo.text_files import text
 
 tokenizers = pytest.importorskip("tokenizers")
 
@@ -89,6 +96,32 @@ def test_a_language_model_by_commands(tmp_path, root, capsys):
     assert measured["metrics"]["perplexity"]["value"] == pytest.approx(learned["metrics"]["perplexity"], rel=1e-4)
     assert 0 < measured["metrics"]["acceptance"]["value"] <= 1
     assert measured["cost"]["macs"] > 0
+    run(
+        capsys, "make", *gpt("teacher", 16), "--teacher.weights", weights, *data, "--data.split", "test", "--task", "causal-lm",
+        "--codec", "dense", "--codec.dtype", "float32", "--out", tmp_path / "beside", "--accelerator", "cpu",
+    )  # fmt: skip
+    stored = run(
+        capsys, "evaluate", *gpt("student", 8), "--student.weights", learned["weights"], *data, "--book", tmp_path / "beside",
+        "--accelerator", "cpu",
+    )  # fmt: skip
+    for name in ("agreement", "acceptance", "teacher_kl"):
+        assert stored["metrics"][name]["value"] == pytest.approx(measured["metrics"][name]["value"], rel=1e-3)
+
+
+def test_masked_tokens_of_a_book_are_those_of_its_student(tmp_path, root, capsys):
+    words = text(root, "train", length=16)
+    args = {**GPT, "n_embd": 8}
+    torch.manual_seed(0)
+    teacher = Teacher(create_causal_lm({"model_type": "gpt2", **args}, vocabulary=words.vocabulary, separator=1))
+    task = CausalLM(words.vocabulary, masked=(0,))
+    make(tmp_path / "masked", teacher, words, ViewOptions(transform="none").build(), task=task, codec=TopK(4))
+    student = ["--student", "causal-lm:gpt2", "--student.args", json.dumps({**args, "separator": 1})]
+    data = ["--data", "text", "--data.root", root, "--data.args", json.dumps({"length": 16})]
+    learned = run(
+        capsys, "learn", tmp_path / "masked", *student, *data, "--method", "llm-kd", "--out", tmp_path / "s",
+        "--training.epochs", 1, *TRAINING,
+    )  # fmt: skip
+    assert np.isfinite(learned["metrics"]["perplexity"])
 
 
 def test_a_text_classifier_by_commands(tmp_path, root, capsys):

@@ -51,6 +51,21 @@ def test_tied_parameters_and_unsaved_buffers():
     assert (found.parameters, found.bytes, found.macs) == (16, 64, 32)
 
 
+class Attention(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.scaled_dot_product_attention(x, x, x)
+
+
+def test_attention_by_hand():
+    """Of each head L^2 d multiply-adds for the scores and as many for the sum, on every device."""
+    found = cost(Attention(), Preprocess(), (2, 5, 4), batch_sizes=(1,), repeats=1, device="cpu")
+    assert found.macs == 2 * (5 * 5 * 4 + 5 * 5 * 4)
+    # A whole layer: projections of queries, keys, values and output, attention, and two linear maps.
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    found = cost(layer, Preprocess(), (torch.zeros(1, 5, 8),), batch_sizes=(1,), repeats=1, device="cpu")
+    assert found.macs == 5 * 4 * 8 * 8 + 2 * 2 * 5 * 5 * 4 + 5 * 2 * 8 * 16
+
+
 class Sleeper(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from bookkd.book import Dense, Sampled, TopK  # noqa: E402
 from bookkd.core.errors import BookMismatchError, ConfigError, DataError, ViewMismatchError  # noqa: E402
 from bookkd.core.schedules import Clock  # noqa: E402
 from bookkd.knowledge import StoredKnowledge, Teacher  # noqa: E402
+from bookkd.learning import learn  # noqa: E402
 from bookkd.learning.hugging_face import BookTrainer, tokens_of  # noqa: E402
 from bookkd.learning.learner import Learner  # noqa: E402
 from bookkd.learning.step import Step  # noqa: E402
@@ -24,6 +27,10 @@ from bookkd.zoo import LanguageModel, create_causal_lm, positions_within  # noqa
 
 V = 20
 SHAPE = {"model_type": "gpt2", "n_head": 2, "n_positions": 32, "attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0}
+EXPERTS = {
+    "model_type": "mixtral", "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2, "hidden_size": 16,
+    "intermediate_size": 16, "num_local_experts": 4, "num_experts_per_tok": 1, "output_router_logits": True, "max_position_embeddings": 32,
+}  # fmt: skip
 TASK, VIEWS = CausalLM(V), Views(None, n_views=1)
 
 
@@ -176,8 +183,10 @@ def test_what_cannot_be_is_refused_before_training(book, tmp_path):
             BookTrainer(model(0), changed, book=book.path, train_dataset=ROWS)
     with pytest.raises(ConfigError, match="`compute_loss_func` to be absent"):
         BookTrainer(model(0), how, book=book.path, train_dataset=ROWS, compute_loss_func=lambda *_, **__: 0)
-    with pytest.raises(ConfigError, match="one row of the book, below 24, for each of 2"):
+    with pytest.raises(ConfigError, match="one row of the book, below 24, for each of 2, got 24 for row 1"):
         BookTrainer(model(0), how, book=book.path, train_dataset=ROWS[:2], rows=[0, 24])
+    with pytest.raises(BookMismatchError, match=r"at least 20, the vocabulary of .*got 12"):
+        BookTrainer(None, how, book=book.path, train_dataset=ROWS, model_init=lambda: model(0, outputs=12))
 
 
 @pytest.mark.parametrize("name", ["dkd", "dist", "bookkd", "dml", "beta-smoothing", "tfkd-reg", "takd"])
@@ -299,20 +308,70 @@ def test_evaluation_is_that_of_a_trainer_whatever_a_model_takes(book, tmp_path, 
     assert mine.evaluate()["eval_loss"] == pytest.approx(plain.evaluate()["eval_loss"], rel=1e-6)
 
 
-def test_the_loss_of_experts_is_added(book, tmp_path):
-    shape = {
-        "model_type": "mixtral", "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2, "hidden_size": 16,
-        "intermediate_size": 16, "num_local_experts": 2, "output_router_logits": True, "max_position_embeddings": 32,
-    }  # fmt: skip
+def test_labels_that_a_collator_has_shifted_are_refused(book, tmp_path):
+    def shifted(given):
+        batch = collator(given)
+        return {**batch, "labels": batch["labels"].roll(-1, 1)}
 
-    def router(weight):
+    trainer = BookTrainer(model(0), arguments(tmp_path), book=book.path, train_dataset=ROWS, data_collator=shifted)
+    with pytest.raises(ConfigError, match=r"`labels` to be the tokens themselves, or -100.*leave labels unshifted"):
+        trainer.train()
+
+
+def test_rows_of_a_book_without_probes_are_held_against_its_fingerprint(tmp_path):
+    from dataclasses import replace
+
+    from bookkd.book import BookWriter
+
+    whole = make(
+        tmp_path / "whole",
+        Teacher(LanguageModel(model(1))),
+        tokens_of(ROWS, vocabulary=V),
+        VIEWS,
+        task=TASK,
+        codec=Dense(),
+    )
+    plan = replace(whole.plan, fields={"logits": whole.plan.fields["logits"]}, unit_rows=None)
+    with BookWriter(tmp_path / "bare", plan) as writer:
+        writer.write_rows(0, 0, whole.read(np.arange(24), np.zeros(24, int), ["logits"]))
+        writer.finish({})
+    BookTrainer(model(0), arguments(tmp_path), book=tmp_path / "bare", train_dataset=ROWS)
+    with pytest.raises(BookMismatchError, match=r"`rows` to be those of .*bare, which has no probes but a fingerprint"):
+        BookTrainer(model(0), arguments(tmp_path), book=tmp_path / "bare", train_dataset=ROWS[::-1])
+    with pytest.raises(BookMismatchError, match="a part of them"):
+        BookTrainer(model(0), arguments(tmp_path), book=tmp_path / "bare", train_dataset=ROWS[:2], rows=[0, 1])
+
+
+def test_the_loss_of_experts_is_added(book, tmp_path):
+    """The gradient of a Trainer's own, whatever the loss beside it."""
+
+    def step(trainer, weight, **options):
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            student = create_causal_lm({**shape, "router_aux_loss_coef": weight}, vocabulary=V).model
-        BookTrainer(student, arguments(tmp_path), book=book.path, train_dataset=ROWS, data_collator=collator).train()
+            student = create_causal_lm({**EXPERTS, "router_aux_loss_coef": weight}, vocabulary=V).model
+        trainer(student, arguments(tmp_path), train_dataset=ROWS, data_collator=collator, **options).train()
         return flat(student)
 
-    assert not torch.equal(router(0.0), router(10.0))
+    mine = step(BookTrainer, 1e3, book=book.path) - step(BookTrainer, 0.0, book=book.path)
+    theirs = step(transformers.Trainer, 1e3) - step(transformers.Trainer, 0.0)
+    assert theirs.abs().max() > 1e-3
+    torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-6)
+    unknown = BookTrainer(model(0), arguments(tmp_path), book=book.path, train_dataset=ROWS)
+    with pytest.raises(ConfigError, match="`router_aux_loss_coef` to be in the config, got None"):
+        unknown._of_experts(SimpleNamespace(aux_loss=torch.ones(())))
+
+
+def test_the_loss_of_experts_is_not_left_out_by_learn(book):
+    student = create_causal_lm({**EXPERTS, "router_aux_loss_coef": 1.0}, vocabulary=V)
+    with pytest.raises(ConfigError, match=r"`output_router_logits` to be False, got True .*BookTrainer, which adds"):
+        learn(
+            student,
+            tokens_of(ROWS, vocabulary=V),
+            VIEWS,
+            task=TASK,
+            knowledge=StoredKnowledge(book.path),
+            method=LLMKD(),
+        )
 
 
 def test_masks_of_trl_without_labels_are_refused():
@@ -369,11 +428,48 @@ def test_documents_that_the_teacher_kept_apart_stay_apart(tmp_path):
         ConfigError, match=r"`position_ids` to be in the batch, got 'none' .*documents apart at token 0"
     ):
         trainer(collator).train()
+
+    def counted(given):
+        batch = collator(given)
+        return {**batch, "position_ids": torch.arange(batch["input_ids"].shape[1]).expand_as(batch["input_ids"])}
+
+    with pytest.raises(
+        ConfigError, match=r"`position_ids` to be counted from each separator, got \d+ at token \d+ of row"
+    ):
+        trainer(counted).train()
     done = trainer(apart)
+    asked = []
+    done.model.register_forward_pre_hook(lambda _, __, given: asked.append(given["use_cache"]), with_kwargs=True)
     done.train()
+    done.evaluate(ROWS[:4])
+    assert set(asked) == {False}  # with a cache Transformers would let documents see one another
     mine = LanguageModel(model(9), separator=0)
     learner, step = Learner(mine, TASK), Step(LLMKD().objective(TASK), TASK, StoredKnowledge(book.path))
     batch = Replay(data, VIEWS).batch([(row, 0) for row in range(len(ROWS))])
     assert done.state.log_history[0]["loss"] == pytest.approx(
         float(step.loss(learner, batch, Clock()).loss.detach()), rel=1e-4
     )
+
+
+def test_a_student_whose_documents_see_one_another_is_refused_where_the_teachers_did_not(tmp_path):
+    data, teacher = tokens_of(ROWS, vocabulary=V), Teacher(LanguageModel(model(1, 32), separator=0))
+    book = make(tmp_path / "b", teacher, data, VIEWS, task=TASK)
+    shape = {
+        "model_type": "xglm", "num_layers": 1, "attention_heads": 2, "d_model": 32, "ffn_dim": 32,
+        "max_position_embeddings": 32,
+    }  # fmt: skip
+    student = create_causal_lm(shape, vocabulary=V).model
+    with pytest.raises(ConfigError, match=r"keeps documents apart by position_ids, got 'XGLMForCausalLM' .*at token 0"):
+        BookTrainer(student, arguments(tmp_path), book=book.path, train_dataset=ROWS)
+
+
+def test_documents_that_the_teacher_saw_together_are_not_kept_apart(book, tmp_path):
+    def apart(given):
+        batch = collator(given)
+        return {**batch, "position_ids": positions_within(batch["input_ids"], 0)}
+
+    trainer = BookTrainer(model(9), arguments(tmp_path), book=book.path, train_dataset=ROWS, data_collator=apart)
+    with pytest.raises(
+        ConfigError, match=r"counted on through each row, got 0 .*documents together\)\. Let the collator"
+    ):
+        trainer.train()

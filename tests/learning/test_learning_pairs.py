@@ -12,7 +12,7 @@ from bookkd.book import Dense, Sampled, TopK
 from bookkd.core.errors import BookMismatchError, ConfigError, DataError, FidelityError, ViewMismatchError
 from bookkd.core.schedules import Clock
 from bookkd.knowledge import LiveKnowledge, StoredKnowledge, Teacher
-from bookkd.learning import learn
+from bookkd.learning import learn, measure_sequences
 from bookkd.learning.learner import Learner
 from bookkd.learning.step import Step
 from bookkd.making import make
@@ -130,7 +130,7 @@ def test_a_part_of_the_texts_finds_its_records(book):
     )  # fmt: skip
 
 
-def test_what_is_not_that_text_is_refused(book):
+def test_what_is_not_that_text_is_refused(book, tmp_path):
     data, knowledge = pairs(), StoredKnowledge(book)
 
     def run(dataset, method=None, known=knowledge, **more):
@@ -154,6 +154,10 @@ def test_what_is_not_that_text_is_refused(book):
         run(moved, rows=list(range(30)))
     with pytest.raises(ConfigError, match=r"`transform` to be None where the teacher sees the text in other tokens"):
         Replay(data, Views(torch.clone, n_views=1))
+    with pytest.raises(ConfigError, match=r"`dataset` to be one side of the pairs, got 'PairedTokens'.*its `teacher`"):
+        make(tmp_path / "b", Teacher(TEACHER), data, VIEWS, task=CausalLM(V_T))
+    with pytest.raises(ConfigError, match="`teacher` to be none: it would be fed the student's tokens"):
+        measure_sequences(Small(5, V_S), data, CausalLM(V_S), teacher=TEACHER, replicates=0)
     with pytest.raises(DataError, match=r"`texts` to be as many on both sides, got 30 and 29"):
         PairedTokens(data.student, pairs(count=29).teacher)
 

@@ -10,13 +10,14 @@ import torch
 
 pytest.importorskip("transformers")
 
-from bookkd.core.errors import BookFormatError, BookMismatchError, ConfigError, DataError
-from bookkd.knowledge import Teacher, lineage_of_weights
-from bookkd.learning import Training, learn
-from bookkd.making import open_texts, write_texts
+from bookkd.book import Dense, TopK
+from bookkd.core.errors import BookFormatError, BookMismatchError, ConfigError, DataError, FidelityError
+from bookkd.knowledge import StoredKnowledge, Teacher, lineage_of_weights
+from bookkd.learning import Training, learn, measure_sequences
+from bookkd.making import make, open_texts, write_texts
 from bookkd.tasks import CausalLM
 from bookkd.views import Views
-from bookkd.zoo import Decoding, TokenDataset, continued, create_causal_lm
+from bookkd.zoo import Decoding, TokenDataset, continued, create_causal_lm, fingerprint
 
 V, END = 20, 0
 LLAMA = {
@@ -132,6 +133,24 @@ def test_an_interrupted_folder_is_gone_on_with(tmp_path):
     assert not same(write_texts(tmp_path / "c", Teacher(network()), asked, how, seed=4, batch_size=3), whole)
 
 
+def test_a_prompt_that_no_fingerprint_looks_at_is_seen(tmp_path):
+    """Of 600 prompts a fingerprint looks at 256: another second one has the same, and other texts."""
+    rows, other = [[1, 2]] * 600, [[1, 2]] * 600
+    other[1] = [5, 6]
+    first, second = (TokenDataset.of("p", each, vocabulary=V, learnt=[False] * 1200) for each in (rows, other))
+    assert fingerprint(first) == fingerprint(second)
+    write_texts(tmp_path / "t", Teacher(network()), first, Decoding(1), batch_size=300)
+    with pytest.raises(BookMismatchError, match="got other prompts"):
+        write_texts(tmp_path / "t", Teacher(network()), second, Decoding(1), batch_size=300)
+    learnt = np.arange(1200) % 2 == 1  # the prompts are half as long
+    third = TokenDataset.of("p", rows, vocabulary=V, learnt=learnt)
+    assert len({first.content, second.content, third.content}) == 3
+    assert (
+        TokenDataset.of("p", rows, vocabulary=V, learnt=[True] * 1200).content
+        == TokenDataset.of("q", rows, vocabulary=9).content
+    )
+
+
 def test_folders_of_other_texts_or_changed_files_are_refused(tmp_path):
     asked, how = prompts(), Decoding(4)
     write_texts(tmp_path / "t", Teacher(network()), asked, how)
@@ -203,3 +222,42 @@ def test_a_student_learns_what_was_written_and_names_the_writer(tmp_path):
     found = lineage_of_weights(tmp_path / "run" / "student.safetensors")
     assert found["parents"] == [teacher.digest]
     assert found["ancestors"][0]["name"] == "writer"
+
+
+@pytest.mark.parametrize(
+    ("separator", "data", "message"),
+    [
+        (None, [[1] * 30] * 4, r"at most 24 tokens, the positions of the model, got 30 \(given\)"),
+        (7, [[0, 1, 2, 0, 3, 4]] * 4, r"`separator` to be 0, as documents begin, got 7 \(given\)"),
+    ],
+)
+def test_networks_refuse_sequences_that_they_cannot_take(tmp_path, separator, data, message):
+    """Before anything is made, learnt or measured."""
+    task, views = CausalLM(V), Views(None, n_views=1)
+    model = network(outputs=V, separator=separator)
+    data = TokenDataset.of("given", data, vocabulary=V, separator=0)
+    for call in (
+        lambda: make(tmp_path / "b", Teacher(network(outputs=V, separator=separator)), data, views, task=task),
+        lambda: learn(model, data, views, task=task),
+        lambda: learn(model, prompts(), views, task=task, validation=data),
+        lambda: measure_sequences(model, data, task, replicates=0),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            call()
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_student_is_compared_with_a_book_as_with_its_teacher(tmp_path):
+    task, asked = CausalLM(V), prompts(9)
+    model, student = network(), network({**GPT2, "n_embd": 8}, seed=7).eval()
+    made = make(tmp_path / "b", Teacher(model), asked, Views(None, n_views=1), task=task, codec=Dense("float32"))
+    live, stored = (
+        measure_sequences(student, asked, task, replicates=0, batch_size=4, **beside).metrics
+        for beside in ({"teacher": model.eval()}, {"book": StoredKnowledge(made)})
+    )
+    assert {"agreement", "acceptance", "teacher_kl"} <= stored.keys() == live.keys()
+    for name, value in live.items():
+        assert stored[name].value == pytest.approx(value.value, rel=1e-4, abs=1e-6)
+    few = make(tmp_path / "few", Teacher(model), asked, Views(None, n_views=1), task=task, codec=TopK(3))
+    with pytest.raises(FidelityError, match="`logits` to be every value of one teacher"):
+        measure_sequences(student, asked, task, replicates=0, book=StoredKnowledge(few))

@@ -10,7 +10,7 @@ import torch
 
 pytest.importorskip("transformers")
 
-from tests.making.test_writing import END, GPT2, V, network, prompts
+from tests.making.test_making_texts import END, GPT2, V, network, prompts
 
 from bookkd.book import Book, Sampled, TopK
 from bookkd.core.errors import BookMismatchError, ConfigError, FidelityError
@@ -145,6 +145,11 @@ def test_other_rounds_and_changed_students_are_refused(tmp_path):
     }.items():
         with pytest.raises(BookMismatchError, match=f"the same start, texts and options, got '?other {name}"):
             call()
+    with pytest.raises(BookMismatchError, match=r"got '?other masked"):
+        learn_by_rollouts(tmp_path / "r", student(), teacher, DATA, rollouts(), masked=(3,))
+    rows = [DATA[row][0].tolist() for row in range(len(DATA))]
+    with pytest.raises(BookMismatchError, match=r"got '?other texts"):
+        learn_by_rollouts(tmp_path / "r", student(), teacher, type(DATA).of("asked", rows, vocabulary=V), rollouts())
     note = tmp_path / "r" / "round-000" / "round.json"
     note.write_text(json.dumps({**json.loads(note.read_text()), "student": "0" * 64}))
     with pytest.raises(BookMismatchError, match=r"`student` to be 0000.*Delete this round"):
@@ -153,6 +158,29 @@ def test_other_rounds_and_changed_students_are_refused(tmp_path):
         learn_by_rollouts(tmp_path / "d", student(), teacher, DATA, rollouts(codec=Sampled(20)))
     with pytest.raises(ConfigError, match="`share` to be between 0 and 1, got 2"):
         rollouts(share=2)
+
+
+def test_all_rounds_are_of_one_teacher(tmp_path, monkeypatch):
+    """It is noted when it is loaded: the second round refuses another, also where the first was killed behind its book."""
+    from bookkd.pipelines import rollouts as module
+
+    def killed(*given, **options):
+        raise KilledError
+
+    plain = module.learn
+    monkeypatch.setattr(module, "learn", killed)
+    with pytest.raises(KilledError):
+        learn_by_rollouts(tmp_path / "r", student(), teacher, DATA, rollouts(**SHORT))
+    monkeypatch.setattr(module, "learn", plain)
+
+    def other():
+        return Teacher(network(seed=5), name="another")
+
+    noted = json.loads((tmp_path / "r" / "rollouts.json").read_text())["teacher"]
+    assert noted == {"digest": teacher().digest, "mode": "eval"}
+    with pytest.raises(BookMismatchError, match=rf"that of the rounds before, {teacher().digest[:16]} \(eval\)"):
+        learn_by_rollouts(tmp_path / "r", student(), other, DATA, rollouts(**SHORT))
+    assert not (tmp_path / "r" / "round-001" / "book").exists()
 
 
 def live(model, folder=None, share=0.5, training=HOW, data=DATA, knowledge=None, **more):
@@ -182,6 +210,17 @@ def test_a_batch_is_the_students_own_text_behind_the_prompts():
     assert 0 < len(kept) < 8
     seen, plain = TASK.batch(half), TASK.batch(batch)
     assert int(seen["weight"].sum()) != int(plain["weight"].sum()) or len(kept) < 8
+
+
+def test_masked_tokens_are_never_written():
+    batch, masked = Replay(DATA, VIEWS).batch([(row, 0) for row in range(8)]), (3, 4, 5, 7, 11)
+    learner = Learner(student(), CausalLM(V, masked=masked))
+    written = OnPolicy(sampling(12), share=1.0).rewritten(batch, learner, step=0, part=0)
+    new = written["label"][written["label"] >= 0]
+    assert len(new) > 40
+    assert not np.isin(new.numpy(), masked).any()
+    plain = OnPolicy(sampling(12), share=1.0).rewritten(batch, Learner(student(), TASK), step=0, part=0)["label"]
+    assert np.isin(plain.numpy(), masked).any()
 
 
 def test_no_gradient_flows_through_the_draws():

@@ -8,7 +8,19 @@ import torch
 
 from bookkd.core.errors import ConfigError, WeightsError
 from bookkd.core.fields import IGNORE_LABEL
-from bookkd.zoo import create_causal_lm, load_causal_lm, load_tokenizer, pack, tokenizer_digest
+from bookkd.zoo import (
+    LanguageModel,
+    PairedTokens,
+    create_causal_lm,
+    keeps_apart,
+    load_causal_lm,
+    load_tokenizer,
+    pack,
+    read_pairs,
+    separator_of,
+    tokenizer_digest,
+)
+from bookkd.zoo.text_files import text
 
 transformers = pytest.importorskip("transformers")
 
@@ -65,6 +77,12 @@ def test_packing():
     assert np.concatenate([data[i][0] for i in range(3)]).tolist() == flat
     labels = np.concatenate([data[i][1] for i in range(3)]).tolist()
     assert labels == [IGNORE_LABEL if token == 0 else token for token in flat]
+    assert data.separator == 0
+    ended = pack("x", documents, length=4, separator=0, end=9, vocabulary=10)
+    assert np.concatenate([ended[i][0] for i in range(4)]).tolist() == [0, 1, 2, 3, 9, 0, 4, 9, 0, 5, 6, 7, 8, 9, 9, 0]
+    assert np.concatenate([ended[i][1] for i in range(4)]).tolist().count(9) == 4
+    with pytest.raises(ConfigError, match="`end` to be another token than the separator, got 0"):
+        pack("x", documents, length=4, separator=0, end=0, vocabulary=10)
     whole = pack("x", documents, length=4, separator=0, vocabulary=10, drop_last=False)
     assert (len(whole), whole[3][0].tolist()) == (4, [0, 1])
 
@@ -89,23 +107,79 @@ def test_the_digest_of_a_tokenizer_is_that_of_what_it_does(tmp_path):
     assert tokenizer_digest(fast) != tokenizer_digest(made)
 
 
+def test_a_tokenizer_that_cuts_and_fills_up_does_neither_to_texts(tmp_path):
+    """Many files of tokenizers say so, as those of sentence encoders; of a book every token counts."""
+    made = tokenizer(("red", "green", "blue", "<doc>", "<s>", "</s>", "<pad>", "[PAD]"))
+    made.add_special_tokens(["</s>", "<doc>"])
+    made.enable_truncation(4)
+    made.enable_padding(length=4, pad_id=8, pad_token="[PAD]")
+    made.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "train.txt").write_text("red green blue red green blue\nred")
+    data = text(tmp_path, "train", length=10, end="</s>")
+    assert data[0][0].tolist() == [4, 1, 2, 3, 1, 2, 3, 6, 4, 1]
+    assert data.control == (4, 6)  # what steers is in the fingerprint
+    sides = PairedTokens.of_texts("t", ["red green blue red green blue", "red red"], student=made, teacher=made)
+    assert sides.student.lengths.tolist() == [6, 2]
+    (tmp_path / "a").write_text("red green blue red green\nred\n")
+    pairs = read_pairs("p", tmp_path / "a", tmp_path / "a", load_tokenizer(tmp_path))
+    assert [len(pairs[row][1]) for row in range(2)] == [6, 2]
+    assert made.truncation is not None  # the caller's stays as it is
+
+
 OPT = {
     "model_type": "opt", "num_hidden_layers": 1, "num_attention_heads": 2, "hidden_size": 16, "ffn_dim": 32,
     "word_embed_proj_dim": 16, "max_position_embeddings": 32,
 }  # fmt: skip
 LFM2 = {
-    "model_type": "lfm2", "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2, "hidden_size": 16,
-    "intermediate_size": 32, "layer_types": ["conv", "full_attention"], "max_position_embeddings": 32,
+    "model_type": "lfm2", "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2, "hidden_size": 32,
+    "intermediate_size": 64, "layer_types": ["conv", "full_attention"], "max_position_embeddings": 32,
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("config", [OPT, LFM2], ids=["opt", "lfm2"])
-def test_a_model_whose_documents_would_see_one_another_is_refused(config):
+XGLM = {
+    "model_type": "xglm", "num_layers": 2, "attention_heads": 2, "d_model": 32, "ffn_dim": 64,
+    "max_position_embeddings": 32,
+}  # fmt: skip
+HALF = [torch.float32, torch.bfloat16, torch.float16]
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("config", [OPT, LFM2, XGLM], ids=["opt", "lfm2", "xglm"])
+def test_a_model_whose_documents_would_see_one_another_is_refused(config, dtype):
+    """In half precision too, where what leaks is less than what rounding changes between batches of other shapes."""
+    made = create_causal_lm(config, vocabulary=50)
     with pytest.raises(
-        ConfigError, match=r"one that keeps documents apart by position_ids, got '(OPT|Lfm2)ForCausalLM'"
+        ConfigError, match=r"one that keeps documents apart by position_ids, got '(OPT|Lfm2|XGLM)ForCausalLM'"
     ):
-        create_causal_lm(config, vocabulary=50, separator=0)
-    create_causal_lm(config, vocabulary=50)
+        LanguageModel(made.model.to(dtype), separator=0)
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("config", [GPT2, LLAMA], ids=["gpt2", "llama"])
+def test_a_model_that_keeps_documents_apart_is_taken_in_any_precision(config, dtype):
+    made = create_causal_lm(config, vocabulary=50).train()
+    assert keeps_apart(made.model.to(dtype), 49)
+    assert made.model.training
+
+
+def test_what_a_book_notes_of_documents_is_read_again():
+    assert separator_of(f"eval, {create_causal_lm(GPT2, vocabulary=50, separator=7).mode}, shifted by 3") == 7
+    assert separator_of(f"eval{create_causal_lm(GPT2, vocabulary=50).mode}") is None
+
+
+def test_sequences_that_a_model_cannot_take_are_refused():
+    packed = pack("long", [[1, 2, 3, 4, 5]] * 12, length=36, separator=0, vocabulary=10)
+    create_causal_lm(GPT2, vocabulary=10, separator=0).check_data(packed)  # its documents are short
+    with pytest.raises(ConfigError, match=r"at most 32 tokens, the positions of the model, got 36 \(long\)"):
+        create_causal_lm(GPT2, vocabulary=10).check_data(packed)
+    whole = pack("one", [[1] * 40], length=41, separator=0, vocabulary=10)
+    with pytest.raises(ConfigError, match=r"at most 32 tokens.* got 41 \(one\)"):
+        create_causal_lm(LLAMA, vocabulary=10, separator=0).check_data(whole)
+    with pytest.raises(ConfigError, match=r"`separator` to be 0, as documents begin, got 3 \(long\)"):
+        create_causal_lm(GPT2, vocabulary=10, separator=3).check_data(packed)
+
+
+def test_only_a_tokenizer_of_the_package_has_a_digest():
     with pytest.raises(ConfigError, match="one of the package tokenizers, got 'object'"):
         tokenizer_digest(object())
 

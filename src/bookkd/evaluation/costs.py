@@ -10,6 +10,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from bookkd.core.check import at_least
@@ -163,8 +164,14 @@ def _bytes(module: nn.Module) -> int:
 def _macs(module: nn.Module, preprocess: Callable[[Tensor], Tensor], batch: Sequence[Tensor]) -> int:
     inputs = preprocess(batch[0])
     # The counter says floating-point operations: a multiply and an add are two.
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        module(inputs, *batch[1:])
+    # Of attention it counts matrix products alone: neither the kernels that fuse them, nor the whole layers of torch's fast path.
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            module(inputs, *batch[1:])
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
     return int(counter.get_total_flops()) // (2 * len(batch[0]))
 
 

@@ -20,9 +20,9 @@ from bookkd.knowledge.teacher import Teacher
 from bookkd.losses import DenseTarget
 from bookkd.tasks import Task
 from bookkd.views import Pick, Replay, Views, collate
-from bookkd.zoo import fingerprint
+from bookkd.zoo import check_takes, fingerprint
 
-__all__ = ["Progress", "Viewed", "plan_book", "say", "write_units"]
+__all__ = ["Progress", "Viewed", "check_speaker", "plan_book", "say", "write_units"]
 
 Progress = Callable[[int, int], None]
 
@@ -44,16 +44,29 @@ class _UnitBatches:
                 yield [Pick(sample, unit.view) for sample in range(start, stop)]
 
 
+def check_speaker(teacher: Teacher, dataset: Any) -> None:
+    """Refuse samples that the teacher cannot take, and a text in the tokens of two: it would be fed the student's.
+
+    Raises:
+        ConfigError: naming which.
+    """
+    if hasattr(dataset, "of_book"):
+        do = "Make it of its `teacher`, the teacher's tokens; students learn from that book with the pairs."
+        raise ConfigError(expected("dataset", "one side of the pairs", type(dataset).__name__, where="make", do=do))
+    check_takes(teacher.network, dataset)
+
+
 def plan_book(
     teacher: Teacher, dataset: Any, views: Views, task: Task, *, codec: Codec, temperatures: tuple[float, ...]
 ) -> Plan:
     """Return the plan of a book by one teacher; arguments as `make`.
 
     Raises:
-        ConfigError: for data that the task would misread.
+        ConfigError: for data that the task would misread, a network that cannot take it, or a text in the tokens of two.
         FidelityError: for a sparse codec where the task needs every value.
     """
     task.check_data(dataset)
+    check_speaker(teacher, dataset)
     of_teacher = task.of_teacher()
     check = getattr(of_teacher, "check_utterances", None)
     if check is not None:

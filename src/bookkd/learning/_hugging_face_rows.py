@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from bookkd.core.errors import ConfigError, DataError, expected
 from bookkd.core.fields import IGNORE_LABEL, INPUT, LABEL, LENGTH, SAMPLE, VIEW, WEIGHT
 from bookkd.views import Pick, Replay, Views
-from bookkd.zoo import TokenDataset, tokenizer_digest
+from bookkd.zoo import TokenDataset, special_tokens, tokenizer_digest
 
 __all__ = ["NUMBER", "Collator", "Numbered", "Rows", "batch_of", "proof_of", "tokens_of"]
 
@@ -36,7 +36,7 @@ def tokens_of(dataset: Any, *, vocabulary: int, tokenizer: Any = None, name: str
         dataset: `dataset[i]` is a mapping with `input_ids` and, if not every token is to be learnt, `labels`. A row that is padded
             already has an `attention_mask`, and is cut by it.
         vocabulary: Tokens that there are.
-        tokenizer: What made them, for the fingerprint; None where nobody knows.
+        tokenizer: What made them, for the fingerprint, which names its special tokens too; None where nobody knows.
         name: Name of the set.
 
     Raises:
@@ -50,7 +50,10 @@ def tokens_of(dataset: Any, *, vocabulary: int, tokenizer: Any = None, name: str
     digest = "" if tokenizer is None else tokenizer_digest(tokenizer)
     flat = np.concatenate([learnt for _, learnt in read]) if read else np.empty(0, bool)
     given = None if flat.all() else flat
-    return TokenDataset.of(name, [ids for ids, _ in read], vocabulary=vocabulary, tokenizer=digest, learnt=given)
+    control = () if tokenizer is None else tuple(each for each in special_tokens(tokenizer) if each < vocabulary)
+    return TokenDataset.of(
+        name, [ids for ids, _ in read], vocabulary=vocabulary, tokenizer=digest, learnt=given, control=control
+    )
 
 
 def _tokens(row: Mapping[str, Any], where: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
@@ -171,6 +174,13 @@ def _rows(batch: Mapping[str, Any], numbers: Tensor) -> Rows:
             do = 'Set the tokenizer\'s padding_side to "right".'
             raise ConfigError(expected("padding", "at the end of each row", "elsewhere", where="BookTrainer", do=do))
     labels = batch.get("labels", tokens)
+    other = (labels != _IGNORED) & (labels != tokens) if labels.shape == tokens.shape else torch.ones_like(tokens) > 0
+    if bool(other.any()):
+        row, place = other.nonzero()[0].tolist()
+        do = "Let the collator leave labels unshifted: models and losses shift them."
+        got = f"{int(labels[row, place])} at token {place}" if labels.shape == tokens.shape else list(labels.shape)
+        where = f"BookTrainer, row {int(numbers[row])}"
+        raise ConfigError(expected("labels", f"the tokens themselves, or {_IGNORED}", got, where=where, do=do))
     cut = tuple(row[:length].clone() for row, length in zip(tokens, lengths, strict=True))
     return Rows(numbers, cut, labels.masked_fill(labels == _IGNORED, IGNORE_LABEL))
 

@@ -32,7 +32,7 @@ from bookkd.learning.configuration import check_task
 from bookkd.methods import LLMKD, BaseMethod, Method
 from bookkd.tasks import CausalLM
 from bookkd.views import probe
-from bookkd.zoo import tokenizer_digest
+from bookkd.zoo import fingerprint, keeps_apart, positions_within, separator_of, takes, tokenizer_digest
 
 __all__ = ["BookLoss", "BookTrainer", "tokens_of"]
 
@@ -73,6 +73,8 @@ class BookLoss(_Mixed):  # type: ignore[misc]
     def numbered(self, dataset: Any, rows: Any) -> Numbered:
         """Return the rows with their numbers, after proof that the book is of them."""
         found = Numbered(dataset, _rows_of(self.knowledge.book.plan, dataset, rows, str(self.knowledge.book.path)))
+        if not {PROBE_HASH, PROBE_PROJECTIONS} <= self.knowledge.book.fields.keys():
+            _check_fingerprint(self.knowledge.book.plan, dataset, rows, str(self.knowledge.book.path))
         proof = proof_of(found.dataset, found.rows, _PROVEN)
         try:
             self.knowledge.check(proof)
@@ -111,10 +113,14 @@ class BookLoss(_Mixed):  # type: ignore[misc]
     ) -> Any:
         """Return the method's loss on rows of the book, the model's own on others."""
         rows: Rows | None = inputs.pop(NUMBER, None)
+        if takes(self.accelerator.unwrap_model(model), "use_cache"):
+            # With a cache Transformers does not look at position_ids for where documents begin.
+            inputs = {"use_cache": False, **inputs}
         if rows is None or not model.training:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         batch = batch_of(inputs["input_ids"], rows)
-        outputs = model(**{key: value for key, value in inputs.items() if key not in self._left_out(inputs)})
+        left_out = self._left_out(inputs, rows)
+        outputs = model(**{key: value for key, value in inputs.items() if key not in left_out})
         said = self.task.fields(outputs, batch)
         seen = self.task.batch(batch)
         # What the book is asked by stays on the processor.
@@ -130,26 +136,64 @@ class BookLoss(_Mixed):  # type: ignore[misc]
         loss = loss + self._of_experts(outputs)
         return (loss, outputs) if return_outputs else loss
 
-    def _left_out(self, inputs: Mapping[str, Any]) -> tuple[str, ...]:
+    @property
+    def _separator(self) -> int | None:
+        """Token that begins each document, where the teachers of the book kept them apart."""
+        found = {separator_of(teacher.mode) for teacher in self.knowledge.teachers}
+        if len(found) > 1:
+            do = "Learn from books whose teachers saw documents alike."
+            raise ConfigError(
+                expected("teachers", "of one separator", sorted(map(str, found)), where="BookTrainer", do=do)
+            )
+        return next(iter(found), None)
+
+    def check_student(self) -> None:
+        """Refuse a model of fewer tokens than the book's, or one whose documents see one another where the teacher's did not."""
+        model, separator = self.accelerator.unwrap_model(self.model), self._separator
+        tokenizer = getattr(self, "processing_class", None)
+        check_model(self.knowledge.book.plan, model, tokenizer, str(self.knowledge.book.path))
+        if separator is not None and not keeps_apart(model, separator):
+            do = "Make the book of a teacher with separator=None, or train another kind of model."
+            where = f"BookTrainer, whose book's teacher saw documents apart at token {separator}"
+            wish = "one that keeps documents apart by position_ids"
+            raise ConfigError(expected("model", wish, type(model).__name__, where=where, do=do))
+
+    def _left_out(self, inputs: Mapping[str, Any], rows: Rows) -> tuple[str, ...]:
         """Return the inputs that are none of the model's, after proof that it sees of a row what the teacher saw.
 
         Beside a mask Transformers takes position_ids for those of one document; as rows are padded at the end, none is needed.
         """
-        modes = [teacher.mode for teacher in self.knowledge.teachers if "documents apart" in teacher.mode]
-        if not modes:
-            return ("labels", "shift_labels")
-        if "position_ids" not in inputs:
+        separator, given, tokens = self._separator, inputs.get("position_ids"), inputs["input_ids"]
+        saw = "documents together" if separator is None else f"documents apart at token {separator}"
+        where = f"BookTrainer, whose book's teacher saw {saw}"
+        if separator is not None and given is None:
             do = "Let the collator give them (bookkd.zoo.positions_within), or make the book with separator=None."
-            where = f"BookTrainer, whose book's teacher saw {modes[0].removeprefix('eval, ')}"
             raise ConfigError(expected("position_ids", "in the batch", "none", where=where, do=do))
-        return ("labels", "shift_labels", "attention_mask")
+        if given is not None and given.shape == tokens.shape:
+            there = torch.arange(tokens.shape[1], device=tokens.device) < rows.lengths.to(tokens.device)[:, None]
+            if separator is None:
+                wrong, wish = (given[:, 1:] - given[:, :-1] != 1) & there[:, 1:], "counted on through each row"
+            else:
+                wrong, wish = (given != positions_within(tokens, separator)) & there, "counted from each separator"
+            found = wrong.nonzero()[:1].tolist()
+            if found:
+                row, place = found[0][0], found[0][1] + int(separator is None)
+                do = "Let the collator leave them out." if separator is None else "Use bookkd.zoo.positions_within."
+                got = f"{int(given[row, place])} at token {place} of row {int(rows.numbers[row])}"
+                raise ConfigError(expected("position_ids", wish, got, where=where, do=do))
+        return ("labels", "shift_labels") if separator is None else ("labels", "shift_labels", "attention_mask")
 
     def _of_experts(self, outputs: Any) -> Tensor | float:
         """Return the auxiliary loss that spreads tokens over experts, which a model adds to its own loss alone."""
         found = getattr(outputs, "aux_loss", None)
         if not isinstance(found, Tensor):
             return 0.0
-        weight = getattr(self.accelerator.unwrap_model(self.model).config, "router_aux_loss_coef", 0.0)
+        config = self.accelerator.unwrap_model(self.model).config
+        weight = getattr(config, "router_aux_loss_coef", None)
+        if weight is None:
+            do = "Set it in the configuration of the model, or output_router_logits to False."
+            where = f"BookTrainer, a {type(config).__name__} that gives an auxiliary loss"
+            raise ConfigError(expected("router_aux_loss_coef", "in the config", None, where=where, do=do))
         weighted: Tensor = found * weight / self.current_gradient_accumulation_steps
         return weighted
 
@@ -186,8 +230,8 @@ class BookTrainer(BookLoss, _Trainer):  # type: ignore[misc]
             padded at the end while training as the script likes.
 
     Raises:
-        ConfigError: for a book of another task or of several views, a method that wants more than the book or this door has, or an
-            option of the `Trainer` that would have no effect.
+        ConfigError: for a book of another task or of several views, a method that wants more than the book or this door has, an option
+            of the `Trainer` that would have no effect, or a model or positions that show it other documents than the teacher saw.
         BookMismatchError: for another tokenizer, another number of rows, or a smaller vocabulary of the model.
         ViewMismatchError: for rows in another order, or cut elsewhere.
     """
@@ -204,11 +248,10 @@ class BookTrainer(BookLoss, _Trainer):  # type: ignore[misc]
         **options: Any,
     ) -> None:
         self.open_book(book, method, probe_share, args, options)
-        plan, where = self.knowledge.book.plan, str(self.knowledge.book.path)
-        check_model(plan, model, options.get("processing_class"), where)
         dataset = options.pop("train_dataset", None)
         dataset = None if dataset is None else self.numbered(dataset, rows)
         super().__init__(model, args, train_dataset=dataset, **options)
+        self.check_student()
         self.data_collator: Any = Collator(self.data_collator)
 
 
@@ -221,6 +264,16 @@ def _cut(book: Book, batch: Mapping[str, Any]) -> str:
         if kept != length:
             return f" Row {row} has {length} tokens, the book's {kept}: one of them was cut at another length."
     return ""
+
+
+def _check_fingerprint(plan: Any, dataset: Any, rows: Any, where: str) -> None:
+    """Refuse rows of a book without probes, unless they are all of them and have its fingerprint."""
+    known = plan.data.get("samples")
+    mine = None if rows is not None else fingerprint(tokens_of(dataset, vocabulary=plan.data["vocabulary"]))["samples"]
+    if known is None or mine != known:
+        do = "Pass the rows that the book was made of, all and in their order, or make a book with probes."
+        wish = f"those of {where}, which has no probes but a fingerprint {known}"
+        raise BookMismatchError(expected("rows", wish, mine or "a part of them", do=do))
 
 
 def _check_book(plan: Any, where: str) -> None:
@@ -272,10 +325,13 @@ def _rows_of(plan: Any, dataset: Any, rows: Any, where: str) -> npt.NDArray[np.i
             raise BookMismatchError(expected("rows", f"{plan.n_samples}, as {where} has", len(dataset), do=do))
         return np.arange(plan.n_samples, dtype=np.int64)
     found = np.asarray(rows)
-    fits = found.shape == (len(dataset),) and found.dtype.kind in "ui"
-    if not fits or (len(found) and not 0 <= int(found.min()) <= int(found.max()) < plan.n_samples):
-        wish = f"one row of the book, below {plan.n_samples}, for each of {len(dataset)}"
+    wish = f"one row of the book, below {plan.n_samples}, for each of {len(dataset)}"
+    if found.shape != (len(dataset),) or (found.dtype.kind not in "ui" and len(found)):
         raise ConfigError(expected("rows", wish, f"{found.dtype} {found.shape}", where="BookTrainer"))
+    wrong = np.flatnonzero((found < 0) | (found >= plan.n_samples))
+    if len(wrong):
+        got = f"{int(found[wrong[0]])} for row {int(wrong[0])}"
+        raise ConfigError(expected("rows", wish, got, where="BookTrainer"))
     return found.astype(np.int64)
 
 

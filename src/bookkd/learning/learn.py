@@ -57,7 +57,7 @@ from bookkd.learning.validation import Validation
 from bookkd.methods import Method, Supervised
 from bookkd.tasks import Task
 from bookkd.views import CachedViews, Replay, Views
-from bookkd.zoo import load_weights, save_weights
+from bookkd.zoo import check_takes, load_weights, save_weights
 
 __all__ = ["Learned", "learn"]
 
@@ -172,6 +172,7 @@ def learn(
     check_batches(training, samples=n_rows, views_per_sample=n_next, whole=objective.relational)
     trainable(student)
     learner = Learner(student, task, preprocess=preprocess, connectors=objective.connectors, passes=method.passes)
+    _check_networks(student, knowledge, dataset, checked)
     if on_policy is not None:
         on_policy.check(learner, task, knowledge)
     folder = None
@@ -268,6 +269,19 @@ def _weights(learner: Learner) -> dict[str, nn.Module]:
     """Return file name -> network: the student, and the other peers of a cohort."""
     networks = list(learner.student.peers) if isinstance(learner.student, Cohort) else [learner.student]
     return {f"student{f'-{place}' if place else ''}.safetensors": network for place, network in enumerate(networks)}
+
+
+def _check_networks(student: nn.Module, knowledge: Knowledge | None, dataset: Any, checked: Validation | None) -> None:
+    """Let networks refuse what they cannot take or learn."""
+    for network in student.peers if isinstance(student, Cohort) else [student]:
+        check = getattr(network, "check_student", None)
+        if check is not None:
+            check()
+        check_takes(network, dataset)
+        if checked is not None:
+            check_takes(network, checked.dataset)
+    for live in teachers_of(knowledge):
+        check_takes(live.teacher.network, dataset)
 
 
 def _check_cohort(student: nn.Module, method: Method) -> None:

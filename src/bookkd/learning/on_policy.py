@@ -86,8 +86,9 @@ class OnPolicy:
         learnt = [labels[row, :length] for row, length in enumerate(lengths)]
         prompts = [texts[row][: _begin(learnt[row])] for row in rows]
         draws = int(draw64(self.seed, "on-policy text", [step], [part])[0, 0] >> np.uint64(1))
+        decoding = self.decoding.without(task.masked)
         written = continued(
-            student, [prompt.cpu() for prompt in prompts], self.decoding, vocabulary=task.vocabulary, seed=draws
+            student, [prompt.cpu() for prompt in prompts], decoding, vocabulary=task.vocabulary, seed=draws
         )
         for row, prompt, new in zip(rows, prompts, written, strict=True):
             behind = torch.from_numpy(new).to(prompt)

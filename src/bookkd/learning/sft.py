@@ -23,7 +23,7 @@ from torch import nn
 from bookkd.core.errors import ConfigError, MissingExtraError, expected
 from bookkd.core.names import require
 from bookkd.learning._hugging_face_rows import Collator
-from bookkd.learning.hugging_face import BookLoss, check_model
+from bookkd.learning.hugging_face import BookLoss
 from bookkd.methods import Method
 
 __all__ = ["BookSFTTrainer", "sft_rows"]
@@ -75,7 +75,7 @@ class BookSFTTrainer(BookLoss, _SFTTrainer):  # type: ignore[misc]
         self.open_book(book, method, probe_share, args, options)
         super().__init__(model, args, **options)
         _check(self.args)
-        check_model(self.knowledge.book.plan, self.model, self.processing_class, str(self.knowledge.book.path))
+        self.check_student()
         self.train_dataset: Any = self.numbered(self.train_dataset, rows)
         self.data_collator: Any = Collator(self.data_collator)
 

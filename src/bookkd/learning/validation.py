@@ -11,8 +11,8 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from bookkd.core.errors import ConfigError, DataError, expected
-from bookkd.core.fields import LOGITS, MEAN, VARIANCE
+from bookkd.core.errors import ConfigError, DataError, FidelityError, expected
+from bookkd.core.fields import COUNTS, LOGITS, MEAN, VARIANCE
 from bookkd.core.names import choose
 from bookkd.evaluation import (
     Evaluation,
@@ -24,10 +24,12 @@ from bookkd.evaluation import (
     evaluate_multi_label,
     evaluate_regression,
 )
+from bookkd.knowledge import StoredKnowledge
 from bookkd.learning.learner import Learner
 from bookkd.losses import DenseTarget
 from bookkd.tasks import Predictions, Task, predict
 from bookkd.views import Pick, Replay, Views
+from bookkd.zoo import check_takes
 
 __all__ = [
     "Gatherer",
@@ -135,6 +137,7 @@ def measure_sequences(
     task: Task,
     *,
     teacher: Callable[..., Any] | None = None,
+    book: StoredKnowledge | None = None,
     transform: Callable[[Any], Tensor] | None = None,
     gatherer: Gatherer | None = None,
     batch_size: int = 256,
@@ -150,6 +153,7 @@ def measure_sequences(
         dataset: Of sequences, such as `bookkd.zoo.TokenDataset`.
         task: One whose records are sequences.
         teacher: Another network to be compared with, on the same device.
+        book: A book of these samples as they are, of codec dense or int8, to be compared with in place of a teacher.
         transform: Deterministic transform of a view; None where the data set gives tensors.
         gatherer: What gathers the metrics, such as a `TranscriptSums` that decodes by a beam; None for that of the task.
         batch_size: Most sequences a pass; fewer where these are long, or the classes many, so that a pass says at most 2^26 logits.
@@ -159,14 +163,21 @@ def measure_sequences(
         level: Share of the replicates inside an interval.
 
     Raises:
-        ConfigError: for a task whose records are no sequences, or data that it would misread.
+        ConfigError: for a task whose records are no sequences, data that it would misread, or a network that cannot take it.
+        FidelityError: for a book that keeps less than every value.
     """
     if task.name not in _GATHERERS:
         wish = f"one whose records are sequences: {', '.join(sorted(_GATHERERS))}"
         raise ConfigError(expected("task", wish, task.name, where="evaluation"))
     task.check_data(dataset)
+    for each in (network, getattr(teacher, "network", teacher)):
+        check_takes(each, dataset)
+    if teacher is not None and hasattr(dataset, "of_book"):
+        do = "Measure the student on labels alone, or on the teacher's tokens with a student of these."
+        where = "evaluation of a text in two kinds of tokens"
+        raise ConfigError(expected("teacher", "none: it would be fed the student's tokens", "one", where=where, do=do))
     sums = _GATHERERS[task.name](task) if gatherer is None else gatherer
-    replay = Replay(dataset, Views(transform, n_views=1), probe_share=0)
+    replay = Replay(dataset, Views(transform, n_views=1), probe_share=0 if book is None else 1)
     batch_size = samples_of_pass(task, dataset, batch_size)
     with torch.inference_mode():
         for start in range(0, len(replay), batch_size):
@@ -181,8 +192,21 @@ def measure_sequences(
             if theirs is not None:
                 shown = task.targets({name: DenseTarget(value) for name, value in theirs.items()}, batch)
                 theirs = {name: target.logits for name, target in shown.items()}
+            elif book is not None:
+                theirs = _of_book(book, task, batch, counts)
             sums.add(task.student(said), seen, counts, theirs)
     return sums.measures(replicates=replicates, seed=seed, level=level)
+
+
+def _of_book(book: StoredKnowledge, task: Task, batch: Mapping[str, Any], counts: Tensor) -> dict[str, Tensor]:
+    """Return what a book says at every position of a batch."""
+    said = task.targets(book.targets({**batch, COUNTS: counts.cpu()}, tuple(task.field_infos)), batch)
+    for name, target in said.items():
+        if not isinstance(target, DenseTarget):
+            do = "Compare with a book of codec dense or int8, by one teacher."
+            where = str(book.book.path)
+            raise FidelityError(expected(name, "every value of one teacher", type(target).__name__, where=where, do=do))
+    return {name: target.logits.float() for name, target in said.items()}
 
 
 def measure_network(

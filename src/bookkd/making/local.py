@@ -16,7 +16,7 @@ import torch
 from bookkd.book import Auto, Book, BookWriter, Codec, Dense, newest_plan
 from bookkd.core.errors import DataError, expected
 from bookkd.knowledge import LiveKnowledge, Teacher, keys_of
-from bookkd.knowledge.writing import Progress, plan_book, write_units
+from bookkd.knowledge.writing import Progress, check_speaker, plan_book, write_units
 from bookkd.making.batch_size import find_batch_size
 from bookkd.making.choosing import Told, chosen_codec
 from bookkd.making.on_device import encoding_on
@@ -81,6 +81,7 @@ def make(
         raise DataError(expected("dataset", "at least one sample", 0, do="Check --data.root and --data.split."))
     check_replay(replay)
     task.check_data(dataset)  # before the batch size is tried
+    check_speaker(teacher, dataset)
     if batch_size is None:
         batch_size = _planned_batch_size(path) or find_batch_size(teacher, *_longest_record(replay, task))
     choice: Mapping[str, Any] = {}

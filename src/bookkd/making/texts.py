@@ -126,7 +126,7 @@ def _plan(teacher: Teacher, prompts: TokenDataset, decoding: Decoding, seed: int
         "decoding": asdict(decoding),
         "seed": at_least(seed, 0, "seed", where="write_texts"),
         "batch_size": batch_size,
-        "prompts": fingerprint(prompts),
+        "prompts": {**fingerprint(prompts), "content": prompts.content},
         "vocabulary": prompts.vocabulary,
         "tokenizer": prompts.tokenizer,
         "pad_value": prompts.pad_value,

@@ -10,17 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bookkd.core.errors import ConfigError, FidelityError, expected
+from bookkd.core.errors import FidelityError, expected
 from bookkd.core.fields import LOGITS, SAMPLE, VARIANCE, VIEW, WEIGHT
 from bookkd.evaluation import Evaluation, Measures, cost
 from bookkd.knowledge import StoredKnowledge, check_alignment
-from bookkd.learning import Learner, find_device, measure, measure_network, predictions_of
+from bookkd.learning import Learner, find_device, measure, measure_sequences, predictions_of
 from bookkd.losses import DenseTarget, FullTarget
 from bookkd.pipelines.learn_student import views_of_book
 from bookkd.pipelines.options import DataOptions, NetworkOptions
-from bookkd.pipelines.task import build_task, says_variance, task_name, with_variance
+from bookkd.pipelines.task import build_task, says_variance, task_name, with_masked, with_variance
 from bookkd.tasks import Task, predict
 from bookkd.views import Pick, Replay, Views
+from bookkd.zoo import check_takes
 
 __all__ = ["evaluate_student", "example_of", "unchanged_views"]
 
@@ -68,11 +69,26 @@ def evaluate_student(
     learner = Learner(network, chosen, preprocess=preprocess).to(device)
     if any(info.by_position for info in plain.field_infos.values()):
         if stored is not None:
-            do = "Compare with a live teacher: --teacher NAME."
-            raise ConfigError(expected("book", "absent where samples are sequences", book, where="evaluate", do=do))
-        beside = teacher.teacher(plain.n_outputs, device) if teacher is not None and teacher.name else None
-        result: Evaluation | Measures = measure_network(
-            learner.eval().compute, dataset, plain, teacher=beside, device=device, replicates=replicates, seed=seed
+            plain = with_masked(plain, stored)
+            seen = unchanged_views(stored)
+            names = plain.class_names
+            check_alignment(stored, dataset, seen, class_names=names, task=plain.name, masked=plain.masked)
+        check_takes(network, dataset)
+        beside = (
+            teacher.teacher(plain.n_outputs, device)
+            if stored is None and teacher is not None and teacher.name
+            else None
+        )
+        result: Evaluation | Measures = measure_sequences(
+            learner.eval().compute,
+            dataset,
+            plain,
+            teacher=beside,
+            book=stored,
+            batch_size=batch_size,
+            device=device,
+            replicates=replicates,
+            seed=seed,
         )
         return _report(result, plain, data, dataset, network, preprocess, device if latency else None)
     said = predictions_of(learner, dataset, batch_size=batch_size)

@@ -31,6 +31,7 @@ from bookkd.zoo import Decoding, TokenDataset, fingerprint, load_weights, weight
 __all__ = ["RolledOut", "Rollouts", "learn_by_rollouts", "mixed_texts"]
 
 _VIEWS = Views(None, n_views=1)
+_NOTE = "rollouts.json"
 
 
 def _gkd() -> LLMKD:
@@ -113,7 +114,8 @@ def learn_by_rollouts(
         masked: Tokens that nobody says, see `CausalLM`.
 
     Raises:
-        BookMismatchError: if the folder holds rounds of another student, other texts or other options.
+        BookMismatchError: if the folder holds rounds of another student, other texts, masked tokens or options, or of another teacher
+            than the one that is loaded.
         ConfigError: for a student that cannot write, or a method that the books cannot serve.
 
     Source: Agarwal et al. 2024, GKD (arXiv 2306.13649), algorithm 1; its batches are written by the student of that step, those of a
@@ -121,13 +123,13 @@ def learn_by_rollouts(
     """
     folder, task = Path(out), CausalLM(texts.vocabulary, masked=masked)
     make_folder(folder)
-    _begin(folder, student, texts, rollouts)
+    _begin(folder, student, texts, rollouts, task)
     done: list[dict[str, Any]] = []
     for turn in range(rollouts.rounds):
         place = folder / f"round-{turn:03d}"
         record = _finished(place, student)
         if record is None:
-            record = _round(place, turn, student, teacher, texts, rollouts, task, validation)
+            record = _round(place, turn, student, lambda: _same(folder, teacher()), texts, rollouts, task, validation)
         done.append(record)
     return RolledOut(student.cpu().eval(), done, folder)
 
@@ -160,7 +162,7 @@ def _learnt(side: TokenDataset, row: int) -> np.ndarray[Any, Any]:
     return np.ones(len(tokens), bool) if labels is None else (labels >= 0).numpy()
 
 
-def _begin(folder: Path, student: nn.Module, texts: TokenDataset, rollouts: Rollouts) -> None:
+def _begin(folder: Path, student: nn.Module, texts: TokenDataset, rollouts: Rollouts, task: CausalLM) -> None:
     """Note what the rounds are of, or refuse a folder of others; more rounds of the same are gone on with."""
     options = {**asdict(replace(rollouts, codec=TopK(1), method=_gkd())), "rounds": None}
     options |= {
@@ -168,8 +170,10 @@ def _begin(folder: Path, student: nn.Module, texts: TokenDataset, rollouts: Roll
         "method": {"name": rollouts.method.name, **plain(rollouts.method)},
         "training": plain(rollouts.training),
     }
-    mine = parse(canonical({"start": weights_digest(student), "texts": fingerprint(texts), **options}), "rollouts")
-    path = folder / "rollouts.json"
+    given = {**fingerprint(texts), "content": texts.content}
+    start = {"start": weights_digest(student), "texts": given, "masked": list(task.masked)}
+    mine = parse(canonical({**start, **options}), "rollouts")
+    path = folder / _NOTE
     if not path.is_file():
         write_atomic(path, pretty(mine))
         return
@@ -179,6 +183,21 @@ def _begin(folder: Path, student: nn.Module, texts: TokenDataset, rollouts: Roll
         do = "Choose another folder, or delete this one."
         wish = "rounds of the same start, texts and options"
         raise BookMismatchError(expected("folder", wish, f"other {', '.join(other)}", where=str(folder), do=do))
+
+
+def _same(folder: Path, teacher: Teacher) -> Teacher:
+    """Return the teacher of all rounds, which the first to be loaded is; refuse another."""
+    known, mine = read(folder / _NOTE), {"digest": teacher.digest, "mode": teacher.mode}
+    theirs = known.get("teacher")
+    if theirs is None:
+        write_atomic(folder / _NOTE, pretty({**known, "teacher": mine}))
+    elif theirs != mine:
+        do = "Choose another folder, or delete this one."
+        wish, got = (f"{each['digest'][:16]} ({each['mode']})" for each in (theirs, mine))
+        raise BookMismatchError(
+            expected("teacher", f"that of the rounds before, {wish}", got, where=str(folder), do=do)
+        )
+    return teacher
 
 
 def _finished(place: Path, student: nn.Module) -> dict[str, Any] | None:
@@ -214,7 +233,7 @@ def _round(
 ) -> dict[str, Any]:
     make_folder(place)
     parent, seed = weights_digest(student), _seed(rollouts.seed, turn)
-    decoding = replace(rollouts.decoding, never=tuple(sorted({*rollouts.decoding.never, *task.masked})))
+    decoding = rollouts.decoding.without(task.masked)
     with _speaking(student, f"student of round {turn}") as writer:
         written = write_texts(place / "texts", writer, texts, decoding, seed=seed, batch_size=rollouts.batch_size)
     data = mixed_texts(texts, written, rollouts.share, seed=rollouts.seed, turn=turn)

@@ -15,10 +15,10 @@ from bookkd.core.fields import INPUT, MEAN, VARIANCE
 from bookkd.core.names import choose
 from bookkd.knowledge import StoredKnowledge, Teacher
 from bookkd.learning import Cohort
-from bookkd.tasks import TASKS, Regression, Task, task_class
+from bookkd.tasks import TASKS, CausalLM, Regression, Task, task_class
 from bookkd.views import Pick, Replay, Views
 
-__all__ = ["build_task", "check_task", "says_variance", "task_name", "with_variance"]
+__all__ = ["build_task", "check_task", "says_variance", "task_name", "with_masked", "with_variance"]
 
 
 def task_name(given: str, stored: StoredKnowledge | None) -> str:
@@ -72,6 +72,12 @@ def check_task(task: Task, dataset: Any, name: str) -> None:
     labels = getattr(dataset, "labels", None)
     if labels is not None:
         task.check_labels(np.asarray(labels), name)
+
+
+def with_masked(task: Task, stored: StoredKnowledge | None) -> Task:
+    """Return a language model's task with the tokens that a book says nobody may say, where it masks none of its own; any other as it is."""
+    masked = () if stored is None else tuple(stored.book.plan.masked_classes)
+    return replace(task, masked=masked) if isinstance(task, CausalLM) and not task.masked else task
 
 
 def with_variance(task: Task, *, teacher: bool | None, student: bool) -> Task:

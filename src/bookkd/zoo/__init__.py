@@ -9,11 +9,15 @@ from bookkd.zoo.images import ArrayDataset, ImageDataset, SubsetDataset, VectorD
 from bookkd.zoo.language import (
     LanguageModel,
     create_causal_lm,
+    keeps_apart,
     load_causal_lm,
     load_tokenizer,
     pack,
+    plain_tokenizer,
     positions_within,
+    separator_of,
     special_tokens,
+    takes,
     tokenizer_digest,
 )
 from bookkd.zoo.networks import create_network
@@ -22,7 +26,7 @@ from bookkd.zoo.pairs import PairDataset, read_pairs
 from bookkd.zoo.preprocess import Preprocess, create_preprocess
 from bookkd.zoo.recordings import spoken_digits
 from bookkd.zoo.seq2seq import Seq2SeqModel, create_seq2seq, load_seq2seq
-from bookkd.zoo.sequences import TokenDataset
+from bookkd.zoo.sequences import TokenDataset, check_takes
 from bookkd.zoo.sounds import log_mel
 from bookkd.zoo.spec_augment import SpecAugment
 from bookkd.zoo.speech import SpeechDataset, Utterance, read_speech
@@ -61,6 +65,7 @@ __all__ = [
     "TranslationTransformer",
     "Utterance",
     "VectorDataset",
+    "check_takes",
     "continued",
     "create_causal_lm",
     "create_network",
@@ -70,6 +75,7 @@ __all__ = [
     "create_transform",
     "decode",
     "fingerprint",
+    "keeps_apart",
     "load_causal_lm",
     "load_seq2seq",
     "load_text_classifier",
@@ -78,12 +84,15 @@ __all__ = [
     "log_mel",
     "open_dataset",
     "pack",
+    "plain_tokenizer",
     "positions_within",
     "read_pairs",
     "read_speech",
     "save_weights",
+    "separator_of",
     "special_tokens",
     "spoken_digits",
+    "takes",
     "tokenizer_digest",
     "weights_digest",
 ]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -32,7 +32,8 @@ class Decoding:
         temperature: Of the draws, above 0, with "sample".
         top_k: Draw from so many likeliest tokens, with "sample"; 0 for all.
         top_p: Draw from the likeliest tokens that have this much mass together, above 0 to 1, with "sample".
-        end: Token that ends a text, itself the last one; None for the separator of the model, if it has one, else for none.
+        end: Token that ends a text, itself the last one; None for the separator of the model, if it has one, else for none. A model
+            of packed text has learnt to say neither, unless `pack` was given an `end`: pass the same here.
         never: Tokens that are not written, such as masked ones.
 
     >>> Decoding(32, strategy="sample", top_p=0.9).temperature
@@ -59,6 +60,14 @@ class Decoding:
             at_least(token, 0, "never", where=_WHERE)
         if self.end is not None and self.end in self.never:
             raise ConfigError(expected("end", "a token that may be written", self.end, where=_WHERE))
+
+    def without(self, tokens: Iterable[int]) -> Decoding:
+        """Return the same way to write, that never writes some further tokens, such as those that a task masks.
+
+        >>> Decoding(8, never=(3,)).without([5, 4]).never
+        (3, 4, 5)
+        """
+        return replace(self, never=tuple(sorted({*self.never, *tokens})))
 
 
 def continued(
@@ -120,8 +129,8 @@ def _longest(prompts: Sequence[Tensor], network: LanguageModel, decoding: Decodi
             do = "Pass the last document alone, or a model without separator."
             raise DataError(expected("prompt", "one document", "several", where=f"{_WHERE}, prompt {place}", do=do))
     longest = max(len(prompt) for prompt in prompts)
-    room = getattr(getattr(network.model, "config", None), "max_position_embeddings", None)
-    if isinstance(room, int) and longest + decoding.tokens > room:
+    room = network.most_positions
+    if room is not None and longest + decoding.tokens > room:
         wish = (
             f"at most {room - decoding.tokens} tokens, for {decoding.tokens} more in the {room} positions of the model"
         )

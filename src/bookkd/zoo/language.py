@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,15 +23,22 @@ from bookkd.zoo.sequences import TokenDataset
 __all__ = [
     "LanguageModel",
     "create_causal_lm",
+    "keeps_apart",
     "load_causal_lm",
     "load_tokenizer",
     "pack",
+    "plain_tokenizer",
     "positions_within",
+    "separator_of",
     "special_tokens",
+    "takes",
     "tokenizer_digest",
 ]
 
 _EXTRA = "language"
+_APART = "documents apart at token"
+_TRIED = 8
+"""Documents that another one is put behind, to see whether it notices."""
 
 
 class LanguageModel(nn.Module):
@@ -50,9 +58,8 @@ class LanguageModel(nn.Module):
     def __init__(self, model: nn.Module, *, separator: int | None = None) -> None:
         super().__init__()
         self.model, self.separator = model, separator
-        takes = inspect.signature(model.forward).parameters
-        self._options = {"use_cache": False} if "use_cache" in takes else {}
-        if separator is not None and ("position_ids" not in takes or not self._keeps_apart(separator)):
+        self._options = {"use_cache": False} if takes(model, "use_cache") else {}
+        if separator is not None and not keeps_apart(model, separator):
             wish, got = "one that keeps documents apart by position_ids", type(model).__name__
             do = "Pass separator=None, so that documents see those before them."
             raise ConfigError(expected("model", wish, got, where="LanguageModel", do=do))
@@ -68,30 +75,111 @@ class LanguageModel(nn.Module):
     @property
     def mode(self) -> str:
         """What a book notes of how it runs."""
-        return "" if self.separator is None else f"documents apart at token {self.separator}"
+        return "" if self.separator is None else f"{_APART} {self.separator}"
 
-    def _keeps_apart(self, separator: int) -> bool:
-        """Find out whether a document says the same alone and behind another: no signature tells.
+    def check_data(self, dataset: Any) -> None:
+        """Refuse sequences that the model cannot take, or whose documents begin at another token than its separator.
 
-        Learnt positions, convolutions and recurrent states take `position_ids` and still carry one document into the next.
+        Raises:
+            ConfigError: naming which.
         """
-        weights = next(self.model.parameters(), None)
-        if weights is None or weights.device.type == "meta":
-            return True
-        size = int(getattr(getattr(self.model, "config", None), "vocab_size", 5))
-        a, b, c, d = (token % size if token % size != separator else (token + 1) % size for token in range(1, 5))
-        first, second = [separator, a, b], [separator, c, d]
-        both = torch.tensor([first + second, second + first], device=weights.device)
-        was_training = self.model.training
-        self.model.eval()
-        try:
-            with torch.no_grad():
-                packed = self(both)[0, len(first) :].float()
-                alone = self(both[:1, len(first) :])[0].float()
-        finally:
-            self.model.train(was_training)
-        rounding = 2e-5 if weights.dtype in (torch.float32, torch.float64) else 0.05
-        return bool((packed - alone).abs().max() <= rounding * alone.abs().max())
+        theirs, where = getattr(dataset, "separator", None), str(getattr(dataset, "name", "data"))
+        if None not in (theirs, self.separator) and theirs != self.separator:
+            do = "Give the model the separator that pack was given, or None."
+            raise ConfigError(
+                expected("separator", f"{theirs}, as documents begin", self.separator, where=where, do=do)
+            )
+        room = self.most_positions
+        longest = 0 if room is None else _longest(dataset, self.separator)
+        if longest > (room or 0):
+            do = "Cut the text shorter, or use a model of more positions."
+            wish = f"sequences of at most {room} tokens, the positions of the model"
+            raise ConfigError(expected("data", wish, longest, where=where, do=do))
+
+    def check_student(self) -> None:
+        """Refuse a mixture of experts that expects its auxiliary loss to be added, which `learn` does not do.
+
+        Raises:
+            ConfigError: for such a one.
+        """
+        if getattr(getattr(self.model, "config", None), "output_router_logits", False):
+            do = "Set it to False, or learn with bookkd.learning.hugging_face.BookTrainer, which adds the loss of experts."
+            raise ConfigError(expected("output_router_logits", "False", True, where="learn", do=do))
+
+    @property
+    def most_positions(self) -> int | None:
+        """Tokens of the longest text that the model has positions for; None where it does not say."""
+        found = getattr(getattr(self.model, "config", None), "max_position_embeddings", None)
+        return found if isinstance(found, int) and found > 0 else None
+
+
+def takes(model: nn.Module, option: str) -> bool:
+    """Whether a model of Transformers is called with some option by name, itself or the one that an adapter is around."""
+    inside = getattr(model, "get_base_model", None)
+    asked = [model] if inside is None else [model, inside()]
+    return any(option in inspect.signature(each.forward).parameters for each in asked)
+
+
+def keeps_apart(model: nn.Module, separator: int) -> bool:
+    """Find out whether documents of one sequence, each begun by a separator, say the same whatever stands before them.
+
+    No signature tells: learnt positions, convolutions and recurrent states take `position_ids` and still carry one document into the next.
+    The same document stands behind several others in one batch, where every row is computed alike: it may differ by no more than it
+    does behind one and the same, which in half precision is what the smallest leaks are seen by. Positions are held against those of
+    the document alone, within rounding.
+
+    Args:
+        model: Of Transformers, `model(input_ids=..., position_ids=...)`.
+        separator: Token that begins each document.
+    """
+    if not takes(model, "position_ids"):
+        return False
+    weights = next(model.parameters(), None)
+    if weights is None or weights.device.type == "meta" or not weights.numel():
+        return True
+    size = int(getattr(getattr(model, "config", None), "vocab_size", 5))
+    drawn = torch.randint(size - 1, (_TRIED + 1, 2), generator=torch.Generator().manual_seed(0))
+    drawn += (drawn >= separator).long()
+    drawn[_TRIED // 2] = drawn[_TRIED - 1] = drawn[0]
+    begins = torch.full((_TRIED, 1), separator)
+    tokens = torch.cat([begins, drawn[:-1], begins, drawn[-1:].expand(_TRIED, 2)], dim=1).to(weights.device)
+    options = {"use_cache": False} if takes(model, "use_cache") else {}
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            behind, alone = (
+                model(input_ids=ids, position_ids=positions_within(ids, separator), **options).logits[:, -3:].float()
+                for ids in (tokens, tokens[:, 3:])
+            )
+    finally:
+        model.train(was_training)
+    most = alone.abs().max()
+    leaks, same = (behind - behind[0]).abs(), (behind - behind[0])[[_TRIED // 2, _TRIED - 1]].abs()
+    full = weights.dtype in (torch.float32, torch.float64)
+    spread = 4 * same.max() + 5e-7 * most
+    return bool(leaks.max() <= spread) and bool((behind - alone).abs().max() <= (2e-5 if full else 0.05) * most)
+
+
+def separator_of(mode: str) -> int | None:
+    """Return the separator that a book notes in the `mode` of its teacher; None where it saw documents together.
+
+    >>> separator_of("eval, documents apart at token 7"), separator_of("eval")
+    (7, None)
+    """
+    found = re.search(rf"{_APART} (\d+)", mode)
+    return int(found[1]) if found else None
+
+
+def _longest(dataset: Any, separator: int | None) -> int:
+    """Return the tokens of the longest text of a data set whose positions are counted in one; 0 where it does not tell."""
+    if separator is None:
+        return int(getattr(dataset, "most_positions", 0))
+    tokens, ends = getattr(dataset, "tokens", None), getattr(dataset, "ends", None)
+    if tokens is None or ends is None:
+        return 0
+    starts = np.union1d(np.flatnonzero(np.asarray(tokens) == separator), np.concatenate([[0], ends]))
+    return int(np.diff(starts).max(initial=0))
 
 
 def positions_within(tokens: Tensor, separator: int) -> Tensor:
@@ -170,12 +258,12 @@ def configured(auto: str, config: Mapping[str, Any], vocabulary: int, where: str
     if kind not in known:
         do = "Name a model of Transformers, such as gpt2 or llama."
         raise ConfigError(expected("model_type", "one that Transformers knows", kind, where=where, do=do))
-    takes = known[kind]().to_dict()
+    options = known[kind]().to_dict()
     for option in given:
-        if option not in takes:
-            near = ", ".join(sorted(takes, key=lambda each: (not each.startswith(option[:3]), each))[:5])
+        if option not in options:
+            near = ", ".join(sorted(options, key=lambda each: (not each.startswith(option[:3]), each))[:5])
             raise ConfigError(expected(option, f"an option of {kind}, such as {near}", option, where=where))
-    ends = {key: None for key in ("bos_token_id", "eos_token_id", "pad_token_id") if takes.get(key) is not None}
+    ends = {key: None for key in ("bos_token_id", "eos_token_id", "pad_token_id") if options.get(key) is not None}
     try:
         model: nn.Module = getattr(transformers, auto).from_config(
             known[kind](**{**ends, **given, "vocab_size": vocabulary, **fixed})
@@ -244,6 +332,18 @@ def inner_tokenizer(tokenizer: Any) -> Any:
     return inner
 
 
+def plain_tokenizer(tokenizer: Any) -> Any:
+    """Return a copy of a tokenizer that neither cuts texts nor fills them up, whatever its file says of that.
+
+    Args:
+        tokenizer: A `tokenizers.Tokenizer`, or a fast tokenizer of Transformers; it stays as it is.
+    """
+    found = require("tokenizers", _EXTRA).Tokenizer.from_str(inner_tokenizer(tokenizer).to_str())
+    found.no_padding()
+    found.no_truncation()
+    return found
+
+
 def pack(
     name: str,
     documents: Iterable[Sequence[int]],
@@ -251,13 +351,16 @@ def pack(
     length: int,
     separator: int,
     vocabulary: int,
+    end: int | None = None,
     tokenizer: str = "",
     drop_last: bool = True,
+    control: tuple[int, ...] = (),
 ) -> TokenDataset:
     """Lay documents end to end, each behind a separator, and cut them into sequences of one length.
 
-    The separator itself is not learnt: nothing before it says that a document ends there and which comes next. A document that is cut
-    goes on in the next sequence, without what stood before.
+    The separator itself is not learnt: nothing before it says that a document ends there and which comes next. So a model of packed text
+    does not learn to end, unless there is an `end` behind each document, which is. A document that is cut goes on in the next sequence,
+    without what stood before.
 
     Args:
         name: Name of the set.
@@ -265,16 +368,25 @@ def pack(
         length: Tokens of a sequence, at least 2.
         separator: Token in front of each document.
         vocabulary: Tokens that there are.
+        end: Token behind each document, which is learnt; None for none. What a model ends by when it writes (`Decoding.end`).
         tokenizer: Digest of the tokenizer.
         drop_last: Leave out the shorter rest at the end; else it is a sequence of its own.
+        control: See `TokenDataset`.
+
+    Raises:
+        ConfigError: for a sequence of fewer than two tokens, or an end that is the separator.
 
     >>> data = pack("mine", [[1, 2], [3, 4, 5]], length=4, separator=0, vocabulary=6)
     >>> [row.tolist() for row in data[0]]
     [[0, 1, 2, 0], [-1, 1, 2, -1]]
     """
     at_least(length, 2, "length", where="pack")
+    if end is not None and end == separator:
+        do = "Use a token of its own, such as the tokenizer's end of text."
+        raise ConfigError(expected("end", "another token than the separator", end, where="pack", do=do))
+    behind = [] if end is None else [end]
     flat = np.concatenate(
-        [np.array([separator, *document], dtype=np.int32) for document in documents] or [np.empty(0, np.int32)]
+        [np.array([separator, *document, *behind], dtype=np.int32) for document in documents] or [np.empty(0, np.int32)]
     )
     count, rest = divmod(len(flat), length)
     ends = np.arange(1, count + 1, dtype=np.int64) * length
@@ -282,7 +394,15 @@ def pack(
         ends = np.append(ends, len(flat))
     flat = flat[: int(ends[-1]) if len(ends) else 0]
     return TokenDataset(
-        name, flat, ends, vocabulary, tokenizer=tokenizer, learnt=flat != separator, pad_value=separator
+        name,
+        flat,
+        ends,
+        vocabulary,
+        tokenizer=tokenizer,
+        learnt=flat != separator,
+        pad_value=separator,
+        control=control,
+        separator=separator,
     )
 
 

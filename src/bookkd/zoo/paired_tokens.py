@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bookkd.core.errors import DataError, expected
 from bookkd.core.fields import TEACHER_LENGTH, TEACHER_SHIFT
-from bookkd.zoo.language import inner_tokenizer, tokenizer_digest
+from bookkd.zoo.language import plain_tokenizer, tokenizer_digest
 from bookkd.zoo.sequences import TokenDataset
 
 __all__ = ["PairedTokens"]
@@ -133,7 +133,7 @@ class PairedTokens:
 
 
 def _cut(name: str, texts: list[tuple[str, str]], tokenizer: Any, pad_value: int) -> TokenDataset:
-    inner, prompted = inner_tokenizer(tokenizer), any(prompt for prompt, _ in texts)
+    inner, prompted = plain_tokenizer(tokenizer), any(prompt for prompt, _ in texts)
     tokens, learnt = [], []
     for prompt, text in texts:
         before, behind = (inner.encode(part, add_special_tokens=False).ids if part else [] for part in (prompt, text))

@@ -19,7 +19,7 @@ from torch import Tensor
 from bookkd.core.errors import ConfigError, DataError, expected
 from bookkd.core.files import write_atomic
 from bookkd.core.jsonio import canonical
-from bookkd.zoo.language import tokenizer_digest
+from bookkd.zoo.language import plain_tokenizer, tokenizer_digest
 from bookkd.zoo.sequences import check_tokens, piece
 
 __all__ = ["PairDataset", "read_pairs"]
@@ -269,7 +269,10 @@ def read_pairs(
         raise DataError(expected("files", "of as many lines", got, where=f"{sources}, {targets}"))
     coders = (tokenizer, target_tokenizer or tokenizer)
     encoded = [
-        [each.ids for each in coder.encode_batch([line.strip() for line in lines], add_special_tokens=False)]
+        [
+            each.ids
+            for each in plain_tokenizer(coder).encode_batch([line.strip() for line in lines], add_special_tokens=False)
+        ]
         for coder, lines in zip(coders, sides, strict=True)
     ]
     close = _token(coders[0], end)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+import xxhash
 from torch import Tensor
 
 from bookkd.book import TeacherInfo
@@ -16,7 +17,10 @@ from bookkd.core.check import at_least
 from bookkd.core.errors import DataError, expected
 from bookkd.core.fields import IGNORE_LABEL
 
-__all__ = ["TokenDataset", "check_tokens"]
+__all__ = ["TokenDataset", "check_takes", "check_tokens"]
+
+_CHUNK = 2**20
+"""Tokens that are digested at once: they may be a file that memory does not hold."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +41,8 @@ class TokenDataset:
             `TopK(k, always=control)` keeps what the teacher says of them at every position.
         written_by: Who wrote what is learnt here, where a network did (`bookkd.making.write_texts`); a student that learns it
             has it as a teacher in its lineage.
+        separator: Token that begins each document, where several stand in one sequence (`bookkd.zoo.pack`); a `LanguageModel` that
+            keeps documents apart at another one is refused. It is no part of the fingerprint.
 
     Raises:
         DataError: for ends that divide nothing, sequences of fewer than two tokens, or tokens outside of the vocabulary.
@@ -55,6 +61,7 @@ class TokenDataset:
     pad_value: int = 0
     control: tuple[int, ...] = ()
     written_by: TeacherInfo | None = None
+    separator: int | None = None
 
     def __post_init__(self) -> None:
         ends = check_tokens(self.tokens, self.ends, 2, self.vocabulary, self.name)
@@ -90,6 +97,17 @@ class TokenDataset:
         """Tokens of the longest sequence."""
         return int(self.lengths.max())
 
+    @property
+    def content(self) -> str:
+        """Digest of all tokens, of where sequences end and of what is learnt: a fingerprint looks at some of the sequences alone."""
+        hasher = xxhash.xxh3_128()
+        learnt = np.ones(1, dtype=np.bool_) if self.learnt is None else self.learnt
+        hasher.update(b"all" if learnt.all() else b"some")
+        for values, kind in ((self.ends, "<i8"), (self.tokens, "<i8"), *([] if learnt.all() else [(learnt, "u1")])):
+            for start in range(0, len(values), _CHUNK):
+                hasher.update(np.ascontiguousarray(values[start : start + _CHUNK], dtype=kind).tobytes())
+        return hasher.hexdigest()
+
     def first_learnt(self, index: int) -> int:
         """Return the place of the first token of a sequence, but its very first, that is to be learnt; its length where none is."""
         labels = self[index][1]
@@ -110,6 +128,17 @@ class TokenDataset:
             return tokens, None
         learnt = torch.from_numpy(np.asarray(piece(self.learnt, self.ends, index)))
         return tokens, torch.where(learnt, tokens, IGNORE_LABEL)
+
+
+def check_takes(network: Any, dataset: Any) -> None:
+    """Let a network refuse samples that it cannot take, by its own `check_data(dataset)`, where it has one.
+
+    Raises:
+        ConfigError: naming what it cannot take.
+    """
+    check = getattr(network, "check_data", None)
+    if check is not None:
+        check(dataset)
 
 
 def piece(values: npt.NDArray[Any], ends: npt.NDArray[np.int64], index: int) -> npt.NDArray[Any]:

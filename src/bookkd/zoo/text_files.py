@@ -7,7 +7,7 @@ from typing import Any
 
 from bookkd.core.errors import ConfigError, DataError, expected
 from bookkd.core.names import choose
-from bookkd.zoo.language import load_tokenizer, pack, tokenizer_digest
+from bookkd.zoo.language import load_tokenizer, pack, plain_tokenizer, special_tokens, tokenizer_digest
 from bookkd.zoo.pairs import PairDataset, read_pairs
 from bookkd.zoo.sequences import TokenDataset
 from bookkd.zoo.texts import TextDataset
@@ -18,7 +18,7 @@ _SEPARATORS = ("<|endoftext|>", "<doc>", "</s>", "<eos>", "[SEP]", "<s>")
 """Tokens that tokenizers use between documents, in the order in which they are looked for."""
 
 
-def text(root: Path, split: str, *, length: int = 128, separator: str = "") -> TokenDataset:
+def text(root: Path, split: str, *, length: int = 128, separator: str = "", end: str = "") -> TokenDataset:
     """Read documents and lay them end to end, see `bookkd.zoo.pack`.
 
     Args:
@@ -26,6 +26,7 @@ def text(root: Path, split: str, *, length: int = 128, separator: str = "") -> T
         split: Which of them.
         length: Tokens of a sequence.
         separator: Token in front of each document; by default the first of the usual ones that the tokenizer has.
+        end: Token behind each document, which is learnt; none by default, and nobody learns to end.
 
     Raises:
         DataError: if there are no documents.
@@ -36,15 +37,17 @@ def text(root: Path, split: str, *, length: int = 128, separator: str = "") -> T
     if not found:
         wish = f"documents: lines of {split}.txt, or files {split}/*.txt"
         raise DataError(expected("data.root", wish, "none", where=str(root), do="Check --data.split."))
-    rows = [each.ids for each in tokenizer.encode_batch(found, add_special_tokens=False)]
+    rows = [each.ids for each in plain_tokenizer(tokenizer).encode_batch(found, add_special_tokens=False)]
     return pack(
         f"text {split}",
         rows,
         length=length,
         separator=_separator(tokenizer, separator, str(root)),
+        end=_named(tokenizer, end, "end", str(root)) if end else None,
         vocabulary=tokenizer.get_vocab_size(),
         tokenizer=tokenizer_digest(tokenizer),
-        drop_last=sum(len(row) + 1 for row in rows) >= length,
+        drop_last=sum(len(row) + 1 + bool(end) for row in rows) >= length,
+        control=special_tokens(tokenizer),
     )
 
 
@@ -127,10 +130,14 @@ def _read(path: Path) -> str:
         raise DataError(expected("text", "UTF-8", str(error), where=str(path), do=do)) from error
 
 
+def _named(tokenizer: Any, token: str, what: str, where: str) -> int:
+    return int(tokenizer.token_to_id(choose(token, sorted(tokenizer.get_vocab()), what, where=where)))
+
+
 def _separator(tokenizer: Any, given: str, where: str) -> int:
     if given:
-        choose(given, sorted(tokenizer.get_vocab()), "separator", where=where)
-    found = [tokenizer.token_to_id(each) for each in ([given] if given else _SEPARATORS)]
+        return _named(tokenizer, given, "separator", where)
+    found = [tokenizer.token_to_id(each) for each in _SEPARATORS]
     known = [each for each in found if each is not None]
     if not known:
         do = """Name the token: --data.args '{"separator": "TOKEN"}'."""

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from bookkd.core.check import at_least, between
 from bookkd.core.errors import ConfigError, DataError, expected
 from bookkd.core.fields import IGNORE_LABEL
-from bookkd.core.names import choose, require
-from bookkd.zoo.language import configured, loaded, tokenizer_digest
+from bookkd.core.names import choose
+from bookkd.zoo.language import configured, loaded, plain_tokenizer, tokenizer_digest
 from bookkd.zoo.sequences import check_tokens, piece
 
 __all__ = ["TextClassifier", "TextDataset", "create_text_classifier", "load_text_classifier"]
@@ -92,10 +92,7 @@ class TextDataset:
             DataError: for a text without a single token.
         """
         digest = tokenizer_digest(tokenizer)
-        inner = require("tokenizers", "language").Tokenizer.from_str(
-            getattr(tokenizer, "backend_tokenizer", tokenizer).to_str()
-        )  # the caller's stays as it is
-        inner.no_padding()
+        inner = plain_tokenizer(tokenizer)
         inner.enable_truncation(at_least(max_length, 1, "max_length", where=name))
         rows = [np.array(each.ids, dtype=np.int32) for each in inner.encode_batch(list(texts))]
         ends = np.cumsum([len(row) for row in rows], dtype=np.int64)
