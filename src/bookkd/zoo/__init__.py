@@ -11,14 +11,10 @@ from bookkd.zoo.language import (
     create_causal_lm,
     keeps_apart,
     load_causal_lm,
-    load_tokenizer,
     pack,
-    plain_tokenizer,
     positions_within,
     separator_of,
-    special_tokens,
     takes,
-    tokenizer_digest,
 )
 from bookkd.zoo.networks import create_network
 from bookkd.zoo.paired_tokens import PairedTokens
@@ -33,6 +29,7 @@ from bookkd.zoo.speech import SpeechDataset, Utterance, read_speech
 from bookkd.zoo.tables import DATASETS, FAMILIES, FILELESS, NETWORKS, SEQUENCES, TRANSFORMS
 from bookkd.zoo.tagging import GRUTagger, SequenceDataset
 from bookkd.zoo.texts import TextClassifier, TextDataset, create_text_classifier, load_text_classifier
+from bookkd.zoo.transformers_files import load_tokenizer, plain_tokenizer, special_tokens, tokenizer_digest
 from bookkd.zoo.transforms import create_transform
 from bookkd.zoo.translation import TranslationTransformer
 from bookkd.zoo.weights import load_weights, save_weights, weights_digest

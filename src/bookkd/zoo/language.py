@@ -1,9 +1,8 @@
-"""Language models and tokenizers of Transformers, from local files alone, as networks that take tokens and give logits."""
+"""Causal language models of Transformers as networks that take tokens and give logits, and documents laid end to end for them."""
 
 from __future__ import annotations
 
 import inspect
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,31 +10,24 @@ from typing import Any
 
 import numpy as np
 import torch
-from blake3 import blake3
 from torch import Tensor, nn
 
 from bookkd.core.check import at_least
-from bookkd.core.errors import ConfigError, WeightsError, expected
-from bookkd.core.jsonio import canonical
-from bookkd.core.names import require
+from bookkd.core.errors import ConfigError, expected
 from bookkd.zoo.sequences import TokenDataset
+from bookkd.zoo.transformers_files import configured, loaded
 
 __all__ = [
     "LanguageModel",
     "create_causal_lm",
     "keeps_apart",
     "load_causal_lm",
-    "load_tokenizer",
     "pack",
-    "plain_tokenizer",
     "positions_within",
     "separator_of",
-    "special_tokens",
     "takes",
-    "tokenizer_digest",
 ]
 
-_EXTRA = "language"
 _APART = "documents apart at token"
 _TRIED = 8
 """Documents that another one is put behind, to see whether it notices."""
@@ -213,22 +205,6 @@ def load_causal_lm(
     return LanguageModel(model, separator=separator)
 
 
-def loaded(auto: str, folder: str | Path, what: str, dtype: torch.dtype | None = None) -> nn.Module:
-    """Load a model of Transformers by the name of its `Auto` class, from files on this machine.
-
-    Raises:
-        MissingExtraError: if Transformers is not installed.
-        WeightsError: if there is no such folder, or no model of that kind in it.
-    """
-    path, transformers = _folder(folder, "config.json"), require("transformers", _EXTRA)
-    options = {"local_files_only": True, "trust_remote_code": False, "use_safetensors": True}
-    try:
-        model: nn.Module = getattr(transformers, auto).from_pretrained(path, dtype=dtype or "auto", **options)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise WeightsError(_unreadable(what, error, path)) from error
-    return model
-
-
 def create_causal_lm(config: Mapping[str, Any], *, vocabulary: int, separator: int | None = None) -> LanguageModel:
     """Build a causal language model from its configuration, with initial values of torch's global generator.
 
@@ -243,105 +219,6 @@ def create_causal_lm(config: Mapping[str, Any], *, vocabulary: int, separator: i
     """
     model = configured("AutoModelForCausalLM", config, vocabulary, "create_causal_lm")
     return LanguageModel(model, separator=separator)
-
-
-def configured(auto: str, config: Mapping[str, Any], vocabulary: int, where: str, **fixed: Any) -> nn.Module:
-    """Build a model of Transformers by the name of its `Auto` class, from its configuration; `fixed` options stand over its own.
-
-    Raises:
-        MissingExtraError: if Transformers is not installed.
-        ConfigError: for a kind or an option that Transformers does not know.
-    """
-    transformers, given = require("transformers", _EXTRA), dict(config)
-    kind = given.pop("model_type", None)
-    known = getattr(transformers, "CONFIG_MAPPING", {})
-    if kind not in known:
-        do = "Name a model of Transformers, such as gpt2 or llama."
-        raise ConfigError(expected("model_type", "one that Transformers knows", kind, where=where, do=do))
-    options = known[kind]().to_dict()
-    for option in given:
-        if option not in options:
-            near = ", ".join(sorted(options, key=lambda each: (not each.startswith(option[:3]), each))[:5])
-            raise ConfigError(expected(option, f"an option of {kind}, such as {near}", option, where=where))
-    ends = {key: None for key in ("bos_token_id", "eos_token_id", "pad_token_id") if options.get(key) is not None}
-    try:
-        model: nn.Module = getattr(transformers, auto).from_config(
-            known[kind](**{**ends, **given, "vocab_size": vocabulary, **fixed})
-        )
-    except (ValueError, TypeError, KeyError) as error:
-        text = " ".join(str(error).split())
-        raise ConfigError(expected("config", f"that of a {kind}", text, where=where)) from error
-    return model
-
-
-def load_tokenizer(folder: str | Path, file: str = "tokenizer.json") -> Any:
-    """Load the tokenizer of a folder on this machine: a `tokenizers.Tokenizer` from `tokenizer.json` (or another `file`), which is data alone.
-
-    Raises:
-        MissingExtraError: if the package tokenizers is not installed.
-        WeightsError: if there is none.
-    """
-    path, tokenizers = _folder(folder, file), require("tokenizers", _EXTRA)
-    try:
-        return tokenizers.Tokenizer.from_file(str(path / file))
-    except Exception as error:  # the package raises plain Exception
-        raise WeightsError(_unreadable("a tokenizer", error, path)) from error
-
-
-def tokenizer_digest(tokenizer: Any) -> str:
-    """Return blake3 of what makes tokens of text: vocabulary with the order of its tokens, merges and normalisation.
-
-    Which tokens are special, and which of them were added behind the vocabulary (a pad token, for instance), is a matter of use: the
-    same file has one digest whoever opens it.
-
-    Args:
-        tokenizer: A `tokenizers.Tokenizer`, or a fast tokenizer of Transformers.
-    """
-    found = json.loads(inner_tokenizer(tokenizer).to_str())
-    # How a batch is cut and filled up is not what a token is.
-    for entry in ("padding", "truncation"):
-        found.pop(entry, None)
-    after = found.get("post_processor")
-    if after is not None and after.get("type") == "TemplateProcessing" and not after.get("special_tokens"):
-        found["post_processor"] = None  # adds nothing; Transformers sets it where there was none
-    known = found.get("model", {}).get("vocab", {})
-    known = set(known) if isinstance(known, dict) else {each[0] for each in known}
-    added = found.get("added_tokens") or []
-    found["added_tokens"] = [
-        [each["id"], each["content"]] for each in added if not each.get("special") and each["content"] not in known
-    ]
-    return blake3(canonical(found)).hexdigest()
-
-
-def special_tokens(tokenizer: Any) -> tuple[int, ...]:
-    """Return the special tokens of a tokenizer, rising: begin and end of a text, of a turn, of a call, padding, mask.
-
-    Args:
-        tokenizer: A `tokenizers.Tokenizer`, or a fast tokenizer of Transformers.
-    """
-    added = json.loads(inner_tokenizer(tokenizer).to_str()).get("added_tokens") or []
-    return tuple(sorted(entry["id"] for entry in added if entry.get("special")))
-
-
-def inner_tokenizer(tokenizer: Any) -> Any:
-    """Return the `tokenizers.Tokenizer` itself, or that of a fast tokenizer of Transformers."""
-    inner = getattr(tokenizer, "backend_tokenizer", tokenizer)
-    if not hasattr(inner, "to_str"):
-        do = "Use a fast tokenizer, which has a tokenizer.json."
-        raise ConfigError(expected("tokenizer", "one of the package tokenizers", type(tokenizer).__name__, do=do))
-    return inner
-
-
-def plain_tokenizer(tokenizer: Any) -> Any:
-    """Return a copy of a tokenizer that neither cuts texts nor fills them up, whatever its file says of that.
-
-    Args:
-        tokenizer: A `tokenizers.Tokenizer`, or a fast tokenizer of Transformers; it stays as it is.
-    """
-    found = require("tokenizers", _EXTRA).Tokenizer.from_str(inner_tokenizer(tokenizer).to_str())
-    found.no_padding()
-    found.no_truncation()
-    return found
 
 
 def pack(
@@ -404,15 +281,3 @@ def pack(
         control=control,
         separator=separator,
     )
-
-
-def _folder(folder: str | Path, file: str) -> Path:
-    path = Path(folder)
-    if not (path / file).is_file():
-        do = "Fetch the model elsewhere, and pass the folder; nothing is fetched here."
-        raise WeightsError(expected("folder", f"one with {file}", str(path), where="language model", do=do))
-    return path
-
-
-def _unreadable(what: str, error: Exception, path: Path) -> str:
-    return expected("folder", f"one of {what}", " ".join(str(error).split())[:200], where=str(path))

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from bookkd.core.errors import DataError, expected
 from bookkd.core.fields import TEACHER_LENGTH, TEACHER_SHIFT
-from bookkd.zoo.language import plain_tokenizer, tokenizer_digest
 from bookkd.zoo.sequences import TokenDataset
+from bookkd.zoo.transformers_files import plain_tokenizer, tokenizer_digest
 
 __all__ = ["PairedTokens"]
 

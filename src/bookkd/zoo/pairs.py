@@ -19,8 +19,8 @@ from torch import Tensor
 from bookkd.core.errors import ConfigError, DataError, expected
 from bookkd.core.files import write_atomic
 from bookkd.core.jsonio import canonical
-from bookkd.zoo.language import plain_tokenizer, tokenizer_digest
 from bookkd.zoo.sequences import check_tokens, piece
+from bookkd.zoo.transformers_files import plain_tokenizer, tokenizer_digest
 
 __all__ = ["PairDataset", "read_pairs"]
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from bookkd.core.errors import DataError, expected
 from bookkd.core.names import require
 from bookkd.zoo.decoding import Hypothesis
-from bookkd.zoo.language import configured, loaded
+from bookkd.zoo.transformers_files import configured, loaded
 
 __all__ = ["Seq2SeqModel", "create_seq2seq", "load_seq2seq"]
 

@@ -7,10 +7,11 @@ from typing import Any
 
 from bookkd.core.errors import ConfigError, DataError, expected
 from bookkd.core.names import choose
-from bookkd.zoo.language import load_tokenizer, pack, plain_tokenizer, special_tokens, tokenizer_digest
+from bookkd.zoo.language import pack
 from bookkd.zoo.pairs import PairDataset, read_pairs
 from bookkd.zoo.sequences import TokenDataset
 from bookkd.zoo.texts import TextDataset
+from bookkd.zoo.transformers_files import load_tokenizer, plain_tokenizer, special_tokens, tokenizer_digest
 
 __all__ = ["pairs", "text", "text_classes"]
 

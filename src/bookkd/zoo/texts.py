@@ -16,8 +16,8 @@ from bookkd.core.check import at_least, between
 from bookkd.core.errors import ConfigError, DataError, expected
 from bookkd.core.fields import IGNORE_LABEL
 from bookkd.core.names import choose
-from bookkd.zoo.language import configured, loaded, plain_tokenizer, tokenizer_digest
 from bookkd.zoo.sequences import check_tokens, piece
+from bookkd.zoo.transformers_files import configured, loaded, plain_tokenizer, tokenizer_digest
 
 __all__ = ["TextClassifier", "TextDataset", "create_text_classifier", "load_text_classifier"]
 
