@@ -17,14 +17,33 @@ from bookkd.core.check import at_least
 from bookkd.core.errors import DataError, expected
 from bookkd.core.fields import IGNORE_LABEL
 
-__all__ = ["TokenDataset", "check_takes", "check_tokens"]
+__all__ = ["FlatSequences", "TokenDataset", "check_takes", "check_tokens"]
 
 _CHUNK = 2**20
 """Tokens that are digested at once: they may be a file that memory does not hold."""
 
 
+class FlatSequences:
+    """What data sets have whose sequences stand one after another in arrays: where each ends."""
+
+    ends: npt.NDArray[np.int64]
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Positions of each sequence."""
+        return np.diff(self.ends, prepend=0)
+
+    @property
+    def most_positions(self) -> int:
+        """Positions of the longest sequence."""
+        return int(self.lengths.max())
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+
 @dataclass(frozen=True, eq=False)
-class TokenDataset:
+class TokenDataset(FlatSequences):
     """Sequences of tokens, each of its own length.
 
     Args:
@@ -88,16 +107,6 @@ class TokenDataset:
         return ()
 
     @property
-    def lengths(self) -> npt.NDArray[np.int64]:
-        """Tokens of each sequence."""
-        return np.diff(self.ends, prepend=0)
-
-    @property
-    def most_positions(self) -> int:
-        """Tokens of the longest sequence."""
-        return int(self.lengths.max())
-
-    @property
     def content(self) -> str:
         """Digest of all tokens, of where sequences end and of what is learnt: a fingerprint looks at some of the sequences alone."""
         hasher = xxhash.xxh3_128()
@@ -117,9 +126,6 @@ class TokenDataset:
     def prompt(self, index: int) -> Tensor:
         """Return the tokens of a sequence before the first that is to be learnt, at least one."""
         return self[index][0][: self.first_learnt(index)]
-
-    def __len__(self) -> int:
-        return len(self.ends)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor | None]:
         """Return the tokens of a sequence, int64 [tokens], and its labels, or None where all are learnt."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from bookkd.core.errors import ConfigError, DataError, expected
 from bookkd.core.fields import IGNORE_LABEL
 from bookkd.core.subsampling import Subsampling, as_subsampling, frames_of
-from bookkd.zoo.sequences import piece
+from bookkd.zoo.sequences import FlatSequences, piece
 from bookkd.zoo.sounds import log_mel
 
 __all__ = ["SpeechDataset", "Utterance", "read_speech", "symbols_of"]
@@ -37,7 +37,7 @@ class Utterance:
 
 
 @dataclass(frozen=True, eq=False)
-class SpeechDataset:
+class SpeechDataset(FlatSequences):
     """Features of utterances, each with a number of frames of its own, and their transcripts as symbols.
 
     Args:
@@ -103,11 +103,6 @@ class SpeechDataset:
             raise DataError(expected("symbol", wish, int(self.symbols[first]), where=where))
 
     @property
-    def lengths(self) -> npt.NDArray[np.int64]:
-        """Frames of each utterance."""
-        return np.diff(self.ends, prepend=0)
-
-    @property
     def known(self) -> npt.NDArray[np.bool_]:
         """Whether there is a transcript of each utterance."""
         alone = np.diff(self.symbol_ends, prepend=0) == 1
@@ -121,11 +116,6 @@ class SpeechDataset:
         return np.array(each, dtype=np.int64) * self.known
 
     @property
-    def most_positions(self) -> int:
-        """Frames of the longest utterance."""
-        return int(self.lengths.max())
-
-    @property
     def n_features(self) -> int:
         """Features of a frame."""
         return int(self.frames.shape[1])
@@ -137,9 +127,6 @@ class SpeechDataset:
             self.separator.join(self.class_names[symbol] for symbol in self._symbols(index).tolist()) if known else ""
             for index, known in enumerate(self.known.tolist())
         )
-
-    def __len__(self) -> int:
-        return len(self.ends)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """Return the features of an utterance, float32 [frames, features], and its symbols, int64 [symbols]."""

@@ -15,13 +15,13 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from bookkd.core.check import at_least
 from bookkd.core.errors import ConfigError, DataError, expected
 from bookkd.core.fields import IGNORE_LABEL
-from bookkd.zoo.sequences import piece
+from bookkd.zoo.sequences import FlatSequences, piece
 
 __all__ = ["GRUTagger", "SequenceDataset"]
 
 
 @dataclass(frozen=True, eq=False)
-class SequenceDataset:
+class SequenceDataset(FlatSequences):
     """Sequences of tokens or of vectors of numbers, each of its own length, with one class at every step.
 
     Args:
@@ -122,19 +122,6 @@ class SequenceDataset:
                 raise DataError(expected("labels", f"{len(array)}, one a step", got, where=f"{name}, sequence {place}", do=do))  # fmt: skip
         ends = np.cumsum([len(array) for array in arrays], dtype=np.int64)
         return cls(name, np.concatenate(arrays), np.concatenate(theirs), ends, tuple(class_names), pad_value)
-
-    @property
-    def lengths(self) -> npt.NDArray[np.int64]:
-        """Steps of each sequence."""
-        return np.diff(self.ends, prepend=0)
-
-    @property
-    def most_positions(self) -> int:
-        """Steps of the longest sequence."""
-        return int(self.lengths.max())
-
-    def __len__(self) -> int:
-        return len(self.ends)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """Return the steps of a sequence, int64 [steps] or float32 [steps, features], and their labels, int64 [steps]."""

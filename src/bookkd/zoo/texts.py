@@ -16,14 +16,14 @@ from bookkd.core.check import at_least, between
 from bookkd.core.errors import ConfigError, DataError, expected
 from bookkd.core.fields import IGNORE_LABEL
 from bookkd.core.names import choose
-from bookkd.zoo.sequences import check_tokens, piece
+from bookkd.zoo.sequences import FlatSequences, check_tokens, piece
 from bookkd.zoo.transformers_files import configured, loaded, plain_tokenizer, tokenizer_digest
 
 __all__ = ["TextClassifier", "TextDataset", "create_text_classifier", "load_text_classifier"]
 
 
 @dataclass(frozen=True, eq=False)
-class TextDataset:
+class TextDataset(FlatSequences):
     """Texts as tokens, each with one class.
 
     Args:
@@ -100,19 +100,6 @@ class TextDataset:
         padding = inner.token_to_id("[PAD]") or inner.token_to_id("<pad>") or 0
         size = inner.get_vocab_size()
         return cls(name, flat, ends, np.asarray(labels), tuple(class_names), size, digest, padding)
-
-    @property
-    def lengths(self) -> npt.NDArray[np.int64]:
-        """Tokens of each text."""
-        return np.diff(self.ends, prepend=0)
-
-    @property
-    def most_positions(self) -> int:
-        """Tokens of the longest text."""
-        return int(self.lengths.max())
-
-    def __len__(self) -> int:
-        return len(self.ends)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         """Return the tokens of a text, int64 [tokens], and its class."""
