@@ -230,3 +230,45 @@ def test_what_cannot_be_is_one_line(tmp_path, root, capsys, change, message):
     assert re.search(message, err), err
     assert "Traceback" not in err
     assert not (tmp_path / "b").exists()
+
+
+def test_language_models_are_compared_and_reported(tmp_path, root, capsys):
+    """Arms over seeds, a live teacher and its book, and a page: perplexity of the students and of the teacher, not its share."""
+    import yaml
+
+    big, small = ({**GPT, "n_embd": width, "separator": 1} for width in (16, 8))
+    data = ["--data", "text", "--data.root", root, "--data.args", json.dumps({"length": 16}), "--task", "causal-lm"]
+    taught = run(
+        capsys, "learn", "--method", "supervised", "--student", "causal-lm:gpt2", "--student.args", json.dumps(big), *data,
+        "--out", tmp_path / "t", "--training.epochs", 3, *TRAINING,
+    )  # fmt: skip
+    run(
+        capsys, "make", "--teacher", "causal-lm:gpt2", "--teacher.args", json.dumps(big), "--teacher.weights", taught["weights"],
+        *data, "--codec", "top_k", "--codec.k", 8, "--codec.temperatures", "[1.0]", "--out", tmp_path / "book",
+    )  # fmt: skip
+    sweep = {
+        "data": {"name": "text", "root": str(root), "args": {"length": 16}},
+        "students": [{"name": "causal-lm:gpt2", "args": small}],
+        "teachers": [{"name": "causal-lm:gpt2", "args": big, "weights": taught["weights"]}],
+        "books": [str(tmp_path / "book")],
+        "methods": ["supervised", "llm-kd"],
+        "seeds": 1,
+        "training": {"epochs": 1, "batch_size": 8, "accelerator": "cpu", "optimizer": "adamw", "lr": 0.01},
+        "latency": False,
+    }
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(sweep), encoding="utf-8")
+    assert main(["compare", "--config", str(tmp_path / "sweep.yaml"), "--out", str(tmp_path / "sweep")]) in (0, None)
+    capsys.readouterr()
+    records = [json.loads(path.read_text()) for path in sorted((tmp_path / "sweep").rglob("record.json"))]
+    assert len(records) == 3
+    for record in records:
+        assert record["status"] == "done"
+        assert record["metrics"]["perplexity"]["value"] > 1
+        for teacher in record["teachers"]:
+            assert teacher["accuracy"] == pytest.approx(taught["metrics"]["perplexity"], rel=1e-4)
+            assert 0 < record["metrics"]["acceptance"]["value"] <= 1
+    assert sum(bool(record["teachers"]) for record in records) == 2
+    page = tmp_path / "page.md"
+    assert main(["report", str(tmp_path / "sweep"), "--out", str(page)]) in (0, None)
+    capsys.readouterr()
+    assert f"{taught['metrics']['perplexity']:.3f}" in page.read_text()

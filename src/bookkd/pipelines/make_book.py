@@ -8,7 +8,7 @@ from typing import Any
 
 from bookkd.book import Auto, Book, Choice, Codec, is_finished, shortfall
 from bookkd.core.fields import LOGITS
-from bookkd.evaluation import lower_is_better
+from bookkd.evaluation import Evaluation, Measures, lower_is_better
 from bookkd.knowledge import Teacher, member_fields
 from bookkd.learning import find_device, measure_network
 from bookkd.making import grow as grow_book
@@ -19,13 +19,11 @@ from bookkd.pipelines.task import build_task, check_task, says_variance, with_va
 from bookkd.tasks import Task
 from bookkd.views import Views
 
-__all__ = ["make_book", "measure_teacher"]
+__all__ = ["make_book", "measure_teacher", "note_accuracy"]
 
 
 def measure_teacher(teacher: Teacher, data: DataOptions, task: Task, split: str) -> float | None:
-    """Measure a teacher on another split, note its accuracy on it and return it; None where it has none.
-
-    That is the task's first metric where it grows with quality, else the share of positions that the teacher is right about.
+    """Measure a teacher on another split, note its accuracy on it and return it; see `note_accuracy`.
 
     Args:
         teacher: Ready to speak.
@@ -34,6 +32,14 @@ def measure_teacher(teacher: Teacher, data: DataOptions, task: Task, split: str)
         split: Held-out split.
     """
     measured = measure_network(teacher, data.other(split).open(), task, device=teacher.device, replicates=0)
+    return note_accuracy(teacher, measured, task, split)
+
+
+def note_accuracy(teacher: Teacher, measured: Evaluation | Measures, task: Task, split: str) -> float | None:
+    """Note on a teacher what it scores on a split, and return it; None where it has none.
+
+    That is the task's first metric where it grows with quality, else the share of positions that the teacher is right about.
+    """
     name = "accuracy" if lower_is_better(task.primary_metric) else task.primary_metric
     value = measured.metrics[name].value if name in measured.metrics else None
     teacher.accuracy, teacher.split = value, split

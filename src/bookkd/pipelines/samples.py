@@ -13,7 +13,7 @@ from bookkd.core.fields import IGNORE_LABEL
 from bookkd.knowledge import StoredKnowledge, keys_of
 from bookkd.pipelines.learn_student import seen_labels
 from bookkd.pipelines.options import DataOptions
-from bookkd.pipelines.task import build_task
+from bookkd.pipelines.task import build_task, check_task
 from bookkd.tasks import Task
 from bookkd.views import Views
 from bookkd.zoo import ImageDataset, SubsetDataset
@@ -70,7 +70,14 @@ class Samples:
         return np.arange(len(self.whole))
 
     def labels(self, rows: Rows, fraction: float, seed: int) -> npt.NDArray[Any]:
-        """Return the labels that a student may see, by row of the book."""
+        """Return the labels that a student may see, by row of the book.
+
+        Raises:
+            ConfigError: where a sample has no one label.
+        """
+        if not hasattr(self.train, "labels"):
+            do = "Leave --label_fraction out: what is to be learnt of a sequence is the data set's to say."
+            raise ConfigError(expected("label_fraction", "1 where samples have no one label", fraction, do=do))
         return seen_labels(np.asarray(self.train.labels), fraction, seed, rows[self.kept])
 
     def check_partners(self, views: Views, *, where: str, do: str) -> None:
@@ -126,11 +133,9 @@ def open_samples(
     """
     whole = data.open()
     task = build_task(task_name, whole)
-    if any(info.by_position for info in task.field_infos.values()):
-        do = "Learn each student by itself, and set the runs side by side with `bookkd report`."
-        raise ConfigError(expected("task", "one with one answer a sample", task_name, where=where, do=do))
-    labels = np.asarray(whole.labels)
-    task.check_labels(labels, data.name)
+    check_task(task, whole, data.name)
+    # Where a sample has no one label, as a text has none, any of them may be held out.
+    labels = np.asarray(getattr(whole, "labels", np.zeros(len(whole), dtype=np.int64)))
     reported = _split(data, test, "test")
     if validation:
         other = _split(data, validation, "validation")

@@ -19,7 +19,7 @@ from bookkd.core.memory import forget_peak_memory, peak_memory
 from bookkd.core.protocols import Knowledge
 from bookkd.evaluation import calibration, confusion
 from bookkd.knowledge import books_of, teachers_behind
-from bookkd.learning import Learned, Learner, Validation, learn, measure, predictions_of
+from bookkd.learning import Learned, Learner, Validation, learn, measure, measure_network, predictions_of
 from bookkd.pipelines.compare.arms import Arm, student_label
 from bookkd.pipelines.compare.folders import Run, begin
 from bookkd.pipelines.compare.shared import Shared
@@ -102,7 +102,7 @@ def _learned(
 
 
 def _done(shared: Shared, run: Run, cost: dict[str, Any]) -> RunRecord:
-    for options in () if run.arm.source is None else run.arm.source.teachers:
+    for options in shared.live_behind(run.arm.source):
         shared.measured(options)  # before learning, so that the weights' lineage has it too
     learned, learner, knowledge = _learned(shared, run.arm, run.seed, run.folder, other=begin(run))
     seconds = sum(float(epoch["seconds"]) for epoch in learned.history)
@@ -111,7 +111,7 @@ def _done(shared: Shared, run: Run, cost: dict[str, Any]) -> RunRecord:
         **_named(shared, run),
         **_measured(shared, run, learner),
         student={"name": student_label(run.arm.student), **cost},
-        teachers=tuple(_teacher(info) for info in teachers_behind(knowledge)),
+        teachers=tuple(_teacher(shared, info) for info in teachers_behind(knowledge)),
         books=_books(run, knowledge),
         learning={
             "epochs": len(learned.history),
@@ -173,6 +173,16 @@ def _named(shared: Shared, run: Run) -> dict[str, Any]:
 
 def _measured(shared: Shared, run: Run, learner: Learner) -> dict[str, Any]:
     samples = shared.samples
+    if shared.of_sequences:
+        measured = measure_network(
+            learner.eval().compute,
+            samples.test,
+            learner.task,
+            teacher=shared.beside(run.arm.source),
+            device=shared.device,
+            replicates=shared.sweep.replicates,
+        ).to_json()
+        return {"metrics": measured["metrics"], "per_class": measured.get("per_class", {})}
     said = predictions_of(learner, samples.test)
     theirs = shared.said_on_test(run.arm.source)
     found = measure(learner.task, said, teacher=theirs, replicates=shared.sweep.replicates).to_json()
@@ -195,8 +205,9 @@ def _measured(shared: Shared, run: Run, learner: Learner) -> dict[str, Any]:
     }
 
 
-def _teacher(info: TeacherInfo) -> dict[str, Any]:
-    return {key: value for key, value in info.to_json().items() if key != "mode"}
+def _teacher(shared: Shared, info: TeacherInfo) -> dict[str, Any]:
+    noted = {key: value for key, value in info.to_json().items() if key != "mode"}
+    return noted | {"accuracy": shared.quality(info)}
 
 
 def _books(run: Run, knowledge: Knowledge | None) -> tuple[dict[str, Any], ...]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
+from bookkd.book import TeacherInfo
 from bookkd.core.errors import BookMismatchError, ConfigError, expected
 from bookkd.core.fields import LOGITS, VARIANCE
 from bookkd.core.jsonio import digest
 from bookkd.core.protocols import Knowledge
+from bookkd.evaluation import lower_is_better
 from bookkd.knowledge import (
     Ensemble,
     LiveKnowledge,
@@ -23,7 +25,7 @@ from bookkd.knowledge import (
     check_views,
     with_pool_of,
 )
-from bookkd.learning import find_device, measure
+from bookkd.learning import find_device, measure, measure_network
 from bookkd.learning.folder import plain
 from bookkd.pipelines.compare.arms import Arm
 from bookkd.pipelines.compare.sweep import Source, Sweep
@@ -35,6 +37,7 @@ from bookkd.pipelines.compare.teacher_predictions import (
 )
 from bookkd.pipelines.evaluate_student import unchanged_views
 from bookkd.pipelines.learn_student import views_of_book
+from bookkd.pipelines.make_book import note_accuracy
 from bookkd.pipelines.options import NetworkOptions, ViewOptions
 from bookkd.pipelines.samples import Rows, Samples, open_samples
 from bookkd.pipelines.task import says_variance, task_name, with_variance
@@ -60,6 +63,7 @@ class Shared:
         self._books: dict[tuple[str, tuple[str | int, ...]], StoredKnowledge] = {}
         self._teachers: dict[str, Teacher] = {}
         self._live: dict[str, TeacherPredictions] = {}
+        self._first: dict[str, float] = {}
         self._said: dict[str, dict[str, Tensor] | None] = {}
         self._views: dict[str, CachedViews] = {}
 
@@ -75,8 +79,25 @@ class Shared:
 
     @property
     def width(self) -> int:
-        """Number of classes or outputs."""
-        return len(self.samples.task.class_names)
+        """Number of classes, outputs or tokens."""
+        return self.samples.task.n_outputs
+
+    @property
+    def of_sequences(self) -> bool:
+        """Whether a sample has an answer at every position, so that what is said of all of them is never held together."""
+        return any(info.by_position for info in self.samples.task.field_infos.values())
+
+    def beside(self, source: Source | None) -> Teacher | None:
+        """Return the live teacher that sequences of the test split are compared with: that of a source, or with its weights."""
+        found = self.live_behind(source)
+        return self.teacher(found[0]) if len(found) == 1 else None
+
+    def live_behind(self, source: Source | None) -> Sequence[NetworkOptions]:
+        """Return the live teachers of a source; of sequences those with the weights of its books' teachers too."""
+        if source is None or source.teachers or not self.of_sequences:
+            return () if source is None else source.teachers
+        twin = self._live_twin(source)
+        return () if twin is None else twin.teachers
 
     def check_sources(self) -> None:
         """Refuse what the task cannot learn from, before anything starts.
@@ -171,12 +192,26 @@ class Shared:
         key = digest(plain(options))
         if key not in self._live:
             found, plain_task, test = self.teacher(options), self.samples.task, self.samples.test
+            if self.of_sequences:
+                measured = measure_network(found, test, plain_task, device=self.device, replicates=0)
+                note_accuracy(found, measured, plain_task, self.sweep.test)
+                self._first[found.digest] = measured.metrics[plain_task.primary_metric].value
+                return self._live.setdefault(key, {})
             task = with_variance(plain_task, teacher=None, student=says_variance(plain_task, found, test))
             said = predict(found, test, task, device=self.device)
             found.accuracy = measure(task, said, replicates=0).metrics[task.primary_metric].value
             found.split = self.sweep.test
             self._live[key] = live_predictions(task, said.fields)
         return self._live[key]
+
+    def quality(self, info: TeacherInfo) -> float | None:
+        """Return the first metric of the task that a teacher has: what it notes itself, unless less of that metric is better.
+
+        A teacher notes a share, which says nothing of perplexity or of word errors: these are known of live teachers alone.
+        """
+        if not lower_is_better(self.samples.task.primary_metric):
+            return info.accuracy
+        return self._first.get(info.digest)
 
     def knowledge(self, source: Source | None, task: Task) -> Knowledge | None:
         """Return whom a run of this task asks, with its own count of teacher passes; None for nobody."""
@@ -209,6 +244,8 @@ class Shared:
     def cached(self, views: Views, rows: Rows | None, epochs: int) -> CachedViews | None:
         """Return the views in memory, drawn now or for an earlier run; None where they would not fit or not pay."""
         train, training = self.samples.train, self.sweep.training
+        if getattr(train, "pad_value", None) is not None:  # each has a length of its own
+            return None
         key = digest([views.recipe(len(train)), None if rows is None else rows.tolist()])
         room = int(training.cache_bytes * self.share) - sum(held.nbytes for held in self._views.values())
         if key not in self._views and epochs * self.runs >= views.n_views and room > 0:
@@ -225,7 +262,7 @@ class Shared:
         A book of the training samples says nothing of them: they come from a book of the test split, or from live teachers
         of the sweep with the same weights.
         """
-        if source is None:
+        if source is None or self.of_sequences:
             return None
         key = digest(plain(source))
         if key not in self._said:
