@@ -21,13 +21,12 @@ ONE_PASS, TWO_PASSES = 1.10, 2.10
 _SECOND_PASS = {
     "adaptive-label-smoothing": "its own past is passed too",
     "beta-smoothing": "an averaged student is passed too",
-    "dml": "two students",
     "mlkd": "two views of each sample",
 }
 
 
 def bench_methods(*, pairs: int, quick: bool) -> list[Goal]:
-    """Measure every method with its defaults: ResNet-8, random 32x32 images, views in memory.
+    """Measure every method that serves classification, with its defaults: ResNet-8, random 32x32 images, views in memory.
 
     Args:
         pairs: Interleaved pairs of each ratio.
@@ -47,7 +46,8 @@ def bench_methods(*, pairs: int, quick: bool) -> list[Goal]:
         teacher = untrained_teacher("resnet20", task, dataset.images)
         knowledge = StoredKnowledge(make(Path(folder) / "book", teacher, dataset, views, task=task, batch_size=BATCH))
         labels = Arm(cached, Supervised(), None, task)
-        return [_goal(name, cached, knowledge, labels, task, pairs) for name in METHODS if name != "supervised"]
+        served = [name for name in METHODS if task.name in method_class(name).tasks and name != "supervised"]
+        return [_goal(name, cached, knowledge, labels, task, pairs) for name in served]
 
 
 def _goal(
@@ -57,6 +57,8 @@ def _goal(
     arm = Arm(cached, method, knowledge if method.needs(task).fields else None, task)
     if method.needs(task).validation:
         arm.run.fire("validation_improved")
-    why = _SECOND_PASS.get(name)
+    why = _SECOND_PASS.get(name, f"{method.cohort} networks" if method.cohort > 1 else None)
     words = f"epoch of {name} / labels only" + (f" ({why})" if why else "")
-    return Goal.of(words, paired(arm.epoch, labels.epoch, pairs), TWO_PASSES if why else ONE_PASS)
+    # One network more is one pass and one update more.
+    limit = TWO_PASSES + max(0, method.cohort - 2) if why else ONE_PASS
+    return Goal.of(words, paired(arm.epoch, labels.epoch, pairs), limit)
