@@ -81,7 +81,7 @@ def table(found: Mapping[str, Any], section: Section) -> str:
         head.append("bytes a token")
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for arm, runs in arms.items():
-        cells = [arm, str(len(runs)), *(number(figures(runs, column.name), column) for column in section.columns)]
+        cells = [arm, str(len(runs)), *(number(runs, column) for column in section.columns)]
         gain = None if arm in ("teacher", section.base) else difference(arms, arm, section.base, first.name)
         cells.append(apart(gain, first))
         if "bytes a token" in head:
@@ -101,13 +101,19 @@ def pairs(found: Mapping[str, Any], section: Section) -> str:
     return f"{column.title}: {'; '.join(told)}."
 
 
-def number(by_seed: Mapping[int, float], column: Column) -> str:
-    """Return mean and deviation over seeds."""
-    if not by_seed:
+def number(runs: Mapping[int, Mapping[str, Any]], column: Column) -> str:
+    """Return mean and deviation over seeds; of one seed, the interval over what was measured."""
+    found, digits = (
+        [run["metrics"][column.name] for run in runs.values() if column.name in run["metrics"]],
+        column.digits,
+    )
+    if not found:
         return "-"
-    values = [column.factor * value for value in by_seed.values()]
-    spread = f" ± {statistics.stdev(values):.{column.digits}f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.{column.digits}f}{spread}"
+    values = [column.factor * each["value"] for each in found]
+    if len(values) > 1:
+        return f"{statistics.fmean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}"
+    low, high = (column.factor * found[0][end] for end in ("low", "high"))
+    return f"{values[0]:.{digits}f}" + (f" ({low:.{digits}f} to {high:.{digits}f})" if low < high else "")
 
 
 def apart(found: Difference | None, column: Column) -> str:
@@ -143,7 +149,9 @@ measured, written by `benchmarks/sequence_results.py`. No number here is a paper
 these are small networks trained for minutes on two cores, with few seeds, and say what shows *here*.
 
 Figures are of held-out data: mean ± standard deviation over seeds. Differences are paired over seeds, with Student's 95 % interval,
-not corrected for the number of arms; in bold where they are more than the noise between seeds. With one seed there is no such interval.
+not corrected for the number of arms; in bold where they are more than the noise between seeds. With one seed there is no such interval:
+what stands behind a figure then is the 95 % interval over sentences, utterances or sequences of the test data, and how far another seed
+would be nobody knows.
 Nothing was tuned.
 """
 
@@ -182,11 +190,16 @@ sentence encoder MiniLM-L6, tuned for {teacher_epochs} epochs; students are enco
 `benchmarks/translation.py`: {sentences} pairs of Multi30k, a shared byte-pair vocabulary of {vocabulary}, tested on test_2016_flickr with a
 beam of 4. The teacher is a transformer of 2 layers of 128, trained for {teacher_epochs} epochs; students have 0.30 of its parameters and see
 {epochs} epochs, of which the one with the least perplexity on the validation split is kept. BLEU and chrF are sacreBLEU's; perplexity and
-calibration are of the reference, behind its own prefix.
+calibration are of the reference, behind its own prefix. Adaptive label smoothing keeps its past self in memory (`live`), and its rule for
+the strength is a reconstruction.
 
 {table}
+
+One seed. Text that the teacher wrote gives the best translations, and a student that is sure of it and not of the reference, so that its
+perplexity and calibration of the latter are worst by far; word by word from a top-k book is between. Adaptive smoothing is best calibrated
+and translates worst of all here; probably since its past self is a weak teacher in so short a training (not tested).
 """,
-        "label smoothing",
+        "label smoothing 0.1",
         (
             Column("bleu", "BLEU", 2),
             Column("chrf", "chrF", 2),
