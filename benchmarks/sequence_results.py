@@ -233,6 +233,24 @@ networks gain little from consistency is what others saw too.
         ),
         (("two-pass", "kd"), ("cons-kd", "two-pass")),
     ),
+    "speech-espeak": Section(
+        """## Synthetic speech, as a second set
+
+The same on {strings} strings of digits spoken by espeak-ng; a fifth of the pairs of English accent and voice are held out.
+
+{table}
+
+{pairs}
+""",
+        "supervised",
+        (
+            Column("wer", "WER %", 2, 100),
+            Column("cer", "CER %", 2, 100),
+            Column("nll", "NLL", 2),
+            Column("agreement", "agreement %", 1, 100),
+        ),
+        (("two-pass", "kd"), ("cons-kd", "two-pass")),
+    ),
     "music": Section(
         """## Bass of a chorale from its soprano
 
