@@ -5,7 +5,8 @@ from __future__ import annotations
 from bookkd.learning.beginning import begin_run
 from bookkd.learning.cohort import Cohort
 from bookkd.learning.data import Groups, check_batches, make_groups, visible_labels
-from bookkd.learning.learn import Learned, learn
+from bookkd.learning.learn import learn
+from bookkd.learning.learned import Learned
 from bookkd.learning.learner import Learner
 from bookkd.learning.loop import fit
 from bookkd.learning.on_policy import OnPolicy

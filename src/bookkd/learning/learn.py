@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,10 +15,8 @@ from torch import Tensor, nn
 
 from bookkd.book import TeacherInfo, lineage_of
 from bookkd.core.errors import ConfigError, expected
-from bookkd.core.jsonio import canonical
 from bookkd.core.protocols import Knowledge
 from bookkd.knowledge import (
-    NOTES,
     Surroundings,
     books_of,
     check_alignment,
@@ -46,6 +43,7 @@ from bookkd.learning.configuration import (
 )
 from bookkd.learning.data import Groups, check_batches, make_groups
 from bookkd.learning.folder import RunFolder, is_main_process, plain
+from bookkd.learning.learned import Learned, finished, keep, learned_of
 from bookkd.learning.learner import Learner
 from bookkd.learning.loop import fit
 from bookkd.learning.on_policy import OnPolicy
@@ -57,37 +55,9 @@ from bookkd.learning.validation import Validation
 from bookkd.methods import Method, Supervised
 from bookkd.tasks import Task
 from bookkd.views import CachedViews, Replay, Views
-from bookkd.zoo import check_takes, load_weights, save_weights
+from bookkd.zoo import check_takes
 
-__all__ = ["Learned", "learn"]
-
-
-@dataclass(frozen=True, eq=False)
-class Learned:
-    """What learning gives.
-
-    Args:
-        student: The trained network, in evaluation mode, on the CPU: of the best epoch with `Training.patience`, else of
-            the last. Of a cohort it is the first peer.
-        history: One flat record for each epoch.
-        epoch: The epoch of the student, from 1.
-        metrics: The student's validation, point values by metric; empty without a validation set.
-        seconds_per_epoch: Median over epochs, validation not counted.
-        teacher_forwards: Samples passed through a teacher while learning; 0 from a book.
-        folder: Where everything was saved; None where nothing was.
-        peers: The other students of a cohort, in order; empty for one student.
-        order: How the samples were shuffled, and why.
-    """
-
-    student: nn.Module
-    history: list[dict[str, Any]] = field(repr=False)
-    epoch: int
-    metrics: dict[str, float]
-    seconds_per_epoch: float
-    teacher_forwards: int
-    folder: Path | None = None
-    peers: tuple[nn.Module, ...] = ()
-    order: ReadingOrder | None = None
+__all__ = ["learn"]
 
 
 def learn(
@@ -183,7 +153,7 @@ def learn(
         folder = RunFolder(out, config, overwrite=overwrite)
     with folder or nullcontext():
         if folder is not None and folder.result is not None:
-            return _finished(learner, folder, folder.result)
+            return finished(learner, folder, folder.result)
         fields = tuple(method.needs(task).fields)
         order = order_of_run(
             training,
@@ -248,29 +218,6 @@ def _taught_by(knowledge: Knowledge | None, method: Method, task: Task) -> tuple
     return teachers_behind(knowledge) if needs.fields or needs.live_teacher else ()
 
 
-def _kept(learner: Learner, folder: RunFolder, run: Run, notes: dict[str, Any]) -> Learned:
-    """Write weights and result."""
-    learned = _learned(learner, folder.history(), run.chosen_epoch, run.teacher_forwards, folder.path)
-    for name, network in _weights(learner).items():
-        text = canonical({**notes, "epoch": learned.epoch}).decode()
-        save_weights(network, folder.path / name, {NOTES: text})
-    counts = {"teacher_forwards": run.teacher_forwards, "epochs": len(learned.history), "epoch": learned.epoch}
-    folder.finish({**counts, **learned.metrics})
-    return learned
-
-
-def _finished(learner: Learner, folder: RunFolder, result: dict[str, Any]) -> Learned:
-    for name, network in _weights(learner).items():
-        load_weights(network, folder.path / name)
-    return _learned(learner, folder.history(), result["epoch"], result["teacher_forwards"], folder.path)
-
-
-def _weights(learner: Learner) -> dict[str, nn.Module]:
-    """Return file name -> network: the student, and the other peers of a cohort."""
-    networks = list(learner.student.peers) if isinstance(learner.student, Cohort) else [learner.student]
-    return {f"student{f'-{place}' if place else ''}.safetensors": network for place, network in enumerate(networks)}
-
-
 def _check_networks(student: nn.Module, knowledge: Knowledge | None, dataset: Any, checked: Validation | None) -> None:
     """Let networks refuse what they cannot take or learn."""
     for network in student.peers if isinstance(student, Cohort) else [student]:
@@ -319,13 +266,13 @@ class _Job:
         self.learner.cpu()
         if folder is None or not is_main_process():
             path = None if folder is None else folder.path
-            return _learned(self.learner, history, run.chosen_epoch, run.teacher_forwards, path)
+            return learned_of(self.learner, history, run.chosen_epoch, run.teacher_forwards, path)
         method = self.method
         taught_by = _taught_by(self.step.knowledge, method, self.learner.task)
         if self.written_by is not None and self.written_by.digest not in [teacher.digest for teacher in taught_by]:
             taught_by = (*taught_by, self.written_by)
         lineage = lineage_of({"name": method.name, **plain(method)}, taught_by)
-        return _kept(self.learner, folder, run, {"method": method.name, "lineage": lineage})
+        return keep(self.learner, folder, run, {"method": method.name, "lineage": lineage})
 
     def fit(self, door: str, log: Callable[[dict[str, Any]], None], **lightning: Any) -> Run:
         # Dropout is seeded at every step: the caller's generators are put back afterwards.
@@ -397,13 +344,3 @@ def _replay(replay: Replay, training: Training) -> Replay | CachedViews:
 def _channels_last(learner: Learner) -> None:
     if next(learner.parameters()).device.type == "cpu":
         learner.to(memory_format=torch.channels_last)
-
-
-def _learned(
-    learner: Learner, history: list[dict[str, Any]], epoch: int, forwards: int, folder: Path | None
-) -> Learned:
-    seconds = statistics.median([record["seconds"] for record in history]) if history else 0.0
-    chosen = next((record for record in history if record["epoch"] == epoch), {})
-    metrics = {key.removeprefix("val/"): value for key, value in chosen.items() if key.startswith("val/")}
-    student, *peers = (network.eval() for network in _weights(learner).values())
-    return Learned(student, history, epoch, metrics, seconds, forwards, folder, tuple(peers))

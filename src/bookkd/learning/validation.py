@@ -26,6 +26,7 @@ from bookkd.evaluation import (
 )
 from bookkd.knowledge import StoredKnowledge
 from bookkd.learning.learner import Learner
+from bookkd.learning.step import to_device
 from bookkd.losses import DenseTarget
 from bookkd.tasks import Predictions, Task, predict
 from bookkd.views import Pick, Replay, Views
@@ -182,10 +183,7 @@ def measure_sequences(
     with torch.inference_mode():
         for start in range(0, len(replay), batch_size):
             picks = [Pick(row, 0) for row in range(start, min(start + batch_size, len(replay)))]
-            batch = {
-                name: value.to(device) if isinstance(value, Tensor) else value
-                for name, value in replay.batch(picks).items()
-            }
+            batch = to_device(replay.batch(picks), torch.device(device))
             inputs, counts = task.inputs(batch), cast(Tensor, task.counts(batch))
             said, seen = task.fields(network(*inputs), batch), task.batch(batch)
             theirs = None if teacher is None else task.of_teacher().fields(teacher(*inputs), batch)
