@@ -47,6 +47,7 @@ ARMS: dict[str, tuple[Codec | None, Method]] = {
     "full": (Dense(), LLMKD()),
     "top-k 12": (TopK(12, (1.0,)), LLMKD()),
     "top-k 50": (TopK(50, (1.0,)), LLMKD()),
+    "sampled 13": (Sampled(13), LLMKD()),
     "sampled 50": (Sampled(50), LLMKD()),
 }
 """Name -> what the book keeps of a position, and the method; no book for labels alone."""

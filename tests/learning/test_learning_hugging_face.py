@@ -439,10 +439,18 @@ def test_documents_that_the_teacher_kept_apart_stay_apart(tmp_path):
         trainer(counted).train()
     done = trainer(apart)
     asked = []
-    done.model.register_forward_pre_hook(lambda _, __, given: asked.append(given["use_cache"]), with_kwargs=True)
+    hook = done.model.register_forward_pre_hook(lambda _, __, given: asked.append(given["use_cache"]), with_kwargs=True)
     done.train()
-    done.evaluate(ROWS[:4])
+    told = done.evaluate(ROWS[:4])["eval_loss"]
     assert set(asked) == {False}  # with a cache Transformers would let documents see one another
+    hook.remove()
+    done.model.config.use_cache = False
+    # A plain trainer keeps documents apart where no mask stands beside their positions
+    plain = transformers.Trainer(
+        done.model, arguments(tmp_path), eval_dataset=ROWS[:4],
+        data_collator=lambda given: {key: value for key, value in apart(given).items() if key != "attention_mask"},
+    )  # fmt: skip
+    assert told == pytest.approx(plain.evaluate()["eval_loss"], rel=1e-6)
     mine = LanguageModel(model(9), separator=0)
     learner, step = Learner(mine, TASK), Step(LLMKD().objective(TASK), TASK, StoredKnowledge(book.path))
     batch = Replay(data, VIEWS).batch([(row, 0) for row in range(len(ROWS))])

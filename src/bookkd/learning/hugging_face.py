@@ -117,7 +117,7 @@ class BookLoss(_Mixed):  # type: ignore[misc]
             # With a cache Transformers does not look at position_ids for where documents begin.
             inputs = {"use_cache": False, **inputs}
         if rows is None or not model.training:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            return super().compute_loss(model, self._kept_apart(inputs), return_outputs, num_items_in_batch)
         batch = batch_of(inputs["input_ids"], rows)
         left_out = self._left_out(inputs, rows)
         outputs = model(**{key: value for key, value in inputs.items() if key not in left_out})
@@ -182,6 +182,17 @@ class BookLoss(_Mixed):  # type: ignore[misc]
                 got = f"{int(given[row, place])} at token {place} of row {int(rows.numbers[row])}"
                 raise ConfigError(expected("position_ids", wish, got, where=where, do=do))
         return ("labels", "shift_labels") if separator is None else ("labels", "shift_labels", "attention_mask")
+
+    def _kept_apart(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Return the inputs of rows to evaluate on: without a mask where documents are kept apart and padding is at the end.
+
+        Beside a mask Transformers would let documents see one another; nothing that is learnt sees what stands behind it.
+        """
+        mask = inputs.get("attention_mask")
+        if self._separator is None or mask is None or "position_ids" not in inputs or mask.dim() != 2:
+            return inputs
+        at_the_end = bool((mask[:, 1:] <= mask[:, :-1]).all())
+        return {key: value for key, value in inputs.items() if key != "attention_mask"} if at_the_end else inputs
 
     def _of_experts(self, outputs: Any) -> Tensor | float:
         """Return the auxiliary loss that spreads tokens over experts, which a model adds to its own loss alone."""
