@@ -59,6 +59,8 @@ class FieldPlan:
         baked: Of logits that were worked out of several books or regularised: `temperature`, at which alone they say what
             they are to say, and how they were made; JSON values. None for what a teacher said.
         positions: Most positions of a record where their number varies; None where a record is one array.
+        taken: Of what was taken inside of a teacher: `module`, the path of its module, and `loses`, what a reduction leaves out; JSON
+            values. None for what it says.
 
     >>> from bookkd.book import Dense
     >>> FieldPlan((10,), Dense()).bytes_per_record, FieldPlan((10,), Dense(), positions=512).bytes_per_record
@@ -69,6 +71,7 @@ class FieldPlan:
     codec: Codec
     baked: Mapping[str, Any] | None = None
     positions: int | None = None
+    taken: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.codec, Codec):
@@ -93,6 +96,8 @@ class FieldPlan:
             if most > _layout.MAX_ITEMS:
                 wish, do = f"at most {_layout.MAX_ITEMS} items a record", "Cut long records into several."
                 raise ConfigError(expected("most_items", wish, most, where=where, do=do))
+        if self.taken is not None:
+            object.__setattr__(self, "taken", json_values(self.taken, "taken"))
         if self.baked is not None:
             object.__setattr__(self, "baked", json_values(self.baked, "baked"))
             positive(self.baked.get("temperature", 0), "temperature", where="a baked field")
@@ -133,10 +138,12 @@ class FieldPlan:
         return 0 if self.positions else 4 * int(np.prod(self.shape, dtype=object))
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values; `baked` and `positions` only where they are."""
+        """Return plain values; `baked`, `positions` and `taken` only where they are."""
         found: dict[str, Any] = {"shape": list(self.shape), "codec": codec_to_config(self.codec)}
         if self.positions is not None:
             found["positions"] = self.positions
+        if self.taken is not None:
+            found["taken"] = dict(self.taken)
         return found if self.baked is None else {**found, "baked": dict(self.baked)}
 
     def stored(self, name: str) -> dict[str, Layout]:

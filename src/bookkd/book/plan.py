@@ -286,4 +286,5 @@ def _field_from_json(found: Any, where: str) -> FieldPlan:
     shape = tuple(_checked.integers(found, "shape", where))
     baked = parsed(_checked.mapped(found, "baked", where)) if "baked" in found else None
     positions = _checked.integer(found, "positions", where, 1, _layout.MAX_ITEMS) if "positions" in found else None
-    return FieldPlan(shape, codec_from_config(_checked.mapped(found, "codec", where)), baked, positions)
+    taken = parsed(_checked.mapped(found, "taken", where)) if "taken" in found else None
+    return FieldPlan(shape, codec_from_config(_checked.mapped(found, "codec", where)), baked, positions, taken)

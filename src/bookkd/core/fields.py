@@ -32,6 +32,8 @@ __all__ = [
     "PROBE_TAKEN",
     "RATIO",
     "SAMPLE",
+    "SAMPLE_WEIGHT",
+    "TEACHER",
     "TEACHER_LENGTH",
     "TEACHER_SHIFT",
     "VARIANCE",
@@ -52,12 +54,17 @@ NORMAL = "normal"
 OWN = "own/"
 """Begins the fields that a method's own knowledge gives (an average of the student, a virtual teacher), not a teacher's."""
 
+TEACHER = "teacher/"
+"""Begins, in what a connector reads, the fields of the teacher."""
+
 SAMPLE = "sample"
 """int64 [batch]: the row of the book, 0 to n_samples - 1."""
 VIEW = "view"
 """int64 [batch]: the view, 0 to n_views - 1."""
 WEIGHT = "weight"
 """float32 [batch]: 1, or 0 for a row that only pads the last batch of an epoch."""
+SAMPLE_WEIGHT = "sample_weight"
+"""float32 [batch]: the weight of each sample, where `weight` has become that of each position on the way to the losses."""
 INPUT = "input"
 """The view itself, before any network's own preprocessing."""
 LABEL = "label"

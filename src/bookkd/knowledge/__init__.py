@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bookkd.knowledge.alignment import check_alignment, keys_of, with_pool_of
 from bookkd.knowledge.base import Teacherless
+from bookkd.knowledge.capture import Capture, layers_of, shapes_of
 from bookkd.knowledge.ensemble import Ensemble, SideBySide, books_of, check_same, teachers_of
 from bookkd.knowledge.lineage import NOTES, lineage_of_weights, teachers_behind
 from bookkd.knowledge.live import LiveKnowledge
@@ -16,6 +17,7 @@ from bookkd.knowledge.teacher import Teacher
 __all__ = [
     "NOTES",
     "BetaSmoothing",
+    "Capture",
     "Ensemble",
     "LiveKnowledge",
     "PastSelf",
@@ -35,8 +37,10 @@ __all__ = [
     "check_same",
     "check_views",
     "keys_of",
+    "layers_of",
     "lineage_of_weights",
     "member_fields",
+    "shapes_of",
     "teachers_behind",
     "teachers_of",
     "unmeasured",

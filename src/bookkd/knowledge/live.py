@@ -7,8 +7,10 @@ from typing import Any
 
 import torch
 
+from bookkd.core.features import is_feature
 from bookkd.core.fields import INPUT, FieldInfo
 from bookkd.core.names import choose
+from bookkd.knowledge.capture import Capture, shapes_of
 from bookkd.knowledge.teacher import Teacher
 from bookkd.losses import DenseTarget
 from bookkd.tasks import Task
@@ -22,17 +24,39 @@ class LiveKnowledge:
     Args:
         teacher: The network, ready to speak.
         task: Turns its output into fields; the student's will do.
+
+    Fields inside of the network (`features/...`) are among what it says once `offer` has found their shapes.
     """
 
     def __init__(self, teacher: Teacher, task: Task) -> None:
         self.teacher = teacher
         self.task = task.of_teacher()
+        self._inside: dict[str, FieldInfo] = {}
         self._forwards = 0
 
     @property
     def fields(self) -> Mapping[str, FieldInfo]:
-        """What the task's networks say; every temperature can be honoured."""
-        return self.task.field_infos
+        """What the task's networks say, and what was offered; every temperature can be honoured."""
+        return {**self.task.field_infos, **self._inside}
+
+    def offer(self, names: Sequence[str], batch: Mapping[str, Any]) -> None:
+        """Say fields inside of the network, too.
+
+        Args:
+            names: Such as `features/stage3/mean`; others than `features/...` are passed over.
+            batch: Of at least one sample, by which shapes are found.
+
+        Raises:
+            ConfigError: for a layer that the network has not, or that does not run.
+        """
+        inside = [name for name in dict.fromkeys(names) if is_feature(name) and name not in self._inside]
+        if inside:
+            capture, inputs = self._capture(inside), self.task.inputs(batch)
+            shapes = shapes_of(capture, lambda: self.teacher(*inputs))
+            self._inside |= {name: FieldInfo(shape) for name, shape in shapes.items()}
+
+    def _capture(self, names: Sequence[str]) -> Capture:
+        return Capture(self.teacher.network, names, layers=self.teacher.layers, constants=self.teacher.constants)
 
     @property
     def teacher_forwards(self) -> int:
@@ -47,16 +71,26 @@ class LiveKnowledge:
             fields: The fields wanted; None for all.
 
         Returns:
-            Field name -> `DenseTarget` in float32 (float64 stays), where `input` is.
+            Field name -> `DenseTarget` in float32 (float64 stays), where `input` is; of `features/...` the tensor itself.
         """
         wanted = list(self.fields) if fields is None else [choose(name, self.fields, "field") for name in fields]
         # no_grad and not inference mode: the targets enter the graph of the student's loss.
         with torch.no_grad():
-            said = self.task.fields(self.teacher(*self.task.inputs(batch)), batch)
+            output, inside = self._run(batch, [name for name in wanted if name in self._inside])
+            said = self.task.fields(output, batch)
         self._forwards += len(batch[INPUT])
         # The student may be on another device than the teacher.
         device = batch[INPUT].device
-        return {name: DenseTarget(_full(said[name]).to(device)) for name in wanted}
+        return {
+            name: _full(inside[name]).to(device) if name in inside else DenseTarget(_full(said[name]).to(device))
+            for name in wanted
+        }
+
+    def _run(self, batch: Mapping[str, Any], inside: Sequence[str]) -> tuple[Any, dict[str, torch.Tensor]]:
+        inputs = self.task.inputs(batch)
+        if not inside:
+            return self.teacher(*inputs), {}
+        return self._capture(inside)(lambda: self.teacher(*inputs))
 
 
 def _full(logits: torch.Tensor) -> torch.Tensor:

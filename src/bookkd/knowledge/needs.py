@@ -7,6 +7,7 @@ from typing import Any
 
 from bookkd.book import Book
 from bookkd.core.errors import ConfigError, FidelityError, expected
+from bookkd.core.features import is_feature
 from bookkd.core.fields import LOGITS, MEAN, VARIANCE, FieldInfo
 from bookkd.core.names import nearest
 from bookkd.core.protocols import Knowledge, Needs
@@ -97,8 +98,7 @@ Make a book that holds it: bookkd make ... --task classification.
         if info is None:
             have = ", ".join(nearest(name, fields)) or "nothing"
             raise ConfigError(
-                f"Expected the knowledge to have field {name!r} for method {method}, got {have}{place}. "
-                f"{_HOW.get(name, _OTHERWISE)}"
+                f"Expected the knowledge to have field {name!r} for method {method}, got {have}{place}. {_how(name)}"
             )
         if info.hard and name not in needs.hard:
             agree = _figure(info, "top1_agreement")
@@ -132,6 +132,13 @@ Make a book that holds it: bookkd make ... --task classification.
                 f"Expected field {name!r} to honour temperature {missing[0]:g} for method {method}, got a codec that "
                 f"promises {promised}{said}{place}. Use one of these, or make the book with {option} {missing[0]:g}."
             )
+
+
+def _how(name: str) -> str:
+    """Return what to do to have a field."""
+    if is_feature(name):
+        return f"Make a book that holds it: bookkd make ... --features {name}, or --for METHOD for all that a method reads."
+    return _HOW.get(name, _OTHERWISE)
 
 
 def unmeasured(needs: Needs, fields: Mapping[str, FieldInfo]) -> list[str]:

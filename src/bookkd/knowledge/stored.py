@@ -26,6 +26,7 @@ from bookkd.book import (
 )
 from bookkd.core.check import unique
 from bookkd.core.errors import BookMismatchError, ConfigError, expected
+from bookkd.core.features import is_feature
 from bookkd.core.fields import (
     COUNTS,
     INPUT,
@@ -92,7 +93,7 @@ class StoredKnowledge(Teacherless):
             fields: The fields wanted; None for all.
 
         Returns:
-            Field name -> `DenseTarget` in the stored precision, or the `SparseTarget`, `SampledTarget` or `ClassTarget` that
+            Field name -> float32 tensor for `features/...`; else `DenseTarget` in the stored precision, or the `SparseTarget`, `SampledTarget` or `ClassTarget` that
             its codec left, where `input` is (else on the CPU).
 
         Raises:
@@ -108,7 +109,10 @@ class StoredKnowledge(Teacherless):
         if batch.get(COUNTS) is not None:
             self._check_counts(read, np.asarray(batch[COUNTS]), samples)
         device = batch[INPUT].device if INPUT in batch else torch.device("cpu")
-        said: dict[str, Target] = {name: self._target(name, read[name], device) for name in read}
+        said: dict[str, Any] = {
+            name: _features(read[name], device) if is_feature(name) else self._target(name, read[name], device)
+            for name in read
+        }
         if combined:
             accuracies = [teacher.accuracy for teacher in self.teachers]
             each = [said[name] for name in self.members]
@@ -248,6 +252,11 @@ def _target(
     if isinstance(read, ClassArray):
         return ClassTarget(tensor(read.classes.astype(np.int64)), read.n_classes)
     return DenseTarget(tensor(read))
+
+
+def _features(read: Any, device: torch.device) -> Tensor:
+    """Return what was taken inside of the teacher, as live knowledge gives it."""
+    return torch.from_numpy(np.ascontiguousarray(read, dtype=np.float32)).to(device, non_blocking=True)
 
 
 def _numbers(measured: Any, group: str, figure: str) -> dict[float, float]:

@@ -39,6 +39,8 @@ class Teacher:
         device: Where it runs.
         amp: Autocast on a GPU; the logits come out as float32 in any case.
         lineage: Who taught it, see `bookkd.book.lineage_of`; None where nobody did or nobody knows.
+        layers: Name -> module path of its layers, over those that it has by itself, see `bookkd.knowledge.layers_of`.
+        constants: What is known of it once and for all, by name, such as the directions that `pca<d>` keeps; books hold them too.
     """
 
     network: nn.Module
@@ -49,6 +51,8 @@ class Teacher:
     device: str | torch.device = "cpu"
     amp: bool = True
     lineage: Mapping[str, Any] | None = None
+    layers: Mapping[str, str] = field(default_factory=dict)
+    constants: Mapping[str, Tensor] = field(default_factory=dict)
     _digest: str = field(default="", init=False, repr=False)
 
     def __post_init__(self) -> None:

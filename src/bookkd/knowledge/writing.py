@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,15 +14,19 @@ from torch.utils.data import DataLoader
 from bookkd.book import BookWriter, Codec, Dense, FieldPlan, Plan, Raw, Unit
 from bookkd.book.ragged import RaggedArray, Rows, offsets_of
 from bookkd.core.errors import ConfigError, FidelityError, TeacherOutputError, expected
+from bookkd.core.features import Feature, is_feature
 from bookkd.core.fields import PROBE_HASH, PROBE_PROJECTIONS
+from bookkd.core.protocols import Knowledge
+from bookkd.knowledge.capture import layers_of
+from bookkd.knowledge.ensemble import teachers_of
 from bookkd.knowledge.live import LiveKnowledge
 from bookkd.knowledge.teacher import Teacher
 from bookkd.losses import DenseTarget
 from bookkd.tasks import Task
-from bookkd.views import Pick, Replay, Views, collate
+from bookkd.views import CachedViews, Pick, Replay, Views, collate
 from bookkd.zoo import check_takes, fingerprint
 
-__all__ = ["Progress", "Viewed", "check_speaker", "plan_book", "say", "write_units"]
+__all__ = ["Progress", "Viewed", "check_speaker", "offer", "plan_book", "say", "write_units"]
 
 Progress = Callable[[int, int], None]
 
@@ -57,7 +61,15 @@ def check_speaker(teacher: Teacher, dataset: Any) -> None:
 
 
 def plan_book(
-    teacher: Teacher, dataset: Any, views: Views, task: Task, *, codec: Codec, temperatures: tuple[float, ...]
+    teacher: Teacher,
+    dataset: Any,
+    views: Views,
+    task: Task,
+    *,
+    codec: Codec,
+    temperatures: tuple[float, ...],
+    features: Sequence[str] = (),
+    feature_codec: Codec | None = None,
 ) -> Plan:
     """Return the plan of a book by one teacher; arguments as `make`.
 
@@ -76,11 +88,13 @@ def plan_book(
         where = f"task {task.name}, whose losses need every value"
         raise FidelityError(expected("codec", "one that keeps every value", codec.name, where=where, do=do))
     knowledge, seen = LiveKnowledge(teacher, task), Viewed(dataset, views)
+    offer(knowledge, features, Replay(dataset, views, probe_share=0.0))
     fields = {
         name: FieldPlan(
             info.shape,
-            Dense("float32") if info.exact else codec,
+            (feature_codec or Dense()) if is_feature(name) else Dense("float32") if info.exact else codec,
             positions=knowledge.task.most_positions(seen) if info.by_position else None,
+            taken=taken(teacher, name) if is_feature(name) else None,
         )
         for name, info in knowledge.fields.items()
     }
@@ -101,6 +115,26 @@ def plan_book(
         device=str(torch.device(teacher.device).type),
         versions={"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
     )
+
+
+def offer(knowledge: Knowledge | None, names: Iterable[str], replay: Replay | CachedViews) -> None:
+    """Let live teachers say those of some fields that are taken inside of them, by the shapes that they have of a first sample.
+
+    Args:
+        knowledge: Anything; books and labels have what they have.
+        names: Fields; others than `features/...` are passed over.
+        replay: Views of the samples.
+    """
+    inside = [name for name in names if is_feature(name)]
+    for live in teachers_of(knowledge) if inside else ():
+        live.offer(inside, collate([replay[Pick(int(replay.rows[0]), 0)]]))
+
+
+def taken(teacher: Teacher, name: str) -> dict[str, Any]:
+    """Return where a field was taken inside of a teacher, and what was kept of it, as a book notes it."""
+    feature = Feature.of(name)
+    path = {**layers_of(teacher.network), **teacher.layers}.get(feature.layer, feature.layer)
+    return {"module": path, **({"loses": feature.loses} if feature.loses else {})}
 
 
 @dataclass(frozen=True)
@@ -172,9 +206,9 @@ def say(knowledge: LiveKnowledge, batch: Mapping[str, Any], view: int, start: in
         ) from error
     said: dict[str, Rows] = {}
     for name, target in targets.items():
-        if not isinstance(target, DenseTarget):
+        if not isinstance(target, DenseTarget | torch.Tensor):
             raise ConfigError(expected(name, "dense knowledge", type(target).__name__, where="make"))
-        values = target.logits.cpu().numpy()
+        values = (target if isinstance(target, torch.Tensor) else target.logits).cpu().numpy()
         by_position = counts is not None and knowledge.fields[name].by_position
         said[name] = (
             RaggedArray(values, offsets_of(counts.cpu().numpy())) if by_position and counts is not None else values

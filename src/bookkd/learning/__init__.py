@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bookkd.learning.beginning import begin_run
+from bookkd.learning.building import learner_for, offer_needs
 from bookkd.learning.cohort import Cohort
 from bookkd.learning.data import Groups, check_batches, make_groups, visible_labels
 from bookkd.learning.learn import learn
@@ -31,10 +32,12 @@ __all__ = [
     "find_device",
     "fit",
     "learn",
+    "learner_for",
     "make_groups",
     "measure",
     "measure_network",
     "measure_sequences",
+    "offer_needs",
     "predictions_of",
     "to_device",
     "visible_labels",

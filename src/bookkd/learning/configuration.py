@@ -250,6 +250,11 @@ def run_config(
             "parameters": parameters,
             "start": start,
             "preprocess": plain(learner.preprocess),
+            **(
+                {}
+                if learner.capture is None
+                else {"inside": {name: learner.capture.path(name) for name in learner.capture.named}}
+            ),
         },
     }
 

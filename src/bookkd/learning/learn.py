@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +27,7 @@ from bookkd.knowledge import (
 )
 from bookkd.knowledge.writing import Viewed
 from bookkd.learning.beginning import begin_run
+from bookkd.learning.building import learner_for, offer_needs
 from bookkd.learning.cohort import Cohort
 from bookkd.learning.configuration import (
     check_cached,
@@ -83,6 +84,7 @@ def learn(
     cached: CachedViews | None = None,
     start: str | None = None,
     on_policy: OnPolicy | None = None,
+    layers: Mapping[str, str] | None = None,
 ) -> Learned:
     """Train a student.
 
@@ -114,6 +116,8 @@ def learn(
         start: What the student starts from, such as the digest of its weights, where a run in `out` from another start is
             to be refused; None where the start is drawn anew each time and a checkpoint takes its place.
         on_policy: Of a causal language model with a live teacher: which samples the student writes itself at every step.
+        layers: Name -> module path of the student's layers, for methods that look inside of it; over those that it has by itself, see
+            `bookkd.knowledge.layers_of`.
 
     Raises:
         ConfigError: if options contradict each other or the knowledge lacks what the method needs; `out` holds another run.
@@ -131,6 +135,8 @@ def learn(
     _check_cohort(student, method)
     objective = method.objective(task)
     rows = find_rows(dataset, knowledge, rows, keys)
+    seen = Replay(dataset, views, rows=rows, probe_share=0.0)
+    offer_needs(method, task, knowledge, seen)
     check_needs(method.needs(task), knowledge, method.name, n_views=views.n_views)
     check_validation(method.needs(task), checked, method.name)
     check_tokens(objective, knowledge, dataset)
@@ -141,7 +147,7 @@ def learn(
     n_rows, n_next = len(dataset) if rows is None else len(rows), method.needs(task).views_per_sample
     check_batches(training, samples=n_rows, views_per_sample=n_next, whole=objective.relational)
     trainable(student)
-    learner = Learner(student, task, preprocess=preprocess, connectors=objective.connectors, passes=method.passes)
+    learner = learner_for(student, task, method, replay=seen, knowledge=knowledge, preprocess=preprocess, layers=layers)
     _check_networks(student, knowledge, dataset, checked)
     if on_policy is not None:
         on_policy.check(learner, task, knowledge)

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from bookkd.core.fields import INPUT
+from bookkd.knowledge import Capture
 from bookkd.learning.cohort import Cohort
-from bookkd.objectives import Connector, ConnectorModule
+from bookkd.objectives import Connector, ConnectorModule, Shapes
 from bookkd.tasks import Task
 
 __all__ = ["Learner"]
@@ -25,6 +26,9 @@ class Learner(nn.Module):
         preprocess: The student's own deterministic preprocessing of a view; no parameters.
         connectors: Trained parts beside the student, see `bookkd.objectives.connectors`.
         passes: How often the student sees each batch while it trains, with dropout of its own each time.
+        features: Fields to take inside of the student, see `bookkd.knowledge.Capture`.
+        layers: Name -> module path of its layers, over those that it has by itself.
+        shapes: What connectors are built from, see `bookkd.objectives.Connector`; of `learner_for`.
     """
 
     def __init__(
@@ -35,6 +39,9 @@ class Learner(nn.Module):
         preprocess: Callable[[Tensor], Tensor] | None = None,
         connectors: Sequence[Connector] = (),
         passes: int = 1,
+        features: Sequence[str] = (),
+        layers: Mapping[str, str] | None = None,
+        shapes: Shapes | None = None,
     ) -> None:
         super().__init__()
         self.student = student
@@ -42,7 +49,8 @@ class Learner(nn.Module):
         self.preprocess = preprocess
         self.connectors = tuple(connectors)
         self.passes = passes
-        self.parts = nn.ModuleDict({connector.name: connector.build() for connector in connectors})
+        self.capture = Capture(student, features, layers=layers) if features else None
+        self.parts = nn.ModuleDict({connector.name: connector.build(shapes or {}) for connector in connectors})
 
     def compute(self, views: Tensor, *more: Any) -> Any:
         """Preprocess the views and run the student on them, and on what the task gives its networks behind them."""
@@ -55,12 +63,26 @@ class Learner(nn.Module):
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         return inputs
 
-    def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Return the student's fields for a batch, those of peers (`peers/<i>/NAME`) or passes (`passes/<i>/NAME`), and of connectors."""
+    def said(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Return what the student says of a batch: the task's fields, and those that are taken inside of it."""
+
+        def run() -> Any:
+            return self.compute(*self.task.inputs(batch))
+
+        output, inside = (run(), {}) if self.capture is None else self.capture(run)
+        return {**self.task.fields(output, batch), **inside}
+
+    def forward(self, batch: Mapping[str, Any], targets: Mapping[str, Any] | None = None) -> dict[str, Tensor]:
+        """Return the student's fields for a batch, those of peers (`peers/<i>/NAME`) or passes (`passes/<i>/NAME`), and of connectors.
+
+        Args:
+            batch: On the student's device.
+            targets: What the teacher says of it, for connectors that read that; without them, those connectors are left out.
+        """
         if self.passes > 1 and self.training:
             repeated = _repeated(batch, self.passes)
             # One run over the repeated batch, so that the masks of dropout differ.
-            both = self.task.fields(self.compute(*self.task.inputs(repeated)), repeated)
+            both = self.said(repeated)
             each = {name: value.chunk(self.passes) for name, value in both.items()}
             fields = {name: parts[0] for name, parts in each.items()}
             fields |= {f"passes/{i}/{name}": part for name, parts in each.items() for i, part in enumerate(parts)}
@@ -71,9 +93,10 @@ class Learner(nn.Module):
             fields = dict(every[0])
             fields |= {f"peers/{i}/{name}": value for i, own in enumerate(every) for name, value in own.items()}
         else:
-            fields = self.task.fields(self.compute(*self.task.inputs(batch)), batch)
+            fields = self.said(batch)
         for connector in self.connectors:
-            fields[connector.output] = self.part(connector)(fields[connector.field])
+            if targets is not None or not connector.reads_teacher:
+                fields |= connector.added(self.part(connector), fields, targets or {})
         return fields
 
     def part(self, connector: Connector) -> ConnectorModule:

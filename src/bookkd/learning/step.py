@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from bookkd.core.features import is_feature
 from bookkd.core.fields import (
     COUNTS,
     LABEL_LENGTH,
@@ -18,8 +19,10 @@ from bookkd.core.fields import (
     PROBE_PROJECTIONS,
     PROBE_TAKEN,
     SAMPLE,
+    SAMPLE_WEIGHT,
     TEACHER_LENGTH,
     VIEW,
+    WEIGHT,
 )
 from bookkd.core.protocols import Knowledge
 from bookkd.core.schedules import Clock
@@ -95,11 +98,21 @@ class Step:
     def totals(self, group: Sequence[Batch]) -> Tensor:
         """Return the weight that each term's mean is divided by: over micro-batches and over ranks, [n_terms]."""
         self.objective.refuse_split(len(group) * (dist.get_world_size() if _distributed() else 1))
-        seen = [self.task.batch(batch) for batch in group]
+        seen = [self._seen(batch) for batch in group]
         total = torch.stack([self.objective.totals(batch, self.task.divisors(batch)) for batch in seen]).sum(0)
         if _distributed():
             dist.all_reduce(total)
         return total
+
+    def _seen(self, batch: Batch) -> Batch:
+        """Return the batch as losses see it, beside the weight of each position that of each sample."""
+        return {**self.task.batch(batch), SAMPLE_WEIGHT: batch[WEIGHT]}
+
+    def _targets(self, said: Mapping[str, Any], batch: Batch) -> dict[str, Any]:
+        """Return what the teacher says as losses see it; what was taken inside of it is no matter of the task's."""
+        inside = {name: target for name, target in said.items() if is_feature(name)}
+        others = {name: target for name, target in said.items() if name not in inside}
+        return {**self.task.targets(others, batch), **inside}
 
     def loss(self, learner: Learner, batch: Batch, clock: Clock, totals: Tensor | None = None) -> Losses:
         """Return the loss of a batch.
@@ -116,9 +129,9 @@ class Step:
         totals = self.totals([batch]) if totals is None else totals
         # From here on everything is as losses see it, which may be another shape than networks and books have.
         student, targets, seen = (
-            self.task.student(learner(batch)),
-            self.task.targets(said, batch),
-            self.task.batch(batch),
+            self.task.student(learner(batch, said)),
+            self._targets(said, batch),
+            self._seen(batch),
         )
         sums = self.objective.sums(student, targets, seen, self.task.weights(seen), clock)
         means = sums.detach() / totals.clamp_min(torch.finfo(totals.dtype).tiny)

@@ -210,7 +210,8 @@ def make_optimizer(module: nn.Module, training: Training) -> Optimizer:
         for connector in module.connectors:
             lr = training.lr if connector.lr is None else connector.lr
             own = list(module.part(connector).parameters())
-            groups.append({"params": own, "lr": lr, "weight_decay": connector.weight_decay})
+            decay = training.weight_decay if connector.weight_decay is None else connector.weight_decay
+            groups.append({"params": own, "lr": lr, "weight_decay": decay})
     if training.optimizer == "sgd":
         return SGD(
             groups,

@@ -18,10 +18,11 @@ from bookkd.book.plan import TOLD
 from bookkd.book.ragged import Rows
 from bookkd.book.remote import local_folder
 from bookkd.core.errors import BookMismatchError, ConfigError, expected
+from bookkd.core.features import is_feature
 from bookkd.core.fields import LOGITS, PROBE_HASH, PROBE_PROJECTIONS, SAMPLE, VIEW
 from bookkd.core.rng import generator
 from bookkd.knowledge import LiveKnowledge, StoredKnowledge, Teacher, keys_of, member_fields, with_pool_of
-from bookkd.knowledge.writing import plan_book, say
+from bookkd.knowledge.writing import offer, plan_book, say
 from bookkd.making.local import peak_memory_bytes
 from bookkd.making.merging import merged_plan, sources_of
 from bookkd.making.on_device import encoding_on
@@ -94,8 +95,12 @@ def grow(
         raise BookMismatchError(expected("teachers", wish, got, where=str(book.path)))
     check_replay(replay)
     speakers = further or given
+    inside = [] if further else [name for name in book.fields if is_feature(name)]
+    kept = book.fields[inside[0]].codec if inside else None
     asked = [
-        plan_book(teacher, dataset, views, task, codec=each, temperatures=temperatures)
+        plan_book(
+            teacher, dataset, views, task, codec=each, temperatures=temperatures, features=inside, feature_codec=kept
+        )
         for teacher, each in zip(speakers, _codecs(book, codec, further or []), strict=True)
     ]
     proof = _prove(stored, replay, views)
@@ -103,6 +108,8 @@ def grow(
     if batch_size is not None:
         plan = replace(plan, batch_size=batch_size)
     knowledge = [LiveKnowledge(teacher, task) for teacher in speakers]
+    for each in knowledge:
+        offer(each, inside, replay)
     members = _members(book, plan, len(knowledge), bool(further))
     with GrowthWriter(path, plan, keys=_keys(book, dataset, keys), names=names) as writer:
         started, cpu = time.perf_counter(), time.process_time()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import torch
 from bookkd.book import Auto, Book, BookWriter, Codec, Dense, newest_plan
 from bookkd.core.errors import DataError, expected
 from bookkd.knowledge import LiveKnowledge, Teacher, keys_of
-from bookkd.knowledge.writing import Progress, check_speaker, plan_book, write_units
+from bookkd.knowledge.writing import Progress, check_speaker, offer, plan_book, write_units
 from bookkd.making.batch_size import find_batch_size
 from bookkd.making.choosing import Told, chosen_codec
 from bookkd.making.on_device import encoding_on
@@ -41,6 +41,8 @@ def make(
     keys: npt.NDArray[np.uint64] | None = None,
     progress: Progress | None = None,
     told: Told | None = None,
+    features: Sequence[str] = (),
+    feature_codec: Codec | None = None,
 ) -> Book:
     """Write down what a teacher says about every view of every sample.
 
@@ -64,6 +66,9 @@ def make(
             where None.
         progress: Called with (records done, records in all).
         told: Called with the choice where a codec was chosen by measuring, before anything is written.
+        features: What to keep of the inside of the teacher beside what it says, such as `features/stage3/mean`; see
+            `bookkd.core.features`. A method names what it reads in `needs(task).fields`.
+        feature_codec: How these become bytes; float16 where None.
 
     Returns:
         The finished book, open.
@@ -71,7 +76,7 @@ def make(
     Raises:
         BookMismatchError: if the folder holds a book of another teacher, data set, recipe or codec.
         TeacherOutputError: if the teacher says NaN, infinity or another width; nothing of that unit is kept.
-        ConfigError: if the views cannot be replayed.
+        ConfigError: if the views cannot be replayed; for a layer that the teacher has not, or that does not run.
         FidelityError: for a sparse codec where the task needs every value; if no codec meets `Auto`.
         StorageError: if the disk is full; running `make` again goes on.
     """
@@ -89,7 +94,11 @@ def make(
         codec, choice = chosen_codec(
             path, codec, knowledge, replay, temperatures=temperatures, batch_size=batch_size, told=told
         )
-    plan = plan_book(teacher, dataset, views, task, codec=codec or Dense(), temperatures=temperatures)
+    plan = plan_book(
+        teacher, dataset, views, task, codec=codec or Dense(), temperatures=temperatures, features=features,
+        feature_codec=feature_codec,
+    )  # fmt: skip
+    offer(knowledge, plan.fields, replay)
     plan = replace(plan, batch_size=batch_size, unit_rows=unit_rows, choice=choice)
     with BookWriter(path, plan, keys=keys_of(dataset) if keys is None else keys) as writer:
         started, cpu = time.perf_counter(), time.process_time()

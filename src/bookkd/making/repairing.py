@@ -16,7 +16,7 @@ from bookkd.book.ragged import Rows
 from bookkd.core.errors import BookCorruptError, BookMismatchError, BookMissingError, expected
 from bookkd.core.fields import LOGITS
 from bookkd.knowledge import LiveKnowledge, StoredKnowledge, Teacher, keys_of, member_fields, with_pool_of
-from bookkd.knowledge.writing import say
+from bookkd.knowledge.writing import offer, say
 from bookkd.making.growing import check_samples
 from bookkd.making.on_device import encoding_on
 from bookkd.tasks import Task
@@ -88,6 +88,8 @@ def _speaker(book: Book, given: Sequence[Teacher], dataset: Any, views: Views, t
     check_samples(book, dataset, views)
     replay = Replay(dataset, views)
     knowledge = [LiveKnowledge(teacher, task) for teacher in given]
+    for each in knowledge:
+        offer(each, book.fields, replay)
     members = member_fields(book.plan)
 
     def speak(view: int, start: int, stop: int) -> Mapping[str, Rows]:

@@ -45,6 +45,7 @@ from bookkd.objectives import (
     Flatten,
     Objective,
     Scale,
+    Shapes,
     Term,
     bind,
     transformed,
@@ -165,5 +166,5 @@ class BookKD(BaseMethod):
         terms += (transformed(book, *changes), bind(student_entropy, field, weight=0.0, **tempered))
         return Objective(terms, (Connector(_SCALE, LOGITS, _SCALED, self._scale, lr=self.scale_lr),))
 
-    def _scale(self) -> Scale:
+    def _scale(self, shapes: Shapes) -> Scale:
         return Scale(self.scale_low, self.scale_high, _SCALE)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bookkd.objectives.connectors import Connector, ConnectorModule, Scale
+from bookkd.objectives.connectors import Connector, ConnectorModule, Scale, Shapes
 from bookkd.objectives.frames import Frames
 from bookkd.objectives.objective import Objective
 from bookkd.objectives.terms import Term, bind, labelled, masked, scheduled, selected, weighted
@@ -30,6 +30,7 @@ __all__ = [
     "Frames",
     "Objective",
     "Scale",
+    "Shapes",
     "Standardise",
     "Temper",
     "Term",

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from bookkd.core.check import unique
 from bookkd.core.errors import ConfigError, expected
-from bookkd.core.fields import PARTNER_LABEL
+from bookkd.core.features import is_feature
+from bookkd.core.fields import PARTNER_LABEL, SAMPLE_WEIGHT, TEACHER
 from bookkd.core.schedules import Clock, Steps, resolve
 from bookkd.losses import LOSSES, ClassTarget, SampledTarget, SparseTarget, Target, cross_entropy
 from bookkd.losses.targets import computing_dtype
@@ -44,6 +45,8 @@ class Objective:
             raise ConfigError(expected("terms", "at least one", self.terms, where="objective"))
         unique([term.name for term in self.terms], "terms", where="objective", do="Give bind(..., name=...).")
         unique([connector.name for connector in self.connectors], "connectors", where="objective")
+        made = [name for connector in self.connectors for name in connector.outputs]
+        unique(made, "outputs of connectors", where="objective")
 
     @property
     def relational(self) -> bool:
@@ -64,7 +67,22 @@ class Objective:
                     asked.add(float(temperature))
                 elif isinstance(temperature, Steps):
                     asked.update(map(float, temperature.values))
+        for name in self._connected():
+            found.setdefault(name, set())
         return {name: tuple(sorted(asked)) for name, asked in found.items()}
+
+    def _connected(self) -> list[str]:
+        """Return the teacher's fields that connectors read."""
+        read = [name for connector in self.connectors for name in connector.fields]
+        return [name.removeprefix(TEACHER) for name in read if name.startswith(TEACHER)]
+
+    def features(self) -> tuple[str, ...]:
+        """Return the fields inside of the student that terms and connectors read, in the order in which they do."""
+        made = {name for connector in self.connectors for name in connector.outputs}
+        read = [name for connector in self.connectors for name in connector.fields]
+        for term in self.terms:
+            read += [term.field, *((term.teacher or "", *term.beside) if term.own else ())]
+        return tuple(dict.fromkeys(name for name in read if is_feature(name) and name not in made))
 
     def dense_only(self) -> tuple[str, ...]:
         """Return the teacher's fields that a term cannot read from a sparse target.
@@ -78,7 +96,7 @@ class Objective:
             if term.teacher is not None
             and not term.own
             and (not term.claims.sparse or term.transforms or _moves(term.hyper.get("temperature")))
-        }
+        } | set(self._connected())
         return tuple(sorted(fields))
 
     def nonlinear(self) -> tuple[str, ...]:
@@ -161,6 +179,7 @@ class Objective:
         return torch.stack([mean * resolve(term.weight, clock) for mean, term in pairs]).sum()
 
     def _weights(self, term: Term, batch: Mapping[str, Any], weights: Tensor) -> Tensor:
+        weights = batch.get(SAMPLE_WEIGHT, weights) if term.samples else weights
         kept = weights.to(computing_dtype(weights.dtype))
         if term.mask is not None:
             mask = term.mask(batch)
@@ -215,7 +234,7 @@ def _value(
 ) -> Tensor:
     """Return the values of a pointwise term; where it has many positions of many classes, a few at a time."""
     student = student_fields.get(term.field)
-    whole = term.claims.scope != "position" or term.gradient or _picks(term, targets, batch)
+    whole = term.claims.scope != "position" or term.gradient or term.samples or _picks(term, targets, batch)
     rows = None if student is None or whole else rows_of_chunk(student)
     if student is None or rows is None:
         return term.value(student_fields, targets, batch, clock)

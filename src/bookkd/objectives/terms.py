@@ -90,6 +90,7 @@ class Term:
         only: Where the values count, which are 0 elsewhere; unlike `mask` it leaves the denominator as it is, and looks at the target.
         beside: Further fields of the student's own: with `teacher` they are the members of one `CombinedTarget`, in equal parts
             unless a transform (`Combine`) says otherwise.
+        samples: Whether its positions are the samples, whatever those of the task are, as of features beside the logits of pixels.
     """
 
     name: str
@@ -105,6 +106,7 @@ class Term:
     gradient: bool = False
     only: Selection | None = None
     beside: tuple[str, ...] = ()
+    samples: bool = False
 
     def __post_init__(self) -> None:
         check_field_name(self.field)
@@ -243,6 +245,7 @@ def bind(
     own: bool = False,
     gradient: bool = False,
     beside: tuple[str, ...] = (),
+    samples: bool = False,
     **hyper: Hyper,
 ) -> Term:
     """Bind a loss to the names of its inputs, and check the names against the loss's own signature.
@@ -258,6 +261,7 @@ def bind(
         own: Whether `teacher` names a field of the student's own.
         gradient: Whether that field is taken with gradient.
         beside: Further ones, which teach together with it.
+        samples: Whether its positions are the samples, not those of the task.
         **hyper: Hyper-parameters of the loss: every required one, and no other.
 
     Raises:
@@ -273,7 +277,7 @@ def bind(
     bookkd.core.errors.UnknownNameError: Unknown hyper-parameter 'smoothing' (term cross_entropy, loss cross_entropy). Nearest: smoothing_over, label_smoothing.
     """
     given, called = tuple(batch), name or _loss_name(loss)
-    sides: dict[str, Any] = {"own": own, "gradient": gradient, "beside": beside}
+    sides: dict[str, Any] = {"own": own, "gradient": gradient, "beside": beside, "samples": samples}
     return Term(called, loss, field, teacher, given, weight, dict(hyper), mask, **sides)
 
 

@@ -6,6 +6,9 @@ linear layer. Small enough to train on one processor core in seconds, so that de
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -28,6 +31,12 @@ class DigitsNet(nn.Module):
     torch.Size([2, 10])
     """
 
+    feature_layers: ClassVar[Mapping[str, str]] = {
+        "stage1": "conv2:input", "stage2": "conv3:input", "stage3": "relu", "last": "relu", "pooled": "linear:input",
+        "pre1": "bn1", "pre2": "bn2", "pre3": "bn3",
+    }  # fmt: skip
+    """Where its stages are, and what they are before their activation."""
+
     def __init__(self, channels: tuple[int, int, int], *, n_classes: int, in_channels: int = 1) -> None:
         super().__init__()
         if len(channels) != 3:
@@ -41,12 +50,13 @@ class DigitsNet(nn.Module):
         self.bn2 = nn.BatchNorm2d(second)
         self.conv3 = nn.Conv2d(second, third, 3, padding=1)
         self.bn3 = nn.BatchNorm2d(third)
+        self.relu = nn.ReLU()
         self.linear = nn.Linear(third, n_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         out = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 2)
         out = F.relu(self.bn2(self.conv2(out)))
-        out = F.relu(self.bn3(self.conv3(out)))
+        out = self.relu(self.bn3(self.conv3(out)))
         logits: Tensor = self.linear(out.mean(dim=(2, 3)))
         return logits
 

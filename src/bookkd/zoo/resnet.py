@@ -43,6 +43,7 @@ class BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
+        self.relu = nn.ReLU()  # a module, so that what it is given can be taken
         self.stride = stride
         self.new_channels = channels - in_channels
 
@@ -55,7 +56,8 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out = F.relu(self.bn1(self.conv1(x)))
-        return F.relu(self.bn2(self.conv2(out)) + self.shortcut(x))
+        activated: Tensor = self.relu(self.bn2(self.conv2(out)) + self.shortcut(x))
+        return activated
 
 
 class CifarResNet(nn.Module):

@@ -1,0 +1,219 @@
+"""What a network says inside: outputs of its modules, taken by hooks while it runs, and reduced to what is asked for.
+
+No model is edited: modules are named by their paths, as `named_modules` spells them; `PATH:input` is what a module is given.
+Hooks are there while the network is called and no longer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bookkd.core.errors import ConfigError, TeacherOutputError, expected
+from bookkd.core.features import FEATURES, Feature
+from bookkd.core.names import nearest
+from bookkd.losses import reductions
+
+__all__ = ["Capture", "layers_of", "shapes_of"]
+
+_INPUT = ":input"
+_STAGED = ("layer", "stages.", "denseblock", "stage")
+"""What the modules are called, up to their number, that make up a network's stages: of torchvision's and timm's."""
+
+
+def layers_of(network: nn.Module) -> dict[str, str]:
+    """Return name -> module path of the layers that methods ask for by name.
+
+    A network says them itself by an attribute `feature_layers`. Otherwise `stage1`, `stage2`, ... are its modules that are numbered
+    as stages (`layer1` of torchvision's ResNets, `stages.0` of timm's networks), `last` the last of them, `pooled` what its last
+    linear layer is given, and `pre1`, `pre2`, ... what the last activation of a stage is given.
+
+    >>> from bookkd.zoo.resnet import resnet8
+    >>> layers_of(resnet8(n_classes=10))
+    {'stage1': 'layer1', 'stage2': 'layer2', 'stage3': 'layer3', 'last': 'layer3', 'pooled': 'linear:input', \
+'pre1': 'layer1.0.relu:input', 'pre2': 'layer2.0.relu:input', 'pre3': 'layer3.0.relu:input'}
+    """
+    own = getattr(network, "feature_layers", None)
+    if isinstance(own, Mapping):
+        return {str(name): str(path) for name, path in own.items()}
+    paths = [name for name, _ in network.named_modules() if name]
+    found: dict[str, str] = {}
+    for begin in _STAGED:
+        stages = sorted(
+            (path for path in paths if _number(path, begin) is not None), key=lambda path: _number(path, begin) or 0
+        )
+        if stages:
+            found = {f"stage{place}": path for place, path in enumerate(stages, 1)}
+            found["last"] = stages[-1]
+            break
+    linear = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
+    if linear:
+        found["pooled"] = f"{linear[-1]}{_INPUT}"
+    return {**found, **_before_activation(network, found)}
+
+
+def _before_activation(network: nn.Module, found: Mapping[str, str]) -> dict[str, str]:
+    """Return `pre1`, `pre2`, ...: what the last activation of each stage is given, where the stage ends with a module `relu`."""
+    modules, before = dict(network.named_modules()), {}
+    for name, path in found.items():
+        last = [inner for inner in modules if inner.startswith(f"{path}.") and inner.count(".") == path.count(".") + 1]
+        if name.startswith("stage") and last and f"{last[-1]}.relu" in modules:
+            before[f"pre{name.removeprefix('stage')}"] = f"{last[-1]}.relu{_INPUT}"
+    return before
+
+
+def _number(path: str, begin: str) -> int | None:
+    """Return the number behind `begin` of a path that ends with it, at the top of the network or one level below."""
+    name = path if begin.endswith(".") else path.rpartition(".")[2]
+    rest = name.removeprefix(begin)
+    return int(rest) if rest != name and rest.isdigit() and path.count(".") <= 1 else None
+
+
+class Capture:
+    """Takes some fields inside of a network while it is called.
+
+    Args:
+        network: Of any kind.
+        fields: Names such as `features/stage3` or `features/layer3.0.conv1/mean`, see `bookkd.core.features`.
+        layers: Name -> module path, over those of `layers_of`.
+        constants: What reductions need to know, `pca/<layer>` -> [1 + d, c], the mean first; empty where none does.
+
+    Raises:
+        ConfigError: for a module path that the network has not; the nearest are listed.
+
+    >>> network = nn.Sequential(nn.Conv2d(1, 4, 1), nn.Flatten(), nn.LazyLinear(2))
+    >>> capture = Capture(network, ["features/0/mean"])
+    >>> output, fields = capture(lambda: network(torch.zeros(3, 1, 5, 5)))
+    >>> list(output.shape), list(fields["features/0/mean"].shape)
+    ([3, 2], [3, 4])
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        fields: Sequence[str],
+        *,
+        layers: Mapping[str, str] | None = None,
+        constants: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        self.network = network
+        self.features = tuple(Feature.of(name) for name in dict.fromkeys(fields))
+        self.layers = {**layers_of(network), **(layers or {})}
+        self.constants = dict(constants or {})
+        self._modules = {feature.layer: self._module(feature.layer) for feature in self.features}
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Names of the fields."""
+        return tuple(feature.name for feature in self.features)
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The layers that fields are taken of."""
+        return tuple(self._modules)
+
+    def path(self, layer: str) -> str:
+        """Return the module path of a layer."""
+        return self.layers.get(layer, layer)
+
+    def __call__(self, run: Callable[[], Any]) -> tuple[Any, dict[str, Tensor]]:
+        """Call `run`, which calls the network, and return what it gives and the fields, [batch, ...] each.
+
+        Of a module that runs several times the last output is taken.
+
+        Raises:
+            ConfigError: for a module that did not run.
+            TeacherOutputError: for an output that is no tensor, or that a reduction is not of.
+        """
+        taken: dict[str, Tensor] = {}
+        hooks = [self._hook(feature, taken) for feature in self.features]
+        try:
+            said = run()
+        finally:
+            for hook in hooks:
+                hook.remove()
+        for feature in self.features:
+            if feature.name not in taken:
+                wish, got = "one that runs when the network is called", self.path(feature.layer)
+                do = "Name one that its forward pass calls; bookkd inspect --model lists them."
+                raise ConfigError(expected("module", wish, got, where=self._where, do=do))
+        return said, {feature.name: taken[feature.name] for feature in self.features}
+
+    def _hook(self, feature: Feature, taken: dict[str, Tensor]) -> Any:
+        module, path = self._modules[feature.layer], self.path(feature.layer)
+
+        def keep(values: Any) -> None:
+            # At once, and a copy of what is not reduced: the network may go on to change it in place.
+            taken[feature.name] = self._reduced(feature, _tensor(values, path, self._where))
+
+        if path.endswith(_INPUT):
+            return module.register_forward_pre_hook(lambda _, given: keep(given[0] if given else None))
+        return module.register_forward_hook(lambda _, given, output: keep(output))
+
+    def _reduced(self, feature: Feature, output: Tensor) -> Tensor:
+        if not feature.reduction:
+            return output.clone()
+        if feature.reduction == "mean" and output.ndim == 3:
+            return output.mean(1)  # of tokens [batch, tokens, channels]
+        vector = feature.reduction == "pca" and output.ndim == 2
+        if output.ndim != 4 and not vector:
+            wish = f"[batch, channels, height, width], to take {feature.reduction} of it"
+            got = f"shape {list(output.shape)}"
+            raise TeacherOutputError(expected(feature.layer, wish, got, where=self._where))
+        if feature.reduction == "pca":
+            basis = self.constants.get(f"pca/{feature.layer}")
+            if basis is None:
+                do = "Make the book by bookkd.making.make, which works them out, or leave the reduction out."
+                raise ConfigError(expected("directions", "known", "none", where=feature.name, do=do))
+            return reductions.principal(output, basis.to(output))
+        reduce: dict[str, Callable[..., Tensor]] = {
+            "mean": reductions.channel_mean,
+            "attention": reductions.attention_map,
+            "gram": reductions.channel_gram,
+            "spatial": reductions.spatial_gram,
+            "pool": reductions.average_pool,
+            "max": reductions.max_pool,
+        }
+        sized = {"size": feature.size} if feature.size else {}
+        return reduce[feature.reduction](output, **sized)
+
+    @property
+    def _where(self) -> str:
+        return type(self.network).__name__
+
+    def _module(self, layer: str) -> nn.Module:
+        path = self.path(layer).removesuffix(_INPUT)
+        modules = dict(self.network.named_modules())
+        if path not in modules or not path:
+            names = [*self.layers, *(name for name in modules if name)]
+            near = ", ".join(nearest(layer, names)[:5]) or "none"
+            do = f"Nearest: {near}. bookkd inspect --model lists them all."
+            got = layer if path == layer else f"{layer}, which is {path}"
+            raise ConfigError(expected("module path", f"one of {self._where}", got, where=f"{FEATURES}{layer}", do=do))
+        return modules[path]
+
+
+def shapes_of(capture: Capture, run: Callable[[], Any]) -> dict[str, tuple[int, ...]]:
+    """Return field -> shape of one record, by calling `run` without gradient.
+
+    Args:
+        capture: Of the network that `run` calls.
+        run: Passes at least one sample through the network.
+    """
+    with torch.no_grad():
+        _, fields = capture(run)
+    return {name: tuple(values.shape[1:]) for name, values in fields.items()}
+
+
+def _tensor(output: Any, path: str, where: str) -> Tensor:
+    """Return the tensor of an output: itself, the first of a tuple, or the last hidden state as Transformers spell it."""
+    found = getattr(output, "last_hidden_state", output)
+    if isinstance(found, tuple | list) and found:
+        found = found[0]
+    if not isinstance(found, Tensor) or not found.is_floating_point() or found.ndim < 2:
+        got = f"{found.dtype} of shape {list(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+        raise TeacherOutputError(expected(path, "a module that gives a floating tensor [batch, ...]", got, where=where))
+    return found

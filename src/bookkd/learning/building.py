@@ -1,0 +1,93 @@
+"""A learner as a method wants it: the student, what is taken inside of it, and the connectors in the shapes of both sides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bookkd.core.errors import ConfigError, expected
+from bookkd.core.features import is_feature
+from bookkd.core.fields import TEACHER
+from bookkd.core.protocols import Knowledge
+from bookkd.knowledge.writing import offer
+from bookkd.learning.cohort import Cohort
+from bookkd.learning.learner import Learner
+from bookkd.methods import Method
+from bookkd.tasks import Task
+from bookkd.views import CachedViews, Pick, Replay, collate
+
+__all__ = ["learner_for", "offer_needs"]
+
+
+def offer_needs(method: Method, task: Task, knowledge: Knowledge | None, replay: Replay | CachedViews) -> None:
+    """Let live teachers say what a method reads inside of them; to be asked before `check_needs`.
+
+    Raises:
+        ConfigError: for a layer that a teacher has not, or that does not run.
+    """
+    offer(knowledge, method.needs(task).fields, replay)
+
+
+def learner_for(
+    student: nn.Module,
+    task: Task,
+    method: Method,
+    *,
+    replay: Replay | CachedViews,
+    knowledge: Knowledge | None,
+    preprocess: Callable[[Tensor], Tensor] | None = None,
+    layers: Mapping[str, str] | None = None,
+) -> Learner:
+    """Return the student with what a method trains beside it.
+
+    Where a method looks inside of the student, one sample is passed through it, without gradient and in evaluation mode, to see the
+    shapes.
+
+    Args:
+        student: The network.
+        task: Owns the shapes.
+        method: Says what is read inside of the student, and which connectors there are.
+        replay: Views of the samples.
+        knowledge: Who answers for the teacher, after `offer_needs`.
+        preprocess: The student's own.
+        layers: Name -> module path of the student's layers, over those that it has by itself.
+
+    Raises:
+        ConfigError: for a layer that the student has not or that does not run; for several students where something is read inside.
+    """
+    objective = method.objective(task)
+    inside, shapes = objective.features(), {}
+    if inside and isinstance(student, Cohort):
+        do = "Take a method of one student."
+        raise ConfigError(
+            expected("students", f"one, to read {inside[0]} of it", len(student.peers), where=method.name, do=do)
+        )
+    if inside or any(connector.fields for connector in objective.connectors):
+        shapes = {
+            f"{TEACHER}{name}": info.shape for name, info in ({} if knowledge is None else knowledge.fields).items()
+        }
+        shapes |= {name: info.shape for name, info in task.field_infos.items()}
+    if inside:
+        alone = Learner(student, task, preprocess=preprocess, features=inside, layers=layers)
+        shapes |= _shapes(alone, replay)
+    return Learner(
+        student, task, preprocess=preprocess, connectors=objective.connectors, passes=method.passes, features=inside, layers=layers,
+        shapes=shapes,
+    )  # fmt: skip
+
+
+def _shapes(learner: Learner, replay: Replay | CachedViews) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of what is taken inside of the student."""
+    device, was_training = next(learner.parameters()).device, learner.training
+    batch: Mapping[str, Any] = collate([replay[Pick(int(replay.rows[0]), 0)]])
+    moved = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
+    learner.eval()
+    try:
+        with torch.no_grad():
+            said = learner.said(moved)
+    finally:
+        learner.train(was_training)
+    return {name: tuple(values.shape[1:]) for name, values in said.items() if is_feature(name)}

@@ -1,0 +1,190 @@
+"""What is taken inside of networks: paths, reductions, and that live and stored knowledge say the same."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from bookkd.book import Dense, Int8
+from bookkd.core.errors import BookMismatchError, ConfigError, TeacherOutputError
+from bookkd.core.features import Feature
+from bookkd.core.protocols import Needs
+from bookkd.knowledge import Capture, LiveKnowledge, StoredKnowledge, Teacher, check_needs, layers_of
+from bookkd.making import make
+from bookkd.tasks import Classification
+from bookkd.views import Replay, Views
+from bookkd.zoo import create_network
+from bookkd.zoo.resnet import resnet8
+
+CLASSES = tuple("abcd")
+TASK = Classification(CLASSES)
+FIELDS = ("features/stage1/mean", "features/stage2/attention", "features/stage3/pool2", "features/last", "features/pooled")
+
+
+class Images(torch.utils.data.Dataset):
+    name, class_names = "images", CLASSES
+
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, row):
+        torch.manual_seed(row)
+        return torch.rand(3, 16, 16), row % 4
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    return resnet8(n_classes=4, width=4).eval()
+
+
+def flipped(image):
+    return torch.flip(image, (2,)) if torch.rand(()) < 0.5 else image
+
+
+VIEWS = Views(flipped, n_views=2, seed=1)
+
+
+def test_paths_of_known_layouts(network):
+    assert layers_of(network)["stage2"] == "layer2"
+    named = layers_of(create_network("torchvision:resnet18", n_classes=4))
+    assert (named["stage4"], named["last"], named["pooled"]) == ("layer4", "layer4", "fc:input")
+    assert named["pre4"] == "layer4.1.relu:input"
+
+
+def test_outputs_are_those_of_the_modules(network):
+    images, asked = torch.rand(2, 3, 16, 16), ["features/layer1.0.conv1", "features/last", "features/pooled", "features/pre3"]
+    with torch.no_grad():
+        logits, found = Capture(network, asked)(lambda: network(images))
+        hidden = torch.relu(network.bn1(network.conv1(images)))
+        torch.testing.assert_close(found["features/layer1.0.conv1"], network.layer1[0].conv1(hidden))
+        torch.testing.assert_close(found["features/pooled"], found["features/last"].mean((2, 3)))
+        torch.testing.assert_close(found["features/last"], found["features/pre3"].relu())
+        torch.testing.assert_close(network.linear(found["features/pooled"]), logits)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
+
+
+def test_what_is_changed_in_place_afterwards_stays_as_it_was():
+    """torchvision's blocks add the shortcut to bn2's output in place, and activate in place."""
+    torch.manual_seed(0)
+    network, images = create_network("torchvision:resnet18", n_classes=4).eval(), torch.rand(1, 3, 32, 32)
+    asked = ["features/layer1.0.bn2", "features/pre1", "features/layer1.0.bn2/mean"]
+    with torch.no_grad():
+        _, found = Capture(network, asked)(lambda: network(images))
+        block, before = network.layer1[0], network.maxpool(network.relu(network.bn1(network.conv1(images))))
+        expected = block.bn2(block.conv2(block.relu(block.bn1(block.conv1(before)))))
+    torch.testing.assert_close(found["features/layer1.0.bn2"], expected)
+    torch.testing.assert_close(found["features/layer1.0.bn2/mean"], expected.mean((2, 3)))
+    assert (found["features/pre1"] < 0).any()
+
+
+def test_hooks_are_gone_after_an_error(network):
+    with pytest.raises(ZeroDivisionError):
+        Capture(network, ["features/stage1"])(lambda: 1 / 0)
+    assert not network.layer1._forward_hooks
+
+
+def test_gradients_reach_the_student(network):
+    _, found = Capture(network, ["features/stage1/mean"])(lambda: network(torch.rand(2, 3, 16, 16)))
+    found["features/stage1/mean"].sum().backward()
+    assert network.conv1.weight.grad.abs().sum() > 0
+    network.zero_grad()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("features/stge3", r"`module path` to be one of CifarResNet, got 'stge3' \(features/stge3\)\. Nearest: stage3"),
+        ("features/layer9.0", r"got 'layer9\.0' .*bookkd inspect --model"),
+        ("features/stage1/sum", r"a reduction one of mean, attention, gram, spatial, pool<k>"),
+        ("features/stage1/pool", r"a reduction one of mean"),
+        ("features/pooled/attention", r"`pooled` to be \[batch, channels, height, width\], to take attention of it"),
+    ],
+)
+def test_what_cannot_be_taken_is_refused(network, name, message):
+    with pytest.raises((ConfigError, TeacherOutputError), match=message):
+        Capture(network, [name])(lambda: network(torch.rand(1, 3, 16, 16)))
+
+
+def test_a_module_that_never_runs_is_refused():
+    class Idle(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.idle = nn.Linear(2, 2), nn.Linear(2, 2)
+
+        def forward(self, x):
+            return self.used(x)
+
+    network = Idle()
+    with pytest.raises(ConfigError, match=r"`module` to be one that runs when the network is called, got 'idle' \(Idle\)"):
+        Capture(network, ["features/idle"])(lambda: network(torch.zeros(1, 2)))
+
+
+def test_names_say_what_they_mean():
+    assert Feature.of("features/layer3.0/pool4") == Feature("layer3.0", "pool", 4)
+    assert Feature.of("features/layer3.0/pool4").loses.startswith("detail")
+    with pytest.raises(ConfigError, match="above 0 for pool"):
+        Feature("x", "mean", 3)
+
+
+@pytest.mark.parametrize("codec", [Dense(), Dense("float32"), Int8()], ids=lambda codec: codec.name)
+def test_books_say_what_live_teachers_say(network, tmp_path, codec):
+    teacher, data = Teacher(network), Images()
+    book = make(tmp_path / "book", teacher, data, VIEWS, task=TASK, features=FIELDS, feature_codec=codec)
+    live, batch = LiveKnowledge(teacher, TASK), Replay(data, VIEWS).batch([(3, 0), (7, 1), (2, 1)])
+    live.offer(FIELDS, batch)
+    said, stored = live.targets(batch, FIELDS), StoredKnowledge(book).targets(batch, FIELDS)
+    for name in FIELDS:
+        error = {"float16": 2.0**-11, "float32": 0.0}.get(getattr(codec, "dtype", ""), 1 / 200)
+        scale = said[name].abs().flatten(1).amax(1)
+        assert ((stored[name] - said[name]).abs().flatten(1).amax(1) <= error * scale + 1e-6).all(), name
+        assert live.fields[name].shape == tuple(book.fields[name].shape)
+    assert book.fields["features/stage1/mean"].taken == {"module": "layer1", "loses": "positions: which of them were strong"}
+    assert book.fields["features/last"].taken == {"module": "layer3"}
+
+
+def test_a_book_of_channel_means_is_small(network, tmp_path):
+    names = [f"features/stage{stage}/mean" for stage in (1, 2, 3)]
+    book = make(tmp_path / "book", Teacher(network), Images(), VIEWS, task=TASK, features=names)
+    assert sum(book.fields[name].bytes_per_record for name in names) == 2 * (4 + 8 + 16)
+
+
+def test_a_book_is_not_gone_on_with_from_another_layer(network, tmp_path):
+    make(tmp_path / "book", Teacher(network, layers={"here": "layer1"}), Images(), VIEWS, task=TASK, features=["features/here/mean"])
+    with pytest.raises(BookMismatchError, match="layer2"):
+        make(tmp_path / "book", Teacher(network, layers={"here": "layer2"}), Images(), VIEWS, task=TASK, features=["features/here/mean"])
+
+
+def test_a_method_of_features_asked_of_a_book_of_logits_says_the_command(network, tmp_path):
+    book = make(tmp_path / "book", Teacher(network), Images(), VIEWS, task=TASK)
+    needs = Needs({"features/stage1/mean": ()})
+    with pytest.raises(ConfigError, match=r"field 'features/stage1/mean' for method x, got logits\. .*bookkd make \.\.\. --features features/stage1/mean"):
+        check_needs(needs, StoredKnowledge(book), "x")
+
+
+def test_outputs_whose_shape_changes_between_views_are_refused(tmp_path):
+    def cut(image):
+        return image[:, :, : 8 if torch.rand(()) < 0.5 else 16]
+
+    torch.manual_seed(0)
+    network = resnet8(n_classes=4, width=4).eval()
+    with pytest.raises(TeacherOutputError, match="features/stage1"):
+        make(
+            tmp_path / "book", Teacher(network), Images(), Views(cut, n_views=4, seed=0), task=TASK,
+            features=["features/stage1"], batch_size=1,
+        )  # fmt: skip
+
+
+def test_a_grown_book_goes_on_with_its_features(network, tmp_path):
+    from dataclasses import replace
+
+    from bookkd.making import grow
+
+    names = ["features/stage1/mean"]
+    make(tmp_path / "book", Teacher(network), Images(), VIEWS, task=TASK, features=names)
+    book = grow(tmp_path / "book", [Teacher(network)], Images(), replace(VIEWS, n_views=3), task=TASK)
+    whole = make(tmp_path / "whole", Teacher(network), Images(), replace(VIEWS, n_views=3), task=TASK, features=names)
+    rows, views = np.arange(12), np.full(12, 2)
+    np.testing.assert_array_equal(book.read(rows, views)[names[0]], whole.read(rows, views)[names[0]])
