@@ -156,7 +156,7 @@ STORED = type("Stored", (), {"fields": {"logits": FieldInfo((10,), True, (1.0, 4
             Needs({"features/layer1": ()}),
             STORED,
             ConfigError,
-            r"field 'features/layer1' for method m, got logits\. Make a book that holds it, with bookkd\.making\.make",
+            r"field 'features/layer1' for method m, got logits\. Make a book that holds it: bookkd make \.\.\. --features features/layer1",
         ),
         (
             Needs({"mean": ()}),

@@ -1,4 +1,4 @@
-"""`bookkd inspect`; needs no torch."""
+"""`bookkd inspect`; of a book it needs no torch."""
 
 from __future__ import annotations
 
@@ -8,15 +8,35 @@ from typing import Any
 from bookkd.book import Book, editions, growth_begun, lineage_tree
 from bookkd.cli._show import bytes_text, console, rows
 from bookkd.cli._verb import Verb
+from bookkd.core.errors import ConfigError, expected
 
 
-def inspect(book: str, edition: int | None = None) -> dict[str, Any]:
-    """Show what a book holds: samples, views, fields, codecs, teachers, measured fidelity, and what it cost.
+def inspect(
+    book: str | None = None,
+    edition: int | None = None,
+    model: str = "",
+    model_args: dict[str, Any] = {},  # noqa: B006 - never changed
+    n_classes: int = 10,
+    input: tuple[int, ...] = (3, 32, 32),  # noqa: A002 - the word that a user expects
+) -> dict[str, Any]:
+    """Show what a book holds: samples, views, fields, codecs, teachers, measured fidelity, and what it cost; or what a network is made of.
 
     Args:
         book: Folder of the book, or its address (s3://..., https://...).
         edition: Which edition; the newest where none is given.
+        model: In place of a book the name of a network, as for --student: paths and output shapes of its modules are printed, for
+            methods that look inside of it.
+        model_args: Further arguments of the network.
+        n_classes: Width of its output.
+        input: Shape of one input of it: '[channels, height, width]', or '[tokens]'.
     """
+    if bool(model) == (book is not None):
+        do = "bookkd inspect BOOK, or bookkd inspect --model NAME."
+        raise ConfigError(expected("book or --model", "one of them", [each for each in (book, model) if each], do=do))
+    if book is None:
+        from bookkd.pipelines.inspect_model import inspect_model
+
+        return inspect_model(model, args=model_args, n_classes=n_classes, shape=input)
     opened = Book(book, edition)
     return {
         "path": str(opened.path),
@@ -42,6 +62,9 @@ def inspect(book: str, edition: int | None = None) -> dict[str, Any]:
 
 def show(result: dict[str, Any]) -> None:
     """Print it for reading."""
+    if "modules" in result:
+        _show_model(result)
+        return
     plan, out = result["plan"], console()
     out.print(
         f"[bold]{result['path']}[/bold], edition {result['edition']}: {result['records']:,} records "
@@ -84,6 +107,31 @@ def show(result: dict[str, Any]) -> None:
         out.print("Cost of making: " + ", ".join(f"{name} {value}" for name, value in plain.items()), soft_wrap=True)
 
 
+def _show_model(result: dict[str, Any]) -> None:
+    """Print the modules of a network, and the names that its layers have."""
+    names: dict[str, list[str]] = {}
+    for name, path in result["named"].items():
+        names.setdefault(path.removesuffix(":input"), []).append(
+            name + (" (its input)" if path.endswith(":input") else "")
+        )
+    lines = [
+        (
+            each["path"],
+            each["kind"],
+            "x".join(map(str, each["shape"]))
+            if each["shape"] is not None
+            else "does not run"
+            if not each["runs"]
+            else "-",
+            f"{each['parameters']:,}",
+            ", ".join(names.get(each["path"], [])),
+        )
+        for each in result["modules"]
+    ]
+    title = f"{result['model']}, {result['parameters']:,} parameters"
+    console().print(rows(title, ("module", "kind", "output", "parameters", "named"), lines))
+
+
 def _show_editions(result: dict[str, Any]) -> None:
     """Print a line an edition, where there are several."""
     if len(result["editions"]) > 1:
@@ -112,6 +160,9 @@ def _settings(field: dict[str, Any]) -> str:
     found = [f"{name} {value}" for name, value in field["codec"]["configuration"].items()]
     if "baked" in field:
         found.append(f"baked at temperature {field['baked']['temperature']:g}")
+    if "taken" in field:
+        taken = field["taken"]
+        found.append(f"taken of {taken['module']}" + (f", without {taken['loses']}" if "loses" in taken else ""))
     return ", ".join(found)
 
 
@@ -125,4 +176,10 @@ def _flat(value: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     return lines
 
 
-VERB = Verb("inspect", inspect, show, "  bookkd inspect books/resnet56", positional={"book": False})
+VERB = Verb(
+    "inspect",
+    inspect,
+    show,
+    "  bookkd inspect books/resnet56\n  bookkd inspect --model torchvision:resnet18 --input '[3, 224, 224]'",
+    positional={"book": True},
+)

@@ -31,6 +31,9 @@ def make(
     held_out: str = "",
     task: TaskOptions = TaskOptions("classification"),  # noqa: B008 - frozen
     grow: bool = False,
+    features: tuple[str, ...] = (),
+    serve: tuple[str, ...] = (),
+    feature_codec: Literal["float16", "float32", "int8"] = "float16",
 ) -> dict[str, Any]:
     """Write down what one teacher or several say about every view of a data set; an interrupted book is gone on with.
 
@@ -50,6 +53,10 @@ def make(
         held_out: Split on which the teacher's accuracy is measured first and noted in the book, such as "test".
         task: What the data are.
         grow: Add to a finished book what is missing: more views, samples behind those it has, or a further teacher.
+        features: What to keep of the inside of the teacher, such as '[features/stage3/mean]': a layer, and what of its output (mean,
+            attention, gram, spatial, pool<k>, max<k>; all of it where none is said). `bookkd inspect --model` lists layers.
+        serve: Methods whose features are kept, as they read them by default, such as '[at, reviewkd]'.
+        feature_codec: How features become bytes.
     """
     if teacher.name and teachers:
         raise ConfigError(
@@ -71,6 +78,9 @@ def make(
             task=task.name,
             task_args=task.args,
             grow=grow,
+            features=features,
+            serve=serve,
+            feature_codec=feature_codec,
             progress=progress,
             told=show_choice,
         )

@@ -186,7 +186,7 @@ class Capture:
 
     def _module(self, layer: str) -> nn.Module:
         path = self.path(layer).removesuffix(_INPUT)
-        modules = dict(self.network.named_modules())
+        modules: dict[str, nn.Module] = dict(self.network.named_modules())
         if path not in modules or not path:
             names = [*self.layers, *(name for name in modules if name)]
             near = ", ".join(nearest(layer, names)[:5]) or "none"

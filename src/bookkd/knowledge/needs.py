@@ -137,7 +137,7 @@ Make a book that holds it: bookkd make ... --task classification.
 def _how(name: str) -> str:
     """Return what to do to have a field."""
     if is_feature(name):
-        return f"Make a book that holds it: bookkd make ... --features {name}, or --for METHOD for all that a method reads."
+        return f"Make a book that holds it: bookkd make ... --features {name}, or --serve METHOD for all that a method reads."
     return _HOW.get(name, _OTHERWISE)
 
 

@@ -133,6 +133,7 @@ def learn_student(
         progress=progress,
         overwrite=overwrite,
         start=weights_digest(network),
+        layers=student.layers,
     )
     options: dict[str, Any] = {
         "student": plain(student),

@@ -6,20 +6,27 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from bookkd.book import Auto, Book, Choice, Codec, is_finished, shortfall
+from bookkd.book import Auto, Book, Choice, Codec, Dense, Int8, is_finished, shortfall
+from bookkd.core.errors import ConfigError, expected
+from bookkd.core.features import is_feature
 from bookkd.core.fields import LOGITS
+from bookkd.core.names import choose
 from bookkd.evaluation import Evaluation, Measures, lower_is_better
 from bookkd.knowledge import Teacher, member_fields
 from bookkd.learning import find_device, measure_network
 from bookkd.making import grow as grow_book
 from bookkd.making import make, make_several
 from bookkd.making.local import Progress
+from bookkd.methods import build_method
 from bookkd.pipelines.options import DataOptions, NetworkOptions, ViewOptions
 from bookkd.pipelines.task import build_task, check_task, says_variance, with_variance
 from bookkd.tasks import Task
 from bookkd.views import Views
 
-__all__ = ["make_book", "measure_teacher", "note_accuracy"]
+FEATURE_CODECS: Mapping[str, Codec] = {"float16": Dense(), "float32": Dense("float32"), "int8": Int8()}
+"""How features become bytes."""
+
+__all__ = ["FEATURE_CODECS", "features_of", "make_book", "measure_teacher", "note_accuracy"]
 
 
 def measure_teacher(teacher: Teacher, data: DataOptions, task: Task, split: str) -> float | None:
@@ -65,11 +72,14 @@ def make_book(
     grow: bool = False,
     progress: Progress | None = None,
     told: Callable[[Choice], None] | None = None,
+    features: Sequence[str] = (),
+    serve: Sequence[str] = (),
+    feature_codec: str = "float16",
 ) -> dict[str, Any]:
     """Make a book from named parts, by one teacher or several; gone on with where it was begun, or grown where it is finished.
 
     Args are those of `bookkd make`, `accuracy`: what a teacher is known to reach on `held_out`, which then is not measured
-    again; `task_args`: options of the task; and `told`: called with the choice where a codec is chosen by measuring.
+    again; `task_args`: options of the task; `features`, `serve` and `feature_codec` are of one teacher; and `told`: called with the choice where a codec is chosen by measuring.
 
     Returns:
         What `bookkd make --json` prints.
@@ -91,6 +101,7 @@ def make_book(
     given, views = views, views.without_repeats()
     if views != given:
         notes.append(f"transform none draws the same view each time: 1 view is stored, not {given.n_views}.")
+    inside = tuple(dict.fromkeys((*features, *(name for method in serve for name in features_of(method, plain)))))
     options: dict[str, Any] = {
         "codec": codec,
         "batch_size": batch_size,
@@ -101,19 +112,36 @@ def make_book(
     }
     teachers = [teacher] if isinstance(teacher, NetworkOptions) else list(teacher)
     drawn = views.build()
+    if inside and len(teachers) > 1:
+        do = "Make a book of each teacher; several of them are learnt from side by side."
+        raise ConfigError(expected("teachers", "one, to keep features of", len(teachers), where="make", do=do))
     if grow and is_finished(out):
         book, told_of_growth = _grown(out, [load(each) for each in teachers], dataset, drawn, plain, options)
         notes += told_of_growth
     elif len(teachers) == 1:
         speaker = load(teachers[0])
         known = with_variance(plain, teacher=says_variance(plain, speaker, dataset, views=drawn), student=False)
-        book = make(out, speaker, dataset, drawn, task=known, told=told, **options)
+        kept = {"features": inside, "feature_codec": FEATURE_CODECS[choose(feature_codec, FEATURE_CODECS, "codec")]}
+        book = make(out, speaker, dataset, drawn, task=known, told=told, **kept, **options)
     else:
         loaders = [partial(load, each) for each in teachers]
         book = make_several(out, loaders, dataset, drawn, task=plain, told=told, **options)
     notes += shortfall(book)
     chosen = {name: lost["choice"] for name, lost in book.fidelity.items() if "choice" in lost}
     return {**describe(book), "data": data.name, "notes": notes, **({"chosen": chosen} if chosen else {})}
+
+
+def features_of(method: str, task: Task) -> list[str]:
+    """Return what a method, at its defaults, reads inside of a teacher.
+
+    Raises:
+        ConfigError: for a method that reads nothing there.
+    """
+    found = [name for name in build_method(method).needs(task).fields if is_feature(name)]
+    if not found:
+        do = "It learns from what every book of this task holds: leave it out."
+        raise ConfigError(expected("serve", "a method that looks inside of the teacher", method, where="make", do=do))
+    return found
 
 
 def _grown(

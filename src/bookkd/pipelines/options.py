@@ -79,6 +79,8 @@ class NetworkOptions:
         mean: Mean of each channel that is taken off a view; the network's own where none is given.
         std: Deviation of each channel that a view is divided by.
         size: Side that views are resized to.
+        layers: Names of layers -> paths of modules, such as '{"stage1": "features.3"}', for methods that look inside of a network whose
+            own layers are not found by themselves; see `bookkd inspect --model`.
     """
 
     name: str = ""
@@ -87,6 +89,7 @@ class NetworkOptions:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     size: int | None = None
+    layers: dict[str, str] = field(default_factory=dict)
 
     @property
     def users_code(self) -> bool:
@@ -130,7 +133,7 @@ class NetworkOptions:
         self.refuse_untrained("teacher")
         network, preprocess = self.build(n_classes, role="teacher")
         lineage = None if self.weights is None else lineage_of_weights(self.weights)
-        return Teacher(network, preprocess, name=self.name, device=device, lineage=lineage)
+        return Teacher(network, preprocess, name=self.name, device=device, lineage=lineage, layers=self.layers)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,13 @@ from bookkd.zoo.resnet import resnet8
 
 CLASSES = tuple("abcd")
 TASK = Classification(CLASSES)
-FIELDS = ("features/stage1/mean", "features/stage2/attention", "features/stage3/pool2", "features/last", "features/pooled")
+FIELDS = (
+    "features/stage1/mean",
+    "features/stage2/attention",
+    "features/stage3/pool2",
+    "features/last",
+    "features/pooled",
+)
 
 
 class Images(torch.utils.data.Dataset):
@@ -55,7 +61,10 @@ def test_paths_of_known_layouts(network):
 
 
 def test_outputs_are_those_of_the_modules(network):
-    images, asked = torch.rand(2, 3, 16, 16), ["features/layer1.0.conv1", "features/last", "features/pooled", "features/pre3"]
+    images, asked = (
+        torch.rand(2, 3, 16, 16),
+        ["features/layer1.0.conv1", "features/last", "features/pooled", "features/pre3"],
+    )
     with torch.no_grad():
         logits, found = Capture(network, asked)(lambda: network(images))
         hidden = torch.relu(network.bn1(network.conv1(images)))
@@ -118,7 +127,9 @@ def test_a_module_that_never_runs_is_refused():
             return self.used(x)
 
     network = Idle()
-    with pytest.raises(ConfigError, match=r"`module` to be one that runs when the network is called, got 'idle' \(Idle\)"):
+    with pytest.raises(
+        ConfigError, match=r"`module` to be one that runs when the network is called, got 'idle' \(Idle\)"
+    ):
         Capture(network, ["features/idle"])(lambda: network(torch.zeros(1, 2)))
 
 
@@ -141,7 +152,10 @@ def test_books_say_what_live_teachers_say(network, tmp_path, codec):
         scale = said[name].abs().flatten(1).amax(1)
         assert ((stored[name] - said[name]).abs().flatten(1).amax(1) <= error * scale + 1e-6).all(), name
         assert live.fields[name].shape == tuple(book.fields[name].shape)
-    assert book.fields["features/stage1/mean"].taken == {"module": "layer1", "loses": "positions: which of them were strong"}
+    assert book.fields["features/stage1/mean"].taken == {
+        "module": "layer1",
+        "loses": "positions: which of them were strong",
+    }
     assert book.fields["features/last"].taken == {"module": "layer3"}
 
 
@@ -152,15 +166,32 @@ def test_a_book_of_channel_means_is_small(network, tmp_path):
 
 
 def test_a_book_is_not_gone_on_with_from_another_layer(network, tmp_path):
-    make(tmp_path / "book", Teacher(network, layers={"here": "layer1"}), Images(), VIEWS, task=TASK, features=["features/here/mean"])
+    make(
+        tmp_path / "book",
+        Teacher(network, layers={"here": "layer1"}),
+        Images(),
+        VIEWS,
+        task=TASK,
+        features=["features/here/mean"],
+    )
     with pytest.raises(BookMismatchError, match="layer2"):
-        make(tmp_path / "book", Teacher(network, layers={"here": "layer2"}), Images(), VIEWS, task=TASK, features=["features/here/mean"])
+        make(
+            tmp_path / "book",
+            Teacher(network, layers={"here": "layer2"}),
+            Images(),
+            VIEWS,
+            task=TASK,
+            features=["features/here/mean"],
+        )
 
 
 def test_a_method_of_features_asked_of_a_book_of_logits_says_the_command(network, tmp_path):
     book = make(tmp_path / "book", Teacher(network), Images(), VIEWS, task=TASK)
     needs = Needs({"features/stage1/mean": ()})
-    with pytest.raises(ConfigError, match=r"field 'features/stage1/mean' for method x, got logits\. .*bookkd make \.\.\. --features features/stage1/mean"):
+    with pytest.raises(
+        ConfigError,
+        match=r"field 'features/stage1/mean' for method x, got logits\. .*bookkd make \.\.\. --features features/stage1/mean",
+    ):
         check_needs(needs, StoredKnowledge(book), "x")
 
 

@@ -1,0 +1,170 @@
+"""Learning from what is inside of a teacher: connectors in the shapes of both sides, from books as from live teachers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import nn
+
+from bookkd.book import Dense
+from bookkd.core.errors import ConfigError
+from bookkd.core.schedules import Clock
+from bookkd.knowledge import LiveKnowledge, StoredKnowledge, Teacher
+from bookkd.learning import Cohort, Step, Training, learn, learner_for, offer_needs
+from bookkd.losses import claims
+from bookkd.making import make
+from bookkd.methods.base import BaseMethod, Card
+from bookkd.objectives import Connector, ConnectorModule, Objective, bind
+from bookkd.tasks import Classification
+from bookkd.views import Replay, Views
+from bookkd.zoo.resnet import resnet8
+
+CLASSES = tuple("abcd")
+TASK, VIEWS = Classification(CLASSES), Views(None, n_views=1)
+
+
+@claims()
+def distance(student, teacher):
+    """Mean squared error of each sample."""
+    return (student - teacher).square().flatten(1).mean(1)
+
+
+class Fit(ConnectorModule):
+    def __init__(self, mine, theirs):
+        super().__init__()
+        self.fit = nn.Conv2d(mine, theirs, 1)
+
+    def forward(self, features):
+        return self.fit(features)
+
+
+class Embed(ConnectorModule):
+    """Embeds both sides, as methods do whose teacher's side is trained too."""
+
+    def __init__(self, mine, theirs):
+        super().__init__()
+        self.mine, self.theirs = nn.Linear(mine, 3), nn.Linear(theirs, 3)
+
+    def forward(self, student, teacher):
+        return self.mine(student), self.theirs(teacher)
+
+
+@dataclass(frozen=True)
+class Hint(BaseMethod):
+    layer: str = "last"
+    name: ClassVar[str] = "hint"
+    card: ClassVar[Card] = Card("a hint", "none", "features", "certain")
+
+    def objective(self, task):
+        maps = f"features/{self.layer}"
+        fit = Connector("fit", maps, "fitted", lambda s: Fit(s[maps][0], s[f"teacher/{maps}"][0]), weight_decay=None)
+        both = Connector(
+            "embed", ("features/pooled", "teacher/features/pooled"), ("mine", "theirs"),
+            lambda s: Embed(s["features/pooled"][0], s["teacher/features/pooled"][0]),
+        )  # fmt: skip
+        terms = (
+            bind(distance, "fitted", teacher=maps, name="hint", samples=True),
+            bind(distance, "mine", teacher="theirs", own=True, gradient=True, name="both", samples=True),
+            task.label_term(weight=1.0, label_smoothing=0.0),
+        )
+        return Objective(terms, (fit, both))
+
+
+class Images(torch.utils.data.Dataset):
+    name, class_names = "images", CLASSES
+
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, row):
+        generator = torch.Generator().manual_seed(row)
+        return torch.rand(3, 8, 8, generator=generator), row % 4
+
+
+def network(seed, width):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return resnet8(n_classes=4, width=width)
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    return Teacher(network(0, 6))
+
+
+@pytest.fixture(scope="module")
+def book(teacher, tmp_path_factory):
+    names = list(Hint().needs(TASK).fields)
+    assert sorted(names) == ["features/last", "features/pooled"]
+    path = tmp_path_factory.mktemp("books") / "b"
+    return make(path, teacher, Images(), VIEWS, task=TASK, features=names, feature_codec=Dense("float32"))
+
+
+def trained(knowledge, **changes):
+    student = network(1, 4)
+    torch.manual_seed(7)
+    training = Training(epochs=2, batch_size=6, lr=0.05, accelerator="cpu", seed=3)
+    learned = learn(
+        student, Images(), VIEWS, task=TASK, method=Hint(), knowledge=knowledge, training=training, **changes
+    )
+    return learned
+
+
+def test_a_book_teaches_what_a_live_teacher_teaches(book, teacher):
+    live, stored = (trained(each) for each in (LiveKnowledge(teacher, TASK), StoredKnowledge(book)))
+    assert (live.teacher_forwards, stored.teacher_forwards) == (24, 0)
+    for one, two in zip(live.student.parameters(), stored.student.parameters(), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)
+    assert not any(module._forward_hooks for module in stored.student.modules())
+    assert {name for name in stored.student.state_dict() if "fit" in name or "embed" in name} == set()
+
+
+def test_gradients_reach_connectors_on_both_sides_and_no_teacher(book):
+    method, knowledge, replay = Hint(), StoredKnowledge(book), Replay(Images(), VIEWS)
+    offer_needs(method, TASK, knowledge, replay)
+    learner = learner_for(network(1, 4), TASK, method, replay=replay, knowledge=knowledge)
+    batch = replay.batch([(row, 0) for row in range(6)])
+    Step(method.objective(TASK), TASK, knowledge).loss(learner, batch, Clock()).loss.backward()
+    assert all(
+        parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in learner.parts.parameters()
+    )
+    said = learner.eval()(batch)
+    assert (
+        "mine" not in said and "fitted" in said
+    )  # connectors of the teacher's fields are left out where nobody teaches
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(book, tmp_path):
+    whole = trained(StoredKnowledge(book))
+    torch.manual_seed(7)
+    part = tmp_path / "run"
+    again = trained(StoredKnowledge(book), out=part)
+    for one, two in zip(whole.student.parameters(), again.student.parameters(), strict=True):
+        torch.testing.assert_close(one, two)
+    assert '"inside"' in (part / "config.json").read_text() or any(
+        "inside" in p.read_text() for p in part.glob("*.json")
+    )
+
+
+def test_another_layer_of_the_student_is_taken_by_name(book):
+    with pytest.raises(ConfigError, match=r"`module path` to be one of CifarResNet, got last, which is layer9"):
+        trained(StoredKnowledge(book), layers={"last": "layer9"})
+    with pytest.raises(ConfigError, match=r"got 'nowhere' \(features/nowhere\)"):
+        learn(
+            network(1, 4), Images(), VIEWS, task=TASK, method=Hint("nowhere"), knowledge=LiveKnowledge(Teacher(network(0, 6)), TASK),
+            training=Training(epochs=1, batch_size=6, accelerator="cpu"),
+        )  # fmt: skip
+
+
+def test_features_are_read_of_one_student(book):
+    class Pair(Hint):
+        cohort = 2
+
+    with pytest.raises(ConfigError, match=r"`students` to be one, to read features/last of it, got 2"):
+        learn(
+            Cohort([network(1, 4), network(2, 4)]), Images(), VIEWS, task=TASK, method=Pair(), knowledge=StoredKnowledge(book),
+            training=Training(epochs=1, batch_size=6, accelerator="cpu"),
+        )  # fmt: skip
