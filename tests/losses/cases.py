@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from scipy.special import log_softmax, logsumexp, rel_entr, softmax
 from scipy.stats import entropy, pearsonr, wasserstein_distance
+from tests.losses.feature_cases import FEATURES
 from tests.losses.regression_cases import REGRESSION
 from tests.losses.speech_cases import SAID, SPEECH, Z1
 
@@ -668,4 +669,5 @@ CASES = (
     LossCase("uld/sparse", uld, {"temperature": 4.0}, made(sparse(3, 1.0, 4.0)), ref_uld, (), sparse(3, 1.0, 4.0)),
     *REGRESSION,
     *SPEECH,
+    *FEATURES,
 )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from bookkd.core.check import at_least
 from bookkd.core.errors import ConfigError, expected
 from bookkd.losses._pair import probabilities
 from bookkd.losses.claims import claims
+from bookkd.losses.reductions import product
 from bookkd.losses.targets import Target
 
 __all__ = ["batch_gram", "class_gram"]
@@ -35,6 +35,7 @@ def class_gram(student: Tensor, teacher: Target | Tensor, *, temperature: float,
         FidelityError: if the target is sparse.
         ConfigError: if shapes do not match, the rows are no multiple of `views`, or a value is out of range.
 
+    >>> import torch
     >>> student = torch.tensor([[1.0, 2.0, 0.5], [0.2, -0.3, 1.5], [1.2, 0.1, -0.7]])
     >>> teacher = torch.tensor([[2.0, 3.5, -1.0], [0.0, 0.5, 2.5], [2.2, 0.4, 0.3]])
     >>> class_gram(student, teacher, temperature=1.0, views=1)
@@ -66,6 +67,7 @@ def batch_gram(student: Tensor, teacher: Target | Tensor, *, temperature: float,
         FidelityError: As `class_gram`.
         ConfigError: As `class_gram`.
 
+    >>> import torch
     >>> student = torch.tensor([[1.0, 2.0, 0.5], [0.2, -0.3, 1.5], [1.2, 0.1, -0.7]])
     >>> teacher = torch.tensor([[2.0, 3.5, -1.0], [0.0, 0.5, 2.5], [2.2, 0.4, 0.3]])
     >>> batch_gram(student, teacher, temperature=1.0, views=1)
@@ -92,6 +94,4 @@ def _by_view(
 
 def _distance(q: Tensor, p: Tensor) -> Tensor:
     """Return ||p p' - q q'||_F^2, the mean over the first axis."""
-    # Autocast would round the products to 16 bits, of which the difference leaves few.
-    with torch.autocast(q.device.type, enabled=False):
-        return (p @ p.mT - q @ q.mT).square().sum((-2, -1)).mean()
+    return (product(p, p.mT) - product(q, q.mT)).square().sum((-2, -1)).mean()

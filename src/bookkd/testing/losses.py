@@ -44,7 +44,7 @@ class Worked(NamedTuple):
     """One published or hand-worked number.
 
     Args:
-        student: Logits of one position, [classes], or of several, [n, classes].
+        student: Logits of one position, [classes], or of several, [n, classes]; or features, [n, ...].
         args: What follows the student.
         hyper: Hyper-parameters.
         value: The loss there; its mean over several positions.
@@ -52,11 +52,11 @@ class Worked(NamedTuple):
         tolerance: Absolute error allowed; half a unit of the last printed digit, or a little more.
     """
 
-    student: tuple[float, ...] | tuple[tuple[float, ...], ...]
+    student: tuple[Any, ...]
     args: tuple[Any, ...]
     hyper: Mapping[str, Any]
     value: float
-    gradient: tuple[float, ...] | tuple[tuple[float, ...], ...] | None = None
+    gradient: tuple[Any, ...] | None = None
     tolerance: float = 1e-6
 
 
@@ -73,10 +73,10 @@ class LossCase:
         loss: The loss.
         hyper: Hyper-parameters for the checks.
         make: From a generator to float64 (student [n, classes], *args), every argument with n rows unless the loss is of sequences; n
-            even, at least 4.
+            even, at least 4. Of features the student is [n, ...], its last two axes at least 2 long.
         reference: The same formula in numpy float64, written from the equation, called with arrays in place of tensors.
         worked: Numbers to reproduce.
-        from_logits: From teacher logits [n, classes] to the args; None where no teacher takes part.
+        from_logits: From teacher logits [n, classes], or features, to the args; None where no teacher takes part.
         at_teacher: At the teacher the loss is "zero" with zero gradient, "stationary" (zero gradient only), or "moves"
             away from it.
         why: The reason, where `at_teacher` is not "zero" or `slack` is more than rounding.
@@ -87,6 +87,8 @@ class LossCase:
         stops: Whether the loss takes some of the student without gradient, so that finite differences say something else.
         frozen: For a loss of which a part carries no gradient: from (student, *args) to the hyper-parameters that hold this part
             at its value, so that finite differences are those of the rest.
+        samples: Whether the positions are the samples, on the first axis alone, as of features; of logits they are all axes but the
+            last.
         seed: Of the generator that `make` is called with.
     """
 
@@ -105,6 +107,7 @@ class LossCase:
     ruled_out: bool = True
     stops: bool = False
     frozen: Callable[..., Mapping[str, Any]] | None = None
+    samples: bool = False
     seed: int = field(default=20, repr=False)
 
     def inputs(self) -> tuple[Any, ...]:
@@ -184,8 +187,14 @@ def check_shape(case: LossCase) -> None:
     if case.relational:
         _require(value.shape == (), f"{case.name}: expected a scalar, got shape {list(value.shape)}")
         return
-    _require(value.shape == student.shape[:-1], f"{case.name}: expected one value per position, got {value.shape}")
+    wanted = student.shape[: 1 if case.samples else -1]
+    _require(value.shape == wanted, f"{case.name}: expected one value per position, got {value.shape}")
     if case.sequential:
+        return
+    if case.samples:
+        none, one = torch.arange(0), torch.arange(1)
+        _require(case(student[none], *(take(given, none) for given in args)).shape == (0,), f"{case.name}: empty batch")
+        assert_close(case(student[one], *(take(given, one) for given in args)), value[:1])
         return
     halves = torch.arange(len(student)).reshape(2, -1)
     assert_close(case(student[halves], *(take(given, halves) for given in args)), value.reshape(2, -1))
@@ -352,7 +361,7 @@ def check_inputs(case: LossCase) -> None:
     value = case(student, *args)
     for now, before in zip((student, *args), case.inputs(), strict=True):
         _require(repr(as_arrays(now)) == repr(as_arrays(before)), f"{case.name}: an input was written to")
-    strided = student.t().contiguous().t()
+    strided = student.mT.contiguous().mT
     _require(not strided.is_contiguous(), f"{case.name}: make must give at least two rows and classes")
     assert_close(case(strided, *args), value, rtol=1e-14, atol=1e-14)
 

@@ -1,0 +1,78 @@
+"""The step that losses on features share: two tensors become a pair of one kind, in the computing dtype."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+
+from bookkd.core.errors import ConfigError, FidelityError, expected
+from bookkd.losses.reductions import same_size
+from bookkd.losses.targets import DenseTarget, Target, computing_dtype
+
+__all__ = ["feature_pair", "per_sample"]
+
+Alike = Literal["shape", "positions", "rows", "first rows"]
+
+
+def feature_pair(
+    student: Tensor, teacher: Target | Tensor, loss: str, alike: Alike = "shape", *, mutual: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Return the features of both sides in the computing dtype, the teacher's without gradient.
+
+    Args:
+        student: Features, shape [batch, ...].
+        teacher: Likewise; a `DenseTarget` is taken for its tensor.
+        loss: Its name, for errors.
+        alike: What has to agree: the whole "shape"; the "positions", so that channels may differ; the "rows" of the batch; or the
+            "first rows", behind which the teacher may have others. Maps of other heights and widths are averaged to the smaller,
+            except where rows alone matter.
+        mutual: Whether the second side keeps its gradient.
+
+    Raises:
+        FidelityError: for a target of classes.
+        ConfigError: if the shapes do not fit.
+    """
+    if isinstance(teacher, DenseTarget):
+        teacher = teacher.logits
+    if not isinstance(teacher, Tensor):
+        do = "Make the book with the field features/LAYER and a codec that keeps every value."
+        raise FidelityError(expected("teacher", "a tensor of features", type(teacher).__name__, where=loss, do=do))
+    for name, given in (("student", student), ("teacher", teacher)):
+        if not given.is_floating_point() or given.ndim < 2:
+            got = f"{given.dtype} of shape {list(given.shape)}"
+            raise ConfigError(expected(name, "floating features [batch, ...]", got, where=loss))
+    dtype = computing_dtype(student.dtype, teacher.dtype)
+    s, t = student.to(dtype), teacher.to(dtype)
+    t = t if mutual else t.detach()
+    if alike in ("shape", "positions") and s.ndim == t.ndim == 4:
+        s, t = same_size(s, t)
+    fits = {
+        "shape": s.shape == t.shape,
+        "positions": _positions(s) == _positions(t),
+        "rows": len(s) == len(t),
+        "first rows": len(s) <= len(t),
+    }
+    if not fits[alike]:
+        raise ConfigError(_unlike(student, teacher, loss, alike))
+    return s, t
+
+
+def per_sample(values: Tensor) -> Tensor:
+    """Return the mean over all but the first axis, shape [batch]."""
+    return values.flatten(1).mean(1)
+
+
+def _positions(features: Tensor) -> list[int]:
+    return [len(features), *features.shape[2:]]
+
+
+def _unlike(student: Tensor, teacher: Tensor, loss: str, alike: Alike) -> str:
+    got, there = f"shape {list(student.shape)}", list(teacher.shape)
+    wish, do = {
+        "shape": (f"of the teacher's shape {there}", "Put a connector between them, or pool both to one size."),
+        "positions": (f"of the teacher's batch and positions, as in {there}", "Pool both to one size."),
+        "rows": (f"of as many rows as the teacher's {there}", "Give both sides the same batch."),
+        "first rows": (f"of no more rows than the teacher's {there}", "Put those of the batch first."),
+    }[alike]
+    return expected("student", wish, got, where=loss, do=do)
