@@ -107,9 +107,7 @@ def trained(knowledge, **changes):
     student = network(1, 4)
     torch.manual_seed(7)
     training = Training(epochs=2, batch_size=6, lr=0.05, accelerator="cpu", seed=3)
-    return learn(
-        student, Images(), VIEWS, task=TASK, method=Hint(), knowledge=knowledge, training=training, **changes
-    )
+    return learn(student, Images(), VIEWS, task=TASK, method=Hint(), knowledge=knowledge, training=training, **changes)
 
 
 def test_a_book_teaches_what_a_live_teacher_teaches(book, teacher):

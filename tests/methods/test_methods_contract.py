@@ -9,7 +9,9 @@ import re
 import pytest
 import torch
 from tests.learning.digits import TASK, TEST, run, student, training, weights
+from tests.learning.digits import book as book_of_digits
 from tests.losses.cases import V3, Z3
+from tests.methods import feature_cases
 from tests.methods.cases import CONTRADICTIONS, DEFAULTS, NEEDS, REFUSED, RELATIONAL, SPEECH, TOTALS, VIEWS
 from tests.methods.speech import TWO_FRAMES, learn_tones, speech_total
 from tests.methods.speech import book as book_of_tones
@@ -32,8 +34,16 @@ LABELS = torch.tensor([1])
 THREE = Classification(("a", "b", "c"))
 
 
+DEFAULTS = {**DEFAULTS, **feature_cases.DEFAULTS}
+TOTALS = {**TOTALS, **feature_cases.TOTALS}
+NEEDS = {**NEEDS, **{name: feature_cases.needs(name) for name in feature_cases.FEATURES}}
+REFUSED = [*REFUSED, *feature_cases.REFUSED]
+
+
 def worked_sample(name):
     """Student, teacher and labels of the worked sample, each row once a view."""
+    if name in feature_cases.FEATURES:
+        return STUDENT.repeat(2, 1), TEACHER.repeat(2, 1), LABELS.repeat(2)
     if name not in RELATIONAL:
         return STUDENT, TEACHER, LABELS
     labels = torch.tensor([1, IGNORE_LABEL, IGNORE_LABEL])
@@ -51,8 +61,16 @@ def total(method, student=None, teacher=TEACHER, labels=LABELS, clock=None):
     batch = {LABEL: labels, WEIGHT: torch.ones(len(labels), dtype=torch.float64)}
     weights = THREE.weights(batch)
     fields = {"logits": student, **{f"peers/{i}/logits": student for i in range(method.cohort)}}
-    fields |= {each.output: each.build()(fields[each.field]) for each in objective.connectors}
     targets = {"logits": DenseTarget(teacher), **own_targets(method, batch)}
+    if method.name in feature_cases.FEATURES:
+        mine, theirs = feature_cases.sides(method.name)
+        fields, targets = {**fields, **mine}, {**targets, **theirs}
+    shapes = {name: tuple(value.shape[1:]) for name, value in fields.items()}
+    shapes |= {f"teacher/{name}": tuple(getattr(each, "logits", each).shape[1:]) for name, each in targets.items()}
+    for each in objective.connectors:
+        module = each.build(shapes)
+        module = feature_cases.identity(module) if method.name in feature_cases.FEATURES else module
+        fields |= each.added(module, fields, targets)
     sums = objective.sums(fields, targets, batch, weights, clock)
     return objective.loss(sums, objective.totals(batch, weights), clock)
 
@@ -125,9 +143,12 @@ class TestEveryMethod:
         if name in SPEECH:
             learn_tones(method, book_of_tones(tmp_path))
             return
-        knowledge = StoredKnowledge(stored)
+        inside = [field for field in method.needs(TASK).fields if field.startswith("features/")]
+        path = book_of_digits(tmp_path / "book", features=inside).path if inside else stored
+        knowledge = StoredKnowledge(path)
         check_needs(method.needs(TASK), knowledge, name)
-        peers = [student(seed=seed) for seed in range(method.cohort)]
+        kind = "digits-small" if name in feature_cases.FEATURES else "dropping"
+        peers = [student(kind, seed=seed) for seed in range(method.cohort)]
         before = [weights(peer) for peer in peers]
         network = peers[0] if method.cohort == 1 else Cohort(peers)
         learned = run(

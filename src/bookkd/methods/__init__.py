@@ -8,6 +8,7 @@ from typing import Any
 from bookkd.core.errors import ConfigError, expected
 from bookkd.core.names import choose, import_reference, is_reference, look_up, nearest
 from bookkd.methods.adaptive_label_smoothing import AdaptiveLabelSmoothing
+from bookkd.methods.at import AT
 from bookkd.methods.base import BaseMethod, Card, Handler, Method
 from bookkd.methods.bookkd import BookKD
 from bookkd.methods.cons_kd import ConsKD
@@ -17,6 +18,7 @@ from bookkd.methods.dist import DIST
 from bookkd.methods.dkd import DKD
 from bookkd.methods.dml import DML
 from bookkd.methods.extractive_kd import ExtractiveKD
+from bookkd.methods.fitnets import FitNets
 from bookkd.methods.instance_label_smoothing import BetaLabelSmoothing, SelfDistillation
 from bookkd.methods.llm_kd import LLMKD
 from bookkd.methods.logit_standardization import LogitStandardization
@@ -28,6 +30,7 @@ from bookkd.methods.uld import ULD
 from bookkd.methods.vanilla_kd import VanillaKD
 
 __all__ = [
+    "AT",
     "CTCKD",
     "DIL",
     "DIST",
@@ -45,6 +48,7 @@ __all__ = [
     "Card",
     "ConsKD",
     "ExtractiveKD",
+    "FitNets",
     "Handler",
     "LogitStandardization",
     "Method",
@@ -59,6 +63,7 @@ __all__ = [
 
 METHODS = {
     "adaptive-label-smoothing": "bookkd.methods.adaptive_label_smoothing:AdaptiveLabelSmoothing",
+    "at": "bookkd.methods.at:AT",
     "beta-smoothing": "bookkd.methods.instance_label_smoothing:BetaLabelSmoothing",
     "bookkd": "bookkd.methods.bookkd:BookKD",
     "cons-kd": "bookkd.methods.cons_kd:ConsKD",
@@ -68,6 +73,7 @@ METHODS = {
     "dkd": "bookkd.methods.dkd:DKD",
     "dml": "bookkd.methods.dml:DML",
     "extractive-kd": "bookkd.methods.extractive_kd:ExtractiveKD",
+    "fitnets": "bookkd.methods.fitnets:FitNets",
     "llm-kd": "bookkd.methods.llm_kd:LLMKD",
     "logit-standardization": "bookkd.methods.logit_standardization:LogitStandardization",
     "mlkd": "bookkd.methods.mlkd:MLKD",

@@ -1,0 +1,136 @@
+"""What methods on features share: which layers they look at, their weight, and what stands beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from bookkd.core.check import finite, positive
+from bookkd.core.errors import ConfigError, expected
+from bookkd.core.features import FEATURES, Feature
+from bookkd.core.fields import TEACHER
+from bookkd.core.schedules import Schedule
+from bookkd.methods._parts import check_temperatures, with_labels
+from bookkd.methods.base import BaseMethod
+from bookkd.objectives import Connector, ConnectorModule, Objective, Shapes, Term
+from bookkd.tasks import Task
+
+__all__ = ["STAGES", "FeatureMethod", "connected", "feature", "of_teacher"]
+
+STAGES = ("stage1", "stage2", "stage3")
+"""The stages of a network of three, as for small images; one of four has `stage4`, too."""
+
+
+def feature(layer: str, reduction: str = "", size: int = 0) -> str:
+    """Return the name of a field inside of a network.
+
+    >>> feature("stage3", "pool", 2)
+    'features/stage3/pool2'
+    """
+    return Feature(layer, reduction, size).name
+
+
+def of_teacher(name: str) -> str:
+    """Return how connectors name a teacher's field."""
+    return f"{TEACHER}{name}"
+
+
+def connected(name: str, part: str) -> str:
+    """Return the field that a connector makes of another, such as `connected/stage3/fit`."""
+    return f"connected/{name.removeprefix(FEATURES).replace('.', '_')}/{part}"
+
+
+@dataclass(frozen=True)
+class FeatureMethod(BaseMethod):
+    """A method whose own terms look inside of both networks; beside them stand labels and, if wished, softened logits.
+
+    Args:
+        weight: Of the method's own terms together, above 0; a number or a schedule.
+        ce_weight: Weight of the label term, at least 0; 0 leaves the labels unused.
+        kd_weight: Weight of T^2 KL on the logits, at least 0.
+        temperature: T of that, above 0.
+    """
+
+    weight: float | Schedule = 1.0
+    ce_weight: float | Schedule = 1.0
+    kd_weight: float | Schedule = 0.0
+    temperature: float | Schedule = 4.0
+
+    def __post_init__(self) -> None:
+        where = f"method {self.name}"
+        for name in ("ce_weight", "kd_weight"):
+            value = getattr(self, name)
+            if not callable(value) and finite(value, name, where=where) < 0:
+                raise ConfigError(expected(name, "at least 0", value, where=where))
+        if not callable(self.weight):
+            positive(self.weight, "weight", where=where, do="Without it use method vanilla-kd or supervised.")
+        check_temperatures(self, "temperature")
+        for name in ("layer", "layers"):
+            given = getattr(self, name, ())
+            listed = (given,) if isinstance(given, str) else tuple(given)
+            if name == "layers" and hasattr(self, name):
+                object.__setattr__(self, name, listed)
+                if not listed or len(set(listed)) < len(listed):
+                    raise ConfigError(expected(name, "at least one layer, none twice", listed, where=where))
+            for each in listed:
+                Feature(each)
+
+    def own(self, task: Task) -> tuple[tuple[Term, ...], tuple[Connector, ...]]:
+        """Return the method's own terms, of weight `weight`, and their connectors; every method says it."""
+        raise TypeError(type(self).__name__)
+
+    def objective(self, task: Task) -> Objective:
+        """Return the method's own terms, the softened logits and the labels, those whose weight is not the number 0."""
+        terms, connectors = self.own(task)
+        if self.kd_weight != 0:
+            soft = task.soft_term(
+                weight=self.kd_weight,
+                temperature=self.temperature,
+                t_squared=True,
+                class_reduction="sum",
+                soft_loss="kl",
+            )
+            terms = (soft, *terms)
+        return Objective(with_labels(task, terms, weight=self.ce_weight), connectors)
+
+    def adapter(
+        self,
+        field: str,
+        part: str,
+        build: Callable[[tuple[int, ...], tuple[int, ...]], ConnectorModule],
+        *,
+        axes: int = 3,
+    ) -> Connector:
+        """Return a connector on the student's `field`, built from its shape and the teacher's, that gives `connected(field, part)`.
+
+        Args:
+            field: Of both sides.
+            part: What it is for.
+            build: From the shapes of one record of student and teacher.
+            axes: That a record must have on both sides: 3 of maps, 1 of vectors.
+        """
+        return Connector(
+            f"{part}_{field.removeprefix(FEATURES).replace('/', '_').replace('.', '_').replace('-', '_')}",
+            field,
+            connected(field, part),
+            _Built(build, field, axes, self.name),
+            weight_decay=None,
+        )
+
+
+@dataclass(frozen=True)
+class _Built:
+    """Builds an adapter; a class, since a nested function could not be pickled."""
+
+    build: Callable[[tuple[int, ...], tuple[int, ...]], ConnectorModule]
+    field: str
+    axes: int
+    method: str
+
+    def __call__(self, shapes: Shapes) -> ConnectorModule:
+        from bookkd.objectives.adapters import shapes_in
+
+        mine, theirs = shapes_in(
+            shapes, self.field, of_teacher(self.field), axes=self.axes, where=f"method {self.method}"
+        )
+        return self.build(mine, theirs)
