@@ -7,6 +7,7 @@ from typing import Literal
 from torch import Tensor
 
 from bookkd.core.errors import ConfigError, FidelityError, expected
+from bookkd.losses.drawn import ClassTarget, SampledTarget
 from bookkd.losses.reductions import same_size
 from bookkd.losses.targets import DenseTarget, Target, computing_dtype
 
@@ -35,6 +36,8 @@ def feature_pair(
     """
     if isinstance(teacher, DenseTarget):
         teacher = teacher.logits
+    if isinstance(teacher, SampledTarget | ClassTarget):
+        raise teacher.refuse(loss)
     if not isinstance(teacher, Tensor):
         do = "Make the book with the field features/LAYER and a codec that keeps every value."
         raise FidelityError(expected("teacher", "a tensor of features", type(teacher).__name__, where=loss, do=do))

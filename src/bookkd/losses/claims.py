@@ -24,7 +24,7 @@ class Claims:
     """What is true of a loss for every input.
 
     Args:
-        scope: "position": one value per position, never reduced; "sequence": likewise, but a value may depend on all positions of its
+        scope: "position": one value per position, never reduced, of features one per sample; "sequence": likewise, but a value may depend on all positions of its
             own sequence; "batch": one scalar that relates the rows of a batch.
         t_squared: Whether it takes `t_squared`, which multiplies the value by T^2 so that gradients keep their size in T.
         sparse: Whether it honours a `SparseTarget`.
