@@ -13,7 +13,7 @@ from bookkd.core.check import at_least, finite
 from bookkd.core.errors import ConfigError, expected
 
 __all__ = [
-    "Clock", "Complement", "Cosine", "GaussianRamp", "Linear", "Ramp", "Schedule", "Steps", "may_be", "parse_schedule", "resolve",
+    "Clock", "Complement", "Cosine", "GaussianRamp", "Linear", "Ramp", "Schedule", "Steps", "Times", "may_be", "parse_schedule", "resolve", "times",
 ]  # fmt: skip
 
 
@@ -163,6 +163,30 @@ class Complement:
 
     def __call__(self, clock: Clock) -> float:
         return 1 - self.schedule(clock)
+
+
+@dataclass(frozen=True)
+class Times:
+    """Another schedule times a number: the weight of one of several terms that are scheduled together.
+
+    >>> Times(Linear(0.0, 1.0), 50.0)(Clock(step=1, total_steps=4))
+    12.5
+    """
+
+    of: Schedule
+    factor: float
+
+    def __call__(self, clock: Clock) -> float:
+        return self.factor * self.of(clock)
+
+
+def times(value: float | Schedule, factor: float) -> float | Schedule:
+    """Return a number or a schedule times a number.
+
+    >>> times(2.0, 3.0)
+    6.0
+    """
+    return Times(value, factor) if callable(value) else value * factor
 
 
 def resolve(value: float | Schedule, clock: Clock) -> float:

@@ -11,6 +11,7 @@ from bookkd.methods.adaptive_label_smoothing import AdaptiveLabelSmoothing
 from bookkd.methods.at import AT
 from bookkd.methods.base import BaseMethod, Card, Handler, Method
 from bookkd.methods.bookkd import BookKD
+from bookkd.methods.cc import CC
 from bookkd.methods.cons_kd import ConsKD
 from bookkd.methods.ctc_kd import CTCKD
 from bookkd.methods.dil import DIL
@@ -23,14 +24,20 @@ from bookkd.methods.instance_label_smoothing import BetaLabelSmoothing, SelfDist
 from bookkd.methods.llm_kd import LLMKD
 from bookkd.methods.logit_standardization import LogitStandardization
 from bookkd.methods.mlkd import MLKD
+from bookkd.methods.nst import NST
+from bookkd.methods.pkt import PKT
+from bookkd.methods.rkd import RKD
+from bookkd.methods.sp import SP
 from bookkd.methods.supervised import Supervised
 from bookkd.methods.takd import TAKD
 from bookkd.methods.tfkd import TfKDReg, TfKDSelf
 from bookkd.methods.uld import ULD
 from bookkd.methods.vanilla_kd import VanillaKD
+from bookkd.methods.vid import VID
 
 __all__ = [
     "AT",
+    "CC",
     "CTCKD",
     "DIL",
     "DIST",
@@ -39,8 +46,13 @@ __all__ = [
     "LLMKD",
     "METHODS",
     "MLKD",
+    "NST",
+    "PKT",
+    "RKD",
+    "SP",
     "TAKD",
     "ULD",
+    "VID",
     "AdaptiveLabelSmoothing",
     "BaseMethod",
     "BetaLabelSmoothing",
@@ -66,6 +78,7 @@ METHODS = {
     "at": "bookkd.methods.at:AT",
     "beta-smoothing": "bookkd.methods.instance_label_smoothing:BetaLabelSmoothing",
     "bookkd": "bookkd.methods.bookkd:BookKD",
+    "cc": "bookkd.methods.cc:CC",
     "cons-kd": "bookkd.methods.cons_kd:ConsKD",
     "ctc-kd": "bookkd.methods.ctc_kd:CTCKD",
     "dil-seq2seq": "bookkd.methods.dil:DIL",
@@ -77,13 +90,18 @@ METHODS = {
     "llm-kd": "bookkd.methods.llm_kd:LLMKD",
     "logit-standardization": "bookkd.methods.logit_standardization:LogitStandardization",
     "mlkd": "bookkd.methods.mlkd:MLKD",
+    "nst": "bookkd.methods.nst:NST",
+    "pkt": "bookkd.methods.pkt:PKT",
+    "rkd": "bookkd.methods.rkd:RKD",
     "self-distillation": "bookkd.methods.instance_label_smoothing:SelfDistillation",
+    "sp": "bookkd.methods.sp:SP",
     "supervised": "bookkd.methods.supervised:Supervised",
     "takd": "bookkd.methods.takd:TAKD",
     "tfkd-reg": "bookkd.methods.tfkd:TfKDReg",
     "tfkd-self": "bookkd.methods.tfkd:TfKDSelf",
     "uld": "bookkd.methods.uld:ULD",
     "vanilla-kd": "bookkd.methods.vanilla_kd:VanillaKD",
+    "vid": "bookkd.methods.vid:VID",
 }
 """Method name -> class. One line a method; a test holds this table equal to the cases."""
 
