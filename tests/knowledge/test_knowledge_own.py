@@ -205,3 +205,11 @@ def test_self_distillation_is_label_smoothing_where_the_teacher_is_uniform():
     smoothed = total(Supervised(label_smoothing=beta / (1 + beta)))
     # Card: (1 + beta) times label smoothing with eps = beta / (1 + beta).
     assert found.item() == pytest.approx((1 + beta) * smoothed.item(), abs=1e-9)
+
+
+def test_negatives_are_any_others_than_the_batch():
+    from bookkd.knowledge.negatives import _others
+
+    own, draws = np.array([0, 3, 4, 9]), (np.arange(6) + 0.5) / 6
+    assert _others(own, 10, draws).tolist() == [1, 2, 5, 6, 7, 8]
+    assert _others(np.arange(3), 3, np.array([0.0, 0.5, 0.99])).tolist() == [0, 1, 2]

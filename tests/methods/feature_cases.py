@@ -12,6 +12,21 @@ FT = np.array([[[[1, 1]], [[1, 2]]], [[[0, 2]], [[3, 1]]]], dtype=np.float64)
 S = np.array([[1, 0], [0, 2], [2, 1]], dtype=np.float64)
 T = np.array([[0, 1], [1, 1], [3, 0]], dtype=np.float64)
 """Vectors of three samples."""
+BS = np.array([-2, -0.5, 0.3, 1.7]).reshape(1, 1, 1, 4)
+BT = np.array([-1, 0.4, -0.2, 2]).reshape(1, 1, 1, 4)
+"""Maps of one sample before their activation."""
+OTHERS = np.array([[1, -1], [-2, 1]], dtype=np.float64)
+"""The teacher's of two more."""
+
+
+def contrast(anchors, others, tau=0.07):
+    """One side of the card's contrastive loss, with every other row as a negative and Z the mean of the exponentials times n = 1."""
+    u, v = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (anchors, others))
+    close = np.exp(u @ v.T / tau)
+    p, noise = close / close.mean(), len(v) - 1
+    told = np.log(p / (p + noise + 1e-7)).diagonal().sum()
+    missed = np.log(noise / (p + noise + 1e-7))
+    return -(told + missed.sum() - missed.diagonal().sum()) / len(u)
 
 
 def attention(maps):
@@ -19,14 +34,36 @@ def attention(maps):
     return where / np.linalg.norm(where, axis=1, keepdims=True)
 
 
+def review(features):
+    """The card's walk from the deepest layer, with adapters that hand on and gates that look at the first two channels."""
+    running, found = None, []
+    for maps in reversed(features):
+        if running is not None:
+            gates = 1 / (1 + np.exp(-maps[:, :2]))
+            maps = maps * gates[:, :1] + running * gates[:, 1:]  # a map of 1 x 1 is wide enough for every position
+        running = maps
+        found.append(maps)
+    return found[::-1]
+
+
+def reviewed():
+    """The squared errors of the layers, which is all of the hierarchical loss where maps are one high."""
+    layers = [FS, FS, FS, S[:2, :, None, None]]
+    wanted = [FT, FT, FT, T[:2, :, None, None]]
+    return sum(((mine - theirs) ** 2).mean() for mine, theirs in zip(review(layers), wanted, strict=True))
+
+
 CE = 0.4643688
 # Name -> field -> what student and teacher have there; a method's total is worked on them.
 FEATURES = {
+    "ab": {f"features/pre{stage}": (BS, BT) for stage in (1, 2, 3)},
     "at": {f"features/stage{stage}/attention": (attention(FS), attention(FT)) for stage in (1, 2, 3)},
     "cc": {"features/pooled": (S, T)},
+    "crd": {"features/pooled": (S, T), "own/negatives": (None, OTHERS)},
     "fitnets": {"features/stage2": (FS, FT)},
     "nst": {f"features/stage{stage}": (FS, FT) for stage in (1, 2, 3)},
     "pkt": {"features/pooled": (S, T)},
+    "reviewkd": {**{f"features/stage{stage}": (FS, FT) for stage in (1, 2, 3)}, "features/pooled": (S[:2], T[:2])},
     "rkd": {"features/pooled": (S, T)},
     "sp": {"features/last": (FS, FT)},
     "vid": {f"features/stage{stage}": (FS, FT) for stage in (1, 2, 3)},
@@ -35,23 +72,32 @@ COMMON = {"ce_weight": 1.0, "kd_weight": 0.0, "temperature": 4.0}
 THREE_STAGES = ("stage1", "stage2", "stage3")
 DEFAULTS = {
     # Card feature-losses, the table of beta: gamma 1, alpha 0.
+    # "m = 1", "times 3/1000", "FSP and AB are initial stages in the benchmark (30 epochs)".
+    "ab": {"weight": 1.0, **COMMON, "layers": ("pre1", "pre2", "pre3"), "margin": 1.0, "begin_epochs": 30},
     "at": {"weight": 1000.0, **COMMON, "layers": THREE_STAGES},
     # "d = 128", "P = 2, g = 0.4".
     "cc": {"weight": 0.02, **COMMON, "layer": "pooled", "form": "neighbours", "width": 128, "gamma": 0.4, "order": 2},
+    # "dimension 128", "tau = 0.07"; the number of negatives is ours.
+    "crd": {"weight": 0.8, **COMMON, "layer": "pooled", "width": 128, "tau": 0.07, "negatives": 1024},
     "fitnets": {"weight": 100.0, **COMMON, "layer": "stage2"},
     "nst": {"weight": 50.0, **COMMON, "layers": THREE_STAGES},
     "pkt": {"weight": 30000.0, **COMMON, "layer": "pooled"},
+    # "stages + pooled", "config; ramp epoch/20"; the weight is ours.
+    "reviewkd": {"weight": 1.0, **COMMON, "layers": (*THREE_STAGES, "pooled"), "ramp_epochs": 20, "width": 512},
     "rkd": {"weight": 1.0, **COMMON, "layer": "pooled", "distance_weight": 25.0, "angle_weight": 50.0},
     "sp": {"weight": 3000.0, **COMMON, "layer": "last"},
     # "rho init log(exp(5 - 1e-5) - 1) (v = 5)".
     "vid": {"weight": 1.0, **COMMON, "layers": THREE_STAGES, "variance": 5.0},
 }
 TOTALS = {
+    "ab": 3 / 1000 * (0.25 + 0.5 + 1) * 3.94,  # (0, 2.25, 1.69, 0) on the card; no labels at first
     "at": CE + 3 * 1000 * 0.032147,
     "cc": CE + 0.02 * 2.0,
+    "crd": CE + 0.8 * (contrast(S, np.concatenate([T, OTHERS])) + contrast(T, S)),
     "fitnets": CE + 100 * 1.875,
     "nst": CE + 3 * 50 * 0.225,
     "pkt": CE + 30000 * 0.019090,
+    "reviewkd": CE + reviewed() / 20,  # the first of 20 epochs
     "rkd": CE + 8.890591,
     "sp": CE + 3000 * 0.025658,
     "vid": CE + 3 * 0.992219,
@@ -62,6 +108,11 @@ REFUSED = [
     ("at", "weight", 0.0, r"`weight` to be a number above 0, got 0\.0 \(method at\)"),
     ("cc", "form", "gram", r"`form` to be one of neighbours, kernel, got 'gram' \(method cc\)"),
     ("cc", "width", 0, r"`width` to be a whole number of at least 1, got 0"),
+    ("ab", "margin", 0.0, r"`margin` to be a number above 0, got 0\.0 \(method ab\)"),
+    ("ab", "begin_epochs", 0, r"`begin_epochs` to be a whole number of at least 1, got 0"),
+    ("reviewkd", "layers", ("stage1",), r"`layers` to be at least two, got \('stage1',\) \(method reviewkd\)"),
+    ("reviewkd", "ramp_epochs", 0, r"`ramp_epochs` to be a whole number of at least 1, got 0"),
+    ("crd", "negatives", -1, r"`negatives` to be a whole number of at least 0, got -1 \(method crd\)"),
     ("fitnets", "layer", "../x", r"`field` to be a name such as `logits` or `features/layer3`"),
     ("fitnets", "ce_weight", -1.0, r"`ce_weight` to be at least 0, got -1\.0 \(method fitnets\)"),
     ("fitnets", "temperature", 0.0, r"`temperature` to be a number above 0, got 0\.0"),
@@ -76,7 +127,7 @@ CONTRADICTIONS = [
     ("cc", {"form": "kernel", "width": 8}, r"`width` to be 128 with form kernel, got 8"),
     ("rkd", {"angle_weight": 0.0, "distance_weight": 0.0}, r"`distance_weight` to be above 0, or angle_weight, got 0"),
 ]
-RELATIONAL = ("cc", "pkt", "rkd", "sp")
+RELATIONAL = ("cc", "crd", "pkt", "rkd", "sp")
 """Those whose terms relate the rows of a batch."""
 
 
@@ -96,7 +147,7 @@ def identity(module: nn.Module) -> nn.Module:
 
 def needs(name):
     """The fields of the teacher that a method asks for, all of them dense."""
-    fields = tuple(FEATURES[name])
+    fields = tuple(field for field in FEATURES[name] if field.startswith("features/"))
     return dict.fromkeys(fields, ()), tuple(sorted(fields))
 
 

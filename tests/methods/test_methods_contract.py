@@ -63,7 +63,8 @@ def total(method, student=None, teacher=TEACHER, labels=LABELS, clock=None):
     batch = {LABEL: labels, WEIGHT: torch.ones(len(labels), dtype=torch.float64)}
     weights = THREE.weights(batch)
     fields = {"logits": student, **{f"peers/{i}/logits": student for i in range(method.cohort)}}
-    targets = {"logits": DenseTarget(teacher), **own_targets(method, batch)}
+    own = {} if method.name in feature_cases.FEATURES else own_targets(method, batch)
+    targets = {"logits": DenseTarget(teacher), **own}
     if method.name in feature_cases.FEATURES:
         mine, theirs = feature_cases.sides(method.name)
         fields, targets = {**fields, **mine}, {**targets, **theirs}

@@ -9,6 +9,7 @@ from bookkd.knowledge.ensemble import Ensemble, SideBySide, books_of, check_same
 from bookkd.knowledge.lineage import NOTES, lineage_of_weights, teachers_behind
 from bookkd.knowledge.live import LiveKnowledge
 from bookkd.knowledge.needs import check_fields, check_needs, check_views, unmeasured
+from bookkd.knowledge.negatives import Negatives
 from bookkd.knowledge.own import BetaSmoothing, SelfKnowledge, VirtualKnowledge
 from bookkd.knowledge.past import PastSelf, PriorKnowledge, SelfChapters, Surroundings
 from bookkd.knowledge.stored import StoredKnowledge, member_fields
@@ -20,6 +21,7 @@ __all__ = [
     "Capture",
     "Ensemble",
     "LiveKnowledge",
+    "Negatives",
     "PastSelf",
     "PriorKnowledge",
     "SelfChapters",

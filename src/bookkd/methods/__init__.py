@@ -7,12 +7,14 @@ from typing import Any
 
 from bookkd.core.errors import ConfigError, expected
 from bookkd.core.names import choose, import_reference, is_reference, look_up, nearest
+from bookkd.methods.ab import AB
 from bookkd.methods.adaptive_label_smoothing import AdaptiveLabelSmoothing
 from bookkd.methods.at import AT
 from bookkd.methods.base import BaseMethod, Card, Handler, Method
 from bookkd.methods.bookkd import BookKD
 from bookkd.methods.cc import CC
 from bookkd.methods.cons_kd import ConsKD
+from bookkd.methods.crd import CRD
 from bookkd.methods.ctc_kd import CTCKD
 from bookkd.methods.dil import DIL
 from bookkd.methods.dist import DIST
@@ -26,6 +28,7 @@ from bookkd.methods.logit_standardization import LogitStandardization
 from bookkd.methods.mlkd import MLKD
 from bookkd.methods.nst import NST
 from bookkd.methods.pkt import PKT
+from bookkd.methods.reviewkd import ReviewKD
 from bookkd.methods.rkd import RKD
 from bookkd.methods.sp import SP
 from bookkd.methods.supervised import Supervised
@@ -36,8 +39,10 @@ from bookkd.methods.vanilla_kd import VanillaKD
 from bookkd.methods.vid import VID
 
 __all__ = [
+    "AB",
     "AT",
     "CC",
+    "CRD",
     "CTCKD",
     "DIL",
     "DIST",
@@ -64,6 +69,7 @@ __all__ = [
     "Handler",
     "LogitStandardization",
     "Method",
+    "ReviewKD",
     "SelfDistillation",
     "Supervised",
     "TfKDReg",
@@ -74,12 +80,14 @@ __all__ = [
 ]
 
 METHODS = {
+    "ab": "bookkd.methods.ab:AB",
     "adaptive-label-smoothing": "bookkd.methods.adaptive_label_smoothing:AdaptiveLabelSmoothing",
     "at": "bookkd.methods.at:AT",
     "beta-smoothing": "bookkd.methods.instance_label_smoothing:BetaLabelSmoothing",
     "bookkd": "bookkd.methods.bookkd:BookKD",
     "cc": "bookkd.methods.cc:CC",
     "cons-kd": "bookkd.methods.cons_kd:ConsKD",
+    "crd": "bookkd.methods.crd:CRD",
     "ctc-kd": "bookkd.methods.ctc_kd:CTCKD",
     "dil-seq2seq": "bookkd.methods.dil:DIL",
     "dist": "bookkd.methods.dist:DIST",
@@ -92,6 +100,7 @@ METHODS = {
     "mlkd": "bookkd.methods.mlkd:MLKD",
     "nst": "bookkd.methods.nst:NST",
     "pkt": "bookkd.methods.pkt:PKT",
+    "reviewkd": "bookkd.methods.reviewkd:ReviewKD",
     "rkd": "bookkd.methods.rkd:RKD",
     "self-distillation": "bookkd.methods.instance_label_smoothing:SelfDistillation",
     "sp": "bookkd.methods.sp:SP",

@@ -22,6 +22,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
@@ -53,7 +54,7 @@ class Regressor(ConnectorModule):
     def __init__(self, mine: tuple[int, ...], theirs: tuple[int, ...], variance: float) -> None:
         super().__init__()
         widths = (mine[0], theirs[0], theirs[0], theirs[0])
-        convolutions = [nn.Conv2d(a, b, 1, bias=False) for a, b in zip(widths, widths[1:], strict=False)]
+        convolutions = [nn.Conv2d(a, b, 1, bias=False) for a, b in pairwise(widths)]
         self.mean = nn.Sequential(convolutions[0], nn.ReLU(), convolutions[1], nn.ReLU(), convolutions[2])
         self.raw = nn.Parameter(torch.full((theirs[0],), math.log(math.expm1(variance - _LEAST))))
 

@@ -1,0 +1,142 @@
+"""ReviewKD: each layer of the teacher is learnt from with all deeper layers of the student, reviewed together.
+
+What it does: from the deepest layer to the first, with F_l the student's maps and y the running map of the layers before,
+
+    x = BN(conv1x1(F_l));  z = sigmoid(conv1x1([x, up(y)]));  x <- x z_0 + up(y) z_1 =: y;  out_l = BN(conv3x3(x)),
+    L = ce_weight CE + kd_weight T^2 KL + weight sum_l HCL(out_l, F_T,l),
+
+where HCL adds to the squared error of two maps those of their means over grids of 4, 2 and 1. The pooled vector is the deepest layer.
+When to use: as the strongest of the joint losses on maps, where a book of maps can be afforded.
+Parameters: `layers` the three stages of a network for small images and the pooled vector, `weight` 1 with a ramp of 20 epochs (`weight`
+is multiplied by min(epoch / `ramp_epochs`, 1)), `width` at most 512 channels of the running map, `ce_weight` 1, `kd_weight` 0. The
+published weights vary from pair to pair.
+What it costs: the fusion, which for small networks is as large as the student; a book holds whole maps, 2 c h w bytes a layer and
+record as float16, half of it with `--feature_codec int8`.
+What it clashes with: books without these maps (`bookkd make --serve reviewkd`), and a teacher whose grids are larger than the student's
+(its maps are averaged to the smaller grid).
+Source: Chen et al., "Distilling Knowledge via Knowledge Review", CVPR 2021, arXiv 2104.09044, as in mdistiller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from bookkd.core.check import at_least
+from bookkd.core.errors import ConfigError, expected
+from bookkd.core.schedules import Ramp, Times
+from bookkd.losses import feature_mse, hcl
+from bookkd.methods._features import STAGES, FeatureMethod, connected, feature, of_teacher
+from bookkd.methods.base import Card
+from bookkd.objectives import Connector, ConnectorModule, Shapes, Term, bind
+from bookkd.tasks import Task
+
+__all__ = ["Review", "ReviewKD"]
+
+
+class Review(ConnectorModule):
+    """The student's layers, each fused with all deeper ones, in the shapes of the teacher's.
+
+    Args:
+        mine: Shape of each of the student's layers, first to deepest: maps [c, h, w] or vectors [c].
+        theirs: Channels of the teacher's.
+        width: Channels of the running map.
+    """
+
+    def __init__(self, mine: tuple[tuple[int, ...], ...], theirs: tuple[int, ...], width: int) -> None:
+        super().__init__()
+        self.vectors = tuple(len(shape) == 1 for shape in mine)
+        self.enter = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(shape[0], width, 1, bias=False), nn.BatchNorm2d(width)) for shape in mine
+        )
+        self.gates = nn.ModuleList(nn.Conv2d(2 * width, 2, 1) for _ in mine[:-1])
+        self.leave = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(width, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels))
+            for channels in theirs
+        )
+
+    def forward(self, *features: Tensor) -> tuple[Tensor, ...]:
+        """Return what each layer is in the teacher's shape, in the order in which they are given."""
+        found: list[Tensor] = []
+        running: Tensor | None = None
+        for place in reversed(range(len(features))):
+            given = features[place]
+            x = self.enter[place](given[..., None, None] if self.vectors[place] else given)
+            if running is not None:
+                above = interpolate(running, x.shape[-2:], mode="nearest")
+                gates = self.gates[place](torch.cat([x, above], 1)).sigmoid()
+                x = x * gates[:, :1] + above * gates[:, 1:]
+            running = x
+            out = self.leave[place](x)
+            found.append(out.flatten(1) if self.vectors[place] else out)
+        return tuple(reversed(found))
+
+
+@dataclass(frozen=True)
+class ReviewKD(FeatureMethod):
+    """Learn each layer of the teacher with all deeper ones of the student.
+
+    Args:
+        weight: Of the sum over layers once the ramp is over, above 0.
+        ce_weight: Weight of the label term, at least 0; 0 leaves the labels unused.
+        kd_weight: Weight of T^2 KL on the logits, at least 0.
+        temperature: T of that, above 0.
+        layers: Names of both networks' layers, or paths of modules of both, first to deepest; at least two.
+        ramp_epochs: In which the weight grows from its first part to the whole, at least 1.
+        width: Most channels of the running map; those of the student's deepest layer where these are fewer.
+    """
+
+    weight: float = 1.0
+    layers: tuple[str, ...] = (*STAGES, "pooled")
+    ramp_epochs: int = 20
+    width: int = 512
+
+    name: ClassVar[str] = "reviewkd"
+    card: ClassVar[Card] = Card(
+        "Each layer of the teacher is learnt with all deeper ones of the student",
+        "Chen et al., CVPR 2021, arXiv 2104.09044",
+        "maps of the stages and the pooled vector",
+        "certain",
+    )
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"with-kd": {"kd_weight": 1.0}}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        where = f"method {self.name}"
+        at_least(self.ramp_epochs, 1, "ramp_epochs", where=where)
+        at_least(self.width, 1, "width", where=where)
+        if len(self.layers) < 2:
+            do = "Of one layer use method fitnets."
+            raise ConfigError(expected("layers", "at least two", self.layers, where=where, do=do))
+
+    def own(self, task: Task) -> tuple[tuple[Term, ...], tuple[Connector, ...]]:
+        """Return the hierarchical error of each layer, and the fusion."""
+        names = tuple(feature(layer) for layer in self.layers)
+        made = tuple(connected(name, "reviewed") for name in names)
+        weight = Times(Ramp(self.ramp_epochs), self.weight)
+        terms = tuple(
+            # Of a vector, a map of one position, the squared error is all that there is.
+            bind(_reviewed, mine, teacher=name, weight=weight, name=f"review/{layer}", samples=True)
+            for layer, mine, name in zip(self.layers, made, names, strict=True)
+        )
+        return terms, (Connector("review", names, made, self._review, weight_decay=None),)
+
+    def _review(self, shapes: Shapes) -> Review:
+        names = [feature(layer) for layer in self.layers]
+        for name in [each for own in names for each in (own, of_teacher(own))]:
+            if len(shapes[name]) not in (1, 3):
+                wish = "maps [channels, height, width] or vectors [channels]"
+                raise ConfigError(expected(name, wish, f"shape {list(shapes[name])}", where=f"method {self.name}"))
+        mine = tuple(tuple(shapes[name]) for name in names)
+        theirs = tuple(shapes[of_teacher(name)][0] for name in names)
+        return Review(mine, theirs, min(self.width, mine[-1][0]))
+
+
+def _reviewed(student: Tensor, teacher: Any) -> Tensor:
+    """Return the hierarchical context loss of maps, the squared error of vectors."""
+    return hcl(student, teacher) if student.ndim == 4 else feature_mse(student, teacher)
