@@ -59,6 +59,10 @@ FEATURES = {
     "ab": {f"features/pre{stage}": (BS, BT) for stage in (1, 2, 3)},
     "at": {f"features/stage{stage}/attention": (attention(FS), attention(FT)) for stage in (1, 2, 3)},
     "cc": {"features/pooled": (S, T)},
+    "ccskd": {
+        **{f"features/stage{stage}": (S[:, :, None, None], None) for stage in (1, 2, 3)},
+        **{f"features/stage{stage}/mean": (None, T) for stage in (1, 2, 3)},
+    },
     "crd": {"features/pooled": (S, T), "own/negatives": (None, OTHERS)},
     "fitnets": {"features/stage2": (FS, FT)},
     "nst": {f"features/stage{stage}": (FS, FT) for stage in (1, 2, 3)},
@@ -77,6 +81,22 @@ DEFAULTS = {
     "at": {"weight": 1000.0, **COMMON, "layers": THREE_STAGES},
     # "d = 128", "P = 2, g = 0.4".
     "cc": {"weight": 0.02, **COMMON, "layer": "pooled", "form": "neighbours", "width": 128, "gamma": 0.4, "order": 2},
+    # The released CIFAR configuration; epochs are counted from 0 here.
+    "ccskd": {
+        "temperature": 1.0,
+        "ce_weight": {"values": (0.0, 1.0), "epochs": (60,)},
+        "selective_weight": {"values": (0.0, 0.1), "epochs": (60,)},
+        "kd_weight": 0.1,
+        "channel_weight": {"values": (6.0, 5.4, 4.86), "epochs": (59, 159)},
+        "relation_weight": 6.0,
+        "angle_weight": 2.0,
+        "selective": "code",
+        "factor": {
+            "values": (1.0, 0.9, 0.81, 0.729, 0.6561, 0.59049, 0.531441),
+            "epochs": (29, 59, 89, 119, 149, 179),
+        },
+        "layers": THREE_STAGES,
+    },
     # "dimension 128", "tau = 0.07"; the number of negatives is ours.
     "crd": {"weight": 0.8, **COMMON, "layer": "pooled", "width": 128, "tau": 0.07, "negatives": 1024},
     "fitnets": {"weight": 100.0, **COMMON, "layer": "stage2"},
@@ -93,6 +113,7 @@ TOTALS = {
     "ab": 3 / 1000 * (0.25 + 0.5 + 1) * 3.94,  # (0, 2.25, 1.69, 0) on the card; no labels at first
     "at": CE + 3 * 1000 * 0.032147,
     "cc": CE + 0.02 * 2.0,
+    "ccskd": 0.1 * 0.1365202 + 3 * 6 * (1.0 + 0.355624),  # no labels in the first 60 epochs
     "crd": CE + 0.8 * (contrast(S, np.concatenate([T, OTHERS])) + contrast(T, S)),
     "fitnets": CE + 100 * 1.875,
     "nst": CE + 3 * 50 * 0.225,
@@ -112,6 +133,8 @@ REFUSED = [
     ("ab", "begin_epochs", 0, r"`begin_epochs` to be a whole number of at least 1, got 0"),
     ("reviewkd", "layers", ("stage1",), r"`layers` to be at least two, got \('stage1',\) \(method reviewkd\)"),
     ("reviewkd", "ramp_epochs", 0, r"`ramp_epochs` to be a whole number of at least 1, got 0"),
+    ("ccskd", "selective", "soft", r"`selective` to be code or clean, got 'soft' \(method ccskd\)"),
+    ("ccskd", "layers", (), r"`layers` to be at least one layer, none twice, got \(\)"),
     ("crd", "negatives", -1, r"`negatives` to be a whole number of at least 0, got -1 \(method crd\)"),
     ("fitnets", "layer", "../x", r"`field` to be a name such as `logits` or `features/layer3`"),
     ("fitnets", "ce_weight", -1.0, r"`ce_weight` to be at least 0, got -1\.0 \(method fitnets\)"),
@@ -127,7 +150,9 @@ CONTRADICTIONS = [
     ("cc", {"form": "kernel", "width": 8}, r"`width` to be 128 with form kernel, got 8"),
     ("rkd", {"angle_weight": 0.0, "distance_weight": 0.0}, r"`distance_weight` to be above 0, or angle_weight, got 0"),
 ]
-RELATIONAL = ("cc", "crd", "pkt", "rkd", "sp")
+LOGITS = {"ccskd": {"logits": (1.0,)}}
+"""Those that read logits at their defaults, too."""
+RELATIONAL = ("cc", "ccskd", "crd", "pkt", "rkd", "sp")
 """Those whose terms relate the rows of a batch."""
 
 
@@ -146,9 +171,10 @@ def identity(module: nn.Module) -> nn.Module:
 
 
 def needs(name):
-    """The fields of the teacher that a method asks for, all of them dense."""
-    fields = tuple(field for field in FEATURES[name] if field.startswith("features/"))
-    return dict.fromkeys(fields, ()), tuple(sorted(fields))
+    """The fields of the teacher that a method asks for, those inside of it dense."""
+    given = FEATURES[name].items()
+    inside = [field for field, (_, teacher) in given if teacher is not None and field.startswith("features/")]
+    return {**LOGITS.get(name, {}), **dict.fromkeys(inside, ())}, tuple(sorted(inside))
 
 
 def sides(name):

@@ -13,6 +13,7 @@ from bookkd.methods.at import AT
 from bookkd.methods.base import BaseMethod, Card, Handler, Method
 from bookkd.methods.bookkd import BookKD
 from bookkd.methods.cc import CC
+from bookkd.methods.ccskd import CCSKD
 from bookkd.methods.cons_kd import ConsKD
 from bookkd.methods.crd import CRD
 from bookkd.methods.ctc_kd import CTCKD
@@ -42,6 +43,7 @@ __all__ = [
     "AB",
     "AT",
     "CC",
+    "CCSKD",
     "CRD",
     "CTCKD",
     "DIL",
@@ -86,6 +88,7 @@ METHODS = {
     "beta-smoothing": "bookkd.methods.instance_label_smoothing:BetaLabelSmoothing",
     "bookkd": "bookkd.methods.bookkd:BookKD",
     "cc": "bookkd.methods.cc:CC",
+    "ccskd": "bookkd.methods.ccskd:CCSKD",
     "cons-kd": "bookkd.methods.cons_kd:ConsKD",
     "crd": "bookkd.methods.crd:CRD",
     "ctc-kd": "bookkd.methods.ctc_kd:CTCKD",
