@@ -44,6 +44,12 @@ from bookkd.tasks import Task
 
 __all__ = ["CCSKD", "ChannelMeans"]
 
+# The released CIFAR configuration, of 200 epochs; epochs count from 0 here.
+_LABELS = Steps((0.0, 1.0), (60,))
+_SELECTIVE = Steps((0.0, 0.1), (60,))
+_CHANNELS = Steps((6.0, 5.4, 4.86), (59, 159))
+_FACTOR = Steps((1.0, 0.9, 0.81, 0.729, 0.6561, 0.59049, 0.531441), (29, 59, 89, 119, 149, 179))
+
 
 class ChannelMeans(ConnectorModule):
     """Channel means of the student's maps, brought to the teacher's channels before they are averaged.
@@ -80,14 +86,14 @@ class CCSKD(BaseMethod):
     """
 
     temperature: float | Schedule = 1.0
-    ce_weight: float | Schedule = Steps((0.0, 1.0), (60,))
-    selective_weight: float | Schedule = Steps((0.0, 0.1), (60,))
+    ce_weight: float | Schedule = _LABELS
+    selective_weight: float | Schedule = _SELECTIVE
     kd_weight: float | Schedule = 0.1
-    channel_weight: float | Schedule = Steps((6.0, 5.4, 4.86), (59, 159))
+    channel_weight: float | Schedule = _CHANNELS
     relation_weight: float | Schedule = 6.0
     angle_weight: float = 2.0
     selective: Literal["code", "clean"] = "code"
-    factor: float | Schedule = Steps((1.0, 0.9, 0.81, 0.729, 0.6561, 0.59049, 0.531441), (29, 59, 89, 119, 149, 179))
+    factor: float | Schedule = _FACTOR
     layers: tuple[str, ...] = STAGES
 
     name: ClassVar[str] = "ccskd"
