@@ -9,6 +9,8 @@ from torch import nn
 FS = np.array([[[[1, 2]], [[0, 1]]], [[[2, 0]], [[1, 1]]]], dtype=np.float64)
 FT = np.array([[[[1, 1]], [[1, 2]]], [[[0, 2]], [[3, 1]]]], dtype=np.float64)
 """Maps of two samples, two channels and 1 x 2 positions."""
+FLOWS = tuple(np.einsum("nahw,nbhw->nab", first, FT) / 2 for first in (FS, FT))
+"""Of the student from FS to FT, of the teacher from FT to FT, as on the card."""
 S = np.array([[1, 0], [0, 2], [2, 1]], dtype=np.float64)
 T = np.array([[0, 1], [1, 1], [3, 0]], dtype=np.float64)
 """Vectors of three samples."""
@@ -65,6 +67,7 @@ FEATURES = {
     },
     "crd": {"features/pooled": (S, T), "own/negatives": (None, OTHERS)},
     "fitnets": {"features/stage2": (FS, FT)},
+    "fsp": {f"features/{first}/fsp.{second}": FLOWS for first, second in (("stage1", "stage2"), ("stage2", "stage3"))},
     "nst": {f"features/stage{stage}": (FS, FT) for stage in (1, 2, 3)},
     "pkt": {"features/pooled": (S, T)},
     "reviewkd": {**{f"features/stage{stage}": (FS, FT) for stage in (1, 2, 3)}, "features/pooled": (S[:2], T[:2])},
@@ -100,6 +103,8 @@ DEFAULTS = {
     # "dimension 128", "tau = 0.07"; the number of negatives is ours.
     "crd": {"weight": 0.8, **COMMON, "layer": "pooled", "width": 128, "tau": 0.07, "negatives": 1024},
     "fitnets": {"weight": 100.0, **COMMON, "layer": "stage2"},
+    # "50, pre-training stage only".
+    "fsp": {"weight": 50.0, **COMMON, "begin_epochs": 30, "layers": THREE_STAGES},
     "nst": {"weight": 50.0, **COMMON, "layers": THREE_STAGES},
     "pkt": {"weight": 30000.0, **COMMON, "layer": "pooled"},
     # "stages + pooled", "config; ramp epoch/20"; the weight is ours.
@@ -116,6 +121,7 @@ TOTALS = {
     "ccskd": 0.1 * 0.1365202 + 3 * 6 * (1.0 + 0.355624),  # no labels in the first 60 epochs
     "crd": CE + 0.8 * (contrast(S, np.concatenate([T, OTHERS])) + contrast(T, S)),
     "fitnets": CE + 100 * 1.875,
+    "fsp": 2 * 50 * 2.6875,  # no labels at first
     "nst": CE + 3 * 50 * 0.225,
     "pkt": CE + 30000 * 0.019090,
     "reviewkd": CE + reviewed() / 20,  # the first of 20 epochs
@@ -139,6 +145,7 @@ REFUSED = [
     ("fitnets", "layer", "../x", r"`field` to be a name such as `logits` or `features/layer3`"),
     ("fitnets", "ce_weight", -1.0, r"`ce_weight` to be at least 0, got -1\.0 \(method fitnets\)"),
     ("fitnets", "temperature", 0.0, r"`temperature` to be a number above 0, got 0\.0"),
+    ("fsp", "layers", ("stage1",), r"`layers` to be at least two, got \('stage1',\) \(method fsp\)"),
     ("nst", "weight", -1.0, r"`weight` to be a number above 0, got -1\.0 \(method nst\)"),
     ("pkt", "kd_weight", -1.0, r"`kd_weight` to be at least 0, got -1\.0 \(method pkt\)"),
     ("rkd", "angle_weight", -1.0, r"`angle_weight` to be at least 0, got -1\.0 \(method rkd\)"),

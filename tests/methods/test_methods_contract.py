@@ -8,7 +8,7 @@ import re
 
 import pytest
 import torch
-from tests.learning.digits import TASK, TEST, run, student, training, weights
+from tests.learning.digits import TASK, TEST, run, student, to_float, training, weights
 from tests.learning.digits import book as book_of_digits
 from tests.losses.cases import V3, Z3
 from tests.methods import feature_cases
@@ -20,7 +20,7 @@ from bookkd.core.errors import ConfigError, UnknownNameError
 from bookkd.core.fields import IGNORE_LABEL, LABEL, WEIGHT
 from bookkd.core.protocols import Needs
 from bookkd.core.schedules import Clock, Linear
-from bookkd.knowledge import StoredKnowledge, check_needs
+from bookkd.knowledge import StoredKnowledge, Teacher, check_needs
 from bookkd.learning import Cohort, Validation
 from bookkd.losses import DenseTarget, beta_targets
 from bookkd.methods import METHODS, Card, VanillaKD, build_method, method_class
@@ -149,7 +149,9 @@ class TestEveryMethod:
             learn_tones(method, book_of_tones(tmp_path))
             return
         inside = [field for field in method.needs(TASK).fields if field.startswith("features/")]
-        path = book_of_digits(tmp_path / "book", features=inside).path if inside else stored
+        # fsp compares products of channels, and so wants a teacher of the student's widths.
+        speaker = {"teacher": Teacher(student("digits-small", seed=9), to_float)} if name == "fsp" else {}
+        path = book_of_digits(tmp_path / "book", features=inside, **speaker).path if inside else stored
         knowledge = StoredKnowledge(path)
         check_needs(method.needs(TASK), knowledge, name)
         kind = "digits-small" if name in feature_cases.FEATURES else "dropping"

@@ -10,6 +10,7 @@
 | `spatial` | products of the positions, each of norm 1, [h w, h w] | which positions are alike |
 | `pool<k>` | mean over a grid of k x k, [c, k, k] | the map, coarser |
 | `max<k>` | largest over a grid of k x k, [c, k, k] | the map, coarser |
+| `fsp.<other>` | products of its channels with those of another layer, averaged over positions, [c, c'] | the flow between the layers |
 | `pca<d>` | what d directions of most variance tell, [d] or [d, h, w] | the map without what hardly varies |
 """
 
@@ -33,6 +34,7 @@ REDUCTIONS = {
     "spatial": "channels, and how strong each position is",
     "pool": "detail below the grid",
     "max": "all but the largest of each cell of the grid",
+    "fsp": "positions",
     "pca": "directions of least variance",
 }
 """Reduction -> what it loses."""
@@ -48,14 +50,16 @@ class Feature:
         layer: A name that the network gives its layer, or the path of a module in it.
         reduction: What is kept of its output, see `REDUCTIONS`; empty for all of it.
         size: Cells along each side of the grid of `pool` and `max`, or directions of `pca`; 0 for the others.
+        other: The second layer of `fsp`; empty for the others.
 
     >>> Feature.of("features/layer3.0"), Feature.of("features/stage3/pool4").name
-    (Feature(layer='layer3.0', reduction='', size=0), 'features/stage3/pool4')
+    (Feature(layer='layer3.0', reduction='', size=0, other=''), 'features/stage3/pool4')
     """
 
     layer: str
     reduction: str = ""
     size: int = 0
+    other: str = ""
 
     def __post_init__(self) -> None:
         sized = self.reduction in ("pool", "max", "pca")
@@ -64,12 +68,14 @@ class Feature:
             raise ConfigError(expected("reduction", wish, self.reduction, where=self.layer))
         if sized != (self.size > 0):
             raise ConfigError(expected("size", "above 0 for pool, max and pca alone", self.size, where=self.name))
+        if (self.reduction == "fsp") != bool(self.other):
+            raise ConfigError(expected("other", "a layer for fsp alone", self.other, where=self.name))
         check_field_name(self.name)
 
     @property
     def name(self) -> str:
         """The name of the field."""
-        own = f"{self.reduction}{self.size or ''}"
+        own = f"{self.reduction}{self.size or ''}{'.' if self.other else ''}{self.other}"
         return f"{FEATURES}{self.layer}" + (f"/{own}" if own else "")
 
     @property
@@ -95,7 +101,9 @@ class Feature:
         sized = _SIZED.fullmatch(parts[1])
         if sized is not None:
             return cls(parts[0], sized[1], int(sized[2]))
-        if parts[1] not in REDUCTIONS or parts[1] in ("pool", "max", "pca"):
+        if parts[1].startswith("fsp."):
+            return cls(parts[0], "fsp", other=parts[1].removeprefix("fsp."))
+        if parts[1] not in REDUCTIONS or parts[1] in ("pool", "max", "fsp", "pca"):
             raise ConfigError(expected("field", wish, name))
         return cls(parts[0], parts[1])
 
@@ -110,4 +118,6 @@ def is_feature(name: str) -> bool:
 
 
 def _spelled(reduction: str) -> str:
-    return f"{reduction}<k>" if reduction in ("pool", "max", "pca") else reduction
+    return {"fsp": "fsp.<layer>"}.get(
+        reduction, f"{reduction}<k>" if reduction in ("pool", "max", "pca") else reduction
+    )

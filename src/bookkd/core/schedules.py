@@ -13,7 +13,7 @@ from bookkd.core.check import at_least, finite
 from bookkd.core.errors import ConfigError, expected
 
 __all__ = [
-    "Clock", "Complement", "Cosine", "GaussianRamp", "Linear", "Ramp", "Schedule", "Steps", "Times", "may_be", "parse_schedule", "resolve", "times",
+    "Clock", "Complement", "Cosine", "During", "GaussianRamp", "Linear", "Ramp", "Schedule", "Steps", "Times", "may_be", "parse_schedule", "resolve", "times",
 ]  # fmt: skip
 
 
@@ -178,6 +178,23 @@ class Times:
 
     def __call__(self, clock: Clock) -> float:
         return self.factor * self.of(clock)
+
+
+@dataclass(frozen=True)
+class During:
+    """A number or another schedule from epoch `start` until before epoch `stop` (None: to the end), and 0 elsewhere.
+
+    >>> During(2.0, 3, None)(Clock(epoch=2)), During(2.0, 3, None)(Clock(epoch=3))
+    (0.0, 2.0)
+    """
+
+    of: float | Schedule
+    start: int
+    stop: int | None
+
+    def __call__(self, clock: Clock) -> float:
+        inside = clock.epoch >= self.start and (self.stop is None or clock.epoch < self.stop)
+        return resolve(self.of, clock) if inside else 0.0
 
 
 def times(value: float | Schedule, factor: float) -> float | Schedule:

@@ -103,7 +103,8 @@ class Capture:
         self.features = tuple(Feature.of(name) for name in dict.fromkeys(fields))
         self.layers = {**layers_of(network), **(layers or {})}
         self.constants = dict(constants or {})
-        self._modules = {feature.layer: self._module(feature.layer) for feature in self.features}
+        named = [layer for feature in self.features for layer in (feature.layer, feature.other) if layer]
+        self._modules = {layer: self._module(layer) for layer in dict.fromkeys(named)}
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -129,17 +130,23 @@ class Capture:
             TeacherOutputError: for an output that is no tensor, or that a reduction is not of.
         """
         taken: dict[str, Tensor] = {}
-        hooks = [self._hook(feature, taken) for feature in self.features]
+        pairs = [feature for feature in self.features if feature.other]
+        whole = [Feature(layer) for layer in {layer for pair in pairs for layer in (pair.layer, pair.other)}]
+        alone = {feature.name: feature for feature in (*self.features, *whole) if not feature.other}
+        hooks = [self._hook(feature, taken) for feature in alone.values()]
         try:
             said = run()
         finally:
             for hook in hooks:
                 hook.remove()
-        for feature in self.features:
+        for feature in alone.values():
             if feature.name not in taken:
                 wish, got = "one that runs when the network is called", self.path(feature.layer)
                 do = "Name one that its forward pass calls; bookkd inspect --model lists them."
                 raise ConfigError(expected("module", wish, got, where=self._where, do=do))
+        for pair in pairs:
+            first, second = taken[Feature(pair.layer).name], taken[Feature(pair.other).name]
+            taken[pair.name] = reductions.fsp_matrix(first, second)
         return said, {feature.name: taken[feature.name] for feature in self.features}
 
     def _hook(self, feature: Feature, taken: dict[str, Tensor]) -> Any:

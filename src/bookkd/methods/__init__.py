@@ -23,6 +23,7 @@ from bookkd.methods.dkd import DKD
 from bookkd.methods.dml import DML
 from bookkd.methods.extractive_kd import ExtractiveKD
 from bookkd.methods.fitnets import FitNets
+from bookkd.methods.fsp import FSP
 from bookkd.methods.instance_label_smoothing import BetaLabelSmoothing, SelfDistillation
 from bookkd.methods.llm_kd import LLMKD
 from bookkd.methods.logit_standardization import LogitStandardization
@@ -50,6 +51,7 @@ __all__ = [
     "DIST",
     "DKD",
     "DML",
+    "FSP",
     "LLMKD",
     "METHODS",
     "MLKD",
@@ -98,6 +100,7 @@ METHODS = {
     "dml": "bookkd.methods.dml:DML",
     "extractive-kd": "bookkd.methods.extractive_kd:ExtractiveKD",
     "fitnets": "bookkd.methods.fitnets:FitNets",
+    "fsp": "bookkd.methods.fsp:FSP",
     "llm-kd": "bookkd.methods.llm_kd:LLMKD",
     "logit-standardization": "bookkd.methods.logit_standardization:LogitStandardization",
     "mlkd": "bookkd.methods.mlkd:MLKD",

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from bookkd.core.check import finite, positive
+from bookkd.core.check import at_least, finite, positive
 from bookkd.core.errors import ConfigError, expected
 from bookkd.core.features import FEATURES, Feature
 from bookkd.core.fields import TEACHER
-from bookkd.core.schedules import Schedule
+from bookkd.core.schedules import During, Schedule
 from bookkd.methods._parts import check_temperatures, with_labels
 from bookkd.methods.base import BaseMethod
-from bookkd.objectives import Connector, ConnectorModule, Objective, Shapes, Term
+from bookkd.objectives import Connector, ConnectorModule, Objective, Shapes, Term, weighted
 from bookkd.tasks import Task
 
-__all__ = ["STAGES", "FeatureMethod", "connected", "feature", "of_teacher"]
+__all__ = ["STAGES", "BeginningMethod", "FeatureMethod", "connected", "feature", "of_teacher"]
 
 STAGES = ("stage1", "stage2", "stage3")
 """The stages of a network of three, as for small images; one of four has `stage4`, too."""
@@ -116,6 +116,49 @@ class FeatureMethod(BaseMethod):
             _Built(build, field, axes, self.name),
             weight_decay=None,
         )
+
+
+@dataclass(frozen=True)
+class BeginningMethod(FeatureMethod):
+    """A method whose own terms are a first part of the run, in which the student sees no label.
+
+    Args:
+        weight: Of the method's own terms together, above 0; a number or a schedule.
+        ce_weight: Weight of the label term after the beginning, at least 0; 0 leaves the labels unused.
+        kd_weight: Weight of T^2 KL on the logits after the beginning, at least 0.
+        temperature: T of that, above 0.
+        begin_epochs: Epochs of the method's own terms alone, at least 1.
+    """
+
+    begin_epochs: int = 30
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self.begin_epochs, 1, "begin_epochs", where=f"method {self.name}")
+
+    def begin(self, task: Task) -> tuple[tuple[Term, ...], tuple[Connector, ...]]:
+        """Return the method's own terms and their connectors; every method says it."""
+        raise TypeError(type(self).__name__)
+
+    def own(self, task: Task) -> tuple[tuple[Term, ...], tuple[Connector, ...]]:
+        """Return the method's own terms, which end when the beginning does."""
+        terms, connectors = self.begin(task)
+        return tuple(_until(self.begin_epochs, term) for term in terms), connectors
+
+    def objective(self, task: Task) -> Objective:
+        """Return the method's own terms, and behind the beginning those on logits and labels."""
+        found = super().objective(task)
+        own = {term.name for term in self.begin(task)[0]}
+        terms = tuple(term if term.name in own else _from(self.begin_epochs, term) for term in found.terms)
+        return replace(found, terms=terms)
+
+
+def _until(epoch: int, term: Term) -> Term:
+    return weighted(term, During(term.weight, 0, epoch))
+
+
+def _from(epoch: int, term: Term) -> Term:
+    return weighted(term, During(term.weight, epoch, None))
 
 
 @dataclass(frozen=True)

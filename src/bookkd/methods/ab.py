@@ -19,16 +19,16 @@ Source: Heo et al., "Knowledge Transfer via Distillation of Activation Boundarie
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
-from bookkd.core.check import at_least, positive
-from bookkd.core.schedules import Schedule, Steps, Times
+from bookkd.core.check import positive
+from bookkd.core.schedules import times
 from bookkd.losses import activation_boundary
-from bookkd.methods._features import FeatureMethod, connected, feature
+from bookkd.methods._features import BeginningMethod, connected, feature
 from bookkd.methods.base import Card
-from bookkd.objectives import Connector, Objective, Term, bind
+from bookkd.objectives import Connector, Term, bind
 from bookkd.objectives.adapters import map_adapter
 from bookkd.tasks import Task
 
@@ -39,23 +39,21 @@ _SCALE = 3 / 1000
 
 
 @dataclass(frozen=True)
-class AB(FeatureMethod):
+class AB(BeginningMethod):
     """Begin with the teacher's activation boundaries.
 
     Args:
-        weight: Of the boundaries, above 0.
+        weight: Of the boundaries, above 0; a number or a schedule.
         ce_weight: Weight of the label term after the beginning, at least 0; 0 leaves the labels unused.
         kd_weight: Weight of T^2 KL on the logits after the beginning, at least 0.
         temperature: T of that, above 0.
+        begin_epochs: Epochs of boundaries alone, at least 1.
         layers: Of both networks, before their activation, first to deepest.
         margin: m, above 0.
-        begin_epochs: Epochs of boundaries alone, at least 1.
     """
 
-    weight: float = 1.0
     layers: tuple[str, ...] = ("pre1", "pre2", "pre3")
     margin: float = 1.0
-    begin_epochs: int = 30
 
     name: ClassVar[str] = "ab"
     card: ClassVar[Card] = Card(
@@ -69,43 +67,13 @@ class AB(FeatureMethod):
     def __post_init__(self) -> None:
         super().__post_init__()
         positive(self.margin, "margin", where=f"method {self.name}")
-        at_least(self.begin_epochs, 1, "begin_epochs", where=f"method {self.name}")
 
-    def objective(self, task: Task) -> Objective:
-        """Return the boundaries, which end when labels and softened logits begin."""
-        found = super().objective(task)
-        own = {term.name for term in self.own(task)[0]}
-        after = Steps((0.0, 1.0), (self.begin_epochs,))
-        return replace(
-            found,
-            terms=tuple(
-                term if term.name in own else replace(term, weight=_after(after, term.weight)) for term in found.terms
-            ),
-        )
-
-    def own(self, task: Task) -> tuple[tuple[Term, ...], tuple[Connector, ...]]:
+    def begin(self, task: Task) -> tuple[tuple[Term, ...], tuple[Connector, ...]]:
         """Return a term and an adapter a layer."""
-        names = {layer: feature(layer) for layer in self.layers}
-        before, terms = Steps((1.0, 0.0), (self.begin_epochs,)), []
+        names, terms = {layer: feature(layer) for layer in self.layers}, []
         for place, (layer, name) in enumerate(names.items()):
-            weight = Times(before, _SCALE * self.weight * 2.0 ** (place - len(names) + 1))
+            weight = times(self.weight, _SCALE * 2.0 ** (place - len(names) + 1))
             how: dict[str, Any] = {"weight": weight, "name": f"boundary/{layer}", "samples": True}
             terms.append(bind(activation_boundary, connected(name, "fit"), teacher=name, margin=self.margin, **how))
         build = partial(map_adapter, relu=False)
         return tuple(terms), tuple(self.adapter(name, "fit", build) for name in names.values())
-
-
-def _after(after: Steps, weight: float | Schedule) -> Schedule:
-    """Return a weight that is 0 before an epoch."""
-    return _Product(after, weight) if callable(weight) else Times(after, weight)
-
-
-@dataclass(frozen=True)
-class _Product:
-    """Two schedules multiplied."""
-
-    first: Schedule
-    second: Schedule
-
-    def __call__(self, clock: Any) -> float:
-        return self.first(clock) * self.second(clock)
