@@ -5,19 +5,25 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from bookkd.knowledge import StoredKnowledge
+from bookkd.core.features import is_feature
+from bookkd.core.fields import LOGITS
+from bookkd.knowledge import LiveKnowledge, StoredKnowledge, Teacher
 from bookkd.making import make
 from bookkd.methods import METHODS, Supervised, method_class
+from bookkd.methods._features import STAGES
 from bookkd.pipelines.bench.arm import BATCH, Arm, random_images
 from bookkd.pipelines.bench.learn import untrained_teacher
 from bookkd.pipelines.bench.measure import Goal, paired
 from bookkd.pipelines.options import ViewOptions
 from bookkd.tasks import Classification
-from bookkd.views import CachedViews, Replay
+from bookkd.views import CachedViews, Pick, Replay
 
 __all__ = ["bench_methods"]
 
 ONE_PASS, TWO_PASSES = 1.10, 2.10
+FEATURES, LARGE_FEATURES = 1.25, 1.60
+"""Of methods that look inside; of `crd`, which reads negatives too, and `reviewkd`, whose fusion is as large as a small student."""
+_LARGE = ("crd", "reviewkd")
 _SECOND_PASS = {
     "adaptive-label-smoothing": "its own past is passed too",
     "beta-smoothing": "an averaged student is passed too",
@@ -44,14 +50,57 @@ def bench_methods(*, pairs: int, quick: bool) -> list[Goal]:
     cached = CachedViews(Replay(dataset, views, probe_share=0.02), max_bytes=2**30)
     with tempfile.TemporaryDirectory(prefix="bookkd-bench-") as folder:
         teacher = untrained_teacher("resnet20", task, dataset.images)
-        knowledge = StoredKnowledge(make(Path(folder) / "book", teacher, dataset, views, task=task, batch_size=BATCH))
-        labels = Arm(cached, Supervised(), None, task)
         served = [name for name in METHODS if task.name in method_class(name).tasks and name != "supervised"]
-        return [_goal(name, cached, knowledge, labels, task, pairs) for name in served]
+        inside = {
+            name: [each for each in method_class(name)().needs(task).fields if is_feature(each)] for name in served
+        }
+        book = make(
+            Path(folder) / "book", teacher, dataset, views, task=task, batch_size=BATCH,
+            features=sorted({each for names in inside.values() for each in names}),
+        )  # fmt: skip
+        knowledge = StoredKnowledge(book)
+        labels = Arm(cached, Supervised(), None, task)
+        goals = [_capturing(teacher, task, cached, pairs)]
+        for name in served:
+            goals.append(_goal(name, cached, knowledge, labels, task, pairs, bool(inside[name])))
+            if inside[name] and name != "crd":  # which draws its negatives from a book
+                goals.append(_against_live(name, cached, knowledge, teacher, task, min(pairs, 5)))
+        return goals
+
+
+def _capturing(teacher: Teacher, task: Classification, cached: CachedViews, pairs: int) -> Goal:
+    """Compare passes of the teacher that take channel means of its stages with passes that do not."""
+    batch = cached.__getitems__([Pick(sample, 0) for sample in range(BATCH)])
+    names = [f"features/{stage}/mean" for stage in STAGES]
+    plain, taking = LiveKnowledge(teacher, task), LiveKnowledge(teacher, task)
+    taking.offer(names, batch)
+
+    def passes(knowledge: LiveKnowledge, fields: list[str]) -> None:
+        for _ in range(4):
+            knowledge.targets(batch, fields)
+
+    ratios = paired(lambda: passes(taking, [LOGITS, *names]), lambda: passes(plain, [LOGITS]), pairs)
+    return Goal.of("teacher's pass with channel means of its stages / logits only", ratios, 1.05)
+
+
+def _against_live(
+    name: str, cached: CachedViews, knowledge: StoredKnowledge, teacher: Teacher, task: Classification, pairs: int
+) -> Goal:
+    method = method_class(name)()
+    stored, live = (Arm(cached, method, each, task) for each in (knowledge, LiveKnowledge(teacher, task)))
+    return Goal.of(
+        f"epoch of {name} from the book / with ResNet-20 live", paired(stored.epoch, live.epoch, pairs), None
+    )
 
 
 def _goal(
-    name: str, cached: CachedViews, knowledge: StoredKnowledge, labels: Arm, task: Classification, pairs: int
+    name: str,
+    cached: CachedViews,
+    knowledge: StoredKnowledge,
+    labels: Arm,
+    task: Classification,
+    pairs: int,
+    inside: bool,
 ) -> Goal:
     method = method_class(name)()
     arm = Arm(cached, method, knowledge if method.needs(task).fields else None, task)
@@ -61,4 +110,6 @@ def _goal(
     words = f"epoch of {name} / labels only" + (f" ({why})" if why else "")
     # One network more is one pass and one update more.
     limit = TWO_PASSES + max(0, method.cohort - 2) if why else ONE_PASS
+    if inside:
+        limit = LARGE_FEATURES if name in _LARGE else FEATURES
     return Goal.of(words, paired(arm.epoch, labels.epoch, pairs), limit)
