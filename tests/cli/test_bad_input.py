@@ -203,7 +203,12 @@ class TestNeeds:
             ("dense", "1", "mlkd", ("at least 2 for method mlkd, got 1", "bookkd make ... --views.n_views 2")),
             ("top_k", "2", "dist", ("'logits' to be dense for method dist", "bookkd make ... --codec dense")),
             ("top_k", "2", "takd", ("honour temperature 5 for method takd", "--codec.temperatures including 5")),
-            ("dense", "2", user("AsksForFeatures"), ("field 'features/last' for method asks", "bookkd make ... --features features/last")),
+            (
+                "dense",
+                "2",
+                user("AsksForFeatures"),
+                ("field 'features/last' for method asks", "bookkd make ... --features features/last"),
+            ),
         ],
     )
     def test_a_sweep_is_refused_before_its_first_run(self, weights, tmp_path, refused, codec, views, methods, said):

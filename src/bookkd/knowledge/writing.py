@@ -108,7 +108,7 @@ def plan_book(
         teachers=(teacher.info,),
         data=fingerprint(dataset),
         views=views.recipe(len(dataset)),
-        class_names=task.class_names,
+        class_names=of_teacher.class_names,
         masked_classes=task.masked,
         temperatures=temperatures,
         threads=torch.get_num_threads(),

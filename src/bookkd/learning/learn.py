@@ -202,7 +202,7 @@ def _aligned(views: Views, knowledge: Knowledge | None, dataset: Any, task: Task
             book,
             dataset,
             views,
-            class_names=task.class_names,
+            class_names=task.of_teacher().class_names,
             rows=rows,
             task=task.name,
             masked=task.masked,

@@ -16,6 +16,7 @@ from bookkd.methods.cc import CC
 from bookkd.methods.ccskd import CCSKD
 from bookkd.methods.cons_kd import ConsKD
 from bookkd.methods.crd import CRD
+from bookkd.methods.cskd import CSKD
 from bookkd.methods.ctc_kd import CTCKD
 from bookkd.methods.dil import DIL
 from bookkd.methods.dist import DIST
@@ -46,6 +47,7 @@ __all__ = [
     "CC",
     "CCSKD",
     "CRD",
+    "CSKD",
     "CTCKD",
     "DIL",
     "DIST",
@@ -93,6 +95,7 @@ METHODS = {
     "ccskd": "bookkd.methods.ccskd:CCSKD",
     "cons-kd": "bookkd.methods.cons_kd:ConsKD",
     "crd": "bookkd.methods.crd:CRD",
+    "cskd": "bookkd.methods.cskd:CSKD",
     "ctc-kd": "bookkd.methods.ctc_kd:CTCKD",
     "dil-seq2seq": "bookkd.methods.dil:DIL",
     "dist": "bookkd.methods.dist:DIST",

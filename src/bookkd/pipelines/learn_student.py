@@ -108,7 +108,7 @@ def learn_student(
     hidden = None if label_fraction == 1 else _hidden(dataset, label_fraction, training.seed, rows, data.name)
     speaker = None
     if stored is None and teacher is not None and teacher.name:
-        speaker = teacher.teacher(width, find_device(training.accelerator))
+        speaker = teacher.teacher(named.of_teacher().n_outputs, find_device(training.accelerator))
     network, preprocess = student.cohort(width, method.cohort, seed=training.seed)
     theirs = _teacher_says_variance(named, stored, speaker, dataset, drawn)
     own = says_variance(named, network, dataset, views=drawn, preprocess=preprocess)
@@ -218,17 +218,18 @@ def _samples(
 ) -> tuple[ImageDataset, npt.NDArray[np.int64] | None]:
     """Return the samples, and their rows in the book where they are a part of what the book is about."""
     dataset = data.open()
-    rows = None if stored is None or data.limit is None else _rows_of_limit(data, dataset, stored)
+    some = data.limit is not None or data.classes
+    rows = None if stored is None or not some else _rows_of_part(data, dataset, stored)
     if part is None:
         return dataset, rows
     return SubsetDataset(dataset, part), part if rows is None else rows[part]
 
 
-def _rows_of_limit(data: DataOptions, dataset: ImageDataset, stored: StoredKnowledge) -> npt.NDArray[np.int64] | None:
-    """Return the rows of samples that `data.limit` takes of what the book is about."""
-    if len(dataset) >= stored.book.n_samples:
+def _rows_of_part(data: DataOptions, dataset: ImageDataset, stored: StoredKnowledge) -> npt.NDArray[np.int64] | None:
+    """Return the rows of samples that a limit or a choice of classes takes of what the book is about."""
+    if len(dataset) >= stored.book.n_samples and not data.classes:
         return None
-    whole = replace(data, limit=None).open()
+    whole = replace(data, limit=None, classes=()).open()
     if len(whole) != stored.book.n_samples or not isinstance(dataset, SubsetDataset):
         return None  # the book is about yet another part; the check of alignment says so
     return dataset.indices

@@ -90,7 +90,7 @@ def make_book(
     device = find_device(accelerator)
 
     def load(options: NetworkOptions) -> Teacher:
-        speaker = options.teacher(plain.n_outputs, device)
+        speaker = options.teacher(plain.of_teacher().n_outputs, device)
         if held_out and accuracy is not None:
             speaker.accuracy, speaker.split = accuracy, held_out
         elif held_out:

@@ -15,7 +15,15 @@ from bookkd.core.rng import draw64
 from bookkd.knowledge import Teacher, lineage_of_weights
 from bookkd.learning import Cohort
 from bookkd.views import CutMix, MixUp, Views
-from bookkd.zoo import FAMILIES, ImageDataset, create_network, create_preprocess, create_transform, open_dataset
+from bookkd.zoo import (
+    FAMILIES,
+    ImageDataset,
+    class_subset,
+    create_network,
+    create_preprocess,
+    create_transform,
+    open_dataset,
+)
 
 __all__ = ["DataOptions", "NetworkOptions", "TaskOptions", "ViewOptions"]
 
@@ -32,6 +40,8 @@ class DataOptions:
         limit: Take so many samples, the same ones each time, with every class in its share.
         download: Fetch a public set that is not there.
         args: Further arguments of the reader, such as '{"cache": true}' for "folder".
+        classes: Take the samples of these classes alone, by name or number, such as '[3, 5, 7]': the student tells them apart and no
+            others, from a book that knows all.
     """
 
     name: str = "digits"
@@ -40,12 +50,14 @@ class DataOptions:
     limit: int | None = None
     download: bool = False
     args: dict[str, Any] = field(default_factory=dict)
+    classes: tuple[str | int, ...] = ()
 
     def open(self) -> ImageDataset:
         """Return the data set."""
-        return open_dataset(
+        found = open_dataset(
             self.name, root=self.root, split=self.split, limit=self.limit, download=self.download, args=self.args
         )
+        return class_subset(found, self.classes) if self.classes else found
 
     def other(self, split: str) -> DataOptions:
         """Return another split of the same set, whole."""

@@ -1,6 +1,7 @@
 """Reference networks, data sets and augmentations for demo, examples and benchmarks; users bring their own by path."""
 
 from bookkd.zoo.acoustic import AcousticModel
+from bookkd.zoo.class_subset import ClassSubset, class_subset, find_classes
 from bookkd.zoo.continuing import Decoding, continued
 from bookkd.zoo.datasets import open_dataset
 from bookkd.zoo.decoding import Hypothesis, decode
@@ -43,6 +44,7 @@ __all__ = [
     "TRANSFORMS",
     "AcousticModel",
     "ArrayDataset",
+    "ClassSubset",
     "Decoding",
     "GRUTagger",
     "Hypothesis",
@@ -63,6 +65,7 @@ __all__ = [
     "Utterance",
     "VectorDataset",
     "check_takes",
+    "class_subset",
     "continued",
     "create_causal_lm",
     "create_network",
@@ -71,6 +74,7 @@ __all__ = [
     "create_text_classifier",
     "create_transform",
     "decode",
+    "find_classes",
     "fingerprint",
     "keeps_apart",
     "load_causal_lm",
