@@ -110,9 +110,9 @@ def overhaul_margins(mean: Tensor, deviation: Tensor) -> Tensor:
         got = f"shape {list(deviation.shape)}"
         raise ConfigError(expected("deviation", f"of shape {list(mean.shape)}", got, where="overhaul_margins"))
     wide = computing_dtype(mean.dtype, deviation.dtype)
-    b, s = mean.detach().to(torch.float64), deviation.detach().to(torch.float64).abs()
+    b, s = mean.detach().cpu().double(), deviation.detach().cpu().double().abs()  # some devices have no float64
     z = b / s.clamp_min(torch.finfo(torch.float64).tiny)
     below = torch.special.ndtr(-z)
     density = torch.exp(-z.square() / 2) / math.sqrt(2 * math.pi)
     usual = b - s * density / below.clamp_min(0.001)
-    return torch.where(below > 0.001, usual, -3 * s).to(wide)
+    return torch.where(below > 0.001, usual, -3 * s).to(mean.device, wide)

@@ -58,7 +58,8 @@ def same_size(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     if a.shape[-2:] == b.shape[-2:]:
         return a, b
     size = (min(a.shape[-2], b.shape[-2]), min(a.shape[-1], b.shape[-1]))
-    return tuple(maps if maps.shape[-2:] == size else adaptive_avg_pool2d(maps, size) for maps in (a, b))  # type: ignore[return-value]
+    a, b = (maps if maps.shape[-2:] == size else adaptive_avg_pool2d(maps, size) for maps in (a, b))
+    return a, b
 
 
 def channel_mean(features: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -91,7 +92,7 @@ def rkd_angle(student: Tensor, teacher: Target | Tensor) -> Tensor:
     mean over all N^3 triples of smooth_l1(e_S,ij . e_S,ik, e_T,ij . e_T,ik), with e_ij = (f_j - f_i) / ||f_j - f_i||, and 0 for
     equal samples. A shift, rotation or factor of all features changes nothing.
     Memory: N^3 cosines and N^2 d differences a side, some at a time: from 2^24 numbers on (N = 256 of d = 256) a few samples are
-    worked out at once, and again for the gradient, so that both stay at 64 MiB.
+    worked out at once, and again for the gradient, so that each tensor stays at 64 MiB of float32.
 
     Args:
         student: Features of a batch, shape [N, ...].
@@ -116,9 +117,8 @@ def rkd_angle(student: Tensor, teacher: Target | Tensor) -> Tensor:
     rows = max(1, _CHUNK // (n * max(n, s.shape[1], t.shape[1])))
     if rows >= n:
         return _angles_apart(s, t, 0, n) / n**3
-    parts = [
-        checkpoint(_angles_apart, s, t, start, min(start + rows, n), use_reentrant=False) for start in range(0, n, rows)
-    ]
+    again = partial(checkpoint, _angles_apart, s, t, use_reentrant=False, preserve_rng_state=False)
+    parts = [again(start, min(start + rows, n)) for start in range(0, n, rows)]
     return torch.stack(parts).sum() / n**3
 
 
