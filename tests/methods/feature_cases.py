@@ -66,6 +66,7 @@ FEATURES = {
         **{f"features/stage{stage}/mean": (None, T) for stage in (1, 2, 3)},
     },
     "crd": {"features/pooled": (S, T), "own/negatives": (None, OTHERS)},
+    "cskd": {"features/pooled": (S, None)},
     "fitnets": {"features/stage2": (FS, FT)},
     "fsp": {f"features/{first}/fsp.{second}": FLOWS for first, second in (("stage1", "stage2"), ("stage2", "stage3"))},
     "nst": {f"features/stage{stage}": (FS, FT) for stage in (1, 2, 3)},
@@ -102,6 +103,16 @@ DEFAULTS = {
     },
     # "dimension 128", "tau = 0.07"; the number of negatives is ours.
     "crd": {"weight": 0.8, **COMMON, "layer": "pooled", "width": 128, "tau": 0.07, "negatives": 1024},
+    # "Defaults lambda_r = lambda_v = lambda_o = 0.2", "default T = 1".
+    "cskd": {
+        "temperature": 1.0,
+        "kd_weight": 0.2,
+        "icv_weight": 0.2,
+        "opl_weight": 0.2,
+        "ce_weight": 1.0,
+        "icv": "code",
+        "layer": "pooled",
+    },
     "fitnets": {"weight": 100.0, **COMMON, "layer": "stage2"},
     # "50, pre-training stage only".
     "fsp": {"weight": 50.0, **COMMON, "begin_epochs": 30, "layers": THREE_STAGES},
@@ -120,6 +131,8 @@ TOTALS = {
     "cc": CE + 0.02 * 2.0,
     "ccskd": 0.1 * 0.1365202 + 3 * 6 * (1.0 + 0.355624),  # no labels in the first 60 epochs
     "crd": CE + 0.8 * (contrast(S, np.concatenate([T, OTHERS])) + contrast(T, S)),
+    # All three of one class: variances 0.5, 2, 0.5; cosines 0, 2 / sqrt 5, 1 / sqrt 5.
+    "cskd": CE + 0.2 * (0.1365202 + 4.5**0.5 + 1 - 5**-0.5),
     "fitnets": CE + 100 * 1.875,
     "fsp": 2 * 50 * 2.6875,  # no labels at first
     "nst": CE + 3 * 50 * 0.225,
@@ -142,6 +155,8 @@ REFUSED = [
     ("ccskd", "selective", "soft", r"`selective` to be code or clean, got 'soft' \(method ccskd\)"),
     ("ccskd", "layers", (), r"`layers` to be at least one layer, none twice, got \(\)"),
     ("crd", "negatives", -1, r"`negatives` to be a whole number of at least 0, got -1 \(method crd\)"),
+    ("cskd", "icv", "mean", r"`icv` to be code or class, got 'mean' \(method cskd\)"),
+    ("cskd", "temperature", 0.0, r"`temperature` to be a number above 0, got 0\.0 \(method cskd\)"),
     ("fitnets", "layer", "../x", r"`field` to be a name such as `logits` or `features/layer3`"),
     ("fitnets", "ce_weight", -1.0, r"`ce_weight` to be at least 0, got -1\.0 \(method fitnets\)"),
     ("fitnets", "temperature", 0.0, r"`temperature` to be a number above 0, got 0\.0"),
@@ -157,7 +172,7 @@ CONTRADICTIONS = [
     ("cc", {"form": "kernel", "width": 8}, r"`width` to be 128 with form kernel, got 8"),
     ("rkd", {"angle_weight": 0.0, "distance_weight": 0.0}, r"`distance_weight` to be above 0, or angle_weight, got 0"),
 ]
-LOGITS = {"ccskd": {"logits": (1.0,)}}
+LOGITS = {"ccskd": {"logits": (1.0,)}, "cskd": {"logits": (1.0,)}}
 """Those that read logits at their defaults, too."""
 RELATIONAL = ("cc", "ccskd", "crd", "pkt", "rkd", "sp")
 """Those whose terms relate the rows of a batch."""

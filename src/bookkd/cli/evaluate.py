@@ -80,6 +80,7 @@ VERB = Verb(
     show,
     "  bookkd evaluate --student digits-small --student.weights runs/latest/student.safetensors --data digits",
     short={
+        "--classes": "--data.classes",
         "--data": "--data.name",
         "--download": "--data.download",
         "--student": "--student.name",

@@ -86,6 +86,7 @@ VERB = Verb(
     "    --data cifar10 --data.root data --out runs/resnet8",
     positional={"book": True},
     short={
+        "--classes": "--data.classes",
         "--data": "--data.name",
         "--download": "--data.download",
         "--student": "--student.name",

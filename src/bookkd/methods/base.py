@@ -127,7 +127,8 @@ class BaseMethod:
         objective = self.objective(task)
         asked = {name: at for name, at in objective.needs().items() if not name.startswith(OWN)}
         fields = {source: at for name, at in asked.items() for source in task.sources(name)}
-        dense = [name for name in (objective.dense_only() if task.sparse else asked) if name in asked]
+        whole = not task.sparse or task.every_class
+        dense = [name for name in (asked if whole else objective.dense_only()) if name in asked]
         bent = [name for name in objective.nonlinear() if name in asked and name not in dense]
 
         def sources(names: Sequence[str]) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ features and labels y,
     ICV "code": sum_k ||var over features of each sample of k||_2,   "class": sum_k ||var over samples of k||_2,
     OPL = (1 - mean cos of pairs of one class) + 0.5 mean cos of pairs of different classes.
 
-The task renormalises, so that any method learns a subset of classes from one full book: `bookkd learn BOOK --data.classes '[3, 5, 7]'`.
+The task renormalises, so that any method learns a subset of classes from one full book: `bookkd learn BOOK --classes 3,5,7`.
 When to use: for a device that meets few of the classes; one book serves every choice of them.
 Parameters: `temperature` 1, `kd_weight`, `icv_weight` and `opl_weight` 0.2 (the released code; its example has 0.1), `ce_weight` 1, `icv`
 code, `layer` pooled. "code" is what was released: it penalises uneven vectors and is no variance within a class, which is "class".
@@ -89,7 +89,9 @@ class CSKD(BaseMethod):
             soft = {"weight": self.kd_weight, "temperature": self.temperature, "t_squared": True}
             found.append(task.soft_term(**soft, class_reduction="sum", soft_loss="kl"))  # type: ignore[arg-type]
         if self.icv_weight != 0:
-            found.append(bind(intra_class_variance, name, weight=self.icv_weight, name="variance", form=self.icv, **how))
+            found.append(
+                bind(intra_class_variance, name, weight=self.icv_weight, name="variance", form=self.icv, **how)
+            )
         if self.opl_weight != 0:
             found.append(bind(orthogonal_projection, name, weight=self.opl_weight, name="projection", **how))
         return Objective(with_labels(task, tuple(found), weight=self.ce_weight))

@@ -229,10 +229,14 @@ def _rows_of_part(data: DataOptions, dataset: ImageDataset, stored: StoredKnowle
     """Return the rows of samples that a limit or a choice of classes takes of what the book is about."""
     if len(dataset) >= stored.book.n_samples and not data.classes:
         return None
-    whole = replace(data, limit=None, classes=()).open()
-    if len(whole) != stored.book.n_samples or not isinstance(dataset, SubsetDataset):
-        return None  # the book is about yet another part; the check of alignment says so
-    return dataset.indices
+    rows: npt.NDArray[np.int64] | None = None
+    while isinstance(dataset, SubsetDataset):
+        # From the choice of classes to the limit, and from there to the whole, until the book is about it.
+        rows = dataset.indices if rows is None else dataset.indices[rows]
+        dataset = dataset.whole
+        if len(dataset) == stored.book.n_samples:
+            return rows
+    return None  # the book is about yet another part; the check of alignment says so
 
 
 def seen_labels(

@@ -40,8 +40,8 @@ class DataOptions:
         limit: Take so many samples, the same ones each time, with every class in its share.
         download: Fetch a public set that is not there.
         args: Further arguments of the reader, such as '{"cache": true}' for "folder".
-        classes: Take the samples of these classes alone, by name or number, such as '[3, 5, 7]': the student tells them apart and no
-            others, from a book that knows all.
+        classes: Take the samples of these classes alone, by name or number, such as 3,5,7: the student tells them apart and no others,
+            from a book that knows all.
     """
 
     name: str = "digits"
@@ -50,14 +50,17 @@ class DataOptions:
     limit: int | None = None
     download: bool = False
     args: dict[str, Any] = field(default_factory=dict)
-    classes: tuple[str | int, ...] = ()
+    classes: str | tuple[str | int, ...] = ()
 
     def open(self) -> ImageDataset:
         """Return the data set."""
         found = open_dataset(
             self.name, root=self.root, split=self.split, limit=self.limit, download=self.download, args=self.args
         )
-        return class_subset(found, self.classes) if self.classes else found
+        if not self.classes:
+            return found
+        chosen = self.classes.split(",") if isinstance(self.classes, str) else self.classes
+        return class_subset(found, [each.strip() if isinstance(each, str) else each for each in chosen])
 
     def other(self, split: str) -> DataOptions:
         """Return another split of the same set, whole."""

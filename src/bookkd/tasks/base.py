@@ -47,6 +47,11 @@ class Task(Protocol):
     """Whether a teacher says distributions, which a temperature softens; numbers have none."""
 
     @property
+    def every_class(self) -> bool:
+        """Whether it has to be told of every class of a record, whatever the losses can do with."""
+        ...
+
+    @property
     def masked(self) -> tuple[int, ...]:
         """Classes that no network may say: their logit is -inf, in a book too."""
         ...
@@ -158,6 +163,11 @@ class BaseTask:
     sparse: ClassVar[bool] = True
     softened: ClassVar[bool] = True
     masked: tuple[int, ...] = ()
+
+    @property
+    def every_class(self) -> bool:
+        """No."""
+        return False
 
     @classmethod
     def of(cls, dataset: Any) -> Self:

@@ -63,6 +63,11 @@ class Classification(LogitsTask):
         """Where the classes stand among those of the teacher."""
         return [self.whole.index(each) for each in self.class_names] if self.whole else list(range(self.n_classes))
 
+    @property
+    def every_class(self) -> bool:
+        """Of a teacher's classes some: what a sparse target left out may be one of these."""
+        return bool(self.whole)
+
     def of_teacher(self) -> Self:
         """Return the task of all classes."""
         return replace(self, class_names=self.whole, whole=()) if self.whole else self

@@ -106,7 +106,4 @@ def class_subset(dataset: ImageDataset, classes: Sequence[str | int]) -> ClassSu
     indices = np.flatnonzero(np.isin(labels, chosen))
     if not len(indices):
         raise DataError(expected("samples", f"of the classes {', '.join(map(str, classes))}", "none", where=name))
-    if isinstance(dataset, SubsetDataset) and type(dataset) is SubsetDataset:
-        whole = dataset.whole
-        return ClassSubset(whole, dataset.indices[indices], chosen)
     return ClassSubset(dataset, indices.astype(np.int64), chosen)
