@@ -39,6 +39,7 @@ def make(
     workers: int = 0,
     temperatures: tuple[float, ...] = (1.0, 4.0),
     keys: npt.NDArray[np.uint64] | None = None,
+    constants: Mapping[str, npt.ArrayLike] | None = None,
     progress: Progress | None = None,
     told: Told | None = None,
 ) -> Book:
@@ -62,6 +63,8 @@ def make(
         temperatures: At which the loss of the codec is measured while writing.
         keys: Own id of each sample, uint64, so that reordered data finds its records; the data set's attribute `keys`
             where None.
+        constants: What the teacher has once and methods ask for, such as {"classifier/weight": weight}: name -> array of finite
+            numbers, for `Book.constants`.
         progress: Called with (records done, records in all).
         told: Called with the choice where a codec was chosen by measuring, before anything is written.
 
@@ -70,7 +73,7 @@ def make(
 
     Raises:
         BookMismatchError: if the folder holds a book of another teacher, data set, recipe or codec.
-        TeacherOutputError: if the teacher says NaN, infinity or another width; nothing of that unit is kept.
+        TeacherOutputError: if the teacher says NaN, infinity or another width; nothing of that unit is kept. So for a constant.
         ConfigError: if the views cannot be replayed.
         FidelityError: for a sparse codec where the task needs every value; if no codec meets `Auto`.
         StorageError: if the disk is full; running `make` again goes on.
@@ -91,7 +94,7 @@ def make(
         )
     plan = plan_book(teacher, dataset, views, task, codec=codec or Dense(), temperatures=temperatures)
     plan = replace(plan, batch_size=batch_size, unit_rows=unit_rows, choice=choice)
-    with BookWriter(path, plan, keys=keys_of(dataset) if keys is None else keys) as writer:
+    with BookWriter(path, plan, keys=keys_of(dataset) if keys is None else keys, constants=constants) as writer:
         started, cpu = time.perf_counter(), time.process_time()
         with encoding_on(knowledge.teacher.device):
             written = write_units(writer, knowledge, replay, batch_size, workers, progress)
