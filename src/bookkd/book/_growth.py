@@ -76,9 +76,12 @@ def _check_constants(book: Book, plan: Plan, *, fresh: bool) -> None:
     for name, entry in book.plan.constants.items():
         other = plan.constants.get(name)
         if other != entry and not (fresh and entry in plan.constants.values()):
-            got = "none" if other is None else f"another one, {other.dtype} {list(other.shape)} {other.digest}"
-            wish = f"the book's, {entry.dtype} {list(entry.shape)} {entry.digest}"
-            raise BookMismatchError(expected(f"constants[{name}]", wish, got, where=str(book.path), do=_DO))
+            got, wish = (
+                "none" if each is None else f"{each.dtype} {list(each.shape)} {each.digest}" for each in (other, entry)
+            )
+            raise BookMismatchError(
+                f"Expected `constants[{name}]` to be the book's, {wish}, got {got} ({book.path}). {_DO}"
+            )
 
 
 def _as_many(views: Mapping[str, Any], old: Mapping[str, Any]) -> dict[str, Any]:
