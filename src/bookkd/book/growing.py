@@ -59,8 +59,8 @@ class _Piece(NamedTuple):
 class GrowthWriter(WriterSession):
     """Writes the next edition of a finished book, or goes on with one that was begun; for any producer of arrays.
 
-    A growth adds views and samples, or fields of further teachers, or constants alone. Leaving the context releases the lock and commits
-    nothing: only `finish` makes an edition.
+    A growth adds views and samples, fields of further teachers, or constants alone. Leaving the context releases the lock and
+    commits nothing: only `finish` makes an edition.
 
     Args:
         path: Folder of a finished book.

@@ -34,8 +34,8 @@ Progress = Callable[[int, int], None]
 def merge(path: str | Path, books: Sequence[Book], *, progress: Progress | None = None) -> Book:
     """Write one book of all the books' teachers, each record copied as it is stored.
 
-    The field of teacher i is `members/<i>/logits`, in the order of the books, its constants are `members/<i>/<name>`; what the codecs lost is taken over from them.
-    Interrupted, it is gone on with. The books themselves stay as they are.
+    The field of teacher i is `members/<i>/logits`, in the order of the books, its constants are `members/<i>/<name>`; what the
+    codecs lost is taken over from them. Interrupted, it is gone on with. The books themselves stay as they are.
 
     Args:
         path: Folder of the new book.
