@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bookkd.learning.beginning import begin_run
+from bookkd.learning.beginning import begin_run, make_learner
 from bookkd.learning.cohort import Cohort
 from bookkd.learning.data import Groups, check_batches, make_groups, visible_labels
 from bookkd.learning.learn import learn
@@ -32,6 +32,7 @@ __all__ = [
     "fit",
     "learn",
     "make_groups",
+    "make_learner",
     "measure",
     "measure_network",
     "measure_sequences",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import cast
+
+from torch import Tensor, nn
 
 from bookkd.knowledge import SideBySide, Surroundings
 from bookkd.learning.data import Groups
@@ -12,8 +15,38 @@ from bookkd.learning.run import Run
 from bookkd.learning.step import Step
 from bookkd.learning.training import Training
 from bookkd.methods import Handler, Method
+from bookkd.objectives import Objective
+from bookkd.tasks import Task
 
-__all__ = ["begin_run"]
+__all__ = ["begin_run", "make_learner"]
+
+
+def make_learner(
+    student: nn.Module,
+    task: Task,
+    method: Method,
+    objective: Objective,
+    *,
+    preprocess: Callable[[Tensor], Tensor] | None = None,
+) -> Learner:
+    """Return the learner of a method: the student as the method shapes it, and the connectors of its objective.
+
+    Args:
+        student: Network to train.
+        task: Owns the shapes.
+        method: Shapes the student, and says how often it sees a batch.
+        objective: Of the method.
+        preprocess: The student's own preprocessing of a view.
+    """
+    shaping = method.shape(student, task)
+    return Learner(
+        shaping.student,
+        task,
+        preprocess=preprocess,
+        connectors=objective.connectors,
+        passes=method.passes,
+        shaping=shaping,
+    )
 
 
 def begin_run(

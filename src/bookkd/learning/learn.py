@@ -26,7 +26,7 @@ from bookkd.knowledge import (
     with_pool_of,
 )
 from bookkd.knowledge.writing import Viewed
-from bookkd.learning.beginning import begin_run
+from bookkd.learning.beginning import begin_run, make_learner
 from bookkd.learning.cohort import Cohort
 from bookkd.learning.configuration import (
     check_cached,
@@ -90,7 +90,7 @@ def learn(
     weights as an uninterrupted one (to the bit on a CPU with the same number of threads); a finished run is not repeated.
 
     Args:
-        student: Network to train, in place; a `Cohort` for methods of several students.
+        student: Network to train, in place; a `Cohort` for methods of several students. What a method puts into it is taken out in the end.
         dataset: `dataset[i] -> (image, label)`, with `len`.
         views: Replayable augmentation; for a book the one that it was made with.
         task: Owns the shapes.
@@ -141,7 +141,7 @@ def learn(
     n_rows, n_next = len(dataset) if rows is None else len(rows), method.needs(task).views_per_sample
     check_batches(training, samples=n_rows, views_per_sample=n_next, whole=objective.relational)
     trainable(student)
-    learner = Learner(student, task, preprocess=preprocess, connectors=objective.connectors, passes=method.passes)
+    learner = make_learner(student, task, method, objective, preprocess=preprocess)
     _check_networks(student, knowledge, dataset, checked)
     if on_policy is not None:
         on_policy.check(learner, task, knowledge)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from bookkd.core.fields import INPUT
 from bookkd.learning.cohort import Cohort
 from bookkd.objectives import Connector, ConnectorModule
+from bookkd.shaping import Shaped
 from bookkd.tasks import Task
 
 __all__ = ["Learner"]
@@ -25,6 +26,7 @@ class Learner(nn.Module):
         preprocess: The student's own deterministic preprocessing of a view; no parameters.
         connectors: Trained parts beside the student, see `bookkd.objectives.connectors`.
         passes: How often the student sees each batch while it trains, with dropout of its own each time.
+        shaping: What is done to the student while it learns; None for nothing.
     """
 
     def __init__(
@@ -35,9 +37,11 @@ class Learner(nn.Module):
         preprocess: Callable[[Tensor], Tensor] | None = None,
         connectors: Sequence[Connector] = (),
         passes: int = 1,
+        shaping: Shaped | None = None,
     ) -> None:
         super().__init__()
         self.student = student
+        self.shaping = Shaped(student) if shaping is None else shaping
         self.task = task
         self.preprocess = preprocess
         self.connectors = tuple(connectors)
@@ -72,6 +76,8 @@ class Learner(nn.Module):
             fields |= {f"peers/{i}/{name}": value for i, own in enumerate(every) for name, value in own.items()}
         else:
             fields = self.task.fields(self.compute(*self.task.inputs(batch)), batch)
+        # What the student says of itself is the same for every sample, so that its mean over them is itself, however they are split.
+        fields |= {name: value.expand(len(batch[INPUT])) for name, value in self.shaping.fields().items()}
         for connector in self.connectors:
             fields[connector.output] = self.part(connector)(fields[connector.field])
         return fields
@@ -86,8 +92,15 @@ class Learner(nn.Module):
             self.part(connector).after_step()
 
     def logged(self) -> dict[str, float]:
-        """Return what the connectors want in the record of an epoch."""
-        return {name: value for each in self.connectors for name, value in self.part(each).logged().items()}
+        """Return what the connectors and the shaping of the student want in the record of an epoch."""
+        said = {name: value for each in self.connectors for name, value in self.part(each).logged().items()}
+        return {**said, **self.shaping.logged()}
+
+    def finish(self) -> dict[str, Any]:
+        """Make the student the network that is kept, and return what is to be remembered of its shaping."""
+        remembered = self.shaping.finish()
+        self.student = self.shaping.student
+        return remembered
 
 
 def _repeated(batch: Mapping[str, Any], times: int) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from bookkd.methods.supervised import Supervised
 from bookkd.methods.takd import TAKD
 from bookkd.methods.tfkd import TfKDReg, TfKDSelf
 from bookkd.methods.uld import ULD
+from bookkd.methods.vam import VAM
 from bookkd.methods.vanilla_kd import VanillaKD
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "MLKD",
     "TAKD",
     "ULD",
+    "VAM",
     "AdaptiveLabelSmoothing",
     "BaseMethod",
     "BetaLabelSmoothing",
@@ -77,11 +79,12 @@ METHODS = {
     "tfkd-reg": "bookkd.methods.tfkd:TfKDReg",
     "tfkd-self": "bookkd.methods.tfkd:TfKDSelf",
     "uld": "bookkd.methods.uld:ULD",
+    "vam": "bookkd.methods.vam:VAM",
     "vanilla-kd": "bookkd.methods.vanilla_kd:VanillaKD",
 }
 """Method name -> class. One line a method; a test holds this table equal to the cases."""
 
-_PARTS = ("name", "card", "presets", "cohort", "passes", "objective", "needs", "handlers", "own_knowledge")
+_PARTS = ("name", "card", "presets", "cohort", "passes", "objective", "needs", "handlers", "own_knowledge", "shape")
 
 
 def method_class(name: str) -> type[Method]:

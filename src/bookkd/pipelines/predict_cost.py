@@ -20,7 +20,16 @@ from bookkd.core.check import at_least
 from bookkd.core.errors import ConfigError, expected
 from bookkd.core.fields import INPUT, LOGITS, PROBE_HASH, PROBE_PROJECTIONS
 from bookkd.knowledge import LiveKnowledge, StoredKnowledge, Teacher, check_views
-from bookkd.learning import Learner, Step, Training, begin_run, check_batches, find_device, make_groups, to_device
+from bookkd.learning import (
+    Step,
+    Training,
+    begin_run,
+    check_batches,
+    find_device,
+    make_groups,
+    make_learner,
+    to_device,
+)
 from bookkd.learning.configuration import check_task
 from bookkd.making import find_batch_size, make
 from bookkd.methods import Method, VanillaKD
@@ -286,9 +295,7 @@ class _Rehearsal:
         """Return the seconds of one optimizer step of the planned batch."""
         objective = self.objective
         network, preprocess = self.student.cohort(self.task.n_classes, self.method.cohort, seed=0)
-        learner = Learner(
-            network, self.task, preprocess=preprocess, connectors=objective.connectors, passes=self.method.passes
-        )
+        learner = make_learner(network, self.task, self.method, objective, preprocess=preprocess)
         device = find_device(self.training.accelerator)
         learner.to(device)
         if device.type == "cpu":

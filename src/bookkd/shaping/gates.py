@@ -121,10 +121,10 @@ def table_of(
     found = shares.detach().double().cpu()
     # A share of 0 has no part in the entropy; a logit of -inf would make 0 times infinity of it.
     entropies = student_entropy(found.clamp_min(1e-300).log(), temperature=1.0)
-    named = tuple(_names(given, count) for given, count in zip((rows, columns), found.shape, strict=True))
     return GateTable(
         layer,
-        *named,
+        _names(rows, found.shape[0]),
+        _names(columns, found.shape[1]),
         tuple(tuple(row) for row in found.tolist()),
         tuple(abs(value) for value in entropies.tolist()),  # the entropy of one choice is 0, not -0
         of_classes=of_classes,

@@ -176,7 +176,10 @@ def fold(network: nn.Module) -> nn.Module:
     (True, {})
     """
     for path in gates_of(network):
-        parametrize.remove_parametrizations(_module(network, path), _WEIGHT, leave_parametrized=True)
+        module = _module(network, path)
+        parametrize.remove_parametrizations(module, _WEIGHT, leave_parametrized=True)
+        # Removal puts the weight behind the bias; optimizers count parameters in their order.
+        module._parameters = {_WEIGHT: module._parameters.pop(_WEIGHT), **module._parameters}
     return network
 
 
@@ -200,7 +203,7 @@ def find_classifier(network: nn.Module, n_classes: int) -> str:
         wish = f"a network with a linear layer of {n_classes} outputs"
         do = "Leave out --method.classifier."
         raise ConfigError(expected("student", wish, type(network).__name__, where="virtual attention module", do=do))
-    return linear[-1]
+    return str(linear[-1])
 
 
 class GatedStudent(Shaped):
@@ -216,14 +219,15 @@ class GatedStudent(Shaped):
         super().__init__(student)
         self.lr = lr
         self.class_names = tuple(class_names)
+        self.gates = gates_of(student)
 
     def fields(self) -> dict[str, Tensor]:
         """Return the sum over layers of the mean entropy of a child's gates."""
-        return {GATE_ENTROPY: torch.stack([gates.entropy for gates in gates_of(self.student).values()]).sum()}
+        return {GATE_ENTROPY: torch.stack([gates.entropy for gates in self.gates.values()]).sum()}
 
     def groups(self) -> tuple[ParameterGroup, ...]:
         """Return the logits of the gates, which have no weight decay: it would only pull them to equal shares."""
-        return (ParameterGroup(tuple(gates.logits for gates in gates_of(self.student).values()), self.lr),)
+        return (ParameterGroup(tuple(gates.logits for gates in self.gates.values()), self.lr),)
 
     def logged(self) -> dict[str, float]:
         """Return how spread the gates of each layer are, 0 to 1."""
@@ -236,11 +240,11 @@ class GatedStudent(Shaped):
     def finish(self) -> dict[str, Any]:
         """Fold the gates into the weights, and return their tables."""
         record = gate_record("vam", self.tables())
-        self.student = fold(self.student)
+        self.student, self.gates = fold(self.student), {}
         return record
 
     def _tables(self) -> Iterator[GateTable]:
-        for path, gates in gates_of(self.student).items():
+        for path, gates in self.gates.items():
             classes = isinstance(_module(self.student, path), nn.Linear) and len(self.class_names) == len(gates.logits)
             yield table_of(path, gates.shares, rows=self.class_names if classes else None, of_classes=classes)
 
@@ -285,7 +289,8 @@ def _module(network: nn.Module, path: str) -> nn.Module:
     if path not in known:
         near = ", ".join(nearest(path, [name for name in known if name])[:5]) or "none"
         raise ConfigError(f"Expected `layers` to be module paths of the student, got {path!r}. Nearest: {near}.")
-    return known[path]
+    found: nn.Module = known[path]
+    return found
 
 
 def _reason(network: nn.Module, path: str, shape: tuple[int, int]) -> str:

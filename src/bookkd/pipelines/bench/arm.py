@@ -8,7 +8,7 @@ from torch import nn
 
 from bookkd.core.protocols import Knowledge
 from bookkd.core.rng import generator
-from bookkd.learning import Learner, Step, Training, begin_run, make_groups, to_device
+from bookkd.learning import Step, Training, begin_run, make_groups, make_learner, to_device
 from bookkd.methods import Method
 from bookkd.pipelines.options import NetworkOptions
 from bookkd.tasks import Task
@@ -59,7 +59,7 @@ class Arm:
         if network is None:
             network, preprocess = NetworkOptions("resnet8").cohort(len(task.class_names), method.cohort, seed=0)
         objective = method.objective(task)
-        learner = Learner(network, task, preprocess=preprocess, connectors=objective.connectors, passes=method.passes)
+        learner = make_learner(network, task, method, objective, preprocess=preprocess)
         learner.to(memory_format=torch.channels_last)
         self.groups = make_groups(
             replay,
