@@ -207,7 +207,9 @@ def make_optimizer(module: nn.Module, training: Training) -> Optimizer:
     """
     apart = [group for group in module.shaping.groups() if group.parameters] if isinstance(module, Learner) else []
     theirs = {id(parameter) for group in apart for parameter in group.parameters}
-    mine = [each for each in trainable(module.student if isinstance(module, Learner) else module) if id(each) not in theirs]
+    mine = [
+        each for each in trainable(module.student if isinstance(module, Learner) else module) if id(each) not in theirs
+    ]
     groups: list[dict[str, Any]] = [{"params": mine}]
     if isinstance(module, Learner):
         for group in apart:

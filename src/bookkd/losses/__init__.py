@@ -14,7 +14,6 @@ from bookkd.losses.entropy import student_entropy, teacher_entropy
 from bookkd.losses.gram import batch_gram, class_gram
 from bookkd.losses.labels import cross_entropy
 from bookkd.losses.ordered import uld
-from bookkd.losses.penalty import penalty
 from bookkd.losses.regression import as_normal, gaussian_kl, gaussian_nll, mean_matching, squared_error
 from bookkd.losses.sampling import expected_unique, importance_weights
 from bookkd.losses.smoothing import beta_targets
@@ -56,7 +55,6 @@ __all__ = [
     "guided_ctc",
     "importance_weights",
     "mean_matching",
-    "penalty",
     "probability_cross_entropy",
     "reverse_kl",
     "skew_kl",
@@ -88,7 +86,6 @@ LOSSES: dict[str, Loss] = {
     "generalised_jsd": generalised_jsd,
     "guided_ctc": guided_ctc,
     "mean_matching": mean_matching,
-    "penalty": penalty,
     "probability_cross_entropy": probability_cross_entropy,
     "reverse_kl": reverse_kl,
     "skew_kl": skew_kl,

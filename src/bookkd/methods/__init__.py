@@ -18,6 +18,7 @@ from bookkd.methods.dkd import DKD
 from bookkd.methods.dml import DML
 from bookkd.methods.extractive_kd import ExtractiveKD
 from bookkd.methods.instance_label_smoothing import BetaLabelSmoothing, SelfDistillation
+from bookkd.methods.kdexplainer import KDExplainer
 from bookkd.methods.llm_kd import LLMKD
 from bookkd.methods.logit_standardization import LogitStandardization
 from bookkd.methods.mlkd import MLKD
@@ -48,6 +49,7 @@ __all__ = [
     "ConsKD",
     "ExtractiveKD",
     "Handler",
+    "KDExplainer",
     "LogitStandardization",
     "Method",
     "SelfDistillation",
@@ -70,6 +72,7 @@ METHODS = {
     "dkd": "bookkd.methods.dkd:DKD",
     "dml": "bookkd.methods.dml:DML",
     "extractive-kd": "bookkd.methods.extractive_kd:ExtractiveKD",
+    "kdexplainer": "bookkd.methods.kdexplainer:KDExplainer",
     "llm-kd": "bookkd.methods.llm_kd:LLMKD",
     "logit-standardization": "bookkd.methods.logit_standardization:LogitStandardization",
     "mlkd": "bookkd.methods.mlkd:MLKD",

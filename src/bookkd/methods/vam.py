@@ -34,11 +34,10 @@ from torch import nn
 from bookkd.core.check import at_least, finite, positive
 from bookkd.core.errors import ConfigError, expected
 from bookkd.core.schedules import Schedule
-from bookkd.losses import penalty
 from bookkd.methods._gated import WithOrWithoutTeacher
 from bookkd.methods.base import Card
 from bookkd.objectives import Objective, bind
-from bookkd.shaping import GATE_ENTROPY, GatedStudent, Shaped, find_classifier, insert_gates
+from bookkd.shaping import GATE_ENTROPY, GatedStudent, Shaped, find_classifier, insert_gates, penalty
 from bookkd.tasks import Task
 
 __all__ = ["VAM"]

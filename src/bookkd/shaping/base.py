@@ -8,8 +8,23 @@ from typing import Any
 from torch import Tensor, nn
 
 from bookkd.core.check import between, positive
+from bookkd.losses import claims
 
-__all__ = ["ParameterGroup", "Shaped"]
+__all__ = ["ParameterGroup", "Shaped", "penalty"]
+
+
+@claims(zero_at_teacher=False, why_not="it looks at no teacher")
+def penalty(student: Tensor) -> Tensor:
+    """Return what a shaped student says of itself, as it is: the loss of a term whose weight is its price.
+
+    Args:
+        student: One of the `Shaped.fields`, the same for each sample of a batch.
+
+    >>> import torch
+    >>> penalty(torch.tensor([0.25, 0.25]))
+    tensor([0.2500, 0.2500])
+    """
+    return student
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from bookkd.core.check import positive
 from bookkd.core.errors import ConfigError, expected
-from bookkd.losses import student_entropy
 
 __all__ = ["GATE_ENTROPY", "GateTable", "gate_record", "gate_shares", "table_of"]
 
@@ -119,14 +119,13 @@ def table_of(
         ConfigError: if the names are not as many as there are children or parents.
     """
     found = shares.detach().double().cpu()
-    # A share of 0 has no part in the entropy; a logit of -inf would make 0 times infinity of it.
-    entropies = student_entropy(found.clamp_min(1e-300).log(), temperature=1.0)
+    entropies = torch.special.entr(found).sum(-1)  # a share of 0 has no part in it
     return GateTable(
         layer,
         _names(rows, found.shape[0]),
         _names(columns, found.shape[1]),
         tuple(tuple(row) for row in found.tolist()),
-        tuple(abs(value) for value in entropies.tolist()),  # the entropy of one choice is 0, not -0
+        tuple(entropies.tolist()),
         of_classes=of_classes,
         derived=derived,
     )

@@ -126,7 +126,7 @@ def insert_gates(
     """
     at_least(blocks, 2, "blocks", where="virtual attention module")
     options: dict[str, Any] = {"temperature": temperature, "keep_scale": keep_scale}
-    chosen = {path: (blocks, blocks) for path in _chosen(network, layers, blocks)}
+    chosen = dict.fromkeys(_chosen(network, layers, blocks), (blocks, blocks))
     if classifier is not None:
         linear = _module(network, classifier)
         if not isinstance(linear, nn.Linear):
@@ -176,11 +176,21 @@ def fold(network: nn.Module) -> nn.Module:
     (True, {})
     """
     for path in gates_of(network):
-        module = _module(network, path)
-        parametrize.remove_parametrizations(module, _WEIGHT, leave_parametrized=True)
-        # Removal puts the weight behind the bias; optimizers count parameters in their order.
-        module._parameters = {_WEIGHT: module._parameters.pop(_WEIGHT), **module._parameters}
+        _fold_layer(_module(network, path))
     return network
+
+
+def _fold_layer(module: nn.Module) -> None:
+    """Put W' in place of W, as `remove_parametrizations` does, but leave the class alone, which a deep copy of the layer shares."""
+    with torch.no_grad():
+        weight = cast(Tensor, module.weight).clone()
+    original = cast(nn.Parameter, cast(Any, module.parametrizations)[_WEIGHT].original)
+    del module.parametrizations
+    module.__class__ = type(module).__bases__[0]
+    with torch.no_grad():
+        original.copy_(weight)
+    # In front of the bias, where it was: optimizers count parameters in their order.
+    module._parameters = {_WEIGHT: original, **module._parameters}
 
 
 def gates_of(network: nn.Module) -> dict[str, VirtualGates]:
@@ -198,7 +208,9 @@ def find_classifier(network: nn.Module, n_classes: int) -> str:
     >>> find_classifier(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 3)), 3)
     '1'
     """
-    linear = [path for path, each in network.named_modules() if isinstance(each, nn.Linear) and each.out_features == n_classes]
+    linear = [
+        path for path, each in network.named_modules() if isinstance(each, nn.Linear) and each.out_features == n_classes
+    ]
     if not linear:
         wish = f"a network with a linear layer of {n_classes} outputs"
         do = "Leave out --method.classifier."
@@ -223,7 +235,16 @@ class GatedStudent(Shaped):
 
     def fields(self) -> dict[str, Tensor]:
         """Return the sum over layers of the mean entropy of a child's gates."""
-        return {GATE_ENTROPY: torch.stack([gates.entropy for gates in self.gates.values()]).sum()}
+        # Gates of equally many parents at once: a step is not to pay for each layer.
+        alike: dict[tuple[int, float], list[VirtualGates]] = {}
+        for gates in self.gates.values():
+            alike.setdefault((gates.logits.shape[1], gates.temperature), []).append(gates)
+        sums = []
+        for (_, temperature), some in alike.items():
+            entropies = student_entropy(torch.cat([gates.logits for gates in some]), temperature=temperature)
+            shares = [1 / len(gates.logits) for gates in some for _ in gates.logits]
+            sums.append(entropies @ entropies.new_tensor(shares))
+        return {GATE_ENTROPY: torch.stack(sums).sum()}
 
     def groups(self) -> tuple[ParameterGroup, ...]:
         """Return the logits of the gates, which have no weight decay: it would only pull them to equal shares."""
@@ -303,7 +324,7 @@ def _reason(network: nn.Module, path: str, shape: tuple[int, int]) -> str:
         return "it is a transposed convolution, whose weight has its inputs first"
     if isinstance(weight, nn.UninitializedParameter):
         return "its inputs are not known yet; pass a batch through the student first"
-    if parametrize.is_parametrized(module, _WEIGHT) or _WEIGHT not in module._parameters:
+    if parametrize.is_parametrized(module) or _WEIGHT not in module._parameters:
         return "its weight is computed from others already, into which gates would not fold"
     if not isinstance(weight, Tensor) or not weight.is_floating_point():
         return "its weight holds no floating-point numbers"
