@@ -188,7 +188,7 @@ def test_the_classifier_has_a_row_for_each_class():
     torch.testing.assert_close(fold(network)(x), before, rtol=0, atol=1e-6)
     with pytest.raises(ConfigError, match=r"a network with a linear layer of 7 outputs, got 'CifarResNet'"):
         find_classifier(network, 7)
-    with pytest.raises(ConfigError, match=r"`classifier` to be a linear layer, got 'conv1, a Conv2d"):
+    with pytest.raises(ConfigError, match=r"`classifier` to be a linear layer, got conv1, a Conv2d"):
         insert_gates(network, classifier="conv1")
 
 

@@ -30,7 +30,7 @@ _MOST_TEACHERS = 3
 
 def summary(numbers: Numbers) -> tuple[str, ...]:
     """Return the sentences to decide from, the most important first."""
-    parts = (_scope, _best, _differences, _classes, _calibration, _distillation, _cost, _entropy, _left_out)
+    parts = (_scope, _best, _differences, _classes, _calibration, _distillation, _cost, _entropy, _gates, _left_out)
     return tuple(sentence for part in parts for sentence in part(numbers))
 
 
@@ -252,6 +252,22 @@ def _cost(numbers: Numbers) -> Iterator[str]:
         yield f"{text}: the books save no time."
     else:
         yield f"{text}: the books pay from student {max(1, math.ceil(ledger.break_even))} on."
+
+
+def _gates(numbers: Numbers) -> Iterator[str]:
+    """Say where a teacher, or smoothed labels, made gates sharper or flatter than labels alone did."""
+    arms = dict.fromkeys(each.arm for each in numbers.gates)
+    for arm in arms:
+        own = [each for each in numbers.gates if each.arm == arm and not each.derived and each.difference is not None]
+        moves = [each.difference.mean for each in own if each.difference is not None]
+        if not moves:
+            continue
+        mean, against = (
+            sum(moves) / len(moves),
+            next(each.difference.against for each in own if each.difference is not None),
+        )
+        way = "sharper" if mean < 0 else "flatter"
+        yield f"Gates of {arm} are {way} than those of {against}: spread {signed_text(mean)} on average over {len(moves)} layers."
 
 
 def _entropy(numbers: Numbers) -> Iterator[str]:
