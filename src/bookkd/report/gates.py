@@ -33,6 +33,7 @@ class Gates:
         difference: Of the spread, to the arm that learnt from labels alone, paired by seed; None where there is none.
         together: Of classes: how much each two read of the same parents, 0 to 1, mean over the seeds, in `order`; else empty.
         order: Of classes: their places, those together that read the same parents; else empty.
+        changed: Of classes: `together` less that of the arm of `difference`, in `order`; empty where there is none.
     """
 
     arm: str
@@ -47,6 +48,7 @@ class Gates:
     difference: Difference | None
     together: tuple[tuple[float, ...], ...]
     order: tuple[int, ...]
+    changed: tuple[tuple[float, ...], ...]
 
 
 def gates_of(arms: Sequence[Arm]) -> tuple[Gates, ...]:
@@ -79,9 +81,11 @@ def _of_arm(arm: Arm, reference: Arm | None) -> Iterator[Gates]:
         rows, columns = (
             _names(first, table, key, count) for key, count in zip(("rows", "columns"), shares.shape, strict=True)
         )
-        found = [_shares(run, _tables(run)[layer]) for run in arm.done if layer in _tables(run)]
+        found = _shares_of(arm, layer)
         classes = table.get("of_classes") is True
-        together, order = _together([each for each in found if each.shape == shares.shape]) if classes else ((), ())
+        mean = _together(found, shares.shape) if classes else None
+        order = () if mean is None else class_order(mean)
+        theirs = None if mean is None or reference is None else _together(_shares_of(reference, layer), shares.shape)
         yield Gates(
             arm=arm.name,
             layer=layer,
@@ -93,8 +97,9 @@ def _of_arm(arm: Arm, reference: Arm | None) -> Iterator[Gates]:
             shares=tuple(tuple(row) for row in shares.tolist()),
             spread=arm.spread(lambda run, layer=layer: _spread(run, layer)),  # type: ignore[misc]
             difference=_difference(arm, reference, layer),
-            together=together,
+            together=() if mean is None else _ordered(mean, order),
             order=order,
+            changed=() if mean is None or theirs is None else _ordered(mean - theirs, order),
         )
 
 
@@ -105,10 +110,18 @@ def _difference(arm: Arm, reference: Arm | None, layer: str) -> Difference | Non
     return difference_of(mine, theirs, reference.name)
 
 
-def _together(shares: Sequence[Any]) -> tuple[tuple[tuple[float, ...], ...], tuple[int, ...]]:
-    mean = np.mean([shared_parents(each) for each in shares], axis=0)
-    order = class_order(mean)
-    return tuple(tuple(row) for row in mean[np.ix_(order, order)].tolist()), order
+def _shares_of(arm: Arm, layer: str) -> list[Any]:
+    return [_shares(run, _tables(run)[layer]) for run in arm.done if layer in _tables(run)]
+
+
+def _together(found: Sequence[Any], shape: tuple[int, ...]) -> Any:
+    """Return how much each two classes share, mean over the seeds; None where no seed has gates of that shape."""
+    alike = [shared_parents(each) for each in found if each.shape == shape]
+    return np.mean(alike, axis=0) if alike else None
+
+
+def _ordered(values: Any, order: Sequence[int]) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(row) for row in values[np.ix_(order, order)].tolist())
 
 
 def _spread(run: FoundRun, layer: str) -> float | None:

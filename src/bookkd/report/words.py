@@ -256,18 +256,17 @@ def _cost(numbers: Numbers) -> Iterator[str]:
 
 def _gates(numbers: Numbers) -> Iterator[str]:
     """Say where a teacher, or smoothed labels, made gates sharper or flatter than labels alone did."""
-    arms = dict.fromkeys(each.arm for each in numbers.gates)
-    for arm in arms:
-        own = [each for each in numbers.gates if each.arm == arm and not each.derived and each.difference is not None]
-        moves = [each.difference.mean for each in own if each.difference is not None]
-        if not moves:
+    for arm in dict.fromkeys(each.arm for each in numbers.gates):
+        own = [each.difference for each in numbers.gates if each.arm == arm and not each.derived]
+        found = [difference for difference in own if difference is not None]
+        if not found:
             continue
-        mean, against = (
-            sum(moves) / len(moves),
-            next(each.difference.against for each in own if each.difference is not None),
+        mean = sum(difference.mean for difference in found) / len(found)
+        sure = sum(difference.better is not None for difference in found)
+        yield (
+            f"Gates of {arm} are {'sharper' if mean < 0 else 'flatter'} than those of {found[0].against}: spread {signed_text(mean)} on "
+            f"average over {len(found)} layers, more than the noise between seeds in {sure} of them."
         )
-        way = "sharper" if mean < 0 else "flatter"
-        yield f"Gates of {arm} are {way} than those of {against}: spread {signed_text(mean)} on average over {len(moves)} layers."
 
 
 def _entropy(numbers: Numbers) -> Iterator[str]:
