@@ -22,6 +22,7 @@ from bookkd.report.classes import (
 )
 from bookkd.report.columns import QUALITY, Column, columns_of, first_of
 from bookkd.report.figures import Row, batch_of, rows_of
+from bookkd.report.gates import Gates, gates_of
 from bookkd.report.ledger import Ledger, ledger_of
 from bookkd.report.pareto import Point, pareto_of
 from bookkd.report.provenance import Provenance, provenance_of
@@ -50,6 +51,7 @@ class Numbers:
         calibration: Before and after temperature scaling.
         recalls: Recall by class against the baseline.
         confusions: Who is taken for whom.
+        gates: Tables of gates, layer by layer.
         provenance: Where the numbers come from.
     """
 
@@ -66,6 +68,7 @@ class Numbers:
     calibration: tuple[Calibration, ...]
     recalls: tuple[ClassDifference, ...]
     confusions: tuple[Confusion, ...]
+    gates: tuple[Gates, ...]
     provenance: Provenance
 
     @property
@@ -122,6 +125,7 @@ def numbers_of(runs: Sequence[FoundRun], *, baseline: str | None = None, title: 
         calibration=calibration_of(ranked),
         recalls=recalls_of(ranked, baselines),
         confusions=confusions_of(ranked),
+        gates=gates_of(ranked),
         provenance=provenance_of(runs, ranked, teachers),
     )
 
