@@ -69,13 +69,23 @@ FEATURES = {
     "cskd": {"features/pooled": (S, None)},
     "fitnets": {"features/stage2": (FS, FT)},
     "fsp": {f"features/{first}/fsp.{second}": FLOWS for first, second in (("stage1", "stage2"), ("stage2", "stage3"))},
+    "ft": {"features/last": (FS, None), "features/last/paraphrase": (None, attention(FT))},
     "nst": {f"features/stage{stage}": (FS, FT) for stage in (1, 2, 3)},
+    "ofd": {f"features/pre{stage}": (BS, BT) for stage in (1, 2, 3)},
     "pkt": {"features/pooled": (S, T)},
     "reviewkd": {**{f"features/stage{stage}": (FS, FT) for stage in (1, 2, 3)}, "features/pooled": (S[:2], T[:2])},
     "rkd": {"features/pooled": (S, T)},
+    "simkd": {"features/last": (FS, FT)},
     "sp": {"features/last": (FS, FT)},
     "vid": {f"features/stage{stage}": (FS, FT) for stage in (1, 2, 3)},
 }
+CONSTANTS = {
+    # The card's margin, and a paraphraser of as many factors as the maps have channels.
+    "ft": {"paraphraser/last/bias3": torch.zeros(2)},
+    "ofd": {f"margins/pre{stage}": torch.tensor([-0.6], dtype=torch.float64) for stage in (1, 2, 3)},
+    "simkd": {"classifier/weight": torch.zeros(3, 2), "classifier/bias": torch.zeros(3)},
+}
+"""What methods must know of the teacher once and for all."""
 COMMON = {"ce_weight": 1.0, "kd_weight": 0.0, "temperature": 4.0}
 THREE_STAGES = ("stage1", "stage2", "stage3")
 DEFAULTS = {
@@ -116,11 +126,15 @@ DEFAULTS = {
     "fitnets": {"weight": 100.0, **COMMON, "layer": "stage2"},
     # "50, pre-training stage only".
     "fsp": {"weight": 50.0, **COMMON, "begin_epochs": 30, "layers": THREE_STAGES},
+    "ft": {"weight": 200.0, **COMMON, "layer": "last"},
     "nst": {"weight": 50.0, **COMMON, "layers": THREE_STAGES},
+    "ofd": {"weight": 1e-3, **COMMON, "layers": ("pre1", "pre2", "pre3")},
     "pkt": {"weight": 30000.0, **COMMON, "layer": "pooled"},
     # "stages + pooled", "config; ramp epoch/20"; the weight is ours.
     "reviewkd": {"weight": 1.0, **COMMON, "layers": (*THREE_STAGES, "pooled"), "ramp_epochs": 20, "width": 512},
     "rkd": {"weight": 1.0, **COMMON, "layer": "pooled", "distance_weight": 25.0, "angle_weight": 50.0},
+    # "CE and KD weights 0", "f = 2".
+    "simkd": {"weight": 1.0, **COMMON, "ce_weight": 0.0, "reduction": 2},
     "sp": {"weight": 3000.0, **COMMON, "layer": "last"},
     # "rho init log(exp(5 - 1e-5) - 1) (v = 5)".
     "vid": {"weight": 1.0, **COMMON, "layers": THREE_STAGES, "variance": 5.0},
@@ -135,10 +149,13 @@ TOTALS = {
     "cskd": CE + 0.2 * (0.1365202 + 4.5**0.5 + 1 - 5**-0.5),
     "fitnets": CE + 100 * 1.875,
     "fsp": 2 * 50 * 2.6875,  # no labels at first
+    "ft": CE + 200 * 0.155832,
     "nst": CE + 3 * 50 * 0.225,
+    "ofd": CE + 1e-3 * (0.25 + 0.5 + 1) * 1.15,  # (0, 0.81, 0.25, 0.09) on the card
     "pkt": CE + 30000 * 0.019090,
     "reviewkd": CE + reviewed() / 20,  # the first of 20 epochs
     "rkd": CE + 8.890591,
+    "simkd": 1.875,  # no labels
     "sp": CE + 3000 * 0.025658,
     "vid": CE + 3 * 0.992219,
 }
@@ -161,9 +178,12 @@ REFUSED = [
     ("fitnets", "ce_weight", -1.0, r"`ce_weight` to be at least 0, got -1\.0 \(method fitnets\)"),
     ("fitnets", "temperature", 0.0, r"`temperature` to be a number above 0, got 0\.0"),
     ("fsp", "layers", ("stage1",), r"`layers` to be at least two, got \('stage1',\) \(method fsp\)"),
+    ("ft", "layer", "../x", r"`field` to be a name such as `logits` or `features/layer3`"),
     ("nst", "weight", -1.0, r"`weight` to be a number above 0, got -1\.0 \(method nst\)"),
+    ("ofd", "layers", (), r"`layers` to be at least one layer, none twice, got \(\) \(method ofd\)"),
     ("pkt", "kd_weight", -1.0, r"`kd_weight` to be at least 0, got -1\.0 \(method pkt\)"),
     ("rkd", "angle_weight", -1.0, r"`angle_weight` to be at least 0, got -1\.0 \(method rkd\)"),
+    ("simkd", "reduction", 0, r"`reduction` to be a whole number of at least 1, got 0 \(method simkd\)"),
     ("sp", "weight", 0.0, r"`weight` to be a number above 0, got 0\.0 \(method sp\)"),
     ("vid", "variance", 0.0, r"`variance` to be between 0\.001 and 1000000\.0, got 0\.0 \(method vid\)"),
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bookkd.book._constants import planned_constants
 from bookkd.book._editions import EditionInfo, editions, growth_begun
 from bookkd.book._fidelity import measure_codec
-from bookkd.book._opening import is_finished, newest_plan
+from bookkd.book._opening import is_finished, newest_constants, newest_plan
 from bookkd.book.choice import Auto, Candidate, Choice, choose_codec, shortfall
 from bookkd.book.codecs import (
     CODECS,
@@ -87,6 +87,7 @@ __all__ = [
     "lineage_of",
     "lineage_tree",
     "measure_codec",
+    "newest_constants",
     "newest_plan",
     "planned_constants",
     "prune",

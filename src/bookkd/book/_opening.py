@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from bookkd.book import _container, _files, _layout, _manifest
+from bookkd.book._constants import Constants
 from bookkd.book._numbers import edition_numbers
 from bookkd.book._shard import read_header
+from bookkd.book.codecs.base import Array
 from bookkd.book.plan import Plan
 from bookkd.book.remote import RemotePath, Root, root_of
 from bookkd.book.remote.store import PROBED
 from bookkd.core import jsonio
 from bookkd.core.errors import BookCorruptError, BookFormatError, BookMissingError, BookUnfinishedError, StorageError
 
-__all__ = ["find_edition", "is_finished", "newest_plan", "read_keys", "read_plan"]
+__all__ = ["find_edition", "is_finished", "newest_constants", "newest_plan", "read_keys", "read_plan"]
 
 
 def is_finished(path: str | Path | RemotePath) -> bool:
@@ -114,6 +117,22 @@ def newest_plan(path: str | Path | RemotePath) -> Plan | None:
         return None
     found, _ = _files.read_json(root, _layout.PLAN_NAME)
     return Plan.from_json(found, str(root / _layout.PLAN_NAME))
+
+
+def newest_constants(path: str | Path | RemotePath) -> Mapping[str, Array]:
+    """Return the constants of a book, finished or begun, each read when it is asked for; none where there is no book.
+
+    Args:
+        path: Folder of the book, or its address.
+
+    Raises:
+        BookFormatError: as `newest_plan`.
+
+    >>> len(newest_constants("no/such/book"))
+    0
+    """
+    plan = newest_plan(path)
+    return Constants(root_of(path), {} if plan is None else plan.constants)
 
 
 def read_keys(root: Root, plan: Plan, name: str = _layout.KEYS_NAME) -> npt.NDArray[np.uint64]:

@@ -11,6 +11,7 @@
 | `pool<k>` | mean over a grid of k x k, [c, k, k] | the map, coarser |
 | `max<k>` | largest over a grid of k x k, [c, k, k] | the map, coarser |
 | `fsp.<other>` | products of its channels with those of another layer, averaged over positions, [c, c'] | the flow between the layers |
+| `paraphrase` | where the factors of the map are strong, as `attention`, [h w] | what the factors of a trained paraphraser say |
 | `pca<d>` | what d directions of most variance tell, [d] or [d, h, w] | the map without what hardly varies |
 """
 
@@ -36,6 +37,7 @@ REDUCTIONS = {
     "max": "all but the largest of each cell of the grid",
     "fsp": "positions",
     "pca": "directions of least variance",
+    "paraphrase": "all but where the factors of its paraphraser are strong",
 }
 """Reduction -> what it loses."""
 
@@ -77,6 +79,16 @@ class Feature:
         """The name of the field."""
         own = f"{self.reduction}{self.size or ''}{'.' if self.other else ''}{self.other}"
         return f"{FEATURES}{self.layer}" + (f"/{own}" if own else "")
+
+    @property
+    def constant(self) -> str:
+        """What the reduction needs to know of the network once and for all, as constants begin with it; empty where nothing.
+
+        >>> Feature.of("features/last/pca8").constant
+        'pca/last'
+        """
+        begin = {"pca": "pca", "paraphrase": "paraphraser"}.get(self.reduction)
+        return f"{begin}/{self.layer}" if begin else ""
 
     @property
     def loses(self) -> str:

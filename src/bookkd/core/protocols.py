@@ -50,6 +50,7 @@ class Needs:
         nonlinear: Of the others, fields that a loss reads otherwise than linearly, so that draws would bias it.
         hard: Fields of which the losses look at the likeliest class alone, so that a codec that keeps no more will do.
         validation: True where it acts on validations that improve.
+        constants: Names of what it must know of the teacher once and for all, such as `classifier/weight`.
     """
 
     fields: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
@@ -59,3 +60,4 @@ class Needs:
     nonlinear: tuple[str, ...] = ()
     hard: tuple[str, ...] = ()
     validation: bool = False
+    constants: tuple[str, ...] = ()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from bookkd.knowledge.alignment import check_alignment, keys_of, with_pool_of
 from bookkd.knowledge.base import Teacherless
 from bookkd.knowledge.capture import Capture, layers_of, shapes_of
-from bookkd.knowledge.ensemble import Ensemble, SideBySide, books_of, check_same, teachers_of
+from bookkd.knowledge.constants import CONSTANTS, missing_constants, work_out
+from bookkd.knowledge.ensemble import Ensemble, SideBySide, books_of, check_same, constants_of, teachers_of
 from bookkd.knowledge.lineage import NOTES, lineage_of_weights, teachers_behind
 from bookkd.knowledge.live import LiveKnowledge
 from bookkd.knowledge.needs import check_fields, check_needs, check_views, unmeasured
@@ -16,6 +17,7 @@ from bookkd.knowledge.stored import StoredKnowledge, member_fields
 from bookkd.knowledge.teacher import Teacher
 
 __all__ = [
+    "CONSTANTS",
     "NOTES",
     "BetaSmoothing",
     "Capture",
@@ -38,13 +40,16 @@ __all__ = [
     "check_needs",
     "check_same",
     "check_views",
+    "constants_of",
     "keys_of",
     "layers_of",
     "lineage_of_weights",
     "member_fields",
+    "missing_constants",
     "shapes_of",
     "teachers_behind",
     "teachers_of",
     "unmeasured",
     "with_pool_of",
+    "work_out",
 ]

@@ -79,7 +79,7 @@ class Capture:
         network: Of any kind.
         fields: Names such as `features/stage3` or `features/layer3.0.conv1/mean`, see `bookkd.core.features`.
         layers: Name -> module path, over those of `layers_of`.
-        constants: What reductions need to know, `pca/<layer>` -> [1 + d, c], the mean first; empty where none does.
+        constants: What reductions need to know, such as `pca/<layer>` -> [1 + d, c], the mean first; see `bookkd.knowledge.constants`.
 
     Raises:
         ConfigError: for a module path that the network has not; the nearest are listed.
@@ -170,12 +170,8 @@ class Capture:
             wish = f"[batch, channels, height, width], to take {feature.reduction} of it"
             got = f"shape {list(output.shape)}"
             raise TeacherOutputError(expected(feature.layer, wish, got, where=self._where))
-        if feature.reduction == "pca":
-            basis = self.constants.get(f"pca/{feature.layer}")
-            if basis is None:
-                do = "Make the book by bookkd.making.make, which works them out, or leave the reduction out."
-                raise ConfigError(expected("directions", "known", "none", where=feature.name, do=do))
-            return reductions.principal(output, basis.to(output))
+        if feature.constant:
+            return self._with_constants(feature, output)
         reduce: dict[str, Callable[..., Tensor]] = {
             "mean": reductions.channel_mean,
             "attention": reductions.attention_map,
@@ -186,6 +182,24 @@ class Capture:
         }
         sized = {"size": feature.size} if feature.size else {}
         return reduce[feature.reduction](output, **sized)
+
+    def _with_constants(self, feature: Feature, output: Tensor) -> Tensor:
+        """Return what is kept by a reduction that has to know the network."""
+        do = "Pass the constants of a book that keeps this field; bookkd.making.make works them out."
+        if feature.reduction == "pca":
+            basis = self.constants.get(feature.constant)
+            if basis is None or len(basis) <= feature.size:
+                got = "none" if basis is None else f"{len(basis) - 1}"
+                raise ConfigError(
+                    expected("directions", f"known, {feature.size} of them", got, where=feature.name, do=do)
+                )
+            return reductions.principal(output, basis[: feature.size + 1].to(output))
+        every = {name: values for name, values in self.constants.items() if name.startswith(f"{feature.constant}/")}
+        if not every:
+            raise ConfigError(expected("paraphraser", "known", "none", where=feature.name, do=do))
+        layers = range(1, len(every) // 2 + 1)
+        sides = ([every[f"{feature.constant}/{part}{place}"] for place in layers] for part in ("weight", "bias"))
+        return reductions.paraphrase(output, *sides)
 
     @property
     def _where(self) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from torch import Tensor
+
 from bookkd.core.errors import BookMismatchError, ConfigError, FidelityError, expected
 from bookkd.core.fields import LOGITS, FieldInfo
 from bookkd.core.names import choose
@@ -13,7 +15,7 @@ from bookkd.knowledge.live import LiveKnowledge
 from bookkd.knowledge.stored import StoredKnowledge
 from bookkd.losses import CombinedTarget, Target
 
-__all__ = ["Ensemble", "SideBySide", "books_of", "check_same", "teachers_of"]
+__all__ = ["Ensemble", "SideBySide", "books_of", "check_same", "constants_of", "teachers_of"]
 
 
 class Ensemble:
@@ -151,6 +153,14 @@ def teachers_of(knowledge: Knowledge | None) -> tuple[LiveKnowledge, ...]:
     if isinstance(knowledge, SideBySide):
         return tuple(teacher for source in knowledge.sources for teacher in teachers_of(source))
     return ()
+
+
+def constants_of(knowledge: Knowledge | None) -> dict[str, Tensor]:
+    """Return what is known of a teacher once and for all; of several that know one name, the first."""
+    found: dict[str, Tensor] = {}
+    for source in (*books_of(knowledge), *teachers_of(knowledge)):
+        found = {**source.constants, **found}
+    return found
 
 
 def _promised(infos: Sequence[FieldInfo]) -> tuple[float, ...]:

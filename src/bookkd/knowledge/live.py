@@ -55,6 +55,11 @@ class LiveKnowledge:
             shapes = shapes_of(capture, lambda: self.teacher(*inputs))
             self._inside |= {name: FieldInfo(shape) for name, shape in shapes.items()}
 
+    @property
+    def constants(self) -> Mapping[str, torch.Tensor]:
+        """What is known of the teacher once and for all, by name."""
+        return self.teacher.constants
+
     def _capture(self, names: Sequence[str]) -> Capture:
         return Capture(self.teacher.network, names, layers=self.teacher.layers, constants=self.teacher.constants)
 

@@ -11,7 +11,7 @@ from bookkd.core.features import is_feature
 from bookkd.core.fields import LOGITS, MEAN, VARIANCE, FieldInfo
 from bookkd.core.names import nearest
 from bookkd.core.protocols import Knowledge, Needs
-from bookkd.knowledge.ensemble import books_of
+from bookkd.knowledge.ensemble import books_of, constants_of
 from bookkd.knowledge.live import LiveKnowledge
 
 __all__ = ["check_fields", "check_needs", "check_views", "unmeasured"]
@@ -37,7 +37,7 @@ def check_needs(
         where: What would learn, for the error.
 
     Raises:
-        ConfigError: if a field is missing, a live teacher is needed, or there are too few views.
+        ConfigError: if a field or constant is missing, a live teacher is needed, or there are too few views.
         FidelityError: if a codec cannot honour a temperature or a loss.
     """
     place = f" ({where})" if where else ""
@@ -55,9 +55,22 @@ def check_needs(
             )
         check_fields(needs, knowledge.fields, method, where=where)
         _refuse_several_of_classes(needs, knowledge, method, place)
+        _check_constants(needs, knowledge, method, place)
     if n_views is not None:
         books = [stored.book for stored in books_of(knowledge)]
         check_views(needs, n_views, method, books=books, where=where)
+
+
+def _check_constants(needs: Needs, knowledge: Knowledge, method: str, place: str) -> None:
+    """Refuse knowledge without what a method must know of the teacher once and for all."""
+    known = constants_of(knowledge) if needs.constants else {}
+    for name in needs.constants:
+        if name not in known:
+            have = ", ".join(nearest(name, known)) or "none"
+            raise ConfigError(
+                f"Expected the knowledge to have constant {name!r} for method {method}, got {have}{place}. "
+                f"Make a book that holds it: bookkd make ... --serve {method}."
+            )
 
 
 def _refuse_several_of_classes(needs: Needs, knowledge: Knowledge, method: str, place: str) -> None:

@@ -85,6 +85,15 @@ class StoredKnowledge(Teacherless):
             fields[LOGITS] = _joint([fields[name] for name in self.members])
         super().__init__(fields)
 
+    @property
+    def constants(self) -> dict[str, Tensor]:
+        """What the book keeps of the teacher once and for all, by name; of several teachers where one alone is read."""
+        found = dict(self.book.constants)
+        if len(self.teachers) == 1:
+            mine = f"members/{self.book.plan.teachers.index(self.teachers[0])}/"
+            found |= {name.removeprefix(mine): array for name, array in found.items() if name.startswith(mine)}
+        return {name: torch.from_numpy(np.array(array)) for name, array in found.items()}
+
     def targets(self, batch: Mapping[str, Any], fields: Sequence[str] | None = None) -> dict[str, Any]:
         """Read the records of the whole batch.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -40,7 +41,8 @@ class Teacher:
         amp: Autocast on a GPU; the logits come out as float32 in any case.
         lineage: Who taught it, see `bookkd.book.lineage_of`; None where nobody did or nobody knows.
         layers: Name -> module path of its layers, over those that it has by itself, see `bookkd.knowledge.layers_of`.
-        constants: What is known of it once and for all, by name, such as the directions that `pca<d>` keeps; books hold them too.
+        constants: What is known of it once and for all, by name, such as the directions that `pca<d>` keeps, on the CPU; books hold them
+            too. What is missing is worked out where it is needed, see `bookkd.knowledge.constants`.
     """
 
     network: nn.Module
@@ -57,6 +59,12 @@ class Teacher:
 
     def __post_init__(self) -> None:
         self.to(self.device)
+
+    def knowing(self, constants: Mapping[str, Tensor]) -> Teacher:
+        """Return this teacher with further constants; the network is the same."""
+        other = copy.copy(self)
+        other.constants = {**self.constants, **constants}
+        return other
 
     def to(self, device: str | torch.device) -> None:
         """Move the network to a device, in the memory layout that is fast there."""

@@ -18,6 +18,7 @@ from bookkd.core.features import Feature, is_feature
 from bookkd.core.fields import PROBE_HASH, PROBE_PROJECTIONS
 from bookkd.core.protocols import Knowledge
 from bookkd.knowledge.capture import layers_of
+from bookkd.knowledge.constants import Source, missing_constants, work_out
 from bookkd.knowledge.ensemble import teachers_of
 from bookkd.knowledge.live import LiveKnowledge
 from bookkd.knowledge.teacher import Teacher
@@ -117,17 +118,27 @@ def plan_book(
     )
 
 
-def offer(knowledge: Knowledge | None, names: Iterable[str], replay: Replay | CachedViews) -> None:
+def offer(
+    knowledge: Knowledge | None, names: Iterable[str], replay: Replay | CachedViews, *, constants: Iterable[str] = ()
+) -> None:
     """Let live teachers say those of some fields that are taken inside of them, by the shapes that they have of a first sample.
+
+    What is to be known of them once and for all, and is not yet, is worked out; see `bookkd.knowledge.constants`.
 
     Args:
         knowledge: Anything; books and labels have what they have.
         names: Fields; others than `features/...` are passed over.
         replay: Views of the samples.
+        constants: Names of what else is to be known of them.
     """
-    inside = [name for name in names if is_feature(name)]
-    for live in teachers_of(knowledge) if inside else ():
-        live.offer(inside, collate([replay[Pick(int(replay.rows[0]), 0)]]))
+    inside, needed = tuple(name for name in names if is_feature(name)), tuple(constants)
+    for live in teachers_of(knowledge) if inside or needed else ():
+        missing = missing_constants(live.constants, needed, inside)
+        if missing:
+            source = Source(live.teacher, live.task, replay, inside)
+            live.teacher = live.teacher.knowing(work_out(missing, source))
+        if inside:
+            live.offer(inside, collate([replay[Pick(int(replay.rows[0]), 0)]]))
 
 
 def taken(teacher: Teacher, name: str) -> dict[str, Any]:

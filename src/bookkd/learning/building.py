@@ -12,10 +12,12 @@ from bookkd.core.errors import ConfigError, expected
 from bookkd.core.features import is_feature
 from bookkd.core.fields import TEACHER
 from bookkd.core.protocols import Knowledge
+from bookkd.knowledge import constants_of, layers_of
 from bookkd.knowledge.writing import offer
 from bookkd.learning.cohort import Cohort
 from bookkd.learning.learner import Learner
 from bookkd.methods import Method
+from bookkd.shaping import Known
 from bookkd.tasks import Task
 from bookkd.views import CachedViews, Pick, Replay, collate
 
@@ -23,12 +25,13 @@ __all__ = ["learner_for", "offer_needs"]
 
 
 def offer_needs(method: Method, task: Task, knowledge: Knowledge | None, replay: Replay | CachedViews) -> None:
-    """Let live teachers say what a method reads inside of them; to be asked before `check_needs`.
+    """Let live teachers say what a method reads inside of them and knows of them; to be asked before `check_needs`.
 
     Raises:
         ConfigError: for a layer that a teacher has not, or that does not run.
     """
-    offer(knowledge, method.needs(task).fields, replay)
+    needs = method.needs(task)
+    offer(knowledge, needs.fields, replay, constants=needs.constants)
 
 
 def learner_for(
@@ -59,24 +62,29 @@ def learner_for(
         ConfigError: for a layer that the student has not or that does not run; for several students where something is read inside.
     """
     objective = method.objective(task)
-    inside, shapes = objective.features(), {}
+    inside = objective.features()
     if inside and isinstance(student, Cohort):
         do = "Take a method of one student."
         raise ConfigError(
             expected("students", f"one, to read {inside[0]} of it", len(student.peers), where=method.name, do=do)
         )
-    shaping = method.shape(student, task)
-    if inside or any(connector.fields for connector in objective.connectors):
-        shapes = {
-            f"{TEACHER}{name}": info.shape for name, info in ({} if knowledge is None else knowledge.fields).items()
-        }
-        shapes |= {name: info.shape for name, info in task.field_infos.items()}
-    if inside:
-        alone = Learner(shaping.student, task, preprocess=preprocess, features=inside, layers=layers)
-        shapes |= _shapes(alone, replay)
+    constants = constants_of(knowledge)
+    shapes = {f"{TEACHER}{name}": info.shape for name, info in ({} if knowledge is None else knowledge.fields).items()}
+    shapes |= {name: info.shape for name, info in task.field_infos.items()}
+
+    def looked_into(network: nn.Module) -> dict[str, tuple[int, ...]]:
+        alone = Learner(network, task, preprocess=preprocess, features=inside, layers=layers, constants=constants)
+        return {**shapes, **(_shapes(alone, replay) if inside else {})}
+
+    shapes = looked_into(student)
+    named = {} if isinstance(student, Cohort) else {**layers_of(student), **(layers or {})}
+    shaping = method.shape(student, task, Known(shapes, constants, named))
+    if shaping.student is not student:
+        layers = shaping.layers(named)
+        shapes = looked_into(shaping.student)
     return Learner(
         shaping.student, task, preprocess=preprocess, connectors=objective.connectors, passes=method.passes, features=inside,
-        layers=layers, shapes=shapes, shaping=shaping,
+        layers=layers, shapes=shapes, shaping=shaping, constants=constants,
     )  # fmt: skip
 
 

@@ -31,6 +31,7 @@ class Learner(nn.Module):
         layers: Name -> module path of its layers, over those that it has by itself.
         shapes: What connectors are built from, see `bookkd.objectives.Connector`; of `learner_for`.
         shaping: What is done to the student while it learns; None for nothing.
+        constants: What is known of the teacher once and for all, for connectors and reductions that ask for it.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Learner(nn.Module):
         layers: Mapping[str, str] | None = None,
         shapes: Shapes | None = None,
         shaping: Shaped | None = None,
+        constants: Mapping[str, Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.student = student
@@ -53,8 +55,8 @@ class Learner(nn.Module):
         self.preprocess = preprocess
         self.connectors = tuple(connectors)
         self.passes = passes
-        self.capture = Capture(student, features, layers=layers) if features else None
-        self.parts = nn.ModuleDict({connector.name: connector.build(shapes or {}) for connector in connectors})
+        self.capture = Capture(student, features, layers=layers, constants=constants) if features else None
+        self.parts = nn.ModuleDict({each.name: each.made(shapes or {}, constants or {}) for each in connectors})
 
     def compute(self, views: Tensor, *more: Any) -> Any:
         """Preprocess the views and run the student on them, and on what the task gives its networks behind them."""

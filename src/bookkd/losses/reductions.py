@@ -6,9 +6,11 @@ position that is all zero has no direction, and is left zero with zero gradient.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d, adaptive_max_pool2d
+from torch.nn.functional import adaptive_avg_pool2d, adaptive_max_pool2d, conv2d, leaky_relu
 
 from bookkd.core.check import at_least
 from bookkd.core.errors import ConfigError, expected
@@ -21,6 +23,7 @@ __all__ = [
     "channel_mean",
     "fsp_matrix",
     "max_pool",
+    "paraphrase",
     "principal",
     "product",
     "same_size",
@@ -235,6 +238,38 @@ def principal(features: Tensor, basis: Tensor) -> Tensor:
     wide = computing_dtype(features.dtype)
     moved = features.to(wide).movedim(1, -1) - basis[0].to(wide)
     return product(moved, basis[1:].to(wide).mT).movedim(-1, 1)
+
+
+def paraphrase(features: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
+    """Where the factors of a map are strong: the `attention_map` of what a trained paraphraser makes of it.
+
+    Each layer of the paraphraser is a 3 x 3 convolution that keeps the grid, and LeakyReLU of slope 0.1.
+
+    Args:
+        features: Maps, shape [batch, channels, height, width].
+        weights: Of its layers, shape [out, in, 3, 3] each.
+        biases: Of its layers, shape [out] each.
+
+    Returns:
+        Shape [batch, height width].
+
+    Raises:
+        ConfigError: if they are no maps of two dimensions and of the channels of the first layer.
+
+    >>> only = torch.zeros(1, 2, 3, 3)
+    >>> only[0, 0, 1, 1] = 1.0
+    >>> paraphrase(torch.tensor([[[[1.0, 2.0]], [[0.0, 1.0]]]]), [only], [torch.zeros(1)])
+    tensor([[0.2425, 0.9701]])
+
+    Source: Kim, Park and Kwak, "Paraphrasing Complex Network", NeurIPS 2018 (arXiv 1802.04977), as in RepDistiller.
+    """
+    if features.ndim != 4 or features.shape[1] != weights[0].shape[1]:
+        wish = f"maps [batch, {weights[0].shape[1]}, height, width], as the paraphraser takes"
+        raise ConfigError(expected("features", wish, f"shape {list(features.shape)}", where="paraphrase"))
+    factors = features.to(computing_dtype(features.dtype))
+    for weight, bias in zip(weights, biases, strict=True):
+        factors = leaky_relu(conv2d(factors, weight.to(factors), bias.to(factors), padding=1), 0.1)
+    return attention_map(factors)
 
 
 def without_scale(features: Tensor, dim: int | tuple[int, ...]) -> Tensor:

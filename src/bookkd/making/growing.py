@@ -99,6 +99,9 @@ def grow(
     speakers = further or given
     inside = [] if further else [name for name in book.fields if is_feature(name)]
     kept = book.fields[inside[0]].codec if inside else None
+    if inside:
+        # What the book knows of its teacher, not what a larger sample would say.
+        speakers = [teacher.knowing(stored.constants) for teacher in speakers]
     asked = [
         plan_book(
             teacher, dataset, views, task, codec=each, temperatures=temperatures, features=inside, feature_codec=kept

@@ -13,13 +13,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from bookkd.book import Auto, Book, BookWriter, Codec, Dense, newest_plan
+from bookkd.book import Auto, Book, BookWriter, Codec, Dense, newest_constants, newest_plan
 from bookkd.core.errors import DataError, expected
-from bookkd.knowledge import LiveKnowledge, Teacher, keys_of
+from bookkd.core.features import is_feature
+from bookkd.knowledge import LiveKnowledge, Teacher, keys_of, missing_constants
 from bookkd.knowledge.writing import Progress, check_speaker, offer, plan_book, write_units
 from bookkd.making.batch_size import find_batch_size
 from bookkd.making.choosing import Told, chosen_codec
 from bookkd.making.on_device import encoding_on
+from bookkd.methods import Method, build_method
 from bookkd.tasks import Task
 from bookkd.views import Pick, Replay, Views, check_replay
 
@@ -44,6 +46,7 @@ def make(
     told: Told | None = None,
     features: Sequence[str] = (),
     feature_codec: Codec | None = None,
+    serve: Sequence[str | Method] = (),
 ) -> Book:
     """Write down what a teacher says about every view of every sample.
 
@@ -66,12 +69,14 @@ def make(
         keys: Own id of each sample, uint64, so that reordered data finds its records; the data set's attribute `keys`
             where None.
         constants: What the teacher has once and methods ask for, such as {"classifier/weight": weight}: name -> array of finite
-            numbers, for `Book.constants`.
+            numbers, for `Book.constants`. What `features` and `serve` ask for besides is worked out, see `bookkd.knowledge.constants`.
         progress: Called with (records done, records in all).
         told: Called with the choice where a codec was chosen by measuring, before anything is written.
         features: What to keep of the inside of the teacher beside what it says, such as `features/stage3/mean`; see
             `bookkd.core.features`. A method names what it reads in `needs(task).fields`.
         feature_codec: How these become bytes; float16 where None.
+        serve: Methods, or names of methods at their defaults: what they read inside of the teacher is kept beside `features`, and
+            what they must know of it once and for all becomes constants.
 
     Returns:
         The finished book, open.
@@ -92,6 +97,16 @@ def make(
     check_speaker(teacher, dataset)
     if batch_size is None:
         batch_size = _planned_batch_size(path) or find_batch_size(teacher, *_longest_record(replay, task))
+    needs = [(build_method(each) if isinstance(each, str) else each).needs(task) for each in serve]
+    inside = [name for each in needs for name in each.fields if is_feature(name)]
+    features = tuple(dict.fromkeys((*features, *inside)))
+    needed = [name for each in needs for name in each.constants]
+    constants = {**_planned_constants(path, missing_constants(constants or {}, needed, features)), **(constants or {})}
+    tensors = {name: torch.from_numpy(np.array(array)) for name, array in constants.items()}
+    teacher = knowledge.teacher = teacher.knowing(tensors)
+    offer(knowledge, features, replay, constants=needed)
+    fresh = {name: knowledge.constants[name].numpy() for name in knowledge.constants.keys() - tensors.keys()}
+    constants, teacher = {**constants, **fresh}, knowledge.teacher
     choice: Mapping[str, Any] = {}
     if isinstance(codec, Auto):
         codec, choice = chosen_codec(
@@ -101,7 +116,6 @@ def make(
         teacher, dataset, views, task, codec=codec or Dense(), temperatures=temperatures, features=features,
         feature_codec=feature_codec,
     )  # fmt: skip
-    offer(knowledge, plan.fields, replay)
     plan = replace(plan, batch_size=batch_size, unit_rows=unit_rows, choice=choice)
     with BookWriter(path, plan, keys=keys_of(dataset) if keys is None else keys, constants=constants) as writer:
         started, cpu = time.perf_counter(), time.process_time()
@@ -133,6 +147,12 @@ def _longest_record(replay: Replay, task: Task) -> list[torch.Tensor]:
     lengths = getattr(replay.dataset, "lengths", None)
     place = 0 if lengths is None else int(np.argmax(lengths))
     return [part[0] for part in task.inputs(replay.batch([Pick(int(replay.rows[place]), 0)]))]
+
+
+def _planned_constants(path: str | Path, wanted: Sequence[str]) -> dict[str, npt.ArrayLike]:
+    """Return those of a book begun before that are wanted: what was trained is not trained again."""
+    known = newest_constants(path) if wanted else {}
+    return {name: known[name] for name in known if any(f"{name}/".startswith(f"{each}/") for each in wanted)}
 
 
 def _planned_batch_size(path: str | Path) -> int | None:

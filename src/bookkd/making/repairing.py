@@ -15,7 +15,15 @@ from bookkd.book import repair as repair_files
 from bookkd.book.ragged import Rows
 from bookkd.core.errors import BookCorruptError, BookMismatchError, BookMissingError, expected
 from bookkd.core.fields import LOGITS
-from bookkd.knowledge import LiveKnowledge, StoredKnowledge, Teacher, keys_of, member_fields, with_pool_of
+from bookkd.knowledge import (
+    LiveKnowledge,
+    StoredKnowledge,
+    Teacher,
+    keys_of,
+    member_fields,
+    missing_constants,
+    with_pool_of,
+)
 from bookkd.knowledge.writing import offer, say
 from bookkd.making.growing import check_samples
 from bookkd.making.on_device import encoding_on
@@ -89,6 +97,8 @@ def _speaker(book: Book, given: Sequence[Teacher], dataset: Any, views: Views, t
     views = with_pool_of(StoredKnowledge(book), views)
     check_samples(book, dataset, views)
     replay = Replay(dataset, views)
+    if missing_constants({}, (), book.fields):
+        given = [teacher.knowing(StoredKnowledge(book).constants) for teacher in given]
     knowledge = [LiveKnowledge(teacher, task) for teacher in given]
     for each in knowledge:
         offer(each, book.fields, replay)

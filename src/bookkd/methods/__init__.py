@@ -25,15 +25,18 @@ from bookkd.methods.dml import DML
 from bookkd.methods.extractive_kd import ExtractiveKD
 from bookkd.methods.fitnets import FitNets
 from bookkd.methods.fsp import FSP
+from bookkd.methods.ft import FT
 from bookkd.methods.instance_label_smoothing import BetaLabelSmoothing, SelfDistillation
 from bookkd.methods.kdexplainer import KDExplainer
 from bookkd.methods.llm_kd import LLMKD
 from bookkd.methods.logit_standardization import LogitStandardization
 from bookkd.methods.mlkd import MLKD
 from bookkd.methods.nst import NST
+from bookkd.methods.ofd import OFD
 from bookkd.methods.pkt import PKT
 from bookkd.methods.reviewkd import ReviewKD
 from bookkd.methods.rkd import RKD
+from bookkd.methods.simkd import SimKD
 from bookkd.methods.sp import SP
 from bookkd.methods.supervised import Supervised
 from bookkd.methods.takd import TAKD
@@ -56,10 +59,12 @@ __all__ = [
     "DKD",
     "DML",
     "FSP",
+    "FT",
     "LLMKD",
     "METHODS",
     "MLKD",
     "NST",
+    "OFD",
     "PKT",
     "RKD",
     "SP",
@@ -81,6 +86,7 @@ __all__ = [
     "Method",
     "ReviewKD",
     "SelfDistillation",
+    "SimKD",
     "Supervised",
     "TfKDReg",
     "TfKDSelf",
@@ -108,15 +114,18 @@ METHODS = {
     "extractive-kd": "bookkd.methods.extractive_kd:ExtractiveKD",
     "fitnets": "bookkd.methods.fitnets:FitNets",
     "fsp": "bookkd.methods.fsp:FSP",
+    "ft": "bookkd.methods.ft:FT",
     "kdexplainer": "bookkd.methods.kdexplainer:KDExplainer",
     "llm-kd": "bookkd.methods.llm_kd:LLMKD",
     "logit-standardization": "bookkd.methods.logit_standardization:LogitStandardization",
     "mlkd": "bookkd.methods.mlkd:MLKD",
     "nst": "bookkd.methods.nst:NST",
+    "ofd": "bookkd.methods.ofd:OFD",
     "pkt": "bookkd.methods.pkt:PKT",
     "reviewkd": "bookkd.methods.reviewkd:ReviewKD",
     "rkd": "bookkd.methods.rkd:RKD",
     "self-distillation": "bookkd.methods.instance_label_smoothing:SelfDistillation",
+    "simkd": "bookkd.methods.simkd:SimKD",
     "sp": "bookkd.methods.sp:SP",
     "supervised": "bookkd.methods.supervised:Supervised",
     "takd": "bookkd.methods.takd:TAKD",

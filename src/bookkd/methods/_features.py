@@ -15,7 +15,7 @@ from bookkd.methods.base import BaseMethod
 from bookkd.objectives import Connector, ConnectorModule, Objective, Shapes, Term, weighted
 from bookkd.tasks import Task
 
-__all__ = ["STAGES", "BeginningMethod", "FeatureMethod", "connected", "feature", "of_teacher"]
+__all__ = ["STAGES", "BeginningMethod", "FeatureMethod", "connected", "feature", "of_teacher", "part_name"]
 
 STAGES = ("stage1", "stage2", "stage3")
 """The stages of a network of three, as for small images; one of four has `stage4`, too."""
@@ -38,6 +38,15 @@ def of_teacher(name: str) -> str:
 def connected(name: str, part: str) -> str:
     """Return the field that a connector makes of another, such as `connected/stage3/fit`."""
     return f"connected/{name.removeprefix(FEATURES).replace('.', '_')}/{part}"
+
+
+def part_name(part: str, field: str) -> str:
+    """Return what a connector of a field is called.
+
+    >>> part_name("fit", "features/layer3.0")
+    'fit_layer3_0'
+    """
+    return f"{part}_{field.removeprefix(FEATURES).replace('/', '_').replace('.', '_').replace('-', '_')}"
 
 
 @dataclass(frozen=True)
@@ -110,7 +119,7 @@ class FeatureMethod(BaseMethod):
             axes: That a record must have on both sides: 3 of maps, 1 of vectors.
         """
         return Connector(
-            f"{part}_{field.removeprefix(FEATURES).replace('/', '_').replace('.', '_').replace('-', '_')}",
+            part_name(part, field),
             field,
             connected(field, part),
             _Built(build, field, axes, self.name),

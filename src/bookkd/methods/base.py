@@ -11,7 +11,7 @@ from torch import nn
 from bookkd.core.fields import OWN
 from bookkd.core.protocols import Knowledge, Needs
 from bookkd.objectives import Objective
-from bookkd.shaping import Shaped
+from bookkd.shaping import Known, Shaped
 from bookkd.tasks import Task
 
 __all__ = ["BaseMethod", "Card", "Handler", "Method"]
@@ -84,8 +84,13 @@ class Method(Protocol):
         """Return fresh event handlers; empty for most methods."""
         ...
 
-    def shape(self, student: nn.Module, task: Task) -> Shaped:
+    def shape(self, student: nn.Module, task: Task, known: Known) -> Shaped:
         """Return the student as it is to learn, with gates, masks or rounding; asked once, before its optimizer is built.
+
+        Args:
+            student: The network; may be changed in place.
+            task: Owns the shapes.
+            known: Shapes, layers and constants of both sides.
 
         Raises:
             ConfigError: for a student that the method cannot shape.
@@ -144,13 +149,19 @@ class BaseMethod:
             return tuple(source for name in names for source in task.sources(name))
 
         hard = [name for name in objective.hard() if name in asked and name not in dense]
-        return Needs(fields=fields, dense=sources(dense), nonlinear=sources(bent), hard=sources(hard))
+        return Needs(
+            fields=fields,
+            dense=sources(dense),
+            nonlinear=sources(bent),
+            hard=sources(hard),
+            constants=objective.constants(),
+        )
 
     def handlers(self) -> tuple[Handler, ...]:
         """Return none."""
         return ()
 
-    def shape(self, student: nn.Module, task: Task) -> Shaped:
+    def shape(self, student: nn.Module, task: Task, known: Known) -> Shaped:
         """Return the student as it is."""
         return Shaped(student)
 

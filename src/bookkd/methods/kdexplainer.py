@@ -35,7 +35,7 @@ from bookkd.core.check import at_least, positive
 from bookkd.methods._gated import WithOrWithoutTeacher
 from bookkd.methods.base import Card, Handler
 from bookkd.objectives import Objective
-from bookkd.shaping import GateTree, Shaped, ShapedTree
+from bookkd.shaping import GateTree, Known, Shaped, ShapedTree
 from bookkd.tasks import Task
 
 __all__ = ["KDExplainer"]
@@ -84,7 +84,7 @@ class KDExplainer(WithOrWithoutTeacher):
         """Return the terms of teacher and labels, without one of weight 0."""
         return Objective(self.said(task))
 
-    def shape(self, student: nn.Module, task: Task) -> Shaped:
+    def shape(self, student: nn.Module, task: Task, known: Known) -> Shaped:
         """Return the tree, with a pace of their own for its gates."""
         return ShapedTree(student, lr=self.gate_lr, class_names=task.class_names)
 

@@ -37,7 +37,7 @@ from bookkd.core.schedules import Schedule
 from bookkd.methods._gated import WithOrWithoutTeacher
 from bookkd.methods.base import Card
 from bookkd.objectives import Objective, bind
-from bookkd.shaping import GATE_ENTROPY, GatedStudent, Shaped, find_classifier, insert_gates, penalty
+from bookkd.shaping import GATE_ENTROPY, GatedStudent, Known, Shaped, find_classifier, insert_gates, penalty
 from bookkd.tasks import Task
 
 __all__ = ["VAM"]
@@ -101,7 +101,7 @@ class VAM(WithOrWithoutTeacher):
             terms += (bind(penalty, GATE_ENTROPY, weight=self.entropy_weight, name="gate_entropy"),)
         return Objective(terms)
 
-    def shape(self, student: nn.Module, task: Task) -> Shaped:
+    def shape(self, student: nn.Module, task: Task, known: Known) -> Shaped:
         """Return the student with gates, which are folded in the end."""
         insert_gates(
             student,

@@ -5,12 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d, leaky_relu
 
 from bookkd.core.errors import ConfigError, expected
+from bookkd.losses.reductions import attention_map
 from bookkd.objectives.connectors import ConnectorModule, Shapes
 
-__all__ = ["Adapter", "linear_adapter", "map_adapter", "mlp_adapter", "shapes_in"]
+__all__ = [
+    "Adapter",
+    "BehindMargin",
+    "Paraphraser",
+    "Translator",
+    "linear_adapter",
+    "map_adapter",
+    "mlp_adapter",
+    "shapes_in",
+]
 
 
 class Adapter(ConnectorModule):
@@ -113,3 +125,98 @@ def mlp_adapter(mine: Sequence[int], theirs: Sequence[int] | int, hidden: int) -
     """
     out = theirs if isinstance(theirs, int) else theirs[0]
     return Adapter(nn.Linear(mine[0], hidden), nn.ReLU(), nn.Linear(hidden, out))
+
+
+class Paraphraser(nn.Module):
+    """An auto-encoder of maps whose middle, the factors, has half of the channels and the same grid.
+
+    Three 3 x 3 convolutions, each with LeakyReLU of slope 0.1, and as many transposed ones back.
+
+    Args:
+        channels: Of the maps.
+
+    >>> import torch
+    >>> Paraphraser(4)(torch.zeros(2, 4, 3, 3)).shape
+    torch.Size([2, 4, 3, 3])
+
+    Source: Kim, Park and Kwak, "Paraphrasing Complex Network", NeurIPS 2018 (arXiv 1802.04977), as in RepDistiller.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        factors = max(1, channels // 2)
+        widths = (channels, channels, factors, factors)
+        self.encoder = nn.ModuleList(
+            nn.Conv2d(before, behind, 3, padding=1) for before, behind in zip(widths, widths[1:], strict=False)
+        )
+        back = widths[::-1]
+        self.decoder = nn.ModuleList(
+            nn.ConvTranspose2d(before, behind, 3, padding=1) for before, behind in zip(back, back[1:], strict=False)
+        )
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Return the maps rebuilt from their factors."""
+        for layer in (*self.encoder, *self.decoder):
+            maps = leaky_relu(layer(maps), 0.1)
+        return maps
+
+    def constants(self) -> dict[str, Tensor]:
+        """Return what makes the factors, on the CPU: `weight1`, `bias1` and so on, as `losses.reductions.paraphrase` takes them."""
+        parts = [(place, layer) for place, layer in enumerate(self.encoder, 1)]
+        return {
+            f"{part}{place}": getattr(layer, part).detach().cpu().clone()
+            for place, layer in parts
+            for part in ("weight", "bias")
+        }
+
+
+class Translator(ConnectorModule):
+    """Where the factors that are made of a student's maps are strong, on the grid of the teacher's.
+
+    Args:
+        mine: Shape of one of the student's maps, [c_S, h, w].
+        factors: Channels of the teacher's factors.
+        positions: Of the teacher's grid; that of the student is averaged to it where it has more.
+
+    Raises:
+        ConfigError: for a grid of fewer positions, or of another form.
+    """
+
+    def __init__(self, mine: Sequence[int], factors: int, positions: int) -> None:
+        super().__init__()
+        channels, height, width = mine
+        ratio = (positions / (height * width)) ** 0.5
+        self.grid = (round(height * ratio), round(width * ratio))
+        if ratio > 1 or self.grid[0] * self.grid[1] != positions:
+            do = "Name a layer of the student whose maps are as large as the teacher's, or larger."
+            wish = f"maps of at least {positions} positions, of the form of the teacher's"
+            raise ConfigError(expected("layer", wish, f"{height} x {width}", where="translator", do=do))
+        layers: list[nn.Module] = []
+        for before, behind in ((channels, channels), (channels, factors), (factors, factors)):
+            layers += [nn.Conv2d(before, behind, 3, padding=1, bias=False), nn.BatchNorm2d(behind), nn.LeakyReLU(0.1)]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Return shape [batch, positions], of norm 1."""
+        factors = self.layers(maps)
+        return attention_map(factors if factors.shape[-2:] == self.grid else adaptive_avg_pool2d(factors, self.grid))
+
+
+class BehindMargin(ConnectorModule):
+    """A student's maps in the teacher's channels, and the teacher's from a margin of each channel on.
+
+    Args:
+        mine: Channels of the student.
+        margins: Of the teacher's channels, shape [c_T].
+    """
+
+    margins: Tensor
+
+    def __init__(self, mine: int, margins: Tensor) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(mine, len(margins), 1, bias=False), nn.BatchNorm2d(len(margins)))
+        self.register_buffer("margins", margins.detach().clone())
+
+    def forward(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the student's maps fitted, and max(t, m)."""
+        return self.layers(student), torch.maximum(teacher, self.margins.to(teacher.dtype)[:, None, None])

@@ -48,14 +48,17 @@ class Connector:
             `teacher/NAME`.
         lr: Peak learning rate of its own; None for the student's. The schedule moves both alike.
         weight_decay: Of its own; None for the student's.
+        constants: Names of what it must know of the teacher once and for all, such as `margins/pre1`; where there are any, `build` is
+            called with them, name -> tensor, behind the shapes.
     """
 
     name: str
     fields: str | tuple[str, ...]
     outputs: str | tuple[str, ...]
-    build: Callable[[Shapes], ConnectorModule]
+    build: Callable[..., ConnectorModule]
     lr: float | None = None
     weight_decay: float | None = 0.0
+    constants: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         where = f"connector {self.name}"
@@ -78,6 +81,24 @@ class Connector:
     def reads_teacher(self) -> bool:
         """Whether it reads a field of the teacher."""
         return any(name.startswith(TEACHER) for name in self.fields)
+
+    def made(self, shapes: Shapes, constants: Mapping[str, Tensor]) -> ConnectorModule:
+        """Return its module, untrained.
+
+        Args:
+            shapes: Of one record of each field.
+            constants: All that are known.
+
+        Raises:
+            UnknownNameError: for a constant that is not known.
+        """
+        if not self.constants:
+            return self.build(shapes)
+        known = {
+            name: constants[choose(name, constants, "constant", where=f"connector {self.name}")]
+            for name in self.constants
+        }
+        return self.build(shapes, known)
 
     def added(
         self, module: ConnectorModule, student: Mapping[str, Tensor], teacher: Mapping[str, Any]

@@ -71,6 +71,10 @@ class Objective:
             found.setdefault(name, set())
         return {name: tuple(sorted(asked)) for name, asked in found.items()}
 
+    def constants(self) -> tuple[str, ...]:
+        """Return what connectors must know of the teacher once and for all."""
+        return tuple(dict.fromkeys(name for connector in self.connectors for name in connector.constants))
+
     def _connected(self) -> list[str]:
         """Return the teacher's fields that connectors read."""
         read = [name for connector in self.connectors for name in connector.fields]

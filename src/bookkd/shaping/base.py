@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from bookkd.core.check import between, positive
 from bookkd.losses import claims
 
-__all__ = ["ParameterGroup", "Shaped", "penalty"]
+__all__ = ["Known", "ParameterGroup", "Shaped", "penalty"]
 
 
 @claims(zero_at_teacher=False, why_not="it looks at no teacher")
@@ -25,6 +26,22 @@ def penalty(student: Tensor) -> Tensor:
     tensor([0.2500, 0.2500])
     """
     return student
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """What is known when a student is shaped.
+
+    Args:
+        shapes: Field -> shape of one record: of the student by name, those taken inside of it that the method reads, and of the teacher
+            by `teacher/NAME`.
+        constants: What is known of the teacher once and for all, by name.
+        layers: Name -> module path of the student's layers.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    constants: Mapping[str, Tensor] = field(default_factory=dict)
+    layers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,8 +67,8 @@ class ParameterGroup:
 class Shaped:
     """A student as a method wants it while it learns; this base changes nothing.
 
-    A method returns one from `shape`. Whatever it adds to a student (gates, masks, rounding) is part of that module: its
-    parameters and buffers are in checkpoints, and its module paths stay what they were.
+    A method returns one from `shape`. Whatever it adds to a student (gates, masks, rounding, another head) is part of that module:
+    its parameters and buffers are in checkpoints. Where module paths do not stay what they were, `layers` says where layers are.
 
     Args:
         student: The network that is trained.
@@ -64,6 +81,10 @@ class Shaped:
 
     def __init__(self, student: nn.Module) -> None:
         self.student = student
+
+    def layers(self, named: Mapping[str, str]) -> Mapping[str, str]:
+        """Return name -> module path of the layers of `student`, from those of the network that was given."""
+        return named
 
     def fields(self) -> dict[str, Tensor]:
         """Return what the student says of itself at a step, by field name: scalars with gradient, such as the entropy of gates."""
