@@ -54,8 +54,9 @@ def make(
         task: What the data are.
         grow: Add to a finished book what is missing: more views, samples behind those it has, or a further teacher.
         features: What to keep of the inside of the teacher, such as '[features/stage3/mean]': a layer, and what of its output (mean,
-            attention, gram, spatial, pool<k>, max<k>; all of it where none is said). `bookkd inspect --model` lists layers.
-        serve: Methods whose features are kept, as they read them by default, such as '[at, reviewkd]'.
+            attention, gram, spatial, pool<k>, max<k>, pca<d>, paraphrase; all of it where none is said). `bookkd inspect --model` lists layers.
+        serve: Methods whose features are kept, as they read them by default, such as '[at, ofd]', with what they must know of the teacher
+            once and for all.
         feature_codec: How features become bytes.
     """
     if teacher.name and teachers:

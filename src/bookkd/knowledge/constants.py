@@ -29,7 +29,7 @@ from bookkd.objectives.adapters import Paraphraser
 from bookkd.tasks import Task
 from bookkd.views import CachedViews, Pick, Replay, collate
 
-__all__ = ["CONSTANTS", "SAMPLES", "STEPS", "Source", "missing_constants", "work_out"]
+__all__ = ["CONSTANTS", "SAMPLES", "STEPS", "Source", "missing_constants", "trained_paraphraser", "work_out"]
 
 SAMPLES = 2048
 """Records of which directions are worked out and paraphrasers trained."""
@@ -104,7 +104,7 @@ def _margins(source: Source, layer: str) -> dict[str, Tensor]:
     if norm is None or norm.weight is None:
         do = "Name a layer that is a batch normalisation, or what the activation behind one is given."
         raise ConfigError(expected(layer, "a layer behind a batch normalisation", path, where="margins", do=do))
-    mean, deviation = norm.bias.detach().float().cpu(), norm.weight.detach().float().cpu()
+    mean, deviation = (getattr(norm, part).detach().float().cpu() for part in ("bias", "weight"))
     return {f"margins/{layer}": overhaul_margins(mean, deviation)}
 
 
@@ -151,7 +151,17 @@ def _paraphraser(source: Source, layer: str) -> dict[str, Tensor]:
         raise ConfigError(
             expected(layer, "maps [channels, height, width]", f"shape {list(maps.shape[1:])}", where="paraphraser")
         )
-    device = torch.device(source.teacher.device)
+    trained = trained_paraphraser(maps, source.teacher.device)
+    return {f"paraphraser/{layer}/{name}": values for name, values in trained.constants().items()}
+
+
+def trained_paraphraser(maps: Tensor, device: str | torch.device) -> Paraphraser:
+    """Return an auto-encoder that has learnt for `STEPS` steps to rebuild maps, the same each time on one machine.
+
+    Args:
+        maps: Shape [n, channels, height, width].
+        device: Where it learns.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         trained = Paraphraser(maps.shape[1])
@@ -163,9 +173,9 @@ def _paraphraser(source: Source, layer: str) -> dict[str, Tensor]:
             chosen = torch.randint(len(maps), (min(_BATCH, len(maps)),), generator=order)
             batch = maps[chosen].to(device)
             optimizer.zero_grad(set_to_none=True)
-            (trained(batch) - batch).square().mean().backward()  # type: ignore[no-untyped-call]
+            (trained(batch) - batch).square().mean().backward()
             optimizer.step()
-    return {f"paraphraser/{layer}/{name}": values for name, values in trained.constants().items()}
+    return trained
 
 
 CONSTANTS: Mapping[str, Callable[[Source, str], dict[str, Tensor]]] = {

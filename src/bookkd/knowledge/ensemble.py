@@ -158,8 +158,9 @@ def teachers_of(knowledge: Knowledge | None) -> tuple[LiveKnowledge, ...]:
 def constants_of(knowledge: Knowledge | None) -> dict[str, Tensor]:
     """Return what is known of a teacher once and for all; of several that know one name, the first."""
     found: dict[str, Tensor] = {}
-    for source in (*books_of(knowledge), *teachers_of(knowledge)):
-        found = {**source.constants, **found}
+    known: list[Mapping[str, Tensor]] = [book.constants for book in books_of(knowledge)]
+    for each in (*known, *(live.constants for live in teachers_of(knowledge))):
+        found = {**each, **found}
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -146,12 +147,10 @@ class Paraphraser(nn.Module):
         super().__init__()
         factors = max(1, channels // 2)
         widths = (channels, channels, factors, factors)
-        self.encoder = nn.ModuleList(
-            nn.Conv2d(before, behind, 3, padding=1) for before, behind in zip(widths, widths[1:], strict=False)
-        )
+        self.encoder = nn.ModuleList(nn.Conv2d(before, behind, 3, padding=1) for before, behind in pairwise(widths))
         back = widths[::-1]
         self.decoder = nn.ModuleList(
-            nn.ConvTranspose2d(before, behind, 3, padding=1) for before, behind in zip(back, back[1:], strict=False)
+            nn.ConvTranspose2d(before, behind, 3, padding=1) for before, behind in pairwise(back)
         )
 
     def forward(self, maps: Tensor) -> Tensor:

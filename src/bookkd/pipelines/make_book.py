@@ -79,7 +79,8 @@ def make_book(
     """Make a book from named parts, by one teacher or several; gone on with where it was begun, or grown where it is finished.
 
     Args are those of `bookkd make`, `accuracy`: what a teacher is known to reach on `held_out`, which then is not measured
-    again; `task_args`: options of the task; `features`, `serve` and `feature_codec` are of one teacher; and `told`: called with the choice where a codec is chosen by measuring.
+    again; `task_args`: options of the task; `features`, `serve` and `feature_codec` are of one teacher;
+    and `told`: called with the choice where a codec is chosen by measuring.
 
     Returns:
         What `bookkd make --json` prints.

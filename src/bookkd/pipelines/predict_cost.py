@@ -234,7 +234,9 @@ def _timed(rehearsal: _Rehearsal, teacher: Teacher) -> _Timed:
     """Make a book of the sample, and take steps of the student from it and with the teacher online."""
     part, task = rehearsal.part, rehearsal.task
     with tempfile.TemporaryDirectory(prefix="bookkd-plan-") as folder:
-        book, record = _sampled_book(Path(folder) / "book", teacher, part, rehearsal.views, task, rehearsal.cpu)
+        book, record = _sampled_book(
+            Path(folder) / "book", teacher, part, rehearsal.views, task, rehearsal.cpu, rehearsal.method
+        )
         return _Timed(
             record=record,
             from_book=rehearsal.seconds_of_step(StoredKnowledge(book)),
@@ -245,12 +247,12 @@ def _timed(rehearsal: _Rehearsal, teacher: Teacher) -> _Timed:
 
 
 def _sampled_book(
-    path: Path, teacher: Teacher, part: SubsetDataset, views: Views, task: Classification, cpu: bool
+    path: Path, teacher: Teacher, part: SubsetDataset, views: Views, task: Classification, cpu: bool, method: Method
 ) -> tuple[Book, float]:
     """Make a book of the sample and return the seconds a record, warm, without what is paid once a book."""
     batch = find_batch_size(teacher, Replay(part, views)[Pick(0, 0)][INPUT])
-    make(path.with_name("warm-up"), teacher, part, views, task=task, batch_size=batch)
-    book = make(path, teacher, part, views, task=task, batch_size=batch, codec=Dense("float32"))
+    make(path.with_name("warm-up"), teacher, part, views, task=task, batch_size=batch, serve=[method])
+    book = make(path, teacher, part, views, task=task, batch_size=batch, codec=Dense("float32"), serve=[method])
     return book, float(book.cost["cpu_seconds" if cpu else "seconds"]) / (len(part) * views.n_views)
 
 
