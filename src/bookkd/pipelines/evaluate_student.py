@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bookkd.core.errors import FidelityError, expected
+from bookkd.core.errors import ConfigError, FidelityError, expected
 from bookkd.core.fields import LOGITS, SAMPLE, VARIANCE, VIEW, WEIGHT
 from bookkd.evaluation import Evaluation, Measures, cost
 from bookkd.knowledge import StoredKnowledge, check_alignment
@@ -57,7 +57,13 @@ def evaluate_student(
 
     Returns:
         What `bookkd evaluate --json` prints.
+
+    Raises:
+        ConfigError: for a teacher and a book.
     """
+    if book is not None and teacher is not None and teacher.name:
+        do = "Compare with one of them at a time."
+        raise ConfigError(expected("teacher", "none beside a book", teacher.name, where="evaluate", do=do))
     device = find_device(accelerator)
     dataset = data.open()
     stored = None if book is None else StoredKnowledge(book)
