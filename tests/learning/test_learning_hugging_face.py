@@ -309,7 +309,7 @@ def test_the_step_of_a_model_that_takes_no_count_is_not_divided_again(book, tmp_
             student, arguments(tmp_path, **options), book=book.path, train_dataset=ROWS, data_collator=collator
         ).train()
         found.append(flat(student) - flat(model(9)))
-    assert found[0].abs().max() > 1e-3
+    assert found[0].abs().max() > 1e-4
     torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-6)
 
 
