@@ -78,7 +78,9 @@ def _task_of(name: str, dataset: Any) -> Task:
     try:
         return task_class(name).of(dataset)
     except ConfigError as error:
-        fitting = [] if len(getattr(dataset, "class_names", [name])) else [each for each in TASKS if _fits(each, dataset)]
+        fitting = (
+            [] if len(getattr(dataset, "class_names", [name])) else [each for each in TASKS if _fits(each, dataset)]
+        )
         if not fitting:
             raise
         where, do = getattr(dataset, "name", "data"), f"Pass --task {' or '.join(fitting)}."
