@@ -69,6 +69,7 @@ class Shared:
         self._first: dict[str, float] = {}
         self._said: dict[str, dict[str, Tensor] | None] = {}
         self._views: dict[str, CachedViews] = {}
+        self._checked: set[str] = set()
 
     @cached_property
     def samples(self) -> Samples:
@@ -320,8 +321,11 @@ class Shared:
         same = bool((rows == range(len(rows))).all())
         for book in books:
             views = with_pool_of(book, views)
-            given, task = None if same else rows.tolist(), self.samples.task
-            check_book(book, self.samples.whole, views, task, rows=given)
+            given = None if same else rows.tolist()
+            key = digest([str(book.book.path), views.recipe(len(rows)), views.n_views])
+            if key not in self._checked:  # the same for every arm of a book
+                check_book(book, self.samples.whole, views, self.samples.task, rows=given)
+                self._checked.add(key)
         do = "Pass --validation SPLIT, or --validation_fraction 0."
         self.samples.check_partners(views, where="sweep", do=do)
         return views, rows
