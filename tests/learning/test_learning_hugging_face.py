@@ -290,6 +290,29 @@ def test_a_column_of_the_users_that_is_called_sample_stays_theirs(book, tmp_path
     assert set(seen) == {f"text {place}" for place in range(24)}
 
 
+def refusing():
+    """A model that takes no count of tokens, whose loss a trainer would divide by the batches of a step."""
+
+    class Refusing(type(model(0))):
+        accepts_loss_kwargs = False
+
+    student = Refusing(model(9).config)
+    student.load_state_dict(model(9).state_dict())
+    return student
+
+
+def test_the_step_of_a_model_that_takes_no_count_is_not_divided_again(book, tmp_path):
+    found = []
+    for size, accumulate in ((24, 1), (6, 4)):
+        student, options = refusing(), {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulate}
+        BookTrainer(
+            student, arguments(tmp_path, **options), book=book.path, train_dataset=ROWS, data_collator=collator
+        ).train()
+        found.append(flat(student) - flat(model(9)))
+    assert found[0].abs().max() > 1e-4
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("takes", ["no keywords", "says no"])
 def test_evaluation_is_that_of_a_trainer_whatever_a_model_takes(book, tmp_path, takes):
     class Plain(type(model(0))):
@@ -437,6 +460,18 @@ def test_documents_that_the_teacher_kept_apart_stay_apart(tmp_path):
         ConfigError, match=r"`position_ids` to be counted from each separator, got \d+ at token \d+ of row"
     ):
         trainer(counted).train()
+    for given in (lambda at: at[:1], lambda at: at[0]):  # Transformers lays those of one row on all
+        with pytest.raises(ConfigError, match=r"`position_ids` to be counted from each separator, got \d+ at token"):
+            trainer(
+                lambda batch, given=given: {**counted(batch), "position_ids": given(counted(batch)["position_ids"])}
+            ).train()
+    for given in (lambda at: at[None].expand(3, -1, -1), lambda at: at[:, :-1], lambda at: at[:2]):
+        with pytest.raises(
+            ConfigError, match=r"`position_ids` to be of shape \[24, 11\], or \[1, 11\] for all rows alike"
+        ):
+            trainer(
+                lambda batch, given=given: {**apart(batch), "position_ids": given(apart(batch)["position_ids"])}
+            ).train()
     done = trainer(apart)
     asked = []
     hook = done.model.register_forward_pre_hook(lambda _, __, given: asked.append(given["use_cache"]), with_kwargs=True)
@@ -469,6 +504,36 @@ def test_a_student_whose_documents_see_one_another_is_refused_where_the_teachers
     student = create_causal_lm(shape, vocabulary=V).model
     with pytest.raises(ConfigError, match=r"keeps documents apart by position_ids, got 'XGLMForCausalLM' .*at token 0"):
         BookTrainer(student, arguments(tmp_path), book=book.path, train_dataset=ROWS)
+
+
+def test_positions_of_one_row_stand_for_all(book, tmp_path):
+    def one(given):
+        batch = collator(given)
+        return {**batch, "position_ids": torch.arange(batch["input_ids"].shape[1])[None]}
+
+    student = model(9)
+    BookTrainer(student, arguments(tmp_path), book=book.path, train_dataset=ROWS, data_collator=one).train()
+    torch.testing.assert_close(flat(student), flat(trained(book, tmp_path / "plain")[0]))
+
+
+def test_positions_are_proven_of_the_first_batch_and_then_of_a_share(book, tmp_path):
+    def trainer(wrong, share):
+        batches = []
+
+        def collate(given):
+            batch, width = collator(given), max(len(row["input_ids"]) for row in given)
+            batches.append(torch.arange(width).expand(len(given), -1))
+            return {**batch, "position_ids": batches[-1].flip(1) if len(batches) - 1 == wrong else batches[-1]}
+
+        options = arguments(tmp_path, per_device_train_batch_size=12)
+        return BookTrainer(
+            model(9), options, book=book.path, train_dataset=ROWS, data_collator=collate, probe_share=share
+        )  # fmt: skip
+
+    for wrong, share in ((0, 0.0), (1, 1.0)):
+        with pytest.raises(ConfigError, match="counted on through each row"):
+            trainer(wrong, share).train()
+    trainer(1, 0.0).train()
 
 
 def test_documents_that_the_teacher_saw_together_are_not_kept_apart(book, tmp_path):

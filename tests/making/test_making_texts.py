@@ -258,6 +258,10 @@ def test_a_student_is_compared_with_a_book_as_with_its_teacher(tmp_path):
     assert {"agreement", "acceptance", "teacher_kl"} <= stored.keys() == live.keys()
     for name, value in live.items():
         assert stored[name].value == pytest.approx(value.value, rel=1e-4, abs=1e-6)
+    with pytest.raises(ConfigError, match=r"`teacher` to be none beside a book, got 'both' \(evaluation\)"):
+        measure_sequences(student, asked, task, teacher=model, book=StoredKnowledge(made))
+    with pytest.raises(ConfigError, match=r"`batch_size` to be a whole number of at least 1, got 0 \(evaluation\)"):
+        measure_sequences(student, asked, task, batch_size=0)
     few = make(tmp_path / "few", Teacher(model), asked, Views(None, n_views=1), task=task, codec=TopK(3))
     with pytest.raises(FidelityError, match="`logits` to be every value of one teacher"):
         measure_sequences(student, asked, task, replicates=0, book=StoredKnowledge(few))

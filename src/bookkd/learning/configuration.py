@@ -23,7 +23,7 @@ from bookkd.learning.validation import Validation
 from bookkd.methods import Method
 from bookkd.objectives import Objective, labelled
 from bookkd.tasks import Task
-from bookkd.views import CachedViews, Pick, Replay, Views, differences
+from bookkd.views import CachedViews, Pick, Replay, Views, differences, label_rows
 from bookkd.zoo import fingerprint
 
 __all__ = [
@@ -137,16 +137,15 @@ def check_labels(
     objective: Objective, dataset: Any, labels: Any | None, rows: Sequence[int] | None, task: Task | None = None
 ) -> None:
     """Refuse given labels that are none of the task's, and an objective of label terms alone where the student may see no label."""
-    if labels is not None and task is not None:
-        given = np.asarray(labels if rows is None else labels[np.asarray(rows)])
-        if not _all_hidden(given):
-            task.check_labels(given, "labels of learn")
+    if labels is not None:
+        chosen = np.arange(len(dataset)) if rows is None else np.asarray(rows)
+        labels = label_rows(labels, int(chosen.max(initial=-1)) + 1, "learn")[chosen]
+        if task is not None and not _all_hidden(labels):
+            task.check_labels(labels, "labels of learn")
     if not all(term.mask is labelled for term in objective.terms):
         return
     if labels is None:
         labels = getattr(dataset, "labels", None)
-    elif rows is not None:
-        labels = labels[np.asarray(rows)]
     if labels is not None and len(labels) and _all_hidden(np.asarray(labels)):
         do = "Show the student some labels, or learn from a book or a teacher."
         raise ConfigError(expected("labels", "known for one sample at least", "none of them", where="learn", do=do))

@@ -69,6 +69,7 @@ class BookLoss(_Mixed):  # type: ignore[misc]
         _check_options(args, options)
         # The loss is divided over the accumulated batch here.
         self.loss_is_scaled_for_ga = True
+        self._proven_positions = False
 
     def numbered(self, dataset: Any, rows: Any) -> Numbered:
         """Return the rows with their numbers, after proof that the book is of them."""
@@ -119,12 +120,13 @@ class BookLoss(_Mixed):  # type: ignore[misc]
         if rows is None or not model.training:
             return super().compute_loss(model, self._kept_apart(inputs), return_outputs, num_items_in_batch)
         batch = batch_of(inputs["input_ids"], rows)
-        left_out = self._left_out(inputs, rows)
+        probes = self._probes(rows)
+        left_out = self._left_out(inputs, rows, probes[PROBE_TAKEN])
         outputs = model(**{key: value for key, value in inputs.items() if key not in left_out})
         said = self.task.fields(outputs, batch)
         seen = self.task.batch(batch)
         # What the book is asked by stays on the processor.
-        asked = {**batch, COUNTS: self.task.counts({LENGTH: rows.lengths}), **self._probes(rows)}
+        asked = {**batch, COUNTS: self.task.counts({LENGTH: rows.lengths}), **probes}
         targets = self.knowledge.targets(asked, tuple(self.objective.needs()))
         sums = self.objective.sums(said, targets, seen, seen[WEIGHT], self._clock())
         totals = self.objective.totals(seen, seen[WEIGHT])
@@ -158,29 +160,22 @@ class BookLoss(_Mixed):  # type: ignore[misc]
             wish = "one that keeps documents apart by position_ids"
             raise ConfigError(expected("model", wish, type(model).__name__, where=where, do=do))
 
-    def _left_out(self, inputs: Mapping[str, Any], rows: Rows) -> tuple[str, ...]:
-        """Return the inputs that are none of the model's, after proof that it sees of a row what the teacher saw.
+    def _left_out(self, inputs: Mapping[str, Any], rows: Rows, taken: Tensor) -> tuple[str, ...]:
+        """Return the inputs that are none of the model's, after proof that it sees of the rows `taken` what the teacher saw.
 
-        Beside a mask Transformers takes position_ids for those of one document; as rows are padded at the end, none is needed.
+        Of the first batch all rows are proven. Beside a mask Transformers takes position_ids for those of one document; as rows are
+        padded at the end, none is needed.
         """
-        separator, given, tokens = self._separator, inputs.get("position_ids"), inputs["input_ids"]
+        separator, given = self._separator, inputs.get("position_ids")
         saw = "documents together" if separator is None else f"documents apart at token {separator}"
         where = f"BookTrainer, whose book's teacher saw {saw}"
         if separator is not None and given is None:
             do = "Let the collator give them (bookkd.zoo.positions_within), or make the book with separator=None."
             raise ConfigError(expected("position_ids", "in the batch", "none", where=where, do=do))
-        if given is not None and given.shape == tokens.shape:
-            there = torch.arange(tokens.shape[1], device=tokens.device) < rows.lengths.to(tokens.device)[:, None]
-            if separator is None:
-                wrong, wish = (given[:, 1:] - given[:, :-1] != 1) & there[:, 1:], "counted on through each row"
-            else:
-                wrong, wish = (given != positions_within(tokens, separator)) & there, "counted from each separator"
-            found = wrong.nonzero()[:1].tolist()
-            if found:
-                row, place = found[0][0], found[0][1] + int(separator is None)
-                do = "Let the collator leave them out." if separator is None else "Use bookkd.zoo.positions_within."
-                got = f"{int(given[row, place])} at token {place} of row {int(rows.numbers[row])}"
-                raise ConfigError(expected("position_ids", wish, got, where=where, do=do))
+        if given is not None:
+            places = (taken if self._proven_positions else torch.ones_like(taken)).nonzero().flatten()
+            _check_positions(given, inputs["input_ids"], rows, places, separator, where)
+            self._proven_positions = True
         return ("labels", "shift_labels") if separator is None else ("labels", "shift_labels", "attention_mask")
 
     def _kept_apart(self, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -264,6 +259,34 @@ class BookTrainer(BookLoss, _Trainer):  # type: ignore[misc]
         super().__init__(model, args, train_dataset=dataset, **options)
         self.check_student()
         self.data_collator: Any = Collator(self.data_collator)
+
+
+def _check_positions(
+    given: Tensor, tokens: Tensor, rows: Rows, places: Tensor, separator: int | None, where: str
+) -> None:
+    """Refuse position_ids that show a model other documents than the teacher saw: their shape always, their values at some rows.
+
+    Transformers lays those of one row on all rows of a batch. Where no row is looked at, nothing waits for the device.
+    """
+    count, length = tokens.shape
+    if tuple(given.shape) not in {(count, length), (1, length), (length,)}:
+        wish = f"of shape [{count}, {length}], or [1, {length}] for all rows alike"
+        raise ConfigError(expected("position_ids", wish, f"shape {list(given.shape)}", where=where))
+    if not len(places):
+        return
+    here = places.to(tokens.device)
+    given, tokens = given.expand(count, length)[here], tokens[here]
+    there = torch.arange(length, device=tokens.device) < rows.lengths[places].to(tokens.device)[:, None]
+    if separator is None:
+        wrong, wish = (given[:, 1:] - given[:, :-1] != 1) & there[:, 1:], "counted on through each row"
+    else:
+        wrong, wish = (given != positions_within(tokens, separator)) & there, "counted from each separator"
+    found = wrong.nonzero()[:1].tolist()
+    if found:
+        row, place = found[0][0], found[0][1] + int(separator is None)
+        do = "Let the collator leave them out." if separator is None else "Use bookkd.zoo.positions_within."
+        got = f"{int(given[row, place])} at token {place} of row {int(rows.numbers[places[row]])}"
+        raise ConfigError(expected("position_ids", wish, got, where=where, do=do))
 
 
 def _cut(book: Book, batch: Mapping[str, Any]) -> str:

@@ -72,7 +72,7 @@ def learn(
     preprocess: Callable[[Tensor], Tensor] | None = None,
     training: Training | None = None,
     validation: Any | None = None,
-    labels: npt.NDArray[Any] | None = None,
+    labels: npt.ArrayLike | None = None,
     rows: Sequence[int] | None = None,
     keys: npt.ArrayLike | None = None,
     out: str | Path | None = None,
@@ -142,6 +142,7 @@ def learn(
     check_tokens(objective, knowledge, dataset)
     views = _aligned(views, knowledge, dataset, task, rows)
     check_cached(cached, dataset, views, rows)
+    labels = None if labels is None else np.asarray(labels)
     check_labels(objective, dataset, labels, rows, task)
     check_utterances(objective, task, dataset, views, labels)
     n_rows, n_next = len(dataset) if rows is None else len(rows), method.needs(task).views_per_sample

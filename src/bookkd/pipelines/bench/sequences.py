@@ -159,13 +159,14 @@ def _memory(quick: bool) -> list[Goal]:
     for kind in ("cross-entropy", "draws", "draws and labels", "top-k"):
         with context.Pool(1) as pool:
             found[kind] = pool.apply(loss_memory, (kind, positions, vocabulary))
-    base, *others = found.values()
-    if base is None:
+    base = found.pop("cross-entropy")
+    if not base or base < 0:  # nothing was measured to compare with
         return []
     note = f"{positions:,} positions of {vocabulary:,} tokens, {positions * vocabulary * 4 / 2**20:.0f} MiB of logits"
     return [
-        Goal(f"peak memory of llm-kd from {kind} / cross-entropy of torch", (each or 0) / base, 1.2, "<=", note=note)
-        for kind, each in zip(list(found)[1:], others, strict=True)
+        Goal(f"peak memory of llm-kd from {kind} / cross-entropy of torch", each / base, 1.2, "<=", note=note)
+        for kind, each in found.items()
+        if each is not None
     ]
 
 
@@ -187,7 +188,7 @@ def loss_memory(kind: str, positions: int, vocabulary: int) -> int | None:
         target = SparseTarget(torch.zeros(count, kept), classes, tail, (1.0,), vocabulary)
     if not forget_peak_memory():
         return None
-    before = peak_memory() or 0
+    before = peak_memory()
     if kind == "cross-entropy":
         labels = nn.functional.pad(tokens[:, 1:], (0, 1), value=-100)
         loss = nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
@@ -199,4 +200,5 @@ def loss_memory(kind: str, positions: int, vocabulary: int) -> int | None:
         sums = objective.sums(said, {LOGITS: target}, seen, seen[WEIGHT], Clock())
         loss = objective.loss(sums, objective.totals(seen, seen[WEIGHT]), Clock())
     loss.backward()  # type: ignore[no-untyped-call]
-    return (peak_memory() or 0) - before
+    after = peak_memory()
+    return None if before is None or after is None else after - before
