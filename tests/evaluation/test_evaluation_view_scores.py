@@ -83,9 +83,17 @@ def test_recipes_over_the_same_samples_are_compared_together():
     [
         (lambda: teacher_stddev(CARD[:1], unbiased=True), DataError, r"`means` to be two groups at least"),
         (lambda: teacher_stddev([0.2, 0.8], unbiased=True), DataError, r"got shape \(2,\)"),
-        (lambda: score_views(logits_of(30), group_rows=16), DataError, r"two groups of 16 rows at least, got .*\(30, 5\)"),
+        (
+            lambda: score_views(logits_of(30), group_rows=16),
+            DataError,
+            r"two groups of 16 rows at least, got .*\(30, 5\)",
+        ),
         (lambda: score_views([[np.inf, 0], [0, 0]], group_rows=1), DataError, "to be finite, .* got infinite values"),
-        (lambda: score_views(logits_of(30), group_rows=0), ConfigError, "`group_rows` to be a whole number of at least 1"),
+        (
+            lambda: score_views(logits_of(30), group_rows=0),
+            ConfigError,
+            "`group_rows` to be a whole number of at least 1",
+        ),
         (lambda: score_views(logits_of(8), group_rows=2, labels=[1, 2]), DataError, "one class for each of 8 rows"),
         (
             lambda: compare_views(score_views(logits_of(8), group_rows=2), score_views(logits_of(8), group_rows=4)),
