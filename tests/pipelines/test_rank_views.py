@@ -88,7 +88,9 @@ def test_the_score_is_that_of_the_teachers_own_pass():
 
 
 def test_recipes_that_cannot_be_told_apart_are_named():
-    found = rank_views({"one": GENTLE, "two": replace(GENTLE, seed=2)}, data=DATA, teacher=TEACHER, passes=400, group_rows=20)
+    found = rank_views(
+        {"one": GENTLE, "two": replace(GENTLE, seed=2)}, data=DATA, teacher=TEACHER, passes=400, group_rows=20
+    )
     assert len(found.notes) == 1
     assert "cannot be told from" in found.notes[0]
 
