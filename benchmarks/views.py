@@ -100,7 +100,8 @@ class Study:
             self.data = replace(self.data, args={"cache": True})
         elif arguments.quick:
             self.data = replace(self.data, limit=arguments.images)
-        self.train, self.test = self.data.open(), self.data.other("test").open()
+        test = replace(self.data.other("test"), limit=500 if arguments.quick else None)
+        self.train, self.test = self.data.open(), test.open()
         self.task = Classification(self.train.class_names)
         self.speaker = NetworkOptions(arguments.teacher_network, weights=str(self._weights()))
         self.teacher: Teacher = self.speaker.teacher(self.task.n_outputs, "cpu")
