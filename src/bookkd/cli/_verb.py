@@ -28,6 +28,8 @@ from bookkd.core.schedules import Schedule, parse_schedule
 
 __all__ = ["Choice", "Verb"]
 
+_YAML = (".yaml", ".yml")
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -59,6 +61,7 @@ class Verb:
         many: The one of them that takes several words; empty where each takes one.
         short: `--option` -> the dotted option that it stands for.
         choices: Option -> `Choice`.
+        several: `--option` -> the option that takes its words as a list, where it has several, or one that is a YAML file.
     """
 
     name: str
@@ -69,6 +72,7 @@ class Verb:
     many: str = ""
     short: Mapping[str, str] = field(default_factory=dict)
     choices: Mapping[str, Choice] = field(default_factory=dict)
+    several: Mapping[str, str] = field(default_factory=dict)
 
     def run(self, argv: Sequence[str]) -> int:
         """Parse, call, print; return the exit code."""
@@ -131,13 +135,29 @@ class Verb:
         """Write short spellings out, and YAML files as the options that they stand for, in their place."""
         short = {**{f"--{name}": f"--{name}.name" for name in self.choices}, **self.short}
         out: list[str] = []
-        words = iter(argv)
+        words = iter(self._gather(argv))
         for word in words:
             option, equals, value = word.partition("=")
             if option == "--config":
                 out += [_spelled(line, short) for line in read_config(value if equals else next(words, ""))]
             else:
                 out.append(_spelled(word, short))
+        return out
+
+    def _gather(self, argv: Sequence[str]) -> list[str]:
+        """Write an option of several words, or of a YAML file, as the one that takes them as a list."""
+        out, words = [], list(argv)
+        while words:
+            option, equals, value = words.pop(0).partition("=")
+            given = [value] if equals else []
+            while option in self.several and words and not words[0].startswith("--"):
+                given.append(words.pop(0))
+            if option in self.several and (len(given) > 1 or any(word.endswith(_YAML) for word in given)):
+                out.append(f"{self.several[option]}={json.dumps(given)}")
+            elif option in self.several:
+                out += [option, *given]
+            else:
+                out.append(f"{option}{equals}{value}")
         return out
 
     def parser(self, arguments: Sequence[str] = (), places: Mapping[str, str] | None = None) -> ArgumentParser:

@@ -27,6 +27,7 @@ from bookkd.evaluation.translations import (
     measure_translations,
     score_translations,
 )
+from bookkd.evaluation.view_scores import ViewScore, compare_views, score_views, teacher_stddev
 
 __all__ = [
     "Contrast",
@@ -41,9 +42,11 @@ __all__ = [
     "TokenSums",
     "TranscriptSums",
     "Translations",
+    "ViewScore",
     "beam_decode",
     "bootstrap",
     "calibration",
+    "compare_views",
     "confusion",
     "contrast_of",
     "cost",
@@ -66,6 +69,8 @@ __all__ = [
     "pairwise_kl",
     "reliability",
     "score_translations",
+    "score_views",
     "t_quantile",
+    "teacher_stddev",
     "vasicek_entropy",
 ]

@@ -156,8 +156,8 @@ class ViewOptions:
     """How samples are augmented, so that every view can be drawn again.
 
     Args:
-        transform: none, digits, crop-flip, crop-flip-jitter-erase, rand-augment, random-resized-crop, token-mask, or
-            package.module:callable.
+        transform: none, digits, crop-flip, crop-flip-jitter-erase, auto-augment, rand-augment, trivial-augment, jda,
+            random-resized-crop, token-mask, or package.module:callable.
         n_views: Views of each sample.
         seed: Of all draws.
         args: Arguments of the transform, such as '{"size": 32, "padding": 4}'.

@@ -44,13 +44,16 @@ FILELESS = ("digits", "digits-angle", "digits-pairs")
 """Data sets that need no files, so that whoever reads their name in a book can open them."""
 
 TRANSFORMS = {
+    "auto-augment": "bookkd.zoo.transforms:auto_augment",
     "crop-flip": "bookkd.zoo.transforms:crop_flip",
     "crop-flip-jitter-erase": "bookkd.zoo.transforms:crop_flip_jitter_erase",
     "digits": "bookkd.zoo.transforms:digits",
+    "jda": "bookkd.zoo.joint_augment:jda",
     "none": "bookkd.zoo.transforms:none",
     "rand-augment": "bookkd.zoo.transforms:rand_augment",
     "random-resized-crop": "bookkd.zoo.transforms:random_resized_crop",
     "spec-augment": "bookkd.zoo.spec_augment:SpecAugment",
     "token-mask": "bookkd.zoo.token_views:token_mask",
+    "trivial-augment": "bookkd.zoo.transforms:trivial_augment",
 }
 """Augmentations by name; beside them the user's own `package.module:callable`."""

@@ -18,8 +18,12 @@ from bookkd.pipelines.options import DataOptions, TaskOptions, ViewOptions
 __all__ = ["method_choice", "read_document", "read_sweep", "sweep_of"]
 
 
-def read_document(path: str | Path) -> dict[str, Any]:
+def read_document(path: str | Path, what: str = "sweep") -> dict[str, Any]:
     """Read a YAML file of keys with values.
+
+    Args:
+        path: The file.
+        what: What it is to be, for errors.
 
     Raises:
         ConfigError: if it cannot be read, is empty or is something else, in one line.
@@ -30,11 +34,11 @@ def read_document(path: str | Path) -> dict[str, Any]:
         found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         said = " ".join(str(error).split())
-        raise ConfigError(f"Expected the sweep to be a readable YAML file, got {str(path)!r}: {said}.") from error
+        raise ConfigError(f"Expected the {what} to be a readable YAML file, got {str(path)!r}: {said}.") from error
     if found is None:
-        do = "Write keys such as students, methods and books."
-        raise ConfigError(expected("sweep", "keys with values", "an empty file", where=str(path), do=do))
-    return mapped(found, "sweep")
+        do = "Write keys such as students, methods and books." if what == "sweep" else ""
+        raise ConfigError(expected(what, "keys with values", "an empty file", where=str(path), do=do))
+    return mapped(found, what, str(path))
 
 
 def read_sweep(path: str | Path) -> Sweep:
