@@ -64,6 +64,7 @@ class VanillaKD(BaseMethod):
         "classification",
         "multi-label",
         "regression",
+        "segmentation",
         "seq2seq",
         "tagging",
     )

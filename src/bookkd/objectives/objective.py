@@ -113,7 +113,7 @@ class Objective:
 
         Args:
             batch: The batch, read by the masks of the terms.
-            weights: Weight of each position, not negative, floating, shape [...].
+            weights: Weight of each position, not negative, floating, shape [...]; of terms with `over` those are the batch's.
 
         Returns:
             Shape [terms].
@@ -161,6 +161,7 @@ class Objective:
         return torch.stack([mean * resolve(term.weight, clock) for mean, term in pairs]).sum()
 
     def _weights(self, term: Term, batch: Mapping[str, Any], weights: Tensor) -> Tensor:
+        weights = weights if term.over is None else batch[term.over]
         kept = weights.to(computing_dtype(weights.dtype))
         if term.mask is not None:
             mask = term.mask(batch)
