@@ -74,7 +74,7 @@ class DIL(BaseMethod):
     convex: bool = True
 
     name: ClassVar[str] = "dil-seq2seq"
-    tasks: ClassVar[tuple[str, ...]] = ("causal-lm", "classification", "multi-label", "seq2seq", "tagging")
+    tasks: ClassVar[tuple[str, ...]] = ("causal-lm", "classification", "multi-label", "segmentation", "seq2seq", "tagging")
     card: ClassVar[Card] = Card(
         "Assistants teach a student, which teaches back",
         "Lin et al., ACM Multimedia 2020, doi 10.1145/3394171.3413985 (abstract only)",
@@ -151,7 +151,7 @@ class DIL(BaseMethod):
     def _labels(self, task: Task, peer: int, weight: float | Schedule) -> Iterator[Term]:
         if weight != 0:
             labels = task.label_term(weight=weight, label_smoothing=0.0)
-            yield replace(labels, field=peer_logits(peer), name=f"{labels.name}_{peer}")
+            yield replace(labels, field=labels.field.replace(LOGITS, peer_logits(peer)), name=f"{labels.name}_{peer}")
 
     def _soft(self, peer: int, teacher: str, weight: float | Schedule, name: str, beside: tuple[str, ...] = ()) -> Term:
         hyper: dict[str, Any] = {"temperature": self.temperature, "t_squared": True, "class_reduction": "sum"}

@@ -45,7 +45,7 @@ class DML(BaseMethod):
     average: bool = True
 
     name: ClassVar[str] = "dml"
-    tasks: ClassVar[tuple[str, ...]] = ("causal-lm", "classification", "ctc", "multi-label", "seq2seq", "tagging")
+    tasks: ClassVar[tuple[str, ...]] = ("causal-lm", "classification", "ctc", "multi-label", "segmentation", "seq2seq", "tagging")
     card: ClassVar[Card] = Card(
         "Peers that teach one another",
         "Zhang et al., CVPR 2018, arXiv 1706.00384",
@@ -69,7 +69,7 @@ class DML(BaseMethod):
 
     def _terms(self, task: Task, peer: int) -> Iterator[Term]:
         labels = task.label_term(weight=1.0, label_smoothing=0.0)
-        yield replace(labels, field=peer_logits(peer), name=f"{labels.name}_{peer}")
+        yield replace(labels, field=labels.field.replace(LOGITS, peer_logits(peer)), name=f"{labels.name}_{peer}")
         for other in range(self.peers):
             if other != peer:
                 yield bind(

@@ -15,10 +15,10 @@ from bookkd.core.fields import INPUT, MEAN, VARIANCE
 from bookkd.core.names import choose
 from bookkd.knowledge import StoredKnowledge, Teacher
 from bookkd.learning import Cohort
-from bookkd.tasks import TASKS, CausalLM, Regression, Task, task_class
+from bookkd.tasks import TASKS, CausalLM, Regression, Segmentation, Task, task_class
 from bookkd.views import Pick, Replay, Views
 
-__all__ = ["build_task", "check_task", "says_variance", "task_name", "with_masked", "with_variance"]
+__all__ = ["build_task", "check_task", "says_variance", "task_name", "with_grid", "with_masked", "with_variance"]
 
 
 def task_name(given: str, stored: StoredKnowledge | None) -> str:
@@ -78,6 +78,17 @@ def with_masked(task: Task, stored: StoredKnowledge | None) -> Task:
     """Return a language model's task with the tokens that a book says nobody may say, where it masks none of its own; any other as it is."""
     masked = () if stored is None else tuple(stored.book.plan.masked_classes)
     return replace(task, masked=masked) if isinstance(task, CausalLM) and not task.masked else task
+
+
+def with_grid(task: Task, stored: StoredKnowledge | None) -> Task:
+    """Return a segmentation on the grid that a book notes; any other task as it is.
+
+    Raises:
+        ConfigError: where the task was given another grid.
+    """
+    if stored is None or not isinstance(task, Segmentation):
+        return task
+    return task.as_noted(stored.book.plan.data, str(stored.book.path))
 
 
 def with_variance(task: Task, *, teacher: bool | None, student: bool) -> Task:

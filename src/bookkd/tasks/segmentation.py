@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from dataclasses import fields as fields_of
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -91,6 +91,31 @@ class Segmentation(BaseTask):
     def field_infos(self) -> Mapping[str, FieldInfo]:
         """One field, `logits`, of as many classes a cell of the grid."""
         return {LOGITS: FieldInfo((self.n_outputs,), by_position=True)}
+
+    @property
+    def noted(self) -> Mapping[str, Any]:
+        """What a book notes beside its data: the grid that the teacher's word lies on."""
+        return {"grid": {"stride": self.stride, "of": self.grid}}
+
+    def as_noted(self, data: Mapping[str, Any], where: str) -> Self:
+        """Return the task on the grid of a book.
+
+        Args:
+            data: What the book notes of its data.
+            where: The book, for the error.
+
+        Raises:
+            ConfigError: for a grid other than the book's, where this task has one that is no default.
+        """
+        noted = data.get("grid")
+        if not isinstance(noted, Mapping):
+            return self
+        theirs = {"stride": int(noted["stride"]), "grid": str(noted["of"])}
+        for name, value in theirs.items():
+            if getattr(self, name) not in (value, getattr(type(self), name)):
+                do = "Leave it out, or make a book of that grid."
+                raise ConfigError(expected(name, f"{value}, as the book has", getattr(self, name), where=where, do=do))
+        return replace(self, **theirs)
 
     def check_data(self, dataset: Any) -> None:
         """Refuse a data set whose first sample has a label that is no mask.

@@ -19,6 +19,14 @@ def _unit(in_channels: int, channels: int, kernel: int = 3, stride: int = 1) -> 
     return nn.Sequential(convolution, nn.BatchNorm2d(channels))
 
 
+def _shortcut(in_channels: int, channels: int, stride: int) -> nn.Module:
+    """The identity, or a mean over pixels and a 1x1 convolution; a 1x1 convolution of stride 2 ends the process on some processors."""
+    if stride == 1 and in_channels == channels:
+        return nn.Identity()
+    pooled = nn.AvgPool2d(stride, ceil_mode=True, count_include_pad=False) if stride > 1 else nn.Identity()
+    return nn.Sequential(pooled, *_unit(in_channels, channels, 1))
+
+
 class ResidualBlock(nn.Module):
     """relu(f(x) + shortcut(x)), f of two 3x3 convolutions.
 
@@ -32,8 +40,7 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.first = _unit(in_channels, channels, stride=stride)
         self.second = _unit(channels, channels)
-        same = stride == 1 and in_channels == channels
-        self.shortcut = nn.Identity() if same else _unit(in_channels, channels, 1, stride)
+        self.shortcut = _shortcut(in_channels, channels, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.second(F.relu(self.first(x))) + self.shortcut(x))
