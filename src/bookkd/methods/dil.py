@@ -32,6 +32,7 @@ from typing import Any, ClassVar, Literal
 
 from bookkd.core.check import at_least, between, positive
 from bookkd.core.errors import ConfigError, expected
+from bookkd.core.fields import LOGITS
 from bookkd.core.schedules import Complement, GaussianRamp, Schedule
 from bookkd.losses import soft_target_kl
 from bookkd.methods._parts import check_idle, check_temperatures

@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from bookkd.core.check import at_least
+from bookkd.core.fields import LOGITS
 from bookkd.losses import soft_target_kl
 from bookkd.methods.base import BaseMethod, Card
 from bookkd.objectives import Objective, Term, bind
