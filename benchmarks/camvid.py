@@ -101,7 +101,15 @@ def book_of(out: Path, teacher: Teacher, data: Any, views: Views, task: Segmenta
 
 
 def run(
-    out: Path, arm: str, seed: int, train: Any, test: Any, teacher: Teacher, views: Views, task: Segmentation, epochs: int
+    out: Path,
+    arm: str,
+    seed: int,
+    train: Any,
+    test: Any,
+    teacher: Teacher,
+    views: Views,
+    task: Segmentation,
+    epochs: int,
 ) -> dict[str, Any]:
     """Return what one student came to."""
     codec, method = ARMS[arm]
@@ -131,12 +139,23 @@ def all_runs(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     measured = measure_sequences(teacher, test, task, batch_size=16).to_json()
     teacher.accuracy, teacher.split = measured["metrics"]["miou"]["value"], "test"
     sizes = {name: sum(each.numel() for each in network(name, 0).parameters()) for name in (TEACHER, STUDENT)}
-    say(f"{len(train)} and {len(test)} images; parameters {sizes}; teacher: mIoU {teacher.accuracy:.4f}, {seconds:.0f} s")
-    yield {"arm": "teacher", "seed": 0, "seconds": round(seconds, 1), "parameters": sizes, "teacher_forwards": 0, **measured}
+    say(
+        f"{len(train)} and {len(test)} images; parameters {sizes}; teacher: mIoU {teacher.accuracy:.4f}, {seconds:.0f} s"
+    )
+    yield {
+        "arm": "teacher",
+        "seed": 0,
+        "seconds": round(seconds, 1),
+        "parameters": sizes,
+        "teacher_forwards": 0,
+        **measured,
+    }
     for seed in range(1 if arguments.quick else arguments.seeds):
         for arm in ARMS:
             epochs = 1 if arguments.quick else arguments.epochs
-            found = runs.done(arm, seed, partial(run, runs.folder, arm, seed, train, test, teacher, views, task, epochs))
+            found = runs.done(
+                arm, seed, partial(run, runs.folder, arm, seed, train, test, teacher, views, task, epochs)
+            )
             shown = {name: round(found["metrics"][name]["value"], 4) for name in SHOWN}
             say(f"{arm} {seed}: {shown}, {found['seconds']} s, {found['seconds_per_epoch']:.1f} s an epoch")
             yield found
@@ -147,7 +166,9 @@ def table(runs: list[dict[str, Any]]) -> str:
     head = ["arm", *SHOWN, "mIoU by seed [95 % over images]", "mIoU difference [95 % over seeds]", "CPU s"]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     names = ("teacher", *ARMS)
-    miou = {arm: {each["seed"]: each["metrics"]["miou"]["value"] for each in runs if each["arm"] == arm} for arm in names}
+    miou = {
+        arm: {each["seed"]: each["metrics"]["miou"]["value"] for each in runs if each["arm"] == arm} for arm in names
+    }
     for arm in names:
         mine = [each for each in runs if each["arm"] == arm]
         means = []
@@ -169,7 +190,10 @@ def panel(runs: list[dict[str, Any]], path: Path) -> None:
     """Write image, truth, teacher and the student of each arm side by side, one sample a row."""
     shown = [each for each in runs if each.get("pictures")]
     columns = [(shown[0], "image"), (shown[0], "truth"), (shown[0], "teacher"), *((each, "student") for each in shown)]
-    rows = [[_opened(run["pictures"]["samples"][place][name]) for run, name in columns] for place in range(len(shown[0]["pictures"]["samples"]))]
+    rows = [
+        [_opened(run["pictures"]["samples"][place][name]) for run, name in columns]
+        for place in range(len(shown[0]["pictures"]["samples"]))
+    ]
     width, height = rows[0][0].size
     whole = Image.new("RGB", (len(columns) * (width + 4), len(rows) * (height + 4)), "white")
     for place, row in enumerate(rows):

@@ -10,7 +10,16 @@ from tests.cli.test_speech import run
 from bookkd.book import Book
 from bookkd.report import RunRecord
 
-HERE = ["--training.accelerator", "cpu", "--training.batch_size", "8", "--training.optimizer", "adamw", "--training.lr", "0.02"]
+HERE = [
+    "--training.accelerator",
+    "cpu",
+    "--training.batch_size",
+    "8",
+    "--training.optimizer",
+    "adamw",
+    "--training.lr",
+    "0.02",
+]
 SHAPES = {"n": 16, "height": 16, "width": 24}
 DATA = ["--data", "shapes", "--data.args", json.dumps(SHAPES), "--task", "segmentation"]
 VIEWS = ["--views", "mask-affine", "--views.n_views", 2]
@@ -36,9 +45,15 @@ def test_segmentation_by_commands(tmp_path, capsys):
     )  # fmt: skip
     book = Book(tmp_path / "book")
     assert book.plan.teachers[0].accuracy == pytest.approx(taught["metrics"]["miou"])
-    assert (book.plan.task, book.plan.class_names[0], book.fields["logits"].positions) == ("segmentation", "background", 24)
+    assert (book.plan.task, book.plan.class_names[0], book.fields["logits"].positions) == (
+        "segmentation",
+        "background",
+        24,
+    )
     # The book says the grid.
-    learned = run(capsys, "learn", tmp_path / "book", *small, *DATA, "--out", tmp_path / "s", "--training.epochs", 1, *HERE)
+    learned = run(
+        capsys, "learn", tmp_path / "book", *small, *DATA, "--out", tmp_path / "s", "--training.epochs", 1, *HERE
+    )
     assert learned["teacher_forwards"] == 0
     measured = run(
         capsys, "evaluate", *small, "--student.weights", learned["weights"], *DATA, "--data.split", "test", *big, *grid,

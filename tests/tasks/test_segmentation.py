@@ -100,7 +100,8 @@ def test_a_cell_weighs_its_known_share():
 
 
 @pytest.mark.parametrize(
-    ("codec", "within"), [(Dense("float32"), 1e-6), (Dense(), 1e-3), (Int8(), 2e-3), (TopK(k=4, temperatures=(3.0,)), 1e-3)]
+    ("codec", "within"),
+    [(Dense("float32"), 1e-6), (Dense(), 1e-3), (Int8(), 2e-3), (TopK(k=4, temperatures=(3.0,)), 1e-3)],
 )
 @pytest.mark.parametrize("stride", [1, 4])
 def test_a_book_says_what_the_live_teacher_says(tmp_path, codec, within, stride):
@@ -121,7 +122,9 @@ def test_a_book_says_what_the_live_teacher_says(tmp_path, codec, within, stride)
 
 def test_half_of_the_classes_keep_their_tail(tmp_path):
     task, views = Segmentation(NAMES, stride=3), Views(None, 1)
-    book = make(tmp_path / "book", teacher(), DATA, views, task=task, codec=TopK(k=2, temperatures=(3.0,)), batch_size=4)
+    book = make(
+        tmp_path / "book", teacher(), DATA, views, task=task, codec=TopK(k=2, temperatures=(3.0,)), batch_size=4
+    )
     batch = Replay(DATA, views).batch([Pick(2, 0), Pick(5, 0)])
     target = task.targets(StoredKnowledge(book).targets(batch, ["logits"]), batch)["logits"]
     assert (tuple(target.positions), target.k) == ((2, 6, 9), 2)
@@ -149,7 +152,10 @@ def test_every_method_that_says_so_learns(name):
 
 @pytest.mark.parametrize("mix", [MixUp(1.0), CutMix(1.0)])
 def test_mixed_views_have_mixed_labels(mix):
-    task, batch = Segmentation(NAMES, stride=2), Replay(DATA, Views(None, 1, 3, mix=mix)).batch([Pick(1, 0), Pick(2, 0)])
+    task, batch = (
+        Segmentation(NAMES, stride=2),
+        Replay(DATA, Views(None, 1, 3, mix=mix)).batch([Pick(1, 0), Pick(2, 0)]),
+    )
     output = torch.randn(2, 4, 18, 26)
     found = loss_of(task, task.label_term(weight=1.0, label_smoothing=0.0), output, batch)
     own, other, ratio = (batch[key] for key in ("label", "partner_label", "ratio"))
@@ -175,7 +181,11 @@ def test_outputs_of_common_networks_are_understood():
     small = task.fields({"logits": logits[:, :, ::2, ::2]}, batch)["logits"]
     wanted = F.interpolate(logits[:, :, ::2, ::2], (4, 8), mode="bilinear", align_corners=False)
     torch.testing.assert_close(small, wanted.permute(0, 2, 3, 1))
-    for wrong, got in ((logits[:, :1], "(1, 1, 4, 8)"), (logits[0], "(2, 4, 8)"), ({"scores": 1}, "a dict without them")):
+    for wrong, got in (
+        (logits[:, :1], "(1, 1, 4, 8)"),
+        (logits[0], "(2, 4, 8)"),
+        ({"scores": 1}, "a dict without them"),
+    ):
         with pytest.raises(TeacherOutputError, match=rf"`logits` to be \[1, 2, height, width\].*{re.escape(got)}"):
             task.fields(wrong, batch)
 
@@ -190,7 +200,10 @@ def test_what_does_not_fit_is_refused(tmp_path):
         task.check_data([(torch.zeros(3, 4, 4), 7)])
     with pytest.raises(DataError, match=r"`labels` to be one a pixel, got shape \[4\] \(mine\)"):
         task.check_labels(np.zeros(4, int), "mine")
-    with pytest.raises(DataError, match=r"`label` to be whole numbers \[1, 18, 26\], got .*\[1, 18, 25\] \(task segmentation, sample 0\)"):
+    with pytest.raises(
+        DataError,
+        match=r"`label` to be whole numbers \[1, 18, 26\], got .*\[1, 18, 25\] \(task segmentation, sample 0\)",
+    ):
         task.batch({**batch, "label": batch["label"][..., 1:]})
     wish = r"`cells of logits` to be 117 in this batch: 9 x 13 cells of stride 2 an image, got 35 \(teacher\)\. Give the task the `stride`"
     with pytest.raises(TeacherOutputError, match=wish):

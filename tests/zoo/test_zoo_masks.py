@@ -68,7 +68,12 @@ def test_layouts(tmp_path, layout, zipped):
         data = opened(root, split)
         assert (len(data), data.class_names) == (3, NAMES)
         image, mask = data[1]
-        assert (tuple(image.shape), image.dtype, tuple(mask.shape), mask.dtype) == ((3, 6, 8), torch.uint8, (6, 8), torch.int64)
+        assert (tuple(image.shape), image.dtype, tuple(mask.shape), mask.dtype) == (
+            (3, 6, 8),
+            torch.uint8,
+            (6, 8),
+            torch.int64,
+        )
         wanted = mask_of(1).astype(int)
         wanted[wanted == 7] = -1
         assert np.array_equal(mask.numpy(), wanted)
@@ -99,19 +104,24 @@ def test_files_that_do_not_fit_are_refused_by_name(tmp_path):
     mask = root / "trainannot" / "01.png"
     for changed, wish in (
         (mask_of(1)[:, 1:], "`mask` to be [6, 8] pixels as its image, got [6, 7] (FILE). Bring both"),
-        (np.where(mask_of(1) == 7, 5, mask_of(1)), "classes 0 to 2, or void, got 5 (FILE; 6 of 48 pixels). Name the classes"),
+        (
+            np.where(mask_of(1) == 7, 5, mask_of(1)),
+            "classes 0 to 2, or void, got 5 (FILE; 6 of 48 pixels). Name the classes",
+        ),
         (np.zeros((6, 8, 3), np.uint8), "`mask` to be one id a pixel, got uint8 (6, 8, 3) (FILE)"),
     ):
         Image.fromarray(np.ascontiguousarray(changed).astype(np.uint8)).save(mask)
         with pytest.raises(DataError, match=re.escape(wish.replace("FILE", f"{root}, trainannot/01.png"))):
             opened(root)[1]
-        with pytest.raises(DataError, match="trainannot/01.png"):
+        with pytest.raises(DataError, match=r"trainannot/01\.png"):
             opened(root, cache=True)
     mask.write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"`mask` to be a whole picture, got UnidentifiedImageError"):
         opened(root)[1]
     mask.unlink()
-    with pytest.raises(DataError, match=r"`mask` to be beside each image, as trainannot/01.png, got 'none' .*train/01.jpg"):
+    with pytest.raises(
+        DataError, match=r"`mask` to be beside each image, as trainannot/01.png, got 'none' .*train/01.jpg"
+    ):
         opened(root)
     with pytest.raises(DataError, match=r"`classes` to be given, or in classes.txt, got neither"):
         open_dataset("image-masks", root=root, split="test")
@@ -203,16 +213,19 @@ def test_image_and_mask_move_alike(name, args):
 
 
 def test_colours_change_in_the_image_alone():
-    drawn = []
-    for args in ({}, {"brightness": 0.5, "contrast": 0.5}):
-        drawn.append(Replay(coded(), Views(create_transform("mask-affine", args), 3, 1)).batch([Pick(1, 2), Pick(0, 1)]))
+    drawn = [
+        Replay(coded(), Views(create_transform("mask-affine", args), 3, 1)).batch([Pick(1, 2), Pick(0, 1)])
+        for args in ({}, {"brightness": 0.5, "contrast": 0.5})
+    ]
     assert torch.equal(drawn[0]["label"], drawn[1]["label"])
     assert not torch.equal(drawn[0]["input"], drawn[1]["input"])
     assert not torch.equal(drawn[0]["probe/hash"], drawn[1]["probe/hash"])
 
 
 def test_student_and_teacher():
-    sizes = [sum(p.numel() for p in create_network(name, n_classes=11).parameters()) for name in ("unet-small", "unet-large")]
+    sizes = [
+        sum(p.numel() for p in create_network(name, n_classes=11).parameters()) for name in ("unet-small", "unet-large")
+    ]
     assert 5 * sizes[0] < sizes[1]
     for name in ("unet-small", "unet-large"):
         network = create_network(name, n_classes=5, args={"width": 4, "stages": 3, "in_channels": 1})

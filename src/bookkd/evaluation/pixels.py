@@ -184,7 +184,8 @@ def _f1(of: Mapping[str, Floats]) -> Floats:
     """Return 2 P R / (P + R); 0 where only one side has a boundary, NaN where neither has."""
     said, there = of["boundary_said"], of["boundary_there"]
     precision, recall = (
-        of[f"{name}_met"] / np.where(count > 0, count, 1) for name, count in (("boundary_said", said), ("boundary_there", there))
+        of[f"{name}_met"] / np.where(count > 0, count, 1)
+        for name, count in (("boundary_said", said), ("boundary_there", there))
     )
     found: Floats = np.where(said + there > 0, 2 * precision * recall / np.maximum(precision + recall, 1e-300), np.nan)
     return found

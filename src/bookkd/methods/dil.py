@@ -75,7 +75,14 @@ class DIL(BaseMethod):
     convex: bool = True
 
     name: ClassVar[str] = "dil-seq2seq"
-    tasks: ClassVar[tuple[str, ...]] = ("causal-lm", "classification", "multi-label", "segmentation", "seq2seq", "tagging")
+    tasks: ClassVar[tuple[str, ...]] = (
+        "causal-lm",
+        "classification",
+        "multi-label",
+        "segmentation",
+        "seq2seq",
+        "tagging",
+    )
     card: ClassVar[Card] = Card(
         "Assistants teach a student, which teaches back",
         "Lin et al., ACM Multimedia 2020, doi 10.1145/3394171.3413985 (abstract only)",

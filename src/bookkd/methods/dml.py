@@ -46,7 +46,15 @@ class DML(BaseMethod):
     average: bool = True
 
     name: ClassVar[str] = "dml"
-    tasks: ClassVar[tuple[str, ...]] = ("causal-lm", "classification", "ctc", "multi-label", "segmentation", "seq2seq", "tagging")
+    tasks: ClassVar[tuple[str, ...]] = (
+        "causal-lm",
+        "classification",
+        "ctc",
+        "multi-label",
+        "segmentation",
+        "seq2seq",
+        "tagging",
+    )
     card: ClassVar[Card] = Card(
         "Peers that teach one another",
         "Zhang et al., CVPR 2018, arXiv 1706.00384",

@@ -26,7 +26,15 @@ from bookkd.learning import Learned, Training, find_device, learn, visible_label
 from bookkd.learning.folder import plain
 from bookkd.methods import Method
 from bookkd.pipelines.options import DataOptions, NetworkOptions, ViewOptions
-from bookkd.pipelines.task import build_task, check_task, says_variance, task_name, with_grid, with_masked, with_variance
+from bookkd.pipelines.task import (
+    build_task,
+    check_task,
+    says_variance,
+    task_name,
+    with_grid,
+    with_masked,
+    with_variance,
+)
 from bookkd.tasks import Task
 from bookkd.views import Views
 from bookkd.zoo import FILELESS, TRANSFORMS, ImageDataset, SubsetDataset, weights_digest

@@ -33,7 +33,8 @@ def colours_of(n_classes: int) -> list[str]:
     for place in range(n_classes):
         hue, value = place / n_classes, (0.85, 0.67, 0.98)[place % 3]
         red, green, blue = (
-            value * (1 - 0.65 * min(1.0, max(0.0, 2 - abs(6 * ((hue + shift) % 1) - 3)))) for shift in (0.0, 2 / 3, 1 / 3)
+            value * (1 - 0.65 * min(1.0, max(0.0, 2 - abs(6 * ((hue + shift) % 1) - 3))))
+            for shift in (0.0, 2 / 3, 1 / 3)
         )
         found.append("#" + "".join(f"{round(255 * each):02x}" for each in (red, green, blue)))
     return found

@@ -24,7 +24,7 @@ from bookkd.report.columns import QUALITY, Column, columns_of, first_of
 from bookkd.report.figures import Row, batch_of, rows_of
 from bookkd.report.ledger import Ledger, ledger_of
 from bookkd.report.pareto import Point, pareto_of
-from bookkd.report.pictures import Pictures, pictures_of
+from bookkd.report.pictures import NO_PICTURES, Pictures, pictures_of
 from bookkd.report.provenance import Provenance, provenance_of
 from bookkd.report.runs import FoundRun
 from bookkd.report.series import ENTROPIES, Series, curves_of, series_of
@@ -69,7 +69,7 @@ class Numbers:
     recalls: tuple[ClassDifference, ...]
     confusions: tuple[Confusion, ...]
     provenance: Provenance
-    pictures: Pictures = Pictures()
+    pictures: Pictures = NO_PICTURES
 
     @property
     def first(self) -> Column:

@@ -13,7 +13,7 @@ from bookkd.core.errors import DataError, expected
 from bookkd.report.arms import Arm
 from bookkd.report.runs import FoundRun, listed, mapped
 
-__all__ = ["Picture", "PictureRow", "Pictures", "pictures_of"]
+__all__ = ["NO_PICTURES", "Picture", "PictureRow", "Pictures", "pictures_of"]
 
 _MOST_ARMS = 6
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -58,6 +58,9 @@ class Pictures:
     legend: tuple[tuple[str, str], ...] = ()
 
 
+NO_PICTURES = Pictures()
+
+
 def pictures_of(ranked: Sequence[Arm]) -> Pictures:
     """Return the pictures of the samples that every arm shows, by its first seed that has some; of the best arms.
 
@@ -67,10 +70,14 @@ def pictures_of(ranked: Sequence[Arm]) -> Pictures:
     Raises:
         DataError: for something else than pictures in a record.
     """
-    shown = [(arm.name, run) for arm in ranked if (run := next((each for each in arm.done if each.record.pictures), None)) is not None]
+    shown = [
+        (arm.name, run)
+        for arm in ranked
+        if (run := next((each for each in arm.done if each.record.pictures), None)) is not None
+    ]
     shown = shown[:_MOST_ARMS]
     if not shown:
-        return Pictures()
+        return NO_PICTURES
     first = shown[0][1]
     each = [{int(entry.get("sample", -1)): entry for entry in _entries(run)} for _, run in shown]
     common = [sample for sample in each[0] if all(sample in entries for entries in each)]
@@ -89,7 +96,14 @@ def _cells(sample: int, shown: Sequence[tuple[str, FoundRun]], each: Sequence[di
     run, entry = shown[0][1], each[0][sample]
     for name in ("image", "truth"):
         yield Picture(name, _checked(run, entry.get(name)))
-    taught = next(((run, entries[sample]["teacher"]) for (_, run), entries in zip(shown, each, strict=True) if "teacher" in entries[sample]), None)
+    taught = next(
+        (
+            (run, entries[sample]["teacher"])
+            for (_, run), entries in zip(shown, each, strict=True)
+            if "teacher" in entries[sample]
+        ),
+        None,
+    )
     if taught is not None:
         yield Picture("teacher", _checked(*taught))
     for (name, run), entries in zip(shown, each, strict=True):

@@ -11,7 +11,7 @@ from bookkd.report import class_tables as of_classes
 from bookkd.report import more_tables as more
 from bookkd.report.formats import capital
 from bookkd.report.numbers import Numbers
-from bookkd.report.pictures import Pictures
+from bookkd.report.pictures import NO_PICTURES, Pictures
 from bookkd.report.provenance import Provenance
 from bookkd.report.tables import Table, differences_table, main_table
 
@@ -49,7 +49,7 @@ class Section:
     tables: tuple[Table, ...]
     details: tuple[Table, ...] = ()
     texts: tuple[Text, ...] = ()
-    pictures: Pictures = Pictures()
+    pictures: Pictures = NO_PICTURES
 
 
 def sections(numbers: Numbers, *, pictures: bool = False) -> tuple[Section, ...]:
@@ -77,12 +77,14 @@ def sections(numbers: Numbers, *, pictures: bool = False) -> tuple[Section, ...]
             [],
             [of_classes.recalls_table(numbers.recalls), of_classes.mistakes_table(numbers.confusions)],
         ),
-        Section("pictures", "Pictures", (), pictures=numbers.pictures if pictures else Pictures()),
+        Section("pictures", "Pictures", (), pictures=numbers.pictures if pictures else NO_PICTURES),
         _section("entropy", "Entropy of book and student", [], [more.series_table(numbers.entropies, "Entropy")]),
         _section("cost", "Cost", [more.totals_table(numbers), more.ledger_table(numbers), more.books_table(numbers)]),
         _section("provenance", "Provenance", [], [more.runs_table(numbers)], _texts(numbers.provenance)),
     )
-    return tuple(section for section in found if section.tables or section.details or section.texts or section.pictures.rows)
+    return tuple(
+        section for section in found if section.tables or section.details or section.texts or section.pictures.rows
+    )
 
 
 def _section(

@@ -140,7 +140,9 @@ class Segmentation(BaseTask):
         """Return the cells of the grid of the largest view: that of the largest image, where the data set says `sizes`."""
         views: Views = getattr(dataset, "views", Views(None, 1))
         sizes = getattr(dataset, "sizes", None)
-        largest = 0 if sizes is None else max(range(len(sizes)), key=lambda place: int(sizes[place][0] * sizes[place][1]))
+        largest = (
+            0 if sizes is None else max(range(len(sizes)), key=lambda place: int(sizes[place][0] * sizes[place][1]))
+        )
         whole = dataset.dataset if hasattr(dataset, "views") else dataset
         plain = Views(views.transform, views.n_views, views.seed)
         height, width = self._cells({INPUT: Replay(whole, plain, probe_share=0)[Pick(largest, 0)][INPUT]})
@@ -162,7 +164,11 @@ class Segmentation(BaseTask):
         """
         found, rows, classes = found_logits(output), len(batch[INPUT]), self.n_outputs
         if not isinstance(found, Tensor) or found.ndim != 4 or found.shape[:2] != (rows, classes):
-            got = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(output).__name__} without them"
+            got = (
+                f"shape {tuple(found.shape)}"
+                if isinstance(found, Tensor)
+                else f"a {type(output).__name__} without them"
+            )
             do = "Build the network with the data set's number of classes."
             wish = f"[{rows}, {classes}, height, width]"
             raise TeacherOutputError(expected("logits", wish, got, where="output of a network", do=do))
@@ -181,7 +187,12 @@ class Segmentation(BaseTask):
         """
         labels = self._labels(batch, LABEL)
         weights = batch[WEIGHT].to(labels.device)[:, None, None]
-        found = {**batch, PIXELS + LABEL: labels, PIXELS + WEIGHT: weights.expand(labels.shape), LABEL: self._picked(labels)}
+        found = {
+            **batch,
+            PIXELS + LABEL: labels,
+            PIXELS + WEIGHT: weights.expand(labels.shape),
+            LABEL: self._picked(labels),
+        }
         known = labels != IGNORE_LABEL
         if PARTNER_LABEL in batch:
             partner = self._labels(batch, PARTNER_LABEL)
@@ -288,7 +299,10 @@ class _Cells(Segmentation):
     """What a teacher says for a book: `logits` [cells of all images, classes]."""
 
     def fields(self, output: Any, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        return {name: self._gridded(each).reshape(-1, self.n_outputs) for name, each in super().fields(output, batch).items()}
+        return {
+            name: self._gridded(each).reshape(-1, self.n_outputs)
+            for name, each in super().fields(output, batch).items()
+        }
 
     def of_teacher(self) -> Segmentation:
         return self

@@ -6,7 +6,6 @@ import io
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -128,7 +127,9 @@ def image_masks(
         DataError: no such root or split, an image without mask, or no class names.
     """
     if root is None:
-        raise DataError(expected("root", "a folder or a zip", None, where=f"data set {name}", do="Pass --data.root DIR."))
+        raise DataError(
+            expected("root", "a folder or a zip", None, where=f"data set {name}", do="Pass --data.root DIR.")
+        )
     files, wrapper, images = files_below(root, split)
     pairs = _pairs([path.relative_to(wrapper) for path in images], split, root, name)
     names = _names(files, wrapper, root, name) if classes is None else tuple(map(str, classes))
@@ -157,8 +158,10 @@ def _names(files: FolderFiles | ZipFiles, wrapper: PurePosixPath, root: Path, na
     try:
         lines = files.read(path).decode("utf-8").splitlines()
     except (OSError, KeyError, UnicodeDecodeError) as error:
-        do = "Pass --data.args '{\"classes\": [\"road\", \"sky\"]}', or write one name a line into classes.txt of the root."
-        raise DataError(expected("classes", "given, or in classes.txt", "neither", where=f"data set {name}, {root}", do=do)) from error
+        do = 'Pass --data.args \'{"classes": ["road", "sky"]}\', or write one name a line into classes.txt of the root.'
+        raise DataError(
+            expected("classes", "given, or in classes.txt", "neither", where=f"data set {name}, {root}", do=do)
+        ) from error
     return tuple(line.strip() for line in lines if line.strip())
 
 
@@ -169,11 +172,15 @@ def _pairs(
     where = f"data set {name}, {root}"
     found = {(parts, masks): key for key, parts, masks in _layouts(images, split)}
     if not found:
-        raise DataError(expected("root", f"a tree of images and masks with {split!r}", "neither", where=where, do=_LAYOUT))
+        raise DataError(
+            expected("root", f"a tree of images and masks with {split!r}", "neither", where=where, do=_LAYOUT)
+        )
     (image_folder, mask_folder), chosen = next(iter(found.items()))
     if chosen != split:
         choose(split, sorted(set(found.values())), "split", where=where)
-    of_masks = {path.relative_to(mask_folder).with_suffix(""): path for path in images if path.is_relative_to(mask_folder)}
+    of_masks = {
+        path.relative_to(mask_folder).with_suffix(""): path for path in images if path.is_relative_to(mask_folder)
+    }
     pairs = []
     for path in images:
         if not path.is_relative_to(image_folder) or path.is_relative_to(mask_folder):

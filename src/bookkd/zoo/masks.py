@@ -84,7 +84,9 @@ class MaskDataset:
             raise DataError(expected("images", "uint8 [n, channels, height, width]", got, where=self.name))
         if self.masks.ndim != 3 or self.masks.dtype.kind not in "iu" or len(self.masks) != len(self.images):
             got = f"{self.masks.dtype} {self.masks.shape}"
-            raise DataError(expected("masks", f"{len(self.images)} of whole numbers, one an image", got, where=self.name))
+            raise DataError(
+                expected("masks", f"{len(self.images)} of whole numbers, one an image", got, where=self.name)
+            )
         for sample, mask in enumerate(self.masks):
             check_mask(mask, self.images.shape[-2:], len(self.class_names), f"{self.name}, sample {sample}")
 
@@ -98,7 +100,9 @@ class MaskDataset:
 SHAPES = ("background", "disc", "square", "triangle")
 
 
-def shapes(*, split: str = "train", n: int | None = None, height: int = 32, width: int = 48, void: bool = True) -> MaskDataset:
+def shapes(
+    *, split: str = "train", n: int | None = None, height: int = 32, width: int = 48, void: bool = True
+) -> MaskDataset:
     """Draw discs, squares and triangles of any colour on a noisy background; a pixel around each is void, as in VOC.
 
     Args:
@@ -125,7 +129,9 @@ def shapes(*, split: str = "train", n: int | None = None, height: int = 32, widt
     return MaskDataset("shapes", torch.from_numpy(images), masks, SHAPES)
 
 
-def _drawn(split: str, n: int, height: int, width: int, void: bool) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int8]]:
+def _drawn(
+    split: str, n: int, height: int, width: int, void: bool
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int8]]:
     draws = generator(0, f"shapes {split}")
     down, right = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
     images, masks = np.empty((n, 3, height, width), np.uint8), np.zeros((n, height, width), np.int8)

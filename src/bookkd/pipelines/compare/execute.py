@@ -186,7 +186,9 @@ def _measured(shared: Shared, run: Run, learner: Learner) -> dict[str, Any]:
         found = {"metrics": measured["metrics"], "per_class": measured.get("per_class", {})}
         if samples.task.name == "segmentation":
             beside = shared.beside(run.arm.source)
-            found["pictures"] = pictures_of(learner.compute, samples.test, learner.task, teacher=beside, device=shared.device)
+            found["pictures"] = pictures_of(
+                learner.compute, samples.test, learner.task, teacher=beside, device=shared.device
+            )
         return found
     said = predictions_of(learner, samples.test)
     theirs = shared.said_on_test(run.arm.source)
