@@ -17,7 +17,7 @@ from tests.methods.speech import TWO_FRAMES, learn_tones, speech_total
 from tests.methods.speech import book as book_of_tones
 
 from bookkd.core.errors import ConfigError, UnknownNameError
-from bookkd.core.fields import IGNORE_LABEL, LABEL, WEIGHT
+from bookkd.core.fields import IGNORE_LABEL, LABEL, SAMPLE_WEIGHT, WEIGHT
 from bookkd.core.protocols import Needs
 from bookkd.core.schedules import Clock, Linear
 from bookkd.knowledge import StoredKnowledge, Teacher, check_needs
@@ -61,6 +61,7 @@ def total(method, student=None, teacher=TEACHER, labels=LABELS, clock=None):
         student, teacher, labels = worked_sample(method.name)
     objective, clock = method.objective(THREE), clock or Clock()
     batch = {LABEL: labels, WEIGHT: torch.ones(len(labels), dtype=torch.float64)}
+    batch[SAMPLE_WEIGHT] = batch[WEIGHT]
     weights = THREE.weights(batch)
     fields = {"logits": student, **{f"peers/{i}/logits": student for i in range(method.cohort)}}
     own = {} if method.name in feature_cases.FEATURES else own_targets(method, batch)

@@ -16,6 +16,7 @@ from bookkd.evaluation.paired import (
     difference_of,
     interaction_of,
 )
+from bookkd.evaluation.pixels import PixelSums
 from bookkd.evaluation.regression import evaluate_regression
 from bookkd.evaluation.student_t import Contrast, contrast_of, interval_of_mean, t_quantile
 from bookkd.evaluation.tokens import TokenSums
@@ -39,6 +40,7 @@ __all__ = [
     "Interval",
     "Latency",
     "Measures",
+    "PixelSums",
     "TokenSums",
     "TranscriptSums",
     "Translations",

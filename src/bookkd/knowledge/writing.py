@@ -106,7 +106,7 @@ def plan_book(
         fields=fields,
         task=task.name,
         teachers=(teacher.info,),
-        data=fingerprint(dataset),
+        data={**fingerprint(dataset), **getattr(of_teacher, "noted", {})},
         views=views.recipe(len(dataset)),
         class_names=of_teacher.class_names,
         masked_classes=task.masked,

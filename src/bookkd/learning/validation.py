@@ -18,6 +18,7 @@ from bookkd.core.names import choose
 from bookkd.evaluation import (
     Evaluation,
     Measures,
+    PixelSums,
     TokenSums,
     TranscriptSums,
     direction_of,
@@ -115,6 +116,7 @@ _MEASURED: Mapping[str, tuple[str, ...]] = {
     "ctc": ("wer", "cer", "accuracy", "nll", "ece", "blank_share"),
     "multi-label": ("map", "auroc", "micro_f1", "macro_f1", "subset_accuracy", "hamming_loss", "nll", "brier", "ece"),
     "regression": ("rmse", "mae", "r2", "correlation", "nll"),
+    "segmentation": ("miou", "accuracy", "balanced_accuracy", "boundary_f1", "nll", "ece"),
     "seq2seq": _OF_TOKENS,
     "tagging": (*_OF_TOKENS, "balanced_accuracy"),
 }
@@ -144,6 +146,7 @@ _GATHERERS: Mapping[str, Callable[[Any], Gatherer]] = {
     "ctc": lambda task: TranscriptSums(
         task.class_names, blank=task.blank, separator=task.separator, word_mark=task.word_mark
     ),
+    "segmentation": lambda task: PixelSums(task.class_names),
     "seq2seq": lambda task: TokenSums(),
     "tagging": lambda task: TokenSums(class_names=task.class_names),
 }

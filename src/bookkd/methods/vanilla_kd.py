@@ -67,6 +67,7 @@ class VanillaKD(BaseMethod):
         "classification",
         "multi-label",
         "regression",
+        "segmentation",
         "seq2seq",
         "tagging",
     )

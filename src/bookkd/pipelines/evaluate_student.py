@@ -18,7 +18,16 @@ from bookkd.learning import Learner, find_device, measure, measure_network, pred
 from bookkd.losses import DenseTarget, FullTarget
 from bookkd.pipelines.learn_student import views_of_book
 from bookkd.pipelines.options import DataOptions, NetworkOptions
-from bookkd.pipelines.task import beam_of, build_task, check_book, says_variance, task_name, with_masked, with_variance
+from bookkd.pipelines.task import (
+    beam_of,
+    build_task,
+    check_book,
+    says_variance,
+    task_name,
+    with_grid,
+    with_masked,
+    with_variance,
+)
 from bookkd.tasks import Task, predict
 from bookkd.views import Pick, Replay, Views
 from bookkd.zoo import ClassSubset, check_takes
@@ -77,7 +86,7 @@ def evaluate_student(
     learner = Learner(network, chosen, preprocess=preprocess).to(device)
     if any(info.by_position for info in plain.field_infos.values()):
         if stored is not None:
-            plain = with_masked(plain, stored)
+            plain = with_grid(with_masked(plain, stored), stored)
             check_book(stored, dataset, unchanged_views(stored), plain)
         check_takes(network, dataset)
         beside = (

@@ -121,7 +121,10 @@ def make_book(
     elif len(teachers) == 1:
         speaker = load(teachers[0])
         known = with_variance(plain, teacher=says_variance(plain, speaker, dataset, views=drawn), student=False)
-        kept: dict[str, Any] = {"features": inside, "feature_codec": FEATURE_CODECS[choose(feature_codec, FEATURE_CODECS, "codec")]}
+        kept: dict[str, Any] = {
+            "features": inside,
+            "feature_codec": FEATURE_CODECS[choose(feature_codec, FEATURE_CODECS, "codec")],
+        }
         book = make(out, speaker, dataset, drawn, task=known, told=told, **kept, **options)
     else:
         loaders = [partial(load, each) for each in teachers]

@@ -34,7 +34,7 @@ class DataOptions:
 
     Args:
         name: digits, digits-pairs (several labels), digits-angle (numbers), folder, cifar10, cifar100, mnist, fashion-mnist, text,
-            text-classes, pairs, spoken-digits, or package.module:callable.
+            text-classes, pairs, spoken-digits, image-masks, camvid, shapes, or package.module:callable.
         root: Folder (or zip, for "folder") that holds the files.
         split: Part of the data set.
         limit: Take so many samples, the same ones each time, with every class in its share.
@@ -72,9 +72,9 @@ class TaskOptions:
     """What the data are, and what a task cannot tell from them.
 
     Args:
-        name: classification (one class a sample), multi-label, regression, causal-lm, seq2seq, ctc or tagging; taken from the book where
+        name: classification (one class a sample), multi-label, regression, causal-lm, seq2seq, ctc, segmentation or tagging; taken from the book where
             there is one, else classification.
-        args: Options of the task, such as '{"teacher_subsampling": 2}' of ctc.
+        args: Options of the task, such as '{"teacher_subsampling": 2}' of ctc, '{"stride": 4}' of segmentation.
     """
 
     name: str = ""
@@ -86,7 +86,7 @@ class NetworkOptions:
     """A network by name.
 
     Args:
-        name: resnet8 to resnet110, digits-large, digits-small, timm:NAME, torchvision:NAME, causal-lm:NAME,
+        name: resnet8 to resnet110, digits-large, digits-small, unet-large, unet-small, timm:NAME, torchvision:NAME, causal-lm:NAME,
             seq2seq:NAME or text-classifier:NAME (a kind of Transformers such as gpt2, or a folder with its files), or
             package.module:callable.
         weights: Safetensors file to start from.
@@ -157,7 +157,7 @@ class ViewOptions:
 
     Args:
         transform: none, digits, crop-flip, crop-flip-jitter-erase, auto-augment, rand-augment, trivial-augment, jda,
-            random-resized-crop, token-mask, or package.module:callable.
+            random-resized-crop, mask-affine, mask-crop, token-mask, or package.module:callable.
         n_views: Views of each sample.
         seed: Of all draws.
         args: Arguments of the transform, such as '{"size": 32, "padding": 4}'.

@@ -16,6 +16,7 @@ from bookkd.core.names import choose, require
 from bookkd.knowledge import StoredKnowledge, Teacher, check_alignment
 from bookkd.knowledge.writing import Viewed
 from bookkd.learning import Cohort
+<<<<<<< HEAD
 from bookkd.tasks import TASKS, CausalLM, Regression, Seq2Seq, Task, task_class
 from bookkd.views import Pick, Replay, Views
 
@@ -29,6 +30,12 @@ __all__ = [
     "with_masked",
     "with_variance",
 ]
+=======
+from bookkd.tasks import TASKS, CausalLM, Regression, Segmentation, Task, task_class
+from bookkd.views import Pick, Replay, Views
+
+__all__ = ["build_task", "check_task", "says_variance", "task_name", "with_grid", "with_masked", "with_variance"]
+>>>>>>> seg
 
 
 def task_name(given: str, stored: StoredKnowledge | None) -> str:
@@ -157,6 +164,17 @@ def with_masked(task: Task, stored: StoredKnowledge | None) -> Task:
     """Return a language model's task with the tokens that a book says nobody may say, where it masks none of its own; any other as it is."""
     masked = () if stored is None else tuple(stored.book.plan.masked_classes)
     return replace(task, masked=masked) if isinstance(task, CausalLM) and not task.masked else task
+
+
+def with_grid(task: Task, stored: StoredKnowledge | None) -> Task:
+    """Return a segmentation on the grid that a book notes; any other task as it is.
+
+    Raises:
+        ConfigError: where the task was given another grid.
+    """
+    if stored is None or not isinstance(task, Segmentation):
+        return task
+    return task.as_noted(stored.book.plan.data, str(stored.book.path))
 
 
 def with_variance(task: Task, *, teacher: bool | None, student: bool) -> Task:

@@ -24,6 +24,7 @@ from bookkd.report.columns import QUALITY, Column, columns_of, first_of
 from bookkd.report.figures import Row, batch_of, rows_of
 from bookkd.report.ledger import Ledger, ledger_of
 from bookkd.report.pareto import Point, pareto_of
+from bookkd.report.pictures import NO_PICTURES, Pictures, pictures_of
 from bookkd.report.provenance import Provenance, provenance_of
 from bookkd.report.runs import FoundRun
 from bookkd.report.series import ENTROPIES, Series, curves_of, series_of
@@ -51,6 +52,7 @@ class Numbers:
         recalls: Recall by class against the baseline.
         confusions: Who is taken for whom.
         provenance: Where the numbers come from.
+        pictures: Of segmentation; on the page alone.
     """
 
     title: str
@@ -67,6 +69,7 @@ class Numbers:
     recalls: tuple[ClassDifference, ...]
     confusions: tuple[Confusion, ...]
     provenance: Provenance
+    pictures: Pictures = NO_PICTURES
 
     @property
     def first(self) -> Column:
@@ -85,7 +88,7 @@ class Numbers:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "pictures"}
 
 
 def numbers_of(runs: Sequence[FoundRun], *, baseline: str | None = None, title: str = "BookKD report") -> Numbers:
@@ -123,6 +126,7 @@ def numbers_of(runs: Sequence[FoundRun], *, baseline: str | None = None, title: 
         recalls=recalls_of(ranked, baselines),
         confusions=confusions_of(ranked),
         provenance=provenance_of(runs, ranked, teachers),
+        pictures=pictures_of(ranked),
     )
 
 

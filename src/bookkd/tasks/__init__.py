@@ -11,6 +11,7 @@ from bookkd.tasks.ctc import CTC
 from bookkd.tasks.multi_label import MultiLabel
 from bookkd.tasks.predict import Predictions, plain_loader, predict
 from bookkd.tasks.regression import Regression
+from bookkd.tasks.segmentation import Segmentation
 from bookkd.tasks.seq2seq import Seq2Seq
 from bookkd.tasks.tagging import Tagging
 
@@ -25,6 +26,7 @@ __all__ = [
     "MultiLabel",
     "Predictions",
     "Regression",
+    "Segmentation",
     "Seq2Seq",
     "SoftOptions",
     "Tagging",
@@ -41,6 +43,7 @@ TASKS = {
     "ctc": "bookkd.tasks.ctc:CTC",
     "multi-label": "bookkd.tasks.multi_label:MultiLabel",
     "regression": "bookkd.tasks.regression:Regression",
+    "segmentation": "bookkd.tasks.segmentation:Segmentation",
     "seq2seq": "bookkd.tasks.seq2seq:Seq2Seq",
     "tagging": "bookkd.tasks.tagging:Tagging",
 }

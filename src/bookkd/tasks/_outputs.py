@@ -17,7 +17,7 @@ def found_logits(output: Any) -> Any:
     """Return what stands for the logits in a network's output, whatever it is."""
     found = getattr(output, LOGITS, output)
     if isinstance(found, Mapping):
-        found = found.get(LOGITS)
+        found = found.get(LOGITS, found.get("out"))  # torchvision's name in segmentation
     return found[0] if isinstance(found, tuple | list) and found else found
 
 

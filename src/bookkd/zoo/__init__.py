@@ -17,6 +17,8 @@ from bookkd.zoo.language import (
     separator_of,
     takes,
 )
+from bookkd.zoo.mask_folders import CAMVID, MaskFolders, camvid, image_masks
+from bookkd.zoo.masks import MaskDataset, shapes
 from bookkd.zoo.networks import create_network
 from bookkd.zoo.paired_tokens import PairedTokens
 from bookkd.zoo.pairs import PairDataset, read_pairs
@@ -27,18 +29,21 @@ from bookkd.zoo.sequences import TokenDataset, check_takes
 from bookkd.zoo.sounds import log_mel
 from bookkd.zoo.spec_augment import SpecAugment
 from bookkd.zoo.speech import SpeechDataset, Utterance, read_speech
-from bookkd.zoo.tables import DATASETS, FAMILIES, FILELESS, NETWORKS, SEQUENCES, TRANSFORMS
+from bookkd.zoo.tables import DATASETS, FAMILIES, FILELESS, MASKS, NETWORKS, SEQUENCES, TRANSFORMS
 from bookkd.zoo.tagging import GRUTagger, SequenceDataset
 from bookkd.zoo.texts import TextClassifier, TextDataset, create_text_classifier, load_text_classifier
 from bookkd.zoo.transformers_files import load_tokenizer, plain_tokenizer, special_tokens, tokenizer_digest
 from bookkd.zoo.transforms import create_transform
 from bookkd.zoo.translation import TranslationTransformer
+from bookkd.zoo.unet import UNet
 from bookkd.zoo.weights import load_weights, save_weights, weights_digest
 
 __all__ = [
+    "CAMVID",
     "DATASETS",
     "FAMILIES",
     "FILELESS",
+    "MASKS",
     "NETWORKS",
     "SEQUENCES",
     "TRANSFORMS",
@@ -50,6 +55,8 @@ __all__ = [
     "Hypothesis",
     "ImageDataset",
     "LanguageModel",
+    "MaskDataset",
+    "MaskFolders",
     "PairDataset",
     "PairedTokens",
     "Preprocess",
@@ -62,8 +69,10 @@ __all__ = [
     "TextDataset",
     "TokenDataset",
     "TranslationTransformer",
+    "UNet",
     "Utterance",
     "VectorDataset",
+    "camvid",
     "check_takes",
     "class_subset",
     "continued",
@@ -76,6 +85,7 @@ __all__ = [
     "decode",
     "find_classes",
     "fingerprint",
+    "image_masks",
     "keeps_apart",
     "load_causal_lm",
     "load_seq2seq",
@@ -91,6 +101,7 @@ __all__ = [
     "read_speech",
     "save_weights",
     "separator_of",
+    "shapes",
     "special_tokens",
     "spoken_digits",
     "takes",

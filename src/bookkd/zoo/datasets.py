@@ -14,7 +14,7 @@ from bookkd.core.names import import_reference, is_reference, look_up
 from bookkd.zoo.calls import accepted, call
 from bookkd.zoo.images import ImageDataset, SubsetDataset
 from bookkd.zoo.order import stratified_order
-from bookkd.zoo.tables import DATASETS, SEQUENCES
+from bookkd.zoo.tables import DATASETS, MASKS, SEQUENCES
 from bookkd.zoo.user_data import adopt
 
 __all__ = ["open_dataset"]
@@ -34,7 +34,7 @@ def open_dataset(
     The label is a class, or a vector of labels where the data set has several, or numbers, for each sample.
 
     Args:
-        name: A name of `DATASETS` or `SEQUENCES`, or `package.module:callable`, which is given `root`, `split` and `download` if it has
+        name: A name of `DATASETS`, `MASKS` or `SEQUENCES`, or `package.module:callable`, which is given `root`, `split` and `download` if it has
             such arguments and returns anything with a length whose items are (image, label); see `user_data.adopt`.
         root: Where the files lie: a folder, or a zip of one for "folder".
         split: "train", "test", or what the set has.
@@ -56,7 +56,7 @@ def open_dataset(
     reader = (
         import_reference(name, "data set")
         if is_reference(name)
-        else look_up(name, {**DATASETS, **SEQUENCES}, "data set")
+        else look_up(name, {**DATASETS, **MASKS, **SEQUENCES}, "data set")
     )
     if not callable(reader):
         raise ConfigError(expected("data set", "a callable that returns a data set", reader, where=name))

@@ -90,8 +90,11 @@ def _timm(name: str, n_classes: int, args: dict[str, Any]) -> Any:
 
 def _torchvision(name: str, n_classes: int, args: dict[str, Any]) -> Any:
     models = require("torchvision.models", "train")
-    choose(name, models.list_models(module=models), "torchvision network")
-    merged = {"weights": None, **_ONE_OUTPUT.get(name, {}), **args}
+    of_pixels = models.list_models(module=models.segmentation)
+    choose(name, [*models.list_models(module=models), *of_pixels], "torchvision network")
+    # Those of segmentation would fetch the weights of their backbone by themselves.
+    backbone = {"weights_backbone": None} if name in of_pixels else {}
+    merged = {"weights": None, **backbone, **_ONE_OUTPUT.get(name, {}), **args}
     return _foreign(f"torchvision:{name}", lambda: models.get_model(name, num_classes=n_classes, **merged), args)
 
 

@@ -23,6 +23,7 @@ from bookkd.learning import Learned, Learner, Validation, learn, measure, measur
 from bookkd.pipelines.compare.arms import Arm, student_label
 from bookkd.pipelines.compare.folders import Run, begin
 from bookkd.pipelines.compare.shared import Shared
+from bookkd.pipelines.pictures import pictures_of
 from bookkd.report import RunRecord
 from bookkd.zoo import weights_digest
 
@@ -184,7 +185,13 @@ def _measured(shared: Shared, run: Run, learner: Learner) -> dict[str, Any]:
             device=shared.device,
             replicates=shared.sweep.replicates,
         ).to_json()
-        return {"metrics": measured["metrics"], "per_class": measured.get("per_class", {})}
+        found = {"metrics": measured["metrics"], "per_class": measured.get("per_class", {})}
+        if samples.task.name == "segmentation":
+            beside = shared.beside(run.arm.source)
+            found["pictures"] = pictures_of(
+                learner.compute, samples.test, learner.task, teacher=beside, device=shared.device
+            )
+        return found
     said = predictions_of(learner, samples.test)
     theirs = shared.said_on_test(run.arm.source)
     found = measure(learner.task, said, teacher=theirs, replicates=shared.sweep.replicates).to_json()

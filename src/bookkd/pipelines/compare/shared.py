@@ -43,7 +43,7 @@ from bookkd.pipelines.learn_student import views_of_book
 from bookkd.pipelines.make_book import note_accuracy
 from bookkd.pipelines.options import NetworkOptions, ViewOptions
 from bookkd.pipelines.samples import Rows, Samples, open_samples
-from bookkd.pipelines.task import beam_of, check_book, says_variance, task_name, with_masked, with_variance
+from bookkd.pipelines.task import beam_of, check_book, says_variance, task_name, with_grid, with_masked, with_variance
 from bookkd.tasks import Task, predict
 from bookkd.views import CachedViews, Replay, Views
 
@@ -217,6 +217,8 @@ class Shared:
         task, train = self.samples.task, self.samples.train
         own = says_variance(task, student, train, views=views, preprocess=preprocess)
         theirs: bool | None = None
+        for book in [] if source is None else self.stored(source):
+            task = with_grid(task, book)
         if source is not None:
             stored = [VARIANCE in book.fields for book in self.stored(source)]
             live = [says_variance(task, self.teacher(options), train, views=views) for options in source.teachers]
