@@ -16,8 +16,7 @@ from bookkd.core.names import choose, require
 from bookkd.knowledge import StoredKnowledge, Teacher, check_alignment
 from bookkd.knowledge.writing import Viewed
 from bookkd.learning import Cohort
-<<<<<<< HEAD
-from bookkd.tasks import TASKS, CausalLM, Regression, Seq2Seq, Task, task_class
+from bookkd.tasks import TASKS, CausalLM, Regression, Segmentation, Seq2Seq, Task, task_class
 from bookkd.views import Pick, Replay, Views
 
 __all__ = [
@@ -27,15 +26,10 @@ __all__ = [
     "check_task",
     "says_variance",
     "task_name",
+    "with_grid",
     "with_masked",
     "with_variance",
 ]
-=======
-from bookkd.tasks import TASKS, CausalLM, Regression, Segmentation, Task, task_class
-from bookkd.views import Pick, Replay, Views
-
-__all__ = ["build_task", "check_task", "says_variance", "task_name", "with_grid", "with_masked", "with_variance"]
->>>>>>> seg
 
 
 def task_name(given: str, stored: StoredKnowledge | None) -> str:

@@ -57,12 +57,9 @@ TRANSFORMS = {
     "crop-flip": "bookkd.zoo.transforms:crop_flip",
     "crop-flip-jitter-erase": "bookkd.zoo.transforms:crop_flip_jitter_erase",
     "digits": "bookkd.zoo.transforms:digits",
-<<<<<<< HEAD
     "jda": "bookkd.zoo.joint_augment:jda",
-=======
     "mask-affine": "bookkd.zoo.mask_transforms:mask_affine",
     "mask-crop": "bookkd.zoo.mask_transforms:mask_crop",
->>>>>>> seg
     "none": "bookkd.zoo.transforms:none",
     "rand-augment": "bookkd.zoo.transforms:rand_augment",
     "random-resized-crop": "bookkd.zoo.transforms:random_resized_crop",
