@@ -46,6 +46,7 @@ class AT(FeatureMethod):
     layers: tuple[str, ...] = STAGES
 
     name: ClassVar[str] = "at"
+    tasks: ClassVar[tuple[str, ...]] = ("classification", "multi-label", "segmentation")
     card: ClassVar[Card] = Card(
         "The student looks where the teacher looks",
         "Zagoruyko and Komodakis, ICLR 2017, arXiv 1612.03928",

@@ -49,6 +49,7 @@ class FitNets(FeatureMethod):
     layer: str = "stage2"
 
     name: ClassVar[str] = "fitnets"
+    tasks: ClassVar[tuple[str, ...]] = ("classification", "multi-label", "segmentation")
     card: ClassVar[Card] = Card(
         "The student's maps at one layer are the teacher's",
         "Romero et al., ICLR 2015, arXiv 1412.6550",
