@@ -110,7 +110,7 @@ class Segmentation(BaseTask):
         noted = data.get("grid")
         if not isinstance(noted, Mapping):
             return self
-        theirs = {"stride": int(noted["stride"]), "grid": str(noted["of"])}
+        theirs: dict[str, Any] = {"stride": int(noted["stride"]), "grid": str(noted["of"])}
         for name, value in theirs.items():
             if getattr(self, name) not in (value, getattr(type(self), name)):
                 do = "Leave it out, or make a book of that grid."
@@ -235,7 +235,7 @@ class Segmentation(BaseTask):
             return DenseTarget(target.logits.reshape(*shape, -1))
         return target.rows(torch.arange(count, device=batch[INPUT].device).reshape(shape))
 
-    def of_teacher(self) -> Segmentation:
+    def of_teacher(self) -> Segmentation:  # type: ignore[override]
         """Return the task as a teacher's network answers for a book: the cells of all images, one after another."""
         return _Cells(**{each.name: getattr(self, each.name) for each in fields_of(self)})
 
