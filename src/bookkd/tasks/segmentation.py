@@ -235,7 +235,7 @@ class Segmentation(BaseTask):
             return DenseTarget(target.logits.reshape(*shape, -1))
         return target.rows(torch.arange(count, device=batch[INPUT].device).reshape(shape))
 
-    def of_teacher(self) -> Segmentation:  # type: ignore[override]
+    def of_teacher(self) -> Segmentation:
         """Return the task as a teacher's network answers for a book: the cells of all images, one after another."""
         return _Cells(**{each.name: getattr(self, each.name) for each in fields_of(self)})
 
@@ -304,5 +304,5 @@ class _Cells(Segmentation):
             for name, each in super().fields(output, batch).items()
         }
 
-    def of_teacher(self) -> Segmentation:
+    def of_teacher(self) -> Self:
         return self
