@@ -123,7 +123,7 @@ def test_files_that_do_not_fit_are_refused_by_name(tmp_path):
         DataError, match=r"`mask` to be beside each image, as trainannot/01.png, got 'none' .*train/01.jpg"
     ):
         opened(root)
-    with pytest.raises(DataError, match=r"`classes` to be given, or in classes.txt, got neither"):
+    with pytest.raises(DataError, match=r"`classes` to be given, or in classes.txt, got 'neither'"):
         open_dataset("image-masks", root=root, split="test")
     with pytest.raises(UnknownNameError, match=r"Unknown split 'val'"):
         opened(root, "val")

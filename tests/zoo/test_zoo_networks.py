@@ -120,7 +120,7 @@ def test_own_code():
         ("resnet21", None, UnknownNameError, r"Unknown network 'resnet21'. Nearest: resnet14, resnet20"),
         ("timm:resnet1", None, UnknownNameError, r"Unknown timm network 'resnet1'. Nearest: resnet18"),
         ("torchvision:resnt18", None, UnknownNameError, r"Unknown torchvision network 'resnt18'. Nearest: resnet18"),
-        ("torchvision:fcn_resnet50", None, UnknownNameError, r"Unknown torchvision network"),
+        ("torchvision:fasterrcnn_resnet50_fpn", None, UnknownNameError, r"Unknown torchvision network"),
         (
             "resnet20",
             {"depth": 4},

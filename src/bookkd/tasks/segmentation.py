@@ -110,7 +110,7 @@ class Segmentation(BaseTask):
         noted = data.get("grid")
         if not isinstance(noted, Mapping):
             return self
-        theirs = {"stride": int(noted["stride"]), "grid": str(noted["of"])}
+        theirs: dict[str, Any] = {"stride": int(noted["stride"]), "grid": str(noted["of"])}
         for name, value in theirs.items():
             if getattr(self, name) not in (value, getattr(type(self), name)):
                 do = "Leave it out, or make a book of that grid."
@@ -304,5 +304,5 @@ class _Cells(Segmentation):
             for name, each in super().fields(output, batch).items()
         }
 
-    def of_teacher(self) -> Segmentation:
+    def of_teacher(self) -> Self:
         return self

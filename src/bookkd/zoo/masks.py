@@ -153,7 +153,9 @@ def _drawn(
 def _distance(kind: int, down: npt.NDArray[Any], right: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return how far pixels are from the middle of a shape, as its radius counts."""
     if kind == 1:
-        return np.asarray(np.hypot(down, right))
-    if kind == 2:
-        return np.maximum(np.abs(down), np.abs(right)) * 1.15
-    return np.maximum(down * 1.6, np.abs(right) * 1.4 - down * 0.7)
+        far = np.hypot(down, right)
+    elif kind == 2:
+        far = np.maximum(np.abs(down), np.abs(right)) * 1.15
+    else:
+        far = np.maximum(down * 1.6, np.abs(right) * 1.4 - down * 0.7)
+    return np.asarray(far)
