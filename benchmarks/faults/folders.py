@@ -30,6 +30,7 @@ SAMPLES, VIEWS = 20, 2
 SECONDS = 60
 """After which somebody who waits for a pipe is stopped."""
 PRECIOUS = b"what nobody may change"
+CONSTANTS = specimens.CONSTANTS
 PLAIN = {name: codec for name, codec in specimens.CODECS.items() if name != "sampled"}
 """Codecs that statistics can describe."""
 
@@ -39,11 +40,11 @@ def place() -> Path:
     """Return a folder in memory, where there is one, with the books that are spoilt."""
     root = readers.folder() / "folders"
     for name in ("whole", "plain"):
-        specimens.make(root / name, _plan(name))
-    specimens.make(root / "grown", _plan("grown"))
+        specimens.make(root / name, _plan(name), constants=CONSTANTS)
+    specimens.make(root / "grown", _plan("grown"), constants=CONSTANTS)
     specimens.grow(root / "grown", SAMPLES + 10, VIEWS)
     making(root / "begun", units=3)
-    specimens.make(root / "growing", _plan("growing"))
+    specimens.make(root / "growing", _plan("growing"), constants=CONSTANTS)
     growing(root / "growing", units=1)
     for kind in WRITERS:  # whatever is imported and set up once
         judge(kind, b"")
@@ -55,7 +56,7 @@ def _plan(name: str) -> Plan:
 
 
 def making(root: Path, *, units: int | None = None) -> None:
-    with BookWriter(root, _plan("whole"), keys=specimens.keys(SAMPLES)) as writer:
+    with BookWriter(root, _plan("whole"), keys=specimens.keys(SAMPLES), constants=CONSTANTS) as writer:
         for unit in writer.pending()[:units]:
             writer.write(unit, specimens.said(writer.plan, *unit))
         if units is None:
@@ -64,7 +65,7 @@ def making(root: Path, *, units: int | None = None) -> None:
 
 def growing(root: Path, *, units: int | None = None) -> None:
     larger = replace(_plan("whole"), n_samples=SAMPLES + 10, n_views=VIEWS + 1, unit_rows=None)
-    with GrowthWriter(root, larger, keys=specimens.keys(SAMPLES + 10)) as writer:
+    with GrowthWriter(root, larger, keys=specimens.keys(SAMPLES + 10), constants=CONSTANTS) as writer:
         for view, start, stop in writer.pending()[:units]:
             writer.write_rows(view, start, specimens.said(writer.plan, view, start, stop))
         if units is None:
@@ -79,7 +80,7 @@ def repairing(root: Path, *, accept: bool = False) -> None:
             raise BookMismatchError("Expected samples of the data set, got others. Give others.")
         return specimens.said(known, view, start, stop)
 
-    repair(root, say, keys=specimens.keys(known.n_samples), accept=accept)
+    repair(root, say, keys=specimens.keys(known.n_samples), constants=CONSTANTS, accept=accept)
 
 
 def compacting(root: Path) -> None:
@@ -166,7 +167,7 @@ LAID = (
     ".lock", "stats", "stats/stats.json", "stats/view-0000.parquet", f"stats/.view-0000.parquet.{os.getpid()}.tmp", "plan-000002.json",
     "plan-000003.json", "keys-000002.safetensors", "keys-000003.safetensors", "edition-000002.json", "edition-000003.json",
     "edition-999999.json", f".edition-000002.json.{os.getpid()}.tmp", f".plan-000002.json.{os.getpid()}.tmp", "view-0000", "view-0001",
-    "view-0002", "view-0000/rows-000000000-000000008-00000009.json", "view-0000/rows-000000000-000000020-00000002.json",
+    "view-0002", "constants", f"constants/{'0' * 32}.safetensors", "view-0000/rows-000000000-000000008-00000009.json", "view-0000/rows-000000000-000000020-00000002.json",
     "view-0000/rows-000000000-000000020-00000002.safetensors", "view-0001/rows-000000008-000000016-00000002.json",
 )  # fmt: skip
 """Names that a writer will use, or that it looks for."""

@@ -14,6 +14,7 @@ import time
 import tracemalloc
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,11 @@ import xxhash
 from benchmarks.faults import specimens
 
 from bookkd.book import Book, Plan, _manifest, verify
+from bookkd.book._constants import read_constant
 from bookkd.book._opening import read_keys
 from bookkd.book._shard import Shard
 from bookkd.core import jsonio
-from bookkd.core.errors import BookKDError
+from bookkd.core.errors import BookKDError, ConfigError
 
 LIMIT_SECONDS = 5.0
 LIMIT_BYTES = 64 * 2**20
@@ -39,7 +41,7 @@ def folder() -> Path:
     """Return a folder in memory, where there is one, with the specimen in `book`."""
     fast = Path("/dev/shm")
     root = Path(tempfile.mkdtemp(prefix="bookkd-readers-", dir=fast if os.access(fast, os.W_OK) else None))
-    specimens.make(root / "book", specimens.plan(SAMPLES, VIEWS, unit_rows=16))
+    specimens.make(root / "book", specimens.plan(SAMPLES, VIEWS, unit_rows=16), constants=specimens.CONSTANTS)
     atexit.register(shutil.rmtree, root, ignore_errors=True)
     return root
 
@@ -62,6 +64,7 @@ def whole() -> dict[str, bytes]:
         "sidecar": f"view-0000/{stem}.json",
         "shard": f"view-0000/{stem}.safetensors",
         "keys": "keys.safetensors",
+        "constant": book.plan.constants["classifier/weight"].file,
     }
     return {kind: (book.path / name).read_bytes() for kind, name in names.items()}
 
@@ -130,9 +133,24 @@ def keys(data: bytes) -> None:
     read_keys(folder(), _with_keys(xxhash.xxh3_128_hexdigest(data)))
 
 
-def _with_keys(digest: str) -> Plan:
-    from dataclasses import replace
+def constant(data: bytes) -> None:
+    """Read it as the constant that it stands for, as far as the plan may say its size."""
+    entry = specimen().plan.constants["classifier/weight"]
+    try:
+        entry = replace(entry, bytes=len(data), digest=xxhash.xxh3_128_hexdigest(data))
+    except ConfigError:  # no plan is read that says so
+        return
+    path = folder() / entry.file
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(data)
+    try:
+        found = read_constant(folder(), entry)
+    finally:
+        path.unlink()
+    assert (found.dtype.name, found.shape, found.flags.writeable) == (entry.dtype, entry.shape, False)
 
+
+def _with_keys(digest: str) -> Plan:
     return replace(specimen().plan, keys_digest=digest)
 
 
@@ -158,9 +176,13 @@ READERS: dict[str, Callable[[bytes], None]] = {
     "sidecar": sidecar,
     "shard": shard,
     "keys": keys,
+    "constant": constant,
     "book": book,
 }
 """Kind of file -> what is done with bytes in its place; a BookKDError, or nothing at all."""
+
+
+_CONTAINERS = ("shard", "keys", "constant")
 
 
 class BrokenError(AssertionError):
@@ -224,7 +246,7 @@ def edited(kind: str, choose: Callable[[int], int], fresh: Callable[[], Any]) ->
         fresh: Gives a JSON value.
     """
     good = whole()["plan" if kind == "book" else kind]
-    if kind in ("shard", "keys"):
+    if kind in _CONTAINERS:
         length = int.from_bytes(good[:8], "little")
         found = json.loads(good[8 : 8 + length])
     else:
@@ -235,7 +257,7 @@ def edited(kind: str, choose: Callable[[int], int], fresh: Callable[[], Any]) ->
         text = json.dumps(found).encode("utf-8", "surrogatepass")
     except (ValueError, TypeError, RecursionError):
         return b"{"
-    if kind not in ("shard", "keys"):
+    if kind not in _CONTAINERS:
         return bytes([choose(256)]) * (kind == "book") + text
     return len(text).to_bytes(8, "little") + text + good[8 + length :]
 

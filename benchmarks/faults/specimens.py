@@ -35,6 +35,8 @@ CODECS = {
 }
 """Codecs of logits, each that of one teacher."""
 
+CONSTANTS = {"classifier/weight": np.arange(24, dtype=np.float32).reshape(6, 4), "pca": np.eye(3, dtype=np.float16)}
+
 
 def plan(n_samples: int = 100, n_views: int = 2, codecs: Mapping[str, Any] = CODECS, **changes: Any) -> Plan:
     """Return the plan of a book with one teacher a codec."""
@@ -75,10 +77,12 @@ def said(the_plan: Plan, view: int, start: int, stop: int) -> dict[str, np.ndarr
     return found
 
 
-def make(path: Path, the_plan: Plan | None = None, *, keyed: bool = True) -> Book:
+def make(
+    path: Path, the_plan: Plan | None = None, *, keyed: bool = True, constants: Mapping[str, Any] | None = None
+) -> Book:
     """Write a book."""
     the_plan = the_plan or plan()
-    with BookWriter(path, the_plan, keys=keys(the_plan.n_samples) if keyed else None) as writer:
+    with BookWriter(path, the_plan, keys=keys(the_plan.n_samples) if keyed else None, constants=constants) as writer:
         for unit in writer.pending():
             writer.write(unit, said(writer.plan, *unit))
         return writer.finish({"seconds": 1.5})
@@ -97,6 +101,7 @@ def grow(path: Path, n_samples: int, n_views: int) -> Book:
 def everything(book: Book) -> dict[str, Any]:
     """Read and decode all that a book holds; arrays by name, to be compared."""
     found: dict[str, Any] = {"keys": book.keys, "fidelity": book.fidelity, "cost": book.cost}
+    found |= {f"constants/{name}": array for name, array in book.constants.items()}
     rows = np.arange(book.n_samples)
     for view in range(book.n_views):
         for part, array in book.gather(rows, view).items():

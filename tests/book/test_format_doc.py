@@ -14,7 +14,19 @@ from scipy.special import softmax
 from tests.book.books import C, N, V, arrays, make, plan
 
 from bookkd.book import CODECS, Argmax, Auto, Book, FieldPlan, GrowthWriter, Sampled, choose_codec, compact
-from bookkd.book._layout import JSON_LIMIT, MAX_BLOCK_ROWS, MAX_FIELDS, MAX_HASHES, MAX_SAMPLES, MAX_SHARDS, MAX_VIEWS
+from bookkd.book._container import HEADER_LIMIT
+from bookkd.book._layout import (
+    JSON_LIMIT,
+    MAX_BLOCK_ROWS,
+    MAX_CONSTANT_BYTES,
+    MAX_CONSTANTS,
+    MAX_FIELDS,
+    MAX_HASHES,
+    MAX_SAMPLES,
+    MAX_SHARDS,
+    MAX_VIEWS,
+)
+from bookkd.book.codecs.raw import RAW_DTYPES
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "book-format.md").read_text(encoding="utf-8")
@@ -26,7 +38,7 @@ KINDS = {
     "view-*/view-*.json": "view",
     "view-*/rows-*.json": "sidecar",
 }
-OPTIONAL = {"plan": {"choice", "sources"}}
+OPTIONAL = {"plan": {"choice", "sources", "constants"}}
 """What a file has only where there is something to say."""
 
 
@@ -73,6 +85,30 @@ def test_schema_holds_for_a_book_whose_codec_was_chosen_and_for_ragged_ones(tmp_
     schema = {"$ref": "#/$defs/plan", "$defs": SCHEMA["$defs"]}
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({**found, "choice": {"max_kl": 1}}, schema)
+
+
+def test_schema_holds_for_constants_and_refuses_what_is_none():
+    (path,) = (root for root in GOLDEN if root.name == "v1-constants")
+    found = json.loads((path / "plan.json").read_bytes())
+    schema = {"$ref": "#/$defs/plan", "$defs": SCHEMA["$defs"]}
+    entry = found["constants"]["order"]
+    entries = SCHEMA["$defs"]["plan"]["properties"]["constants"]
+    assert set(entries["additionalProperties"]["properties"]["dtype"]["enum"]) == set(RAW_DTYPES)
+    for wrong in (
+        {},
+        {"../x": entry},
+        {"A": entry},
+        *({"x": {**entry, key: -1}} for key in entry),
+        {"x": {**entry, "shape": []}},
+    ):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({**found, "constants": wrong}, schema)
+
+
+def test_the_reader_on_the_page_needs_no_constants():
+    (path,) = (root for root in GOLDEN if root.name == "v1-constants")
+    found = page_reader()(path, "logits", [4, 1, 2], [1, 0, 1])
+    np.testing.assert_array_equal(found, Book(path).read([4, 1, 2], [1, 0, 1])["logits"])
 
 
 def page_reader():
@@ -157,7 +193,12 @@ def test_limits_on_the_page_are_those_of_the_code():
     assert (MAX_SAMPLES, MAX_VIEWS, MAX_FIELDS, MAX_BLOCK_ROWS, JSON_LIMIT) == (2**40, 2**16, 1024, 4096, 16 * 2**20)
     assert "2^16 shards a view, 2^19 block hashes" in PAGE
     assert (MAX_SHARDS, MAX_HASHES) == (2**16, 2**19)
+    assert "1024 constants of at most 2^32 bytes" in PAGE
+    assert (MAX_CONSTANTS, MAX_CONSTANT_BYTES) == (1024, 2**32)
     defined = SCHEMA["$defs"]["plan"]["properties"]
+    assert defined["constants"]["maxProperties"] == MAX_CONSTANTS
+    most = defined["constants"]["additionalProperties"]["properties"]["bytes"]["maximum"]
+    assert most == MAX_CONSTANT_BYTES + HEADER_LIMIT + 8
     assert defined["n_samples"]["maximum"] == MAX_SAMPLES
     assert defined["n_views"]["maximum"] == MAX_VIEWS
     assert "at most 16 MiB long" in PAGE

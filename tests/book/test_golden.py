@@ -140,6 +140,28 @@ def test_a_golden_book_is_finished_for_a_writer_of_the_same_plan(maker, tmp_path
     assert maker.write("v1-dense", tmp_path / "b").content_digest == CONTENT["v1-dense"]
 
 
+CONSTANTS = "0395ecf3c1aaa70358efda1f70461932"
+
+
+def test_constants(maker, tmp_path):
+    path = GOLDEN / "v1-constants"
+    assert verify(path) == []
+    book = Book(path, verify="all")
+    assert book.content_digest == CONSTANTS
+    assert list(book.constants) == ["classes/mean", "members/0/classifier/weight", "order"]
+    np.testing.assert_array_equal(
+        book.constants["classes/mean"], np.float32([[0.5, -1], [2, 0.25], [0, 8], [-4, 1.5]]), strict=True
+    )
+    weight = np.float16([[1, -2, 0.5], [3, 4, -0.25]])
+    np.testing.assert_array_equal(book.constants["members/0/classifier/weight"], weight, strict=True)
+    np.testing.assert_array_equal(book.constants["order"], np.array([3, 0, 2**63, 1], dtype=np.uint64), strict=True)
+    for part, array in Book(GOLDEN / "v1-dense").gather(np.arange(5), 1).items():
+        np.testing.assert_array_equal(book.gather(np.arange(5), 1)[part], array)
+    assert maker.write_constants(tmp_path / "b").content_digest == CONSTANTS
+    for file in path.rglob("*.safetensors"):
+        assert (tmp_path / "b" / file.relative_to(path)).read_bytes() == file.read_bytes()
+
+
 GROWN = {
     1: ("2006f9947fbe3d8a40c2cc3e7fc40c00", 3, 1, 2),
     2: ("ae9490059eba4b369134efbf5103f73d", 5, 2, 6),

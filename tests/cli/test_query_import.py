@@ -9,6 +9,7 @@ import pytest
 from tests.cli.user_code import numbered
 from tests.interchange import builders
 
+from bookkd.book import BookWriter, Dense, FieldPlan, Plan
 from bookkd.cli import main
 from bookkd.pipelines.statistics import describe_records
 
@@ -56,6 +57,27 @@ def test_statistics_elsewhere_and_labels_of_a_file(book, tmp_path, capsys, last_
     assert not (book / "stats").exists()
     assert main(["query", str(book), "select max(label) from records", "--stats", out, "--json"]) == 0
     assert last_json()["rows"] == [[0]]
+
+
+def test_constants_are_shown(tmp_path, capsys, last_json):
+    plan = Plan(4, 1, {"logits": FieldPlan((3,), Dense())})
+    with BookWriter(tmp_path / "b", plan, constants={"classifier/weight": np.arange(6.0).reshape(3, 2)}) as writer:
+        writer.write_rows(0, 0, {"logits": np.eye(4, 3)})
+        writer.finish()
+    assert main(["inspect", str(tmp_path / "b"), "--json"]) == 0
+    found = last_json()["constants"]["classifier/weight"]
+    assert (found["shape"], found["dtype"]) == ([3, 2], "float64")
+    assert (tmp_path / "b" / found["file"]).stat().st_size == found["bytes"]
+    assert main(["stats", str(tmp_path / "b"), "--json"]) == 0
+    figures = last_json()["constants"]["classifier/weight"]
+    assert (figures["min"], figures["mean"], figures["max"]) == (0.0, 2.5, 5.0)
+    assert figures["std"] == pytest.approx((35 / 12) ** 0.5)  # of six numbers in a row
+    capsys.readouterr()
+    for verb in ("inspect", "stats"):
+        assert main([verb, str(tmp_path / "b")]) == 0
+        shown = capsys.readouterr().out
+        assert "classifier/weight" in shown
+        assert "3x2" in shown
 
 
 @pytest.mark.parametrize(

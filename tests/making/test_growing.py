@@ -10,10 +10,10 @@ import pytest
 import torch
 from tests.learning.digits import TASK, TRAIN, book, teacher, to_float, views
 
-from bookkd.book import Argmax, Auto, Book, Int8, Sampled, TopK, compact, verify
+from bookkd.book import Argmax, Auto, Book, GrowthWriter, Int8, Sampled, TopK, compact, verify
 from bookkd.core.errors import BookMismatchError, ConfigError, ViewMismatchError
 from bookkd.knowledge import Teacher
-from bookkd.making import grow, make, make_several, merge, repair
+from bookkd.making import bake, grow, make, make_several, merge, repair
 from bookkd.views import MixUp
 from bookkd.zoo import ArrayDataset, SubsetDataset, open_dataset
 
@@ -91,6 +91,63 @@ def test_further_teachers_are_as_merged(tmp_path):
         Book(tmp_path / "0", edition=1).read(ROWS[:60], 1)["logits"],
         ours[0].read(ROWS[:60], 1)["logits"],
     )
+
+
+SMALL = {"count": 32, "n_views": 1}
+
+
+def test_constants_of_further_teachers(tmp_path):
+    """A grown, a merged book and one made of several teachers in one go are one book; extraction and repair have them, too."""
+    given = [{"classifier/weight": np.full((10, 3), seed, dtype=np.float32)} for seed in range(2)]
+    ours = [made(tmp_path / str(seed), teacher=spoken(seed), constants=given[seed], **SMALL) for seed in range(2)]
+    wanted = merge(tmp_path / "merged", ours)
+    for place, each in enumerate(given):
+        found = wanted.constants[f"members/{place}/classifier/weight"]
+        np.testing.assert_array_equal(found, each["classifier/weight"], strict=True)
+    second = grown(tmp_path / "0", teacher=spoken(1), constants=given[1:], **SMALL)
+    assert (second.edition, second.content_digest) == (2, wanted.content_digest)
+    assert verify(second.path) == []
+    assert grown(tmp_path / "0", teacher=spoken(1), constants=given[1:], **SMALL).edition == 2
+    assert grown(tmp_path / "0", teacher=[spoken(0), spoken(1)], constants=given, **SMALL).edition == 2
+    assert grown(tmp_path / "0", 32, 2, teacher=[spoken(0), spoken(1)]).constants.keys() == second.constants.keys()
+    with pytest.raises(ConfigError, match=r"`constants` to be of further teachers.*GrowthWriter"):
+        grown(tmp_path / "0", 32, 3, teacher=[spoken(0), spoken(1)], constants=[{"else": np.ones(2)}])
+    with pytest.raises(ConfigError, match="a mapping for each of 1 further teachers, got 2"):
+        grown(tmp_path / "1", teacher=spoken(2), constants=given, **SMALL)
+    several = [lambda seed=seed: spoken(seed) for seed in range(2)]
+    options = {"task": TASK, "batch_size": 16, "unit_rows": 32}
+    for _ in range(2):  # made, then found finished
+        both = make_several(
+            tmp_path / "both", several, first(32), views(1), constants=lambda each: given[int(each.name[-1])], **options
+        )
+        assert both.content_digest == wanted.content_digest
+    with pytest.raises(BookMismatchError, match=r"constants\.members/0/classifier/weight"):
+        make_several(tmp_path / "both", several, first(32), views(1), **options)
+    with pytest.raises(BookMismatchError, match=r"constants\.classifier/weight"):
+        made(tmp_path / "1", teacher=spoken(1), **SMALL)
+
+
+def test_whose_constants_they_are_has_to_be_known(tmp_path):
+    both = grown(made(tmp_path / "0", teacher=spoken(0), **SMALL).path, teacher=spoken(1), **SMALL)
+    with GrowthWriter(both.path, both.plan, constants={"mean": np.ones(3)}) as writer:
+        nobodys = writer.finish()
+    other = made(tmp_path / "2", teacher=spoken(2), constants={"mean": np.ones(2)}, **SMALL)
+    with pytest.raises(ConfigError, match=r"`constants` to be named members/<i>/.*got 'mean'"):
+        merge(tmp_path / "m", [nobodys, other])
+    baked = bake(tmp_path / "baked", [other], transforms=(), temperature=4.0)
+    assert not baked.constants
+
+
+def test_a_teacher_is_asked_again_and_constants_are_given_again(tmp_path):
+    given = {"mean": np.ones((10, 2))}
+    whole = made(tmp_path / "b", constants=given, **SMALL)
+    next((tmp_path / "b" / "constants").iterdir()).write_bytes(b"")
+    shard = next((tmp_path / "b").glob("view-*/*.safetensors"))
+    shard.write_bytes(shard.read_bytes()[:-9])
+    done = repair(tmp_path / "b", teacher(), first(32), views(1), task=TASK, constants=given)
+    assert done.restored == (str(shard.relative_to(tmp_path / "b")),)  # the constant needed no teacher
+    assert verify(tmp_path / "b") == []
+    assert Book(tmp_path / "b").content_digest == whole.content_digest
 
 
 def test_a_book_of_several_teachers_grows(tmp_path):

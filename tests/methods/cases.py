@@ -109,6 +109,16 @@ DEFAULTS = {
     },
     # Card modern-logit-losses: the released code.
     "logit-standardization": {"temperature": 2.0, "kd_weight": 9.0, "ce_weight": 0.1, "ddof": 1},
+    # Card kdexplainer: "L = 0.1 CE + 0.9 T^2 KL, T = 4", "t = 10/epoch", "1e-2 for gates", "gates start moving at epoch 3".
+    "kdexplainer": {
+        "temperature": 4.0,
+        "kd_weight": 0.9,
+        "ce_weight": 0.1,
+        "label_smoothing": 0.0,
+        "gate_temperature": 10.0,
+        "gate_lr": 0.01,
+        "gate_start": 2,
+    },
     # Card modern-logit-losses: "Per temperature T in {base, 2, 3, 5, 6}", base 4; weights of 1.
     "mlkd": {
         "temperatures": (4.0, 2.0, 3.0, 5.0, 6.0),
@@ -120,6 +130,20 @@ DEFAULTS = {
     # Card instance-label-smoothing: temperature from the released script, on the teacher's side alone; beta is our choice.
     "self-distillation": {"beta": 1.0, "temperature": 4.0, "student_temperature": 1.0, "t_squared": False},
     "supervised": {"label_smoothing": 0.0, "smoothing_over": "all"},  # plain cross-entropy
+    # Card kdexplainer: the repository's students; block size and penalty are "tuned per model" there, and our choice here.
+    "vam": {
+        "temperature": 4.0,
+        "kd_weight": 0.9,
+        "ce_weight": 0.1,
+        "label_smoothing": 0.0,
+        "entropy_weight": 0.01,
+        "blocks": 4,
+        "layers": (),
+        "gate_temperature": 1.0,
+        "gate_lr": None,
+        "keep_scale": True,
+        "classifier": False,
+    },
     "vanilla-kd": {
         "temperature": 4.0,  # RepDistiller and mdistiller, CIFAR-100 benchmark
         "kd_weight": 0.9,  # the same
@@ -157,6 +181,7 @@ NEEDS = {
     "dkd": ({"logits": (4.0,)}, ("logits",)),
     "dml": ({}, ()),
     "extractive-kd": ({"logits": (1.0,)}, ("logits",)),
+    "kdexplainer": ({"logits": (4.0,)}, ()),
     "llm-kd": ({"logits": (1.0,)}, ()),
     "logit-standardization": ({"logits": (2.0,)}, ("logits",)),
     "mlkd": ({"logits": (2.0, 3.0, 4.0, 5.0, 6.0)}, ("logits",)),
@@ -166,6 +191,7 @@ NEEDS = {
     "tfkd-reg": ({}, ()),
     "tfkd-self": ({"logits": (20.0,)}, ()),
     "uld": ({"logits": (1.0,)}, ()),
+    "vam": ({"logits": (4.0,)}, ()),
     "vanilla-kd": ({"logits": (4.0,)}, ()),
 }
 
@@ -178,6 +204,9 @@ RELATIONAL = ("dist", "mlkd")
 
 # Methods of speech, whose worked sample and data are others: see tests/methods/speech.py.
 SPEECH = ("cons-kd", "ctc-kd")
+
+# What a student with gates says of them in the worked sample: card kdexplainer, the mean of the two row entropies of test 4.
+GATE_ENTROPY = (0.635455 + 0.650094) / 2
 
 # Name -> total on the worked sample with the defaults, from numbers on the cards.
 TOTALS = {
@@ -192,6 +221,7 @@ TOTALS = {
     "dkd": 0.464369 + 6.060594 / 20,  # the first of 20 epochs of warm-up
     "dml": 2 * 0.464369,  # peers that agree teach one another nothing
     "extractive-kd": 0.464369 + 0.166682,
+    "kdexplainer": 0.619714,  # as vanilla-kd
     "llm-kd": 0.1365202,  # KL at T = 1 of softmax(2, 3.5, -1) from softmax(1, 2, 0.5), by numpy in float64
     "logit-standardization": 0.1 * 0.464369 + 0.419165,
     # Two views; 1.3285797 by the card's equations in numpy over T = 2 to 6, of which T = 4 is on the card.
@@ -203,6 +233,7 @@ TOTALS = {
     "tfkd-self": 0.05 * 0.464369 + 0.95 * 0.824327,
     # CE, and the differences of the sorted softmax(z) and softmax(v), as in the case of softened_mse.
     "uld": 0.464369 + 0.181684 + 0.050440 + 0.131243,
+    "vam": 0.619714 + 0.01 * GATE_ENTROPY,
     "vanilla-kd": 0.619714,  # 0.1 * 0.464369 + 0.9 * 0.636975
 }
 
@@ -275,6 +306,17 @@ CONTRADICTIONS = [
         {"smoothing_over": "others"},
         r"`smoothing_over` to be all with label_smoothing 0, got 'others' \(method supervised\)",
     ),
+    (
+        "kdexplainer",
+        {"kd_weight": 0.0, "ce_weight": 0.0},
+        r"`kd_weight` to be above 0, or ce_weight, got 0 .*from labels",
+    ),
+    (
+        "vam",
+        {"kd_weight": 0.0, "ce_weight": 1.0, "temperature": 2.0},
+        r"`temperature` to be 4\.0 with kd_weight 0, got 2\.0 \(method vam\)",
+    ),
+    ("vam", {"kd_weight": 0.0, "ce_weight": 0.0}, r"`kd_weight` to be above 0, or ce_weight, got 0 \(method vam\)"),
     ("vanilla-kd", {"ce_weight": 0.0, "label_smoothing": 0.1}, r"`label_smoothing` to be 0 with ce_weight 0, got 0\.1"),
 ]
 
@@ -330,6 +372,14 @@ REFUSED = [
     ("extractive-kd", "share", 1.1, r"`share` to be between 0 and 1, got 1\.1"),
     ("extractive-kd", "rank", 0, r"`rank` to be a whole number of at least 1, got 0"),
     ("extractive-kd", "kd_weight", 0.0, r"`kd_weight` to be above 0, got 0 "),
+    (
+        "kdexplainer",
+        "gate_temperature",
+        0.0,
+        r"`gate_temperature` to be a number above 0, got 0\.0 \(method kdexplainer",
+    ),
+    ("kdexplainer", "gate_lr", 0.0, r"`gate_lr` to be a number above 0, got 0\.0"),
+    ("kdexplainer", "gate_start", -1, r"`gate_start` to be a whole number of at least 0, got -1"),
     ("llm-kd", "divergence", "js", r"`divergence` to be one of forward-kl, jsd, .*, got 'js' \(method llm-kd\)"),
     ("llm-kd", "temperature", 0, r"`temperature` to be a number above 0, got 0 \(method llm-kd\)"),
     ("llm-kd", "kd_weight", 0.0, r"`kd_weight` to be above 0, got 0 "),
@@ -362,6 +412,11 @@ REFUSED = [
     ("uld", "temperature", 0.0, r"`temperature` to be a number above 0, got 0\.0 \(method uld\)"),
     ("uld", "kd_weight", 0.0, r"`kd_weight` to be above 0, got 0 "),
     ("uld", "ce_weight", -1.0, r"`ce_weight` to be at least 0, got -1\.0"),
+    ("vam", "blocks", 1, r"`blocks` to be a whole number of at least 2, got 1 \(method vam\)"),
+    ("vam", "entropy_weight", -0.1, r"`entropy_weight` to be at least 0, got -0\.1"),
+    ("vam", "gate_temperature", 0.0, r"`gate_temperature` to be a number above 0, got 0\.0"),
+    ("vam", "gate_lr", -1.0, r"`gate_lr` to be a number above 0, got -1\.0"),
+    ("vam", "kd_weight", -1.0, r"`kd_weight` to be at least 0, got -1\.0"),
     (
         "vanilla-kd",
         "temperature",

@@ -12,7 +12,17 @@ from tests.learning.digits import TASK, TEST, run, student, to_float, training, 
 from tests.learning.digits import book as book_of_digits
 from tests.losses.cases import V3, Z3
 from tests.methods import feature_cases, pixels
-from tests.methods.cases import CONTRADICTIONS, DEFAULTS, NEEDS, REFUSED, RELATIONAL, SPEECH, TOTALS, VIEWS
+from tests.methods.cases import (
+    CONTRADICTIONS,
+    DEFAULTS,
+    GATE_ENTROPY,
+    NEEDS,
+    REFUSED,
+    RELATIONAL,
+    SPEECH,
+    TOTALS,
+    VIEWS,
+)
 from tests.methods.speech import TWO_FRAMES, learn_tones, speech_total
 from tests.methods.speech import book as book_of_tones
 
@@ -25,6 +35,7 @@ from bookkd.learning import Cohort, Validation
 from bookkd.losses import DenseTarget, beta_targets
 from bookkd.methods import METHODS, Card, VanillaKD, build_method, method_class
 from bookkd.objectives import Objective
+from bookkd.shaping import GateTree
 from bookkd.tasks import Classification
 
 HEADINGS = ("What it does", "When to use", "Parameters", "What it costs", "What it clashes with", "Source")
@@ -66,6 +77,7 @@ def total(method, student=None, teacher=TEACHER, labels=LABELS, clock=None):
     batch[SAMPLE_WEIGHT] = batch[WEIGHT]
     weights = THREE.weights(batch)
     fields = {"logits": student, **{f"peers/{i}/logits": student for i in range(method.cohort)}}
+    fields["gates/entropy"] = torch.full((len(labels),), GATE_ENTROPY, dtype=torch.float64)
     own = {} if method.name in feature_cases.FEATURES else own_targets(method, batch)
     targets = {"logits": DenseTarget(teacher), **own}
     if method.name in feature_cases.FEATURES:
@@ -88,6 +100,15 @@ def own_targets(method, batch):
         return {"own/beta": DenseTarget(smoothed.log())}
     sources = method.own_knowledge(None, THREE, None, 0)
     return {name: target for source in sources for name, target in source.targets(batch).items()}
+
+
+def student_of(name, seed):
+    """A small student that the method takes."""
+    if name == "kdexplainer":
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return GateTree(10, in_channels=1, channels=(8, 8, 4), pool=1, hidden=8)
+    return student("digits-small" if name == "vam" or name in feature_cases.FEATURES else "dropping", seed=seed)
 
 
 def test_table_and_cases_are_one():
@@ -136,7 +157,7 @@ class TestEveryMethod:
         more |= {"validation": True} if name == "adaptive-label-smoothing" else {}
         assert method.needs(task) == Needs(fields=fields, dense=dense, views_per_sample=VIEWS.get(name, 1), **more)
         assert {name: at for name, at in objective.needs().items() if not name.startswith("own/")} == fields
-        assert method.handlers() == ()
+        assert len(method.handlers()) == (name == "kdexplainer")  # which cools its gates
 
     def test_total_on_the_worked_sample(self, name):
         # Cards give six digits, of which a large weight leaves fewer.
@@ -164,8 +185,7 @@ class TestEveryMethod:
         path = book_of_digits(tmp_path / "book", features=inside, **speaker).path if inside else stored
         knowledge = StoredKnowledge(path)
         check_needs(method.needs(TASK), knowledge, name)
-        kind = "digits-small" if name in feature_cases.FEATURES else "dropping"
-        peers = [student(kind, seed=seed) for seed in range(method.cohort)]
+        peers = [student_of(name, seed) for seed in range(method.cohort)]
         before = [weights(peer) for peer in peers]
         network = peers[0] if method.cohort == 1 else Cohort(peers)
         learned = run(
@@ -232,9 +252,12 @@ def test_an_unknown_method_lists_the_nearest():
     [
         (
             "class D: pass",
-            "got one without name, card, presets, cohort, passes, objective, needs, handlers, own_knowledge",
+            "got one without name, card, presets, cohort, passes, objective, needs, handlers, own_knowledge, shape",
         ),
-        ("D = 3", "got one without name, card, presets, cohort, passes, objective, needs, handlers, own_knowledge"),
+        (
+            "D = 3",
+            "got one without name, card, presets, cohort, passes, objective, needs, handlers, own_knowledge, shape",
+        ),
         ("from bookkd.methods import Supervised\nD = Supervised()", "got something else"),
     ],
 )

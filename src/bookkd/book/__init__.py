@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bookkd.book._constants import planned_constants
 from bookkd.book._editions import EditionInfo, editions, growth_begun
 from bookkd.book._fidelity import measure_codec
 from bookkd.book._opening import is_finished, newest_plan
@@ -26,6 +27,7 @@ from bookkd.book.codecs import (
     codec_to_config,
 )
 from bookkd.book.compacting import Pruned, compact, prune
+from bookkd.book.constant import Constant
 from bookkd.book.copying import copy_book
 from bookkd.book.extracting import extract
 from bookkd.book.field_plan import FieldPlan, Positions, Said
@@ -49,6 +51,7 @@ __all__ = [
     "Choice",
     "ClassArray",
     "Codec",
+    "Constant",
     "Decoded",
     "Dense",
     "EditionInfo",
@@ -85,6 +88,7 @@ __all__ = [
     "lineage_tree",
     "measure_codec",
     "newest_plan",
+    "planned_constants",
     "prune",
     "repair",
     "shortfall",

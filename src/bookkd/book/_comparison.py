@@ -25,7 +25,7 @@ def difference(book: Plan, run: Plan, *, versions: bool = True) -> list[str]:
         One text per difference, such as "teachers[0].digest 'a1' (this run has 'b2')"; empty for the same book.
         `unit_rows` and `block_rows` count only where `run` states them.
     """
-    mine, yours = book.identity(), run.identity()
+    mine, yours = ({"constants": {}, **plan.identity()} for plan in (book, run))
     for entry in ("unit_rows", "block_rows"):
         if yours[entry] is None:
             del mine[entry], yours[entry]

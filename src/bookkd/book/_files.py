@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import xxhash
 
-from bookkd.book._layout import JSON_LIMIT
+from bookkd.book._layout import CONSTANTS_FOLDER, JSON_LIMIT
 from bookkd.book.remote import RemotePath, Root
 from bookkd.core import files, jsonio
 from bookkd.core.errors import BookCorruptError, BookFormatError, BookKDError, BookMissingError, StorageError
@@ -217,15 +217,15 @@ def entries(folder: Root) -> list[str]:
 
 
 def remove_leftovers(root: Root) -> None:
-    """Remove temporary files of a killed writer, in `root` and its view folders; a server has none.
+    """Remove temporary files of a killed writer, in `root` and the folders of views and constants; a server has none.
 
     Raises:
-        BookFormatError: if a view folder is a link: said here, before the first file of a session is written.
+        BookFormatError: if such a folder is a link: said here, before the first file of a session is written.
     """
     if isinstance(root, RemotePath):
         return
     with storage_errors(root):
-        folders = sorted(root.glob("view-*"))
+        folders = [*sorted(root.glob("view-*")), root / CONSTANTS_FOLDER]
         for folder in folders:
             files.check_no_link(folder)
         for folder in [root, *(folder for folder in folders if folder.is_dir())]:

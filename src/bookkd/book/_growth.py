@@ -21,7 +21,7 @@ _DO = "Grow it with what it was made of and more, or make a new book."
 
 
 def check_growth(book: Book, plan: Plan, names: Mapping[str, str], keys: npt.NDArray[np.uint64] | None = None) -> None:
-    """Refuse a plan that is not the book's with more views, more samples or fields of further teachers.
+    """Refuse a plan that is not the book's with more views, more samples, more constants or fields of further teachers.
 
     Args:
         book: The newest edition.
@@ -52,6 +52,7 @@ def check_growth(book: Book, plan: Plan, names: Mapping[str, str], keys: npt.NDA
         raise ConfigError(
             expected("growth", wish, got, where=where, do="Grow views or samples first, with the book's own teachers.")
         )
+    _check_constants(book, plan, fresh=fresh)
     same = replace(
         plan,
         n_samples=old.n_samples,
@@ -62,11 +63,25 @@ def check_growth(book: Book, plan: Plan, names: Mapping[str, str], keys: npt.NDA
         fields={name: plan.fields[new] for name, new in names.items()},
         unit_rows=None,
         keys_digest=old.keys_digest,
+        constants=old.constants,
     )
     found = fewer + difference(old, same, versions=False)
     if found:
         raise mismatch(found, f"{book.path} to grow to a book of this run, but it was made with", _DO)
     _check_keys(book, plan, keys)
+
+
+def _check_constants(book: Book, plan: Plan, *, fresh: bool) -> None:
+    """Refuse a plan without a constant of the book; with further teachers those of the book may have other names."""
+    for name, entry in book.plan.constants.items():
+        other = plan.constants.get(name)
+        if other != entry and not (fresh and entry in plan.constants.values()):
+            got, wish = (
+                "none" if each is None else f"{each.dtype} {list(each.shape)} {each.digest}" for each in (other, entry)
+            )
+            raise BookMismatchError(
+                f"Expected `constants[{name}]` to be the book's, {wish}, got {got} ({book.path}). {_DO}"
+            )
 
 
 def _as_many(views: Mapping[str, Any], old: Mapping[str, Any]) -> dict[str, Any]:

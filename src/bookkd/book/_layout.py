@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 
 __all__ = [
+    "CONSTANTS_FOLDER",
+    "CONSTANT_FILE",
     "EDITION_NAME",
     "FORMAT_VERSION",
     "JSON_LIMIT",
@@ -13,6 +15,8 @@ __all__ = [
     "KEYS_NAME",
     "LOCK_NAME",
     "MAX_BLOCK_ROWS",
+    "MAX_CONSTANTS",
+    "MAX_CONSTANT_BYTES",
     "MAX_FIELDS",
     "MAX_HASHES",
     "MAX_ITEMS",
@@ -43,11 +47,16 @@ PLAN_FILE = re.compile(r"plan(?:-([0-9]{6}))?\.json")
 KEYS_FILE = re.compile(r"keys(?:-([0-9]{6}))?\.safetensors")
 VIEW_FOLDER = re.compile(r"view-[0-9]{4,5}")
 VIEW_FILE = re.compile(r"view-[0-9a-f]{8}\.json")
+CONSTANTS_FOLDER = "constants"
+CONSTANT_FILE = re.compile(r"[0-9a-f]{32}\.safetensors")
 SHARD_STEM = re.compile(r"rows-[0-9]{9,13}-[0-9]{9,13}(-[0-9a-f]{8})?")
 
 MAX_SAMPLES = 2**40
 MAX_VIEWS = 2**16
 MAX_FIELDS = 1024
+MAX_CONSTANTS = 1024
+MAX_CONSTANT_BYTES = 2**32
+"""Data of one constant; a reader holds it in memory."""
 MAX_BLOCK_ROWS = 4096
 MAX_SHARDS = 2**16
 """Shards of a view, so that a view file stays within `JSON_LIMIT`."""

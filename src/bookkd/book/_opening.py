@@ -89,9 +89,9 @@ def read_plan(root: Root, edition: _manifest.Edition) -> Plan:
             f"The file was changed after the edition was written."
         )
     if jsonio.digest(plan.identity()) != edition.identity:
-        raise BookFormatError(
-            f"Expected {where} to have identity {edition.identity}, got another. Run `bookkd verify`."
-        )
+        unknown = ", ".join(sorted(found.keys() - {"format_version", *vars(plan)}))[:200]
+        do = f"Upgrade bookkd, which may know its {unknown!r}." if unknown else "Run `bookkd verify`."
+        raise BookFormatError(f"Expected {where} to have identity {edition.identity}, got another. {do}")
     return plan
 
 

@@ -173,6 +173,7 @@ def _named(book: Book) -> set[str]:
     found = {_layout.edition_name(edition.number), edition.plan_file}
     if book.plan.keys_digest is not None:
         found.add(edition.keys_file)
+    found.update(entry.file for entry in book.plan.constants.values())
     for file, entry in zip(book._files, edition.views, strict=True):
         folder = _layout.view_folder(file.view)
         found.add(f"{folder}/{entry.file}")
@@ -189,6 +190,8 @@ def _own_files(root: Path) -> list[str]:
     ]
     for folder in _files.entries(root):
         place = root / folder
+        if folder == _layout.CONSTANTS_FOLDER and place.is_dir() and not place.is_symlink():
+            found += [f"{folder}/{name}" for name in _files.entries(place) if _layout.CONSTANT_FILE.fullmatch(name)]
         if _layout.VIEW_FOLDER.fullmatch(folder) and place.is_dir() and not place.is_symlink():
             for name in _files.entries(place):
                 stem, _, end = name.partition(".")

@@ -67,7 +67,7 @@ def copy_book(
     same = [name for name in book.fields if name not in other]
     carried = Carried(book, {name: name for name in same}, range(book.n_views))
     started = time.perf_counter()
-    with BookWriter(path, plan, keys=book.keys) as writer:
+    with BookWriter(path, plan, keys=book.keys, constants=book.constants) as writer:
         for unit in pending_units(writer, progress):
             rows = np.arange(unit.start, unit.stop)
             copied = book.gather(rows, unit.view, same)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -39,6 +40,7 @@ def extract(
     views: npt.ArrayLike | slice | None = None,
     teachers: Sequence[str | int] | None = None,
     data: Mapping[str, Any] | None = None,
+    constants: Mapping[str, npt.ArrayLike] | None = None,
     progress: Progress | None = None,
 ) -> Book:
     """Write some classes, samples, views or teachers of a book as a book of its own; no record is encoded anew.
@@ -60,6 +62,7 @@ def extract(
         teachers: Names or places, of a book with each one's logits; one alone is a book of its `logits`. None for all.
         data: Fingerprint of the data set that has these samples and classes alone (`bookkd.zoo.fingerprint`), to learn from the
             new book with; where None, the plan says of which data set it is a part.
+        constants: Those of the part; None for the book's, of the teachers that are kept, under the names that they have there.
         progress: Called with (records done, records in all).
 
     Returns:
@@ -69,7 +72,8 @@ def extract(
         DataError: for a sample or view that the book has not.
         UnknownNameError: for a class or teacher that it has not.
         FidelityError: for some classes of logits that keep only the largest ones.
-        ConfigError: for fewer than two classes, for repeats, for teachers of a book that keeps them together; if nothing is chosen.
+        ConfigError: for fewer than two classes, for repeats, for teachers of a book that keeps them together; if nothing is chosen;
+            for some classes of a book with a constant that may have a number for each class, where `constants` is None.
         TeacherOutputError: if a record gives none of the chosen classes any probability.
         BookMismatchError: if the folder holds another book, or one begun from other records.
         StorageError: if the disk is full; running it again goes on.
@@ -93,11 +97,13 @@ def extract(
     rows, taken = _numbers(samples, book.n_samples, "samples"), _numbers(views, book.n_views, "views")
     fields, places = _fields(book, teachers)
     plan = _part(book, fields, places, chosen, rows, taken, data)
+    if constants is None:
+        constants = _constants(book, None if teachers is None else places, chosen)
     whole = chosen is None and len(rows) == book.n_samples and _first(rows)
     carried = Carried(book, fields, taken.tolist() if whole else None)
     keys = book.keys[rows] if book.keys is not None else None if _first(rows) else rows.astype(np.uint64)
     started = time.perf_counter()
-    with BookWriter(path, plan, keys=keys) as writer:
+    with BookWriter(path, plan, keys=keys, constants=constants) as writer:
         for unit in pending_units(writer, progress):
             here, view = rows[unit.start : unit.stop], int(taken[unit.view])
             parts = _copied(book, fields, chosen, here, view)
@@ -209,6 +215,36 @@ def _fields(book: Book, teachers: Sequence[str | int] | None) -> tuple[dict[str,
     return kept | {name: name for name in book.fields if name.startswith("probe/")}, places
 
 
+def _constants(book: Book, places: Sequence[int] | None, classes: Ids | None) -> dict[str, Array]:
+    """Return the constants of a part: those that are of one teacher (`members/<place>/...`) go with it."""
+    found: dict[str, str] = {}
+    for name, entry in book.plan.constants.items():
+        new: str | None = name
+        if places is not None and (member := _MEMBER.match(name)):
+            new = None if int(member[1]) not in places else name[member.end() :]
+            if new is not None and len(places) > 1:
+                new = f"members/{places.index(int(member[1]))}/{new}"
+        if new is None:
+            continue
+        # Which axis is that of the classes, nothing says.
+        widths = {each.shape[0] for field, each in book.fields.items() if is_logits(field) and each.shape}
+        if classes is not None and widths.intersection(entry.shape):
+            wish, got = (
+                "said anew, for some classes",
+                f"{name} of shape {list(entry.shape)}, which may have one a class",
+            )
+            do = "From Python, give those of the part: extract(..., constants={name: array})."
+            raise ConfigError(expected("constants", wish, got, where=str(book.path), do=do))
+        if new in found:
+            wish = "of other names in a book of one teacher"
+            raise ConfigError(expected("constants", wish, f"{found[new]} and {name}", where=str(book.path)))
+        found[new] = name
+    return {new: book.constants[name] for new, name in found.items()}
+
+
+_MEMBER = re.compile("members/([0-9]{1,9})/")
+
+
 def _of_part(teacher: TeacherInfo, classes: Ids | None) -> TeacherInfo:
     """Return what is known of a teacher; over fewer classes its accuracy is another one."""
     return teacher if classes is None else replace(teacher, accuracy=None, split=None)
@@ -251,6 +287,7 @@ def _part(
         sources=(book.content_digest,),
         choice=old.choice if classes is None else {},  # of logits over fewer classes nothing was measured
         keys_digest=None,
+        constants={},
     )
 
 

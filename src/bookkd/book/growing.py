@@ -31,6 +31,7 @@ from bookkd.book._committing import (
     write_view,
 )
 from bookkd.book._comparison import difference, mismatch
+from bookkd.book._constants import Packed, packed_constants, put_constants
 from bookkd.book._given import json_cost, packed_keys
 from bookkd.book._growth import check_growth, grown_plan
 from bookkd.book._numbers import unfinished_growth
@@ -58,8 +59,8 @@ class _Piece(NamedTuple):
 class GrowthWriter(WriterSession):
     """Writes the next edition of a finished book, or goes on with one that was begun; for any producer of arrays.
 
-    A growth adds views and samples, or fields of further teachers. Leaving the context releases the lock and commits
-    nothing: only `finish` makes an edition.
+    A growth adds views and samples, fields of further teachers, or constants alone. Leaving the context releases the lock and
+    commits nothing: only `finish` makes an edition.
 
     Args:
         path: Folder of a finished book.
@@ -67,6 +68,7 @@ class GrowthWriter(WriterSession):
             has to be equal. For further teachers it has the book's samples and views.
         keys: Key of each sample of the larger book, where the book has keys; the first ones are the book's.
         names: Field of the book -> its name in `plan`, where it is another, such as {"logits": "members/0/logits"}.
+        constants: Further ones, name -> array, beside those of `plan`, which are the book's.
 
     Raises:
         BookMismatchError: if `plan` is about another book or a smaller one, or another growth was begun; what differs is named.
@@ -96,6 +98,7 @@ class GrowthWriter(WriterSession):
         *,
         keys: npt.NDArray[np.uint64] | None = None,
         names: Mapping[str, str] | None = None,
+        constants: Mapping[str, npt.ArrayLike] | None = None,
     ) -> None:
         self.path = local_folder(path, "grow")
         super().__init__()
@@ -105,16 +108,26 @@ class GrowthWriter(WriterSession):
         try:
             _files.remove_leftovers(self.path)
             self.base = Book(self.path)
-            self._start(plan, keys, names or {})
+            self._start(plan, keys, names or {}, packed_constants(constants or {}))
         except BaseException:
             self.close()
             raise
 
-    def _start(self, plan: Plan, keys: npt.NDArray[np.uint64] | None, names: Mapping[str, str]) -> None:
+    def _start(
+        self,
+        plan: Plan,
+        keys: npt.NDArray[np.uint64] | None,
+        names: Mapping[str, str],
+        constants: Mapping[str, Packed],
+    ) -> None:
         book = self.base
         self.number = book.edition + 1
         packed = None if keys is None else packed_keys(keys, plan.n_samples)
-        plan = replace(plan, keys_digest=None if packed is None else _files.digest_of(packed))
+        plan = replace(
+            plan,
+            keys_digest=None if packed is None else _files.digest_of(packed),
+            constants={**plan.constants, **{name: each.entry for name, each in constants.items()}},
+        )
         self._names = {name: names.get(name, name) for name in book.fields}
         check_growth(book, plan, self._names, keys)
         self._fresh = [name for name in plan.fields if name not in self._names.values()]
@@ -122,15 +135,18 @@ class GrowthWriter(WriterSession):
         self._begun = self._go_on(grown)
         self.plan = self._begun or grown
         larger = (self.plan.n_samples, self.plan.n_views) != (book.n_samples, book.n_views)
-        self._nothing = not larger and not self._fresh
+        self._nothing = not larger and not self._fresh and self.plan.constants == book.plan.constants
         self._keys_file = (
             book._edition.keys_file if plan.n_samples == book.n_samples else _layout.keys_name(self.number)
         )
         if self._begun is None and not self._nothing:
             self.plan.check_limits()
+            put_constants(self.path, self.plan.constants, constants)
             if packed is not None and plan.n_samples != book.n_samples:
                 _files.write_atomic(self.path, self._keys_file, [packed])
             _files.write_atomic(self.path, _layout.plan_name(self.number), [jsonio.pretty(self.plan.to_json())])
+        elif self._begun is not None:
+            put_constants(self.path, self.plan.constants, constants)
         self._kept, self._pieces = self._divided()
         self._stops = [[piece.unit.stop for piece in pieces] for pieces in self._pieces]
         self._carried = Carried(book, self._names)

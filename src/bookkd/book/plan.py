@@ -11,6 +11,7 @@ import numpy as np
 from bookkd.book import _checked, _layout
 from bookkd.book._json_values import json_values, parsed
 from bookkd.book.codecs import codec_from_config
+from bookkd.book.constant import Constant, constant_from_json
 from bookkd.book.field_plan import FieldPlan
 from bookkd.book.ragged import Flat
 from bookkd.book.teacher_info import TeacherInfo, teacher_from_json
@@ -62,6 +63,7 @@ class Plan:
         choice: Where the codec was chosen by measuring: what was asked, tried and taken, see `choose_codec`; recorded.
         sources: Content digests of the books whose records are written again here, in order; recorded, and held against those
             of a run that goes on with the book. Empty for what a teacher says.
+        constants: What the teachers have once, by names like those of fields, such as `classifier/weight`; set by the writer.
 
     >>> from bookkd.book import Dense
     >>> plan = Plan(n_samples=100, n_views=2, fields={"logits": FieldPlan((10,), Dense())})
@@ -88,6 +90,7 @@ class Plan:
     keys_digest: str | None = None
     choice: Mapping[str, Any] = field(default_factory=dict)
     sources: tuple[str, ...] = ()
+    constants: Mapping[str, Constant] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for entry, high in (("n_samples", _layout.MAX_SAMPLES), ("n_views", _layout.MAX_VIEWS)):
@@ -96,6 +99,7 @@ class Plan:
         at_least(self.batch_size, 1, "batch_size", where="plan")
         at_least(self.threads, 1, "threads", where="plan")
         self._check_fields()
+        self._check_constants()
         for entry in ("teachers", "class_names", "masked_classes", "temperatures", "sources"):
             object.__setattr__(self, entry, tuple(getattr(self, entry)))
         self._check_classes()
@@ -117,6 +121,18 @@ class Plan:
         object.__setattr__(self, "fields", dict(sorted(self.fields.items())))
         tensors = [tensor for name, entry in self.fields.items() for tensor in entry.stored(name)]
         unique(tensors, "fields", where="plan", do="Rename a field that ends like a part of another.")
+
+    def _check_constants(self) -> None:
+        if len(self.constants) > _layout.MAX_CONSTANTS:
+            wish = f"at most {_layout.MAX_CONSTANTS}"
+            raise ConfigError(expected("constants", wish, len(self.constants), where="plan"))
+        for name, entry in self.constants.items():
+            check_field_name(name)
+            if not isinstance(entry, Constant):
+                raise ConfigError(
+                    expected(f"constants[{name}]", "a Constant", entry, where="plan", do="Give arrays to the writer.")
+                )
+        object.__setattr__(self, "constants", dict(sorted(self.constants.items())))
 
     def _check_classes(self) -> None:
         unique(self.masked_classes, "masked_classes", where="plan")
@@ -213,7 +229,8 @@ class Plan:
         found["teachers"] = [teacher.to_json() for teacher in self.teachers]
         for entry in ("class_names", "masked_classes", "temperatures", "sources"):
             found[entry] = list(found[entry])
-        for entry in ("choice", "sources"):
+        found["constants"] = {name: entry.to_json() for name, entry in self.constants.items()}
+        for entry in ("choice", "sources", "constants"):
             if not found[entry]:
                 del found[entry]
         return {"format_version": _layout.FORMAT_VERSION, **found}
@@ -237,6 +254,10 @@ class Plan:
             values["teachers"] = tuple(
                 teacher_from_json(teacher) for teacher in _checked.listed({"teachers": [], **found}, "teachers", where)
             )
+            constants = _checked.mapped({"constants": {}, **found}, "constants", where)
+            values["constants"] = {
+                name: constant_from_json(_checked.mapped(constants, name, where), where) for name in constants
+            }
             for entry in ("class_names", "masked_classes", "temperatures", "sources"):
                 if entry in values:
                     values[entry] = tuple(_checked.listed(found, entry, where))

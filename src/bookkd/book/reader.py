@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -12,11 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from bookkd.book import _files, _manifest
+from bookkd.book._constants import Constants
 from bookkd.book._far import FarShards
 from bookkd.book._mapped import Shards
 from bookkd.book._numbers import edition_numbers
 from bookkd.book._opening import find_edition, read_keys, read_plan
-from bookkd.book.codecs.base import Parts, UnreadableRowError
+from bookkd.book.codecs.base import Array, Parts, UnreadableRowError
 from bookkd.book.field_plan import FieldPlan, Said
 from bookkd.book.ragged import RaggedArray
 from bookkd.book.remote import RemotePath, Root, root_of
@@ -171,6 +172,11 @@ class Book:
     def keys(self) -> npt.NDArray[np.uint64] | None:
         """Key of each sample, uint64 [n_samples], or None."""
         return None if self.plan.keys_digest is None else read_keys(self.path, self.plan, self._edition.keys_file)
+
+    @cached_property
+    def constants(self) -> Mapping[str, Array]:
+        """What the teachers have once, by name: arrays that cannot be written to, each read and checked when it is asked for."""
+        return Constants(self.path, self.plan.constants)
 
     def rows_of(self, keys: npt.ArrayLike) -> npt.NDArray[np.int64]:
         """Return the sample of each key, int64 of the shape of `keys`.

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from bookkd.book import _files, _layout, _manifest
 from bookkd.book._committing import Committed, Placed, measured_in, placed_of, write_edition, write_view
+from bookkd.book._constants import packed_constants, read_constant
 from bookkd.book._given import packed_keys
 from bookkd.book._mending import (
     SIDECAR_LOST,
@@ -26,6 +27,7 @@ from bookkd.book._mending import (
 from bookkd.book._numbers import unfinished_growth
 from bookkd.book._opening import find_edition, read_keys, read_plan
 from bookkd.book._remaking import Say, damage_of, remade
+from bookkd.book.constant import Constant
 from bookkd.book.plan import Plan
 from bookkd.book.remote import local_folder
 from bookkd.core.errors import BookCorruptError, BookKDError, BookMismatchError, BookVersionError
@@ -85,6 +87,7 @@ def repair(
     say: Say | None = None,
     *,
     keys: npt.NDArray[np.uint64] | None = None,
+    constants: Mapping[str, npt.ArrayLike] | None = None,
     accept: bool = False,
     progress: Progress | None = None,
 ) -> Repaired:
@@ -100,6 +103,7 @@ def repair(
         path: Folder of the book.
         say: Gives every field of rows `start` to `stop` of a view, called with the batches of the plan; None where nobody can.
         keys: Keys of the samples, where their file may be faulty.
+        constants: Name -> array, where their files may be faulty: nothing else in a book says what they were.
         accept: If true, records that differ from what they were are taken, under a new edition of another content digest.
         progress: Called with (shards checked, shards in all).
 
@@ -128,6 +132,7 @@ def repair(
         work = _Work(root, say, accept, unfinished_growth(root))
         edition = _edition(work, number)
         plan = _plan(work, edition, keys)
+        _mend_constants(work, plan, constants or {})
         views = _mend_views(work, edition, plan, progress)
         if any(view is not None for view in views):
             number = edition.number + 1
@@ -193,6 +198,23 @@ def _plan(work: _Work, edition: _manifest.Edition, keys: npt.NDArray[np.uint64] 
             given = "none were given" if keys is None else "others were given"
             work.lost.append(f"{edition.keys_file}: the keys are needed that the book was made with, {given}")
     return plan
+
+
+def _mend_constants(work: _Work, plan: Plan, given: Mapping[str, npt.ArrayLike]) -> None:
+    packed = {each.entry: each.data for each in packed_constants(given).values()}
+    named: dict[Constant, list[str]] = {}
+    for name, entry in plan.constants.items():
+        named.setdefault(entry, []).append(name)
+    for entry, names in named.items():
+        try:
+            read_constant(work.root, entry)
+        except BookKDError:
+            if entry in packed:
+                _files.write_atomic(work.root, entry.file, packed[entry])
+                work.restored.append(entry.file)
+            else:
+                said = "others were given" if any(name in given for name in names) else "none was given"
+                work.lost.append(f"{entry.file}: the constant {' or '.join(names[:2])} stands nowhere else, and {said}")
 
 
 def _mend_views(

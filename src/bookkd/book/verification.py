@@ -13,6 +13,7 @@ import numpy as np
 import xxhash
 
 from bookkd.book import _container, _files, _layout, _manifest
+from bookkd.book._constants import read_constant
 from bookkd.book._ends import Ends
 from bookkd.book._hashing import Meter, Progress, digest_of_file
 from bookkd.book._opening import find_edition, read_keys, read_plan
@@ -94,6 +95,11 @@ def verify(
             read_keys(root, plan, found.keys_file)
         except BookKDError as error:
             faults.append(Fault(found.keys_file, message=str(error)))
+    for constant in dict.fromkeys({} if plan is None else plan.constants.values()):
+        try:
+            read_constant(root, constant)
+        except BookKDError as error:
+            faults.append(Fault(constant.file, message=str(error)))
     files = []
     for view, entry in enumerate(found.views):
         try:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from bookkd.book import _fidelity, _files, _layout, _manifest
 from bookkd.book._committing import Committed, Placed, commit, found_unit, measured_in, write_edition, write_view
 from bookkd.book._comparison import difference, grows, mismatch
+from bookkd.book._constants import Packed, packed_constants, put_constants
 from bookkd.book._given import json_cost, packed_keys
 from bookkd.book._opening import is_finished, newest_plan
 from bookkd.book._session import WriterSession
@@ -52,11 +53,14 @@ class BookWriter(WriterSession):
             address: units go there from memory, shard first and sidecar second.
         plan: What the book is about.
         keys: Optional key of each sample, unique uint64 [n_samples], for data that is later reordered or filtered.
+        constants: What the teachers have once: name -> array of finite numbers, such as {"classifier/weight": weight}, which
+            `Book.constants` gives. Names are like those of fields. None for those of `plan`, which have to be there.
 
     Raises:
         BookMismatchError: if the folder holds a book of another plan; the differences are named.
         BookLockedError: if another process writes it; at an address, if another one put other bits.
         BookFormatError: if the folder holds something else.
+        TeacherOutputError: for NaN or infinity in a constant. ConfigError: for what is no array of numbers.
         StorageError: if the store cannot create an object only if it is absent.
 
     >>> import tempfile
@@ -70,12 +74,20 @@ class BookWriter(WriterSession):
     """
 
     def __init__(
-        self, path: str | Path | RemotePath, plan: Plan, *, keys: npt.NDArray[np.uint64] | None = None
+        self,
+        path: str | Path | RemotePath,
+        plan: Plan,
+        *,
+        keys: npt.NDArray[np.uint64] | None = None,
+        constants: Mapping[str, npt.ArrayLike] | None = None,
     ) -> None:
         self.path = root_of(path)
         packed = None if keys is None else packed_keys(keys, plan.n_samples)
         if packed is not None:
             plan = replace(plan, keys_digest=_files.digest_of(packed))
+        packed_of = packed_constants(constants or {})
+        if constants is not None:
+            plan = replace(plan, constants={name: each.entry for name, each in packed_of.items()})
         self.plan = plan
         super().__init__()
         self._done: dict[Unit, Committed] = {}
@@ -88,7 +100,7 @@ class BookWriter(WriterSession):
         if isinstance(self.path, Path):
             self._lock = Lock(self.path / _layout.LOCK_NAME)
         try:
-            self._start(plan, packed)
+            self._start(plan, packed, packed_of)
         except BaseException:
             self.close()
             raise
@@ -241,7 +253,7 @@ class BookWriter(WriterSession):
                 finally:
                     lock.release()
 
-    def _start(self, plan: Plan, packed: bytes | None) -> None:
+    def _start(self, plan: Plan, packed: bytes | None, constants: Mapping[str, Packed]) -> None:
         _files.remove_leftovers(self.path)
         self._finished = is_finished(self.path)
         if (self.path / _layout.PLAN_NAME).exists():
@@ -249,9 +261,10 @@ class BookWriter(WriterSession):
             if packed is not None and not (self.path / _layout.KEYS_NAME).exists():
                 _files.write_atomic(self.path, _layout.KEYS_NAME, [packed])
             if not self._finished:
+                put_constants(self.path, self.plan.constants, constants)
                 self._collect()
             return
-        foreign = sorted({*_files.entries(self.path)} - {_layout.LOCK_NAME, _layout.KEYS_NAME})
+        foreign = self._foreign()
         if foreign:
             raise BookFormatError(
                 expected(
@@ -265,7 +278,16 @@ class BookWriter(WriterSession):
         self.plan.check_limits()
         if packed is not None:
             _files.write_atomic(self.path, _layout.KEYS_NAME, [packed])
+        put_constants(self.path, self.plan.constants, constants)
         self._begin_plan(jsonio.pretty(self.plan.to_json()))
+
+    def _foreign(self) -> list[str]:
+        """Return what lies in the folder and is not of a writer that was killed before its plan was there."""
+        found = {*_files.entries(self.path)} - {_layout.LOCK_NAME, _layout.KEYS_NAME}
+        place = self.path / _layout.CONSTANTS_FOLDER
+        if place.name in found and place.is_dir() and all(map(_layout.CONSTANT_FILE.fullmatch, _files.entries(place))):
+            found.remove(place.name)
+        return sorted(found)
 
     def _begin_plan(self, data: bytes) -> None:
         place = self.path / _layout.PLAN_NAME

@@ -19,7 +19,7 @@ def inspect(
     n_classes: int = 10,
     input: tuple[int, ...] = (3, 32, 32),  # noqa: A002 - the word that a user expects
 ) -> dict[str, Any]:
-    """Show what a book holds: samples, views, fields, codecs, teachers, measured fidelity, and what it cost; or what a network is made of.
+    """Show what a book holds: samples, views, fields, codecs, constants, teachers, measured fidelity, and what it cost; or what a network is made of.
 
     Args:
         book: Folder of the book, or its address (s3://..., https://...).
@@ -48,6 +48,7 @@ def inspect(
         "bytes": opened.nbytes,
         "bytes_per_record": opened.bytes_per_record,
         "keys": opened.keys is not None,
+        "constants": {name: {**entry.to_json(), "file": entry.file} for name, entry in opened.plan.constants.items()},
         "plan": opened.plan.to_json(),
         "lineage": [
             {"depth": depth, "text": text}
@@ -77,6 +78,12 @@ def show(result: dict[str, Any]) -> None:
         for name, entry in sorted(plan["fields"].items())
     ]
     out.print(rows("Fields", ("field", "shape", "codec", "settings"), fields))
+    if result["constants"]:
+        constants = [
+            (name, "x".join(map(str, entry["shape"])), entry["dtype"], bytes_text(entry["bytes"]), entry["file"])
+            for name, entry in result["constants"].items()
+        ]
+        out.print(rows("Constants", ("constant", "shape", "dtype", "size", "file"), constants))
     teachers = [
         (
             entry["name"],

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from bookkd.cli._show import bytes_text, console, progress_bar
+from bookkd.cli._show import bytes_text, console, progress_bar, rows
 from bookkd.cli._verb import Verb
 from bookkd.pipelines.options import DataOptions
 from bookkd.pipelines.statistics import describe_records
+
+_FIGURES = ("min", "mean", "max", "std")
 
 
 def stats(
@@ -40,6 +42,12 @@ def show(result: dict[str, Any]) -> None:
         soft_wrap=True,
         markup=False,
     )
+    if result["constants"]:
+        lines = [
+            (name, "x".join(map(str, each["shape"])), each["dtype"], *(f"{each[key]:.4g}" for key in _FIGURES))
+            for name, each in result["constants"].items()
+        ]
+        console().print(rows("Constants", ("constant", "shape", "dtype", *_FIGURES), lines))
     for line in result["notes"]:
         console().print(f"Note: {line}", soft_wrap=True)
 

@@ -6,6 +6,7 @@ from bookkd.evaluation.decoding import beam_decode, greedy_decode
 from bookkd.evaluation.directions import direction_of, lower_is_better
 from bookkd.evaluation.distillation_score import crossing_alpha, distillation_score
 from bookkd.evaluation.diversity import Diversity, diversity, pairwise_kl, vasicek_entropy
+from bookkd.evaluation.gates import class_order, shared_parents
 from bookkd.evaluation.intervals import Interval, bootstrap
 from bookkd.evaluation.measures import Measures
 from bookkd.evaluation.metrics import Evaluation, evaluate
@@ -48,6 +49,7 @@ __all__ = [
     "beam_decode",
     "bootstrap",
     "calibration",
+    "class_order",
     "compare_views",
     "confusion",
     "contrast_of",
@@ -72,6 +74,7 @@ __all__ = [
     "reliability",
     "score_translations",
     "score_views",
+    "shared_parents",
     "t_quantile",
     "teacher_stddev",
     "vasicek_entropy",

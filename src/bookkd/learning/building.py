@@ -1,4 +1,4 @@
-"""A learner as a method wants it: the student, what is taken inside of it, and the connectors in the shapes of both sides."""
+"""A learner as a method wants it: the student as it shapes it, what is taken inside of it, and the connectors in the shapes of both sides."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def learner_for(
     preprocess: Callable[[Tensor], Tensor] | None = None,
     layers: Mapping[str, str] | None = None,
 ) -> Learner:
-    """Return the student with what a method trains beside it.
+    """Return the student as a method shapes it, with what it trains beside it.
 
     Where a method looks inside of the student, one sample is passed through it, without gradient and in evaluation mode, to see the
     shapes.
@@ -49,7 +49,7 @@ def learner_for(
     Args:
         student: The network.
         task: Owns the shapes.
-        method: Says what is read inside of the student, and which connectors there are.
+        method: Shapes the student, and says what is read inside of it, and which connectors there are.
         replay: Views of the samples.
         knowledge: Who answers for the teacher, after `offer_needs`.
         preprocess: The student's own.
@@ -65,17 +65,18 @@ def learner_for(
         raise ConfigError(
             expected("students", f"one, to read {inside[0]} of it", len(student.peers), where=method.name, do=do)
         )
+    shaping = method.shape(student, task)
     if inside or any(connector.fields for connector in objective.connectors):
         shapes = {
             f"{TEACHER}{name}": info.shape for name, info in ({} if knowledge is None else knowledge.fields).items()
         }
         shapes |= {name: info.shape for name, info in task.field_infos.items()}
     if inside:
-        alone = Learner(student, task, preprocess=preprocess, features=inside, layers=layers)
+        alone = Learner(shaping.student, task, preprocess=preprocess, features=inside, layers=layers)
         shapes |= _shapes(alone, replay)
     return Learner(
-        student, task, preprocess=preprocess, connectors=objective.connectors, passes=method.passes, features=inside, layers=layers,
-        shapes=shapes,
+        shaping.student, task, preprocess=preprocess, connectors=objective.connectors, passes=method.passes, features=inside,
+        layers=layers, shapes=shapes, shaping=shaping,
     )  # fmt: skip
 
 

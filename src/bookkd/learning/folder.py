@@ -26,6 +26,7 @@ _OURS = (
     "environment.json",
     "options.json",
     "order.json",
+    "shaping.json",
     "metrics.jsonl",
     "result.json",
     "chapters",
@@ -174,6 +175,14 @@ class RunFolder:
         """Keep how the samples are shuffled: it was chosen by free memory, which may be other when the run goes on."""
         if is_main_process():
             write_atomic(self.path / "order.json", pretty(order))
+
+    def shaping(self) -> dict[str, Any]:
+        """Return what `note_shaping` kept; empty where nothing is there."""
+        return _read(self.path / "shaping.json") or {}
+
+    def note_shaping(self, shaping: dict[str, Any]) -> None:
+        """Keep what is to be remembered of what was done to the student while it learnt."""
+        write_atomic(self.path / "shaping.json", pretty(shaping))
 
     def history(self) -> list[dict[str, Any]]:
         """Return one record for each epoch done.

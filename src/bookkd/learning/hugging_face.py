@@ -326,6 +326,7 @@ def _check_method(method: Method, objective: Any, args: Any) -> None:
     for what, asked in (
         ("connectors", bool(objective.connectors)),
         ("events of a run", bool(method.handlers()) or own),
+        ("a student of another shape", getattr(type(method), "shape", None) is not BaseMethod.shape),
         ("several students", method.cohort > 1),
         ("several passes", method.passes > 1),
     ):

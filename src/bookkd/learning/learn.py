@@ -92,7 +92,7 @@ def learn(
     weights as an uninterrupted one (to the bit on a CPU with the same number of threads); a finished run is not repeated.
 
     Args:
-        student: Network to train, in place; a `Cohort` for methods of several students.
+        student: Network to train, in place; a `Cohort` for methods of several students. What a method puts into it is taken out in the end.
         dataset: `dataset[i] -> (image, label)`, with `len`.
         views: Replayable augmentation; for a book the one that it was made with.
         task: Owns the shapes.

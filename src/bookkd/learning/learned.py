@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class Learned:
         folder: Where everything was saved; None where nothing was.
         peers: The other students of a cohort, in order; empty for one student.
         order: How the samples were shuffled, and why.
+        shaping: What is remembered of what was done to the student while it learnt, such as tables of gates; JSON values.
     """
 
     student: nn.Module
@@ -47,14 +48,17 @@ class Learned:
     folder: Path | None = None
     peers: tuple[nn.Module, ...] = ()
     order: ReadingOrder | None = None
+    shaping: dict[str, Any] = field(default_factory=dict, repr=False)
 
 
 def keep(learner: Learner, folder: RunFolder, run: Run, notes: dict[str, Any]) -> Learned:
-    """Write weights and result."""
+    """Write weights and result, and what is to be remembered of the student's shaping."""
     learned = learned_of(learner, folder.history(), run.chosen_epoch, run.teacher_forwards, folder.path)
     for name, network in _weights(learner).items():
         text = canonical({**notes, "epoch": learned.epoch}).decode()
         save_weights(network, folder.path / name, {NOTES: text})
+    if learned.shaping:
+        folder.note_shaping(learned.shaping)
     counts = {"teacher_forwards": run.teacher_forwards, "epochs": len(learned.history), "epoch": learned.epoch}
     folder.finish({**counts, **learned.metrics})
     return learned
@@ -62,9 +66,11 @@ def keep(learner: Learner, folder: RunFolder, run: Run, notes: dict[str, Any]) -
 
 def finished(learner: Learner, folder: RunFolder, result: dict[str, Any]) -> Learned:
     """Return what a finished run left in its folder, with the weights in the learner."""
+    learner.finish()
     for name, network in _weights(learner).items():
         load_weights(network, folder.path / name)
-    return learned_of(learner, folder.history(), result["epoch"], result["teacher_forwards"], folder.path)
+    learned = _learned(learner, folder.history(), result["epoch"], result["teacher_forwards"], folder.path)
+    return replace(learned, shaping=folder.shaping())
 
 
 def _weights(learner: Learner) -> dict[str, nn.Module]:
@@ -76,7 +82,14 @@ def _weights(learner: Learner) -> dict[str, nn.Module]:
 def learned_of(
     learner: Learner, history: list[dict[str, Any]], epoch: int, forwards: int, folder: Path | None
 ) -> Learned:
-    """Return what the networks of a learner came to, with the metrics of the epoch that was chosen."""
+    """Return what the networks of a learner came to, as they are kept, with the metrics of the epoch that was chosen."""
+    shaping = learner.finish()
+    return replace(_learned(learner, history, epoch, forwards, folder), shaping=shaping)
+
+
+def _learned(
+    learner: Learner, history: list[dict[str, Any]], epoch: int, forwards: int, folder: Path | None
+) -> Learned:
     seconds = statistics.median([record["seconds"] for record in history]) if history else 0.0
     chosen = next((record for record in history if record["epoch"] == epoch), {})
     metrics = {key.removeprefix("val/"): value for key, value in chosen.items() if key.startswith("val/")}

@@ -12,6 +12,7 @@ from bookkd.core.fields import INPUT
 from bookkd.knowledge import Capture
 from bookkd.learning.cohort import Cohort
 from bookkd.objectives import Connector, ConnectorModule, Shapes
+from bookkd.shaping import Shaped
 from bookkd.tasks import Task
 
 __all__ = ["Learner"]
@@ -29,6 +30,7 @@ class Learner(nn.Module):
         features: Fields to take inside of the student, see `bookkd.knowledge.Capture`.
         layers: Name -> module path of its layers, over those that it has by itself.
         shapes: What connectors are built from, see `bookkd.objectives.Connector`; of `learner_for`.
+        shaping: What is done to the student while it learns; None for nothing.
     """
 
     def __init__(
@@ -42,9 +44,11 @@ class Learner(nn.Module):
         features: Sequence[str] = (),
         layers: Mapping[str, str] | None = None,
         shapes: Shapes | None = None,
+        shaping: Shaped | None = None,
     ) -> None:
         super().__init__()
         self.student = student
+        self.shaping = Shaped(student) if shaping is None else shaping
         self.task = task
         self.preprocess = preprocess
         self.connectors = tuple(connectors)
@@ -94,6 +98,8 @@ class Learner(nn.Module):
             fields |= {f"peers/{i}/{name}": value for i, own in enumerate(every) for name, value in own.items()}
         else:
             fields = self.said(batch)
+        # What the student says of itself is the same for every sample, so that its mean over them is itself, however they are split.
+        fields |= {name: value.expand(len(batch[INPUT])) for name, value in self.shaping.fields().items()}
         for connector in self.connectors:
             if targets is not None or not connector.reads_teacher:
                 fields |= connector.added(self.part(connector), fields, targets or {})
@@ -109,8 +115,15 @@ class Learner(nn.Module):
             self.part(connector).after_step()
 
     def logged(self) -> dict[str, float]:
-        """Return what the connectors want in the record of an epoch."""
-        return {name: value for each in self.connectors for name, value in self.part(each).logged().items()}
+        """Return what the connectors and the shaping of the student want in the record of an epoch."""
+        said = {name: value for each in self.connectors for name, value in self.part(each).logged().items()}
+        return {**said, **self.shaping.logged()}
+
+    def finish(self) -> dict[str, Any]:
+        """Make the student the network that is kept, and return what is to be remembered of its shaping."""
+        remembered = self.shaping.finish()
+        self.student = self.shaping.student
+        return remembered
 
 
 def _repeated(batch: Mapping[str, Any], times: int) -> dict[str, Any]:

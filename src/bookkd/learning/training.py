@@ -203,10 +203,18 @@ def trainable(module: nn.Module) -> list[nn.Parameter]:
 def make_optimizer(module: nn.Module, training: Training) -> Optimizer:
     """Return the optimizer of `training` over the parameters of `module` that are not frozen.
 
-    The connectors of a `Learner` are groups of their own behind the student's.
+    Of a `Learner` the parameters that a shaped student has set apart, and the connectors, are groups of their own behind the student's.
     """
-    groups: list[dict[str, Any]] = [{"params": trainable(module.student if isinstance(module, Learner) else module)}]
+    apart = [group for group in module.shaping.groups() if group.parameters] if isinstance(module, Learner) else []
+    theirs = {id(parameter) for group in apart for parameter in group.parameters}
+    mine = [
+        each for each in trainable(module.student if isinstance(module, Learner) else module) if id(each) not in theirs
+    ]
+    groups: list[dict[str, Any]] = [{"params": mine}]
     if isinstance(module, Learner):
+        for group in apart:
+            lr = training.lr if group.lr is None else group.lr
+            groups.append({"params": list(group.parameters), "lr": lr, "weight_decay": group.weight_decay})
         for connector in module.connectors:
             lr = training.lr if connector.lr is None else connector.lr
             own = list(module.part(connector).parameters())

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader
 
-from bookkd.book import Auto, Book, Codec, Dense, GrowthWriter, Plan, TeacherInfo
+from bookkd.book import Auto, Book, Codec, Dense, GrowthWriter, Plan, TeacherInfo, planned_constants
 from bookkd.book.plan import TOLD
 from bookkd.book.ragged import Rows
 from bookkd.book.remote import local_folder
@@ -49,6 +49,7 @@ def grow(
     workers: int = 0,
     temperatures: tuple[float, ...] = (1.0, 4.0),
     keys: npt.NDArray[np.uint64] | None = None,
+    constants: Sequence[Mapping[str, npt.ArrayLike]] = (),
     progress: Progress | None = None,
 ) -> Book:
     """Add what is missing to a finished book, as its next edition; the one before stays readable all the while.
@@ -69,6 +70,7 @@ def grow(
         workers: Loader processes.
         temperatures: As `make`.
         keys: Key of each sample, if the book has keys; the data set's attribute `keys` where None.
+        constants: For each further teacher what it has once, name -> array, which becomes `members/<i>/<name>`.
         progress: Called with (records done, records in all), of those that are added.
 
     Returns:
@@ -87,7 +89,7 @@ def grow(
     views = with_pool_of(stored, views)
     replay = Replay(dataset, views)
     further = _further(book, given)
-    if further is None and (len(dataset), views.n_views) == (book.n_samples, book.n_views):
+    if further is None and (len(dataset), views.n_views) == (book.n_samples, book.n_views) and _known(book, constants):
         return book  # what these teachers say is all there
     if further is None:
         wish = "the book's own in their order, for more views or samples"
@@ -111,7 +113,8 @@ def grow(
     for each in knowledge:
         offer(each, inside, replay)
     members = _members(book, plan, len(knowledge), bool(further))
-    with GrowthWriter(path, plan, keys=_keys(book, dataset, keys), names=names) as writer:
+    added = _constants(book, constants, members, bool(further))
+    with GrowthWriter(path, plan, keys=_keys(book, dataset, keys), names=names, constants=added) as writer:
         started, cpu = time.perf_counter(), time.process_time()
         written = _write(writer, stored, replay, list(zip(members, knowledge, strict=True)), workers, progress)
         forwards = sum(each.teacher_forwards for each in knowledge)
@@ -255,6 +258,7 @@ def _larger(
         data=data,
         views=recipe,
         choice=old.choice,
+        constants=old.constants,
         batch_size=old.batch_size,
         unit_rows=None,
         block_rows=None,
@@ -277,6 +281,28 @@ def _members(book: Book, plan: Plan, speakers: int, further: bool) -> list[int |
     if speakers > 1 and not member_fields(book.plan):
         raise ConfigError(expected("book", "with each teacher's logits", sorted(book.fields), where=str(book.path)))
     return [None] if not member_fields(book.plan) else list(range(speakers))
+
+
+def _constants(
+    book: Book, given: Sequence[Mapping[str, npt.ArrayLike]], members: Sequence[int | None], further: bool
+) -> dict[str, npt.ArrayLike]:
+    """Return the constants of further teachers by their names in the grown book."""
+    if not further and not _known(book, given):
+        do = "Add them alone: bookkd.book.GrowthWriter(path, book.plan, constants={name: array})."
+        raise ConfigError(expected("constants", "of further teachers", "others", where=str(book.path), do=do))
+    if not further or not given:
+        return {}
+    if len(given) != len(members):
+        wish = f"a mapping for each of {len(members)} further teachers"
+        raise ConfigError(expected("constants", wish, len(given), where=str(book.path)))
+    pairs = zip(members, given, strict=True)
+    return {f"members/{member}/{name}": array for member, each in pairs for name, array in each.items()}
+
+
+def _known(book: Book, given: Sequence[Mapping[str, npt.ArrayLike]]) -> bool:
+    """Say whether a book has these constants, under whatever names."""
+    known = set(book.plan.constants.values())
+    return all(known.issuperset(planned_constants(each).values()) for each in given)
 
 
 def _keys(book: Book, dataset: Any, keys: npt.NDArray[np.uint64] | None) -> npt.NDArray[Any] | None:

@@ -39,6 +39,7 @@ def make(
     workers: int = 0,
     temperatures: tuple[float, ...] = (1.0, 4.0),
     keys: npt.NDArray[np.uint64] | None = None,
+    constants: Mapping[str, npt.ArrayLike] | None = None,
     progress: Progress | None = None,
     told: Told | None = None,
     features: Sequence[str] = (),
@@ -64,6 +65,8 @@ def make(
         temperatures: At which the loss of the codec is measured while writing.
         keys: Own id of each sample, uint64, so that reordered data finds its records; the data set's attribute `keys`
             where None.
+        constants: What the teacher has once and methods ask for, such as {"classifier/weight": weight}: name -> array of finite
+            numbers, for `Book.constants`.
         progress: Called with (records done, records in all).
         told: Called with the choice where a codec was chosen by measuring, before anything is written.
         features: What to keep of the inside of the teacher beside what it says, such as `features/stage3/mean`; see
@@ -75,7 +78,7 @@ def make(
 
     Raises:
         BookMismatchError: if the folder holds a book of another teacher, data set, recipe or codec.
-        TeacherOutputError: if the teacher says NaN, infinity or another width; nothing of that unit is kept.
+        TeacherOutputError: if the teacher says NaN, infinity or another width; nothing of that unit is kept. So for a constant.
         ConfigError: if the views cannot be replayed; for a layer that the teacher has not, or that does not run.
         FidelityError: for a sparse codec where the task needs every value; if no codec meets `Auto`.
         StorageError: if the disk is full; running `make` again goes on.
@@ -100,7 +103,7 @@ def make(
     )  # fmt: skip
     offer(knowledge, plan.fields, replay)
     plan = replace(plan, batch_size=batch_size, unit_rows=unit_rows, choice=choice)
-    with BookWriter(path, plan, keys=keys_of(dataset) if keys is None else keys) as writer:
+    with BookWriter(path, plan, keys=keys_of(dataset) if keys is None else keys, constants=constants) as writer:
         started, cpu = time.perf_counter(), time.process_time()
         with encoding_on(knowledge.teacher.device):
             written = write_units(writer, knowledge, replay, batch_size, workers, progress)

@@ -34,8 +34,8 @@ Progress = Callable[[int, int], None]
 def merge(path: str | Path, books: Sequence[Book], *, progress: Progress | None = None) -> Book:
     """Write one book of all the books' teachers, each record copied as it is stored.
 
-    The field of teacher i is `members/<i>/logits`, in the order of the books; what the codecs lost is taken over from them.
-    Interrupted, it is gone on with. The books themselves stay as they are.
+    The field of teacher i is `members/<i>/logits`, in the order of the books, its constants are `members/<i>/<name>`; what the
+    codecs lost is taken over from them. Interrupted, it is gone on with. The books themselves stay as they are.
 
     Args:
         path: Folder of the new book.
@@ -55,8 +55,10 @@ def merge(path: str | Path, books: Sequence[Book], *, progress: Progress | None 
     check_same([StoredKnowledge(book) for book in books])
     sources = sources_of([book.plan for book in books])
     started = time.perf_counter()
-    plan = replace(merged_plan([book.plan for book in books]), sources=_digests(books))
-    with BookWriter(path, plan, keys=books[0].keys) as writer:
+    plans = [book.plan for book in books]
+    plan = replace(merged_plan(plans), sources=_digests(books))
+    constants = {name: books[place].constants[old] for name, (place, old) in constants_of(plans).items()}
+    with BookWriter(path, plan, keys=books[0].keys, constants=constants) as writer:
         for unit in pending_units(writer, progress):
             writer.copy(unit, _copied(unit, books, sources))
         fidelity = {
@@ -73,7 +75,7 @@ def merged_plan(plans: Sequence[Plan]) -> Plan:
     """Return the plan of one book of all the plans' teachers.
 
     Raises:
-        ConfigError: if a plan has more than logits and probes, or is of a baked book.
+        ConfigError: if a plan has more than logits and probes, or is of a baked book; for constants of several teachers together.
     """
     return replace(
         plans[0],
@@ -81,6 +83,7 @@ def merged_plan(plans: Sequence[Plan]) -> Plan:
         fields={name: plans[place].fields[old] for name, (place, old) in sources_of(plans).items()},
         teachers=tuple(teacher for plan in plans for teacher in plan.teachers),
         choice={},  # each part's own is in its fidelity
+        constants={name: plans[place].constants[old] for name, (place, old) in constants_of(plans).items()},
     )
 
 
@@ -89,6 +92,28 @@ def sources_of(plans: Sequence[Plan]) -> dict[str, tuple[int, str]]:
     found = [(place, name) for place, plan in enumerate(plans) for name in _logits_of(plan)]
     fields = {f"members/{member}/{LOGITS}": source for member, source in enumerate(found)}
     return fields | {name: (0, name) for name in _PROBES if name in plans[0].fields}
+
+
+def constants_of(plans: Sequence[Plan]) -> dict[str, tuple[int, str]]:
+    """Return constant of the merged book -> (number of the plan, its name there).
+
+    Raises:
+        ConfigError: for one of a plan of several teachers that does not say whose it is.
+    """
+    found = {}
+    for member, (place, field) in enumerate(
+        (place, name) for place, plan in enumerate(plans) for name in _logits_of(plan)
+    ):
+        own = field.removesuffix(LOGITS)  # members/<j>/, or nothing
+        for name in plans[place].constants:
+            if name.startswith(own):
+                found[f"members/{member}/{name.removeprefix(own)}"] = (place, name)
+    for place, plan in enumerate(plans):
+        nobodys = sorted(set(plan.constants) - {name for other, name in found.values() if other == place})
+        if nobodys:
+            wish = "named members/<i>/..., in a book of several teachers to merge"
+            raise ConfigError(expected("constants", wish, nobodys[0], do="Merge the books of each teacher alone."))
+    return found
 
 
 def _logits_of(plan: Plan) -> list[str]:
@@ -128,7 +153,7 @@ def bake(
     """Write the processed target of one or several books as a book of its own: smaller, and fixed.
 
     With b the combined, transformed distribution at T, a record holds T log b, so that softmax(logits / T) = b. At any other
-    temperature it is refused. The plan says how it was made, the fidelity what the codec lost at T.
+    temperature it is refused. The plan says how it was made, the fidelity what the codec lost at T. Constants stay behind.
 
     Args:
         path: Folder of the new book.
@@ -223,6 +248,7 @@ def _baked_plan(
         teachers=tuple(teacher for book in books for teacher in book.plan.teachers),
         temperatures=(float(temperature),),
         choice={},
+        constants={},  # of the teachers, whose word this is no more
         sources=_digests(books),
     )
 

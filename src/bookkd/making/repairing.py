@@ -35,6 +35,7 @@ def repair(
     *,
     task: Task,
     keys: npt.NDArray[np.uint64] | None = None,
+    constants: Mapping[str, npt.ArrayLike] | None = None,
     accept: bool = False,
     progress: Progress | None = None,
 ) -> Repaired:
@@ -49,6 +50,7 @@ def repair(
         views: Its views.
         task: As `make`.
         keys: Key of each sample; the data set's attribute `keys` where None.
+        constants: As `make`, where their files may be faulty.
         accept: If true, records that differ from what they were are taken, under a new edition.
         progress: Called with (shards checked, shards in all).
 
@@ -65,7 +67,7 @@ def repair(
     given = [teachers] if isinstance(teachers, Teacher) else list(teachers)
     found = keys_of(dataset) if keys is None else keys
     try:
-        return repair_files(path, keys=found, accept=accept, progress=progress)
+        return repair_files(path, keys=found, constants=constants, accept=accept, progress=progress)
     except BookCorruptError as error:
         try:
             book = Book(path)
@@ -73,7 +75,7 @@ def repair(
             raise error from None  # a manifest is lost, of which no teacher knows
     speaker = _speaker(book, given, dataset, views, task)
     with encoding_on(given[0].device if given else "cpu"):
-        return repair_files(path, speaker, keys=found, accept=accept, progress=progress)
+        return repair_files(path, speaker, keys=found, constants=constants, accept=accept, progress=progress)
 
 
 def _speaker(book: Book, given: Sequence[Teacher], dataset: Any, views: Views, task: Task) -> Any:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bookkd.book import Auto, Book, BookWriter, Codec, Dense, is_finished
+import numpy.typing as npt
+
+from bookkd.book import Auto, Book, BookWriter, Codec, Dense, is_finished, planned_constants
 from bookkd.book.remote import local_folder
 from bookkd.core.errors import ConfigError, expected
 from bookkd.core.fields import LOGITS
@@ -29,6 +31,7 @@ def make_several(
     views: Views,
     *,
     task: Task,
+    constants: Callable[[Teacher], Mapping[str, npt.ArrayLike]] | None = None,
     progress: Progress | None = None,
     **options: Any,
 ) -> Book:
@@ -43,6 +46,7 @@ def make_several(
         dataset: As `make`.
         views: As `make`.
         task: As `make`.
+        constants: Called with each teacher when its turn comes: what it has once, name -> array, which becomes `members/<i>/<name>`.
         progress: Called with (records done, records in all), of all teachers.
         **options: Further options of `make`, for every part.
 
@@ -63,7 +67,7 @@ def make_several(
         where = f"task {task.name}, whose networks give no logits to combine"
         raise ConfigError(expected("teachers", "one", len(teachers), where=where, do=do))
     if is_finished(path):
-        book = _finished(path, teachers, dataset, views, task, options)
+        book = _finished(path, teachers, dataset, views, task, constants, options)
         shutil.rmtree(parts, ignore_errors=True)  # left behind where the merging was done and its end was not
         return book
     total = len(teachers) * len(dataset) * views.n_views
@@ -75,7 +79,11 @@ def make_several(
             if progress is not None:
                 progress(before + done, total)
 
-        books.append(make(parts / f"{place:02d}", load(), dataset, views, task=task, progress=moved, **options))
+        teacher = load()
+        given = None if constants is None else constants(teacher)
+        folder = parts / f"{place:02d}"
+        books.append(make(folder, teacher, dataset, views, task=task, constants=given, progress=moved, **options))
+        del teacher
     book = merge(path, books)
     for part in books:
         part.close()  # a file that is mapped cannot be deleted everywhere
@@ -109,6 +117,7 @@ def _finished(
     dataset: Any,
     views: Views,
     task: Task,
+    constants: Callable[[Teacher], Mapping[str, npt.ArrayLike]] | None,
     options: dict[str, Any],
 ) -> Book:
     """Return the book of a folder that is finished, after comparing it with what it would be made of now."""
@@ -116,8 +125,12 @@ def _finished(
     book = Book(path)
     plans = []
     for place, load in enumerate(teachers):
+        teacher = load()
         used = _chosen(book, place, codec, temperatures) if isinstance(codec, Auto) else codec
-        plans.append(plan_book(load(), dataset, views, task, codec=used, temperatures=temperatures))
+        plan = plan_book(teacher, dataset, views, task, codec=used, temperatures=temperatures)
+        given = {} if constants is None else planned_constants(constants(teacher))
+        plans.append(replace(plan, constants=given))
+        del teacher
     plan = replace(merged_plan(plans), batch_size=options.get("batch_size") or book.plan.batch_size, unit_rows=None)
     keys = options.get("keys")
     with BookWriter(path, plan, keys=keys_of(dataset) if keys is None else keys) as writer:

@@ -28,6 +28,7 @@ from bookkd.methods.extractive_kd import ExtractiveKD
 from bookkd.methods.fitnets import FitNets
 from bookkd.methods.fsp import FSP
 from bookkd.methods.instance_label_smoothing import BetaLabelSmoothing, SelfDistillation
+from bookkd.methods.kdexplainer import KDExplainer
 from bookkd.methods.llm_kd import LLMKD
 from bookkd.methods.logit_standardization import LogitStandardization
 from bookkd.methods.mlkd import MLKD
@@ -41,6 +42,7 @@ from bookkd.methods.supervised import Supervised
 from bookkd.methods.takd import TAKD
 from bookkd.methods.tfkd import TfKDReg, TfKDSelf
 from bookkd.methods.uld import ULD
+from bookkd.methods.vam import VAM
 from bookkd.methods.vanilla_kd import VanillaKD
 from bookkd.methods.vid import VID
 
@@ -69,6 +71,7 @@ __all__ = [
     "SP",
     "TAKD",
     "ULD",
+    "VAM",
     "VID",
     "AdaptiveLabelSmoothing",
     "BaseMethod",
@@ -79,6 +82,7 @@ __all__ = [
     "ExtractiveKD",
     "FitNets",
     "Handler",
+    "KDExplainer",
     "LogitStandardization",
     "Method",
     "ReviewKD",
@@ -112,6 +116,7 @@ METHODS = {
     "extractive-kd": "bookkd.methods.extractive_kd:ExtractiveKD",
     "fitnets": "bookkd.methods.fitnets:FitNets",
     "fsp": "bookkd.methods.fsp:FSP",
+    "kdexplainer": "bookkd.methods.kdexplainer:KDExplainer",
     "llm-kd": "bookkd.methods.llm_kd:LLMKD",
     "logit-standardization": "bookkd.methods.logit_standardization:LogitStandardization",
     "mlkd": "bookkd.methods.mlkd:MLKD",
@@ -127,12 +132,13 @@ METHODS = {
     "tfkd-reg": "bookkd.methods.tfkd:TfKDReg",
     "tfkd-self": "bookkd.methods.tfkd:TfKDSelf",
     "uld": "bookkd.methods.uld:ULD",
+    "vam": "bookkd.methods.vam:VAM",
     "vanilla-kd": "bookkd.methods.vanilla_kd:VanillaKD",
     "vid": "bookkd.methods.vid:VID",
 }
 """Method name -> class. One line a method; a test holds this table equal to the cases."""
 
-_PARTS = ("name", "card", "presets", "cohort", "passes", "objective", "needs", "handlers", "own_knowledge")
+_PARTS = ("name", "card", "presets", "cohort", "passes", "objective", "needs", "handlers", "own_knowledge", "shape")
 
 
 def method_class(name: str) -> type[Method]:

@@ -11,6 +11,7 @@ from torch import nn
 from bookkd.core.fields import OWN
 from bookkd.core.protocols import Knowledge, Needs
 from bookkd.objectives import Objective
+from bookkd.shaping import Shaped
 from bookkd.tasks import Task
 
 __all__ = ["BaseMethod", "Card", "Handler", "Method"]
@@ -87,6 +88,14 @@ class Method(Protocol):
         """Return fresh event handlers; empty for most methods."""
         ...
 
+    def shape(self, student: nn.Module, task: Task) -> Shaped:
+        """Return the student as it is to learn, with gates, masks or rounding; asked once, before its optimizer is built.
+
+        Raises:
+            ConfigError: for a student that the method cannot shape.
+        """
+        ...
+
     def own_knowledge(
         self, learner: nn.Module, task: Task, given: Knowledge | None, seed: int
     ) -> tuple[Knowledge, ...]:
@@ -102,7 +111,7 @@ class Method(Protocol):
 
 
 class BaseMethod:
-    """What most methods have: needs as their objective's, no event handlers, one student, no knowledge of their own."""
+    """What most methods have: needs as their objective's, no event handlers, one student, as it is, no knowledge of their own."""
 
     name: ClassVar[str]
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
@@ -144,6 +153,10 @@ class BaseMethod:
     def handlers(self) -> tuple[Handler, ...]:
         """Return none."""
         return ()
+
+    def shape(self, student: nn.Module, task: Task) -> Shaped:
+        """Return the student as it is."""
+        return Shaped(student)
 
     def own_knowledge(
         self, learner: nn.Module, task: Task, given: Knowledge | None, seed: int

@@ -64,7 +64,20 @@ def describe_records(
         "teachers": [teacher.name for teacher in made.teachers],
         "labels": made.labels,
         "bytes": sum(path.stat().st_size for path in made.files),
+        "constants": {name: _figures(array) for name, array in opened.constants.items()},
         "notes": notes,
+    }
+
+
+def _figures(array: npt.NDArray[Any]) -> dict[str, Any]:
+    """Return shape and figures of a constant."""
+    return {
+        "shape": list(array.shape),
+        "dtype": str(array.dtype),
+        "min": float(array.min()),
+        "mean": float(array.mean(dtype=np.float64)),
+        "max": float(array.max()),
+        "std": float(array.std(dtype=np.float64)),
     }
 
 

@@ -1,4 +1,4 @@
-"""The tables of calibration and classes."""
+"""The tables of calibration, classes and gates."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from bookkd.report.classes import Calibration, ClassDifference, Confusion
 from bookkd.report.formats import number_text, percent_text
+from bookkd.report.gates import Gates
 from bookkd.report.tables import Cell, Head, Table, cell, difference_cell, percent_number, plain, spread_cell, words
 
-__all__ = ["bins_table", "calibration_table", "mistakes_table", "recalls_table", "shown_classes"]
+__all__ = ["bins_table", "calibration_table", "gates_table", "mistakes_table", "recalls_table", "shown_classes"]
 
 _CLASSES = 20
 
@@ -95,3 +96,23 @@ def mistakes_table(confusions: Sequence[Confusion]) -> Table:
         for mistake in each.mistakes
     )
     return Table("Most frequent mistakes", heads, rows, "Share of the samples of the class.")
+
+
+def gates_table(gates: Sequence[Gates]) -> Table:
+    """Return how spread the gates of each layer are, and by how much less than those that learnt from labels alone."""
+    spread = Head("spread", "Mean entropy of the gates over log of the parents: 1 reads all alike, 0 one parent alone.")
+    heads = (*words("arm", "layer", "rows"), Head("parents"), spread, Head("Δ spread"), *words("against"))
+    rows = tuple(
+        (
+            plain(each.arm),
+            plain(each.layer),
+            plain(f"{len(each.rows)} {'classes' if each.of_classes else 'blocks'}"),
+            cell(float(len(each.columns)), lambda count: number_text(count, 0)),
+            spread_cell(each.spread, "number"),
+            difference_cell(each.difference, share=False),
+            plain("" if each.difference is None else each.difference.against),
+        )
+        for each in gates
+    )
+    note = "Below 0: sharper than with labels alone. What is by class is worked out along all paths, not a layer's own."
+    return Table("How spread gates are", heads, rows, note)

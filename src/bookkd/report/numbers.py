@@ -22,6 +22,7 @@ from bookkd.report.classes import (
 )
 from bookkd.report.columns import QUALITY, Column, columns_of, first_of
 from bookkd.report.figures import Row, batch_of, rows_of
+from bookkd.report.gates import Gates, gates_of
 from bookkd.report.ledger import Ledger, ledger_of
 from bookkd.report.pareto import Point, pareto_of
 from bookkd.report.pictures import NO_PICTURES, Pictures, pictures_of
@@ -51,6 +52,7 @@ class Numbers:
         calibration: Before and after temperature scaling.
         recalls: Recall by class against the baseline.
         confusions: Who is taken for whom.
+        gates: Tables of gates, layer by layer.
         provenance: Where the numbers come from.
         pictures: Of segmentation; on the page alone.
     """
@@ -68,6 +70,7 @@ class Numbers:
     calibration: tuple[Calibration, ...]
     recalls: tuple[ClassDifference, ...]
     confusions: tuple[Confusion, ...]
+    gates: tuple[Gates, ...]
     provenance: Provenance
     pictures: Pictures = NO_PICTURES
 
@@ -125,6 +128,7 @@ def numbers_of(runs: Sequence[FoundRun], *, baseline: str | None = None, title: 
         calibration=calibration_of(ranked),
         recalls=recalls_of(ranked, baselines),
         confusions=confusions_of(ranked),
+        gates=gates_of(ranked),
         provenance=provenance_of(runs, ranked, teachers),
         pictures=pictures_of(ranked),
     )

@@ -60,6 +60,8 @@ class RunRecord:
         configuration: The resolved configuration, to copy.
         curve: One flat record an epoch: "epoch", "train/...", "val/...", "lr", "seconds".
         weights: Digest of the student's weights.
+        shaping: What is remembered of what was done to the student while it learnt: `{"gates": {"kind", "tables": [{"layer", "rows",
+            "columns", "shares", "entropies", "entropy", "spread", "of_classes", "derived"}]}}`, as `shaping.gate_record` gives it.
 
     >>> RunRecord(arm="supervised / resnet8", seed=0, status="done", method={"name": "supervised"}).status
     'done'
@@ -87,6 +89,7 @@ class RunRecord:
     configuration: Mapping[str, Any] = field(default_factory=dict)
     curve: tuple[Mapping[str, Any], ...] = ()
     weights: str = ""
+    shaping: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for entry in fields(self):

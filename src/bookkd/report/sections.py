@@ -78,6 +78,7 @@ def sections(numbers: Numbers, *, pictures: bool = False) -> tuple[Section, ...]
             [of_classes.recalls_table(numbers.recalls), of_classes.mistakes_table(numbers.confusions)],
         ),
         Section("pictures", "Pictures", (), pictures=numbers.pictures if pictures else NO_PICTURES),
+        _section("gates", "Gates", [of_classes.gates_table(numbers.gates)]),
         _section("entropy", "Entropy of book and student", [], [more.series_table(numbers.entropies, "Entropy")]),
         _section("cost", "Cost", [more.totals_table(numbers), more.ledger_table(numbers), more.books_table(numbers)]),
         _section("provenance", "Provenance", [], [more.runs_table(numbers)], _texts(numbers.provenance)),

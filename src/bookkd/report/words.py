@@ -30,7 +30,7 @@ _MOST_TEACHERS = 3
 
 def summary(numbers: Numbers) -> tuple[str, ...]:
     """Return the sentences to decide from, the most important first."""
-    parts = (_scope, _best, _differences, _classes, _calibration, _distillation, _cost, _entropy, _left_out)
+    parts = (_scope, _best, _differences, _classes, _calibration, _distillation, _cost, _entropy, _gates, _left_out)
     return tuple(sentence for part in parts for sentence in part(numbers))
 
 
@@ -252,6 +252,21 @@ def _cost(numbers: Numbers) -> Iterator[str]:
         yield f"{text}: the books save no time."
     else:
         yield f"{text}: the books pay from student {max(1, math.ceil(ledger.break_even))} on."
+
+
+def _gates(numbers: Numbers) -> Iterator[str]:
+    """Say where a teacher, or smoothed labels, made gates sharper or flatter than labels alone did."""
+    for arm in dict.fromkeys(each.arm for each in numbers.gates):
+        own = [each.difference for each in numbers.gates if each.arm == arm and not each.derived]
+        found = [difference for difference in own if difference is not None]
+        if not found:
+            continue
+        mean = sum(difference.mean for difference in found) / len(found)
+        sure = sum(difference.better is not None for difference in found)
+        yield (
+            f"Gates of {arm} are {'sharper' if mean < 0 else 'flatter'} than those of {found[0].against}: spread {signed_text(mean)} on "
+            f"average over {len(found)} layers, more than the noise between seeds in {sure} of them."
+        )
 
 
 def _entropy(numbers: Numbers) -> Iterator[str]:

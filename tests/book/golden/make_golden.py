@@ -122,6 +122,22 @@ def write_positions(path: Path) -> Book:
         return writer.finish({"seconds": 0.25})
 
 
+CONSTANTS = {
+    "classes/mean": np.array([[0.5, -1.0], [2.0, 0.25], [0.0, 8.0], [-4.0, 1.5]], dtype=np.float32),
+    "members/0/classifier/weight": np.array([[1.0, -2.0, 0.5], [3.0, 4.0, -0.25]], dtype=np.float16),
+    "order": np.array([3, 0, 2**63, 1], dtype=np.uint64),
+}
+
+
+def write_constants(path: Path) -> Book:
+    """Write the book of `v1-dense` with three constants beside its records."""
+    with BookWriter(path, plan("v1-dense"), keys=KEYS, constants=CONSTANTS) as writer:
+        for unit in writer.pending():
+            rows = (unit.view, slice(unit.start, unit.stop))
+            writer.write(unit, {"logits": LOGITS[rows], "probe/hash": HASHES[rows]})
+        return writer.finish({"seconds": 0.25})
+
+
 def positions(view: int, start: int, stop: int) -> dict[str, RaggedArray]:
     """Return the sequences of some samples: position p of sample s has the numbers of sample (s + p) mod 5."""
     samples = range(start, stop)
@@ -148,3 +164,5 @@ if __name__ == "__main__":
         write_grown(HERE / "v1-grown")
     if not (HERE / "v1-positions").exists():
         write_positions(HERE / "v1-positions")
+    if not (HERE / "v1-constants").exists():
+        write_constants(HERE / "v1-constants")

@@ -66,6 +66,33 @@ def test_copies_there_and_back(shelf, tmp_path):
     np.testing.assert_array_equal(there.rows_of(keys[[5, 3]]), [5, 3])
 
 
+def test_constants_there_and_back(shelf, tmp_path):
+    given = {"classifier/weight": np.eye(books.C, 4, dtype=np.float32), "order": np.arange(5)}
+    with BookWriter(tmp_path / "here", books.plan(), constants=given) as writer:
+        for unit in writer.pending():
+            writer.write(unit, books.arrays(*unit))
+        here = writer.finish()
+    there = copy_book(shelf, here)
+    back = copy_book(tmp_path / "back", Book(shelf))
+    for book in (there, back, pickle.loads(pickle.dumps(there))):
+        assert book.content_digest == here.content_digest
+        for name, array in given.items():
+            np.testing.assert_array_equal(book.constants[name], array, strict=True)
+    assert verify(shelf) == []
+
+
+def test_constants_of_a_book_that_is_gone_on_with(shelf):
+    given = {"order": np.arange(5)}
+    with BookWriter(shelf, books.plan(), constants=given) as writer:
+        writer.write(writer.pending()[0], books.arrays(*writer.pending()[0]))
+    with pytest.raises(BookMismatchError, match=r"constants\.order\.xxh3_128"):
+        BookWriter(shelf, books.plan(), constants={"order": np.arange(5) + 1})
+    with BookWriter(shelf, books.plan(), constants=given) as writer:
+        for unit in writer.pending():
+            writer.write(unit, books.arrays(*unit))
+        np.testing.assert_array_equal(writer.finish().constants["order"], np.arange(5))
+
+
 def test_gone_on_with_from_what_the_store_has(shelf, tmp_path, monkeypatch):
     books.make(shelf, units=2, finish=False)
     with BookWriter(shelf, books.plan()) as writer:

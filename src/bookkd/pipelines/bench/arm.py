@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bookkd.core.protocols import Knowledge
 from bookkd.core.rng import generator
@@ -41,6 +43,7 @@ class Arm:
         knowledge: What it learns from; None for labels alone.
         task: The task.
         network: The student; None for a ResNet-8 over the classes of the task.
+        preprocess: Of a student that is given.
         batch_size: Samples of a batch.
     """
 
@@ -52,10 +55,10 @@ class Arm:
         task: Task,
         *,
         network: nn.Module | None = None,
+        preprocess: Callable[[Tensor], Tensor] | None = None,
         batch_size: int = BATCH,
     ) -> None:
         training = Training(epochs=10**6, batch_size=batch_size, accelerator="cpu", schedule="constant", lr=0.01)
-        preprocess = None
         if network is None:
             network, preprocess = NetworkOptions("resnet8").cohort(len(task.class_names), method.cohort, seed=0)
         objective = method.objective(task)

@@ -14,7 +14,8 @@ from bookkd.methods._features import STAGES
 from bookkd.pipelines.bench.arm import BATCH, Arm, random_images
 from bookkd.pipelines.bench.learn import untrained_teacher
 from bookkd.pipelines.bench.measure import Goal, paired
-from bookkd.pipelines.options import ViewOptions
+from bookkd.pipelines.options import NetworkOptions, ViewOptions
+from bookkd.shaping import GateTree
 from bookkd.tasks import Classification
 from bookkd.views import CachedViews, Pick, Replay
 
@@ -103,11 +104,21 @@ def _goal(
     inside: bool,
 ) -> Goal:
     method = method_class(name)()
-    arm = Arm(cached, method, knowledge if method.needs(task).fields else None, task)
+    given = knowledge if method.needs(task).fields else None
+    if name == "kdexplainer":
+        _, prepare = NetworkOptions("resnet8").build(task.n_classes, role="student")
+        # The network is another, so that labels alone are learnt by it too.
+        arm, labels = (
+            Arm(cached, each, told, task, network=GateTree(task.n_classes), preprocess=prepare)
+            for each, told in ((method, given), (Supervised(), None))
+        )
+    else:
+        arm = Arm(cached, method, given, task)
     if method.needs(task).validation:
         arm.run.fire("validation_improved")
     why = _SECOND_PASS.get(name, f"{method.cohort} networks" if method.cohort > 1 else None)
-    words = f"epoch of {name} / labels only" + (f" ({why})" if why else "")
+    student = " (both of its tree)" if name == "kdexplainer" else ""
+    words = f"epoch of {name} / labels only" + (f" ({why})" if why else student)
     # One network more is one pass and one update more.
     limit = TWO_PASSES + max(0, method.cohort - 2) if why else ONE_PASS
     if inside:

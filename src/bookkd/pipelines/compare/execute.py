@@ -123,6 +123,7 @@ def _done(shared: Shared, run: Run, cost: dict[str, Any]) -> RunRecord:
         },
         curve=tuple(learned.history),
         weights=weights_digest(learned.student),
+        shaping=learned.shaping,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bookkd.report.charts.base import Chart, Choice, Data, Key, keys_of
 from bookkd.report.charts.closely import closely
 from bookkd.report.charts.curves import curve_charts, entropy_charts
+from bookkd.report.charts.gates import gate_charts
 from bookkd.report.charts.overview import cost_chart, score_chart, size_charts
 from bookkd.report.numbers import Numbers
 
@@ -24,6 +25,7 @@ def charts_of(numbers: Numbers) -> dict[str, tuple[Chart, ...]]:
         "curves": curve_charts(numbers, keys),
         "calibration": calibration,
         "classes": classes,
+        "gates": gate_charts(numbers.gates),
         "entropy": entropy_charts(numbers, keys),
         "cost": cost_chart(numbers),
     }

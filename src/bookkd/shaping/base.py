@@ -1,0 +1,85 @@
+"""The contract of what is done to a student: what it adds to learning, and how it is undone or made final afterwards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from bookkd.core.check import between, positive
+from bookkd.losses import claims
+
+__all__ = ["ParameterGroup", "Shaped", "penalty"]
+
+
+@claims(zero_at_teacher=False, why_not="it looks at no teacher")
+def penalty(student: Tensor) -> Tensor:
+    """Return what a shaped student says of itself, as it is: the loss of a term whose weight is its price.
+
+    Args:
+        student: One of the `Shaped.fields`, the same for each sample of a batch.
+
+    >>> import torch
+    >>> penalty(torch.tensor([0.25, 0.25]))
+    tensor([0.2500, 0.2500])
+    """
+    return student
+
+
+@dataclass(frozen=True, eq=False)
+class ParameterGroup:
+    """Parameters of a shaped student that learn at a pace of their own.
+
+    Args:
+        parameters: Of the student.
+        lr: Peak learning rate; None for the student's. The schedule moves both alike.
+        weight_decay: Of these parameters.
+    """
+
+    parameters: tuple[nn.Parameter, ...]
+    lr: float | None = None
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.lr is not None:
+            positive(self.lr, "lr", where="group of parameters")
+        between(self.weight_decay, 0, float("inf"), "weight_decay", where="group of parameters")
+
+
+class Shaped:
+    """A student as a method wants it while it learns; this base changes nothing.
+
+    A method returns one from `shape`. Whatever it adds to a student (gates, masks, rounding) is part of that module: its
+    parameters and buffers are in checkpoints, and its module paths stay what they were.
+
+    Args:
+        student: The network that is trained.
+
+    >>> network = nn.Linear(2, 2)
+    >>> shaped = Shaped(network)
+    >>> shaped.finish(), shaped.student is network
+    ({}, True)
+    """
+
+    def __init__(self, student: nn.Module) -> None:
+        self.student = student
+
+    def fields(self) -> dict[str, Tensor]:
+        """Return what the student says of itself at a step, by field name: scalars with gradient, such as the entropy of gates."""
+        return {}
+
+    def groups(self) -> tuple[ParameterGroup, ...]:
+        """Return the parameters that have a learning rate or a weight decay of their own; each in one group."""
+        return ()
+
+    def logged(self) -> dict[str, float]:
+        """Return what the record of an epoch is to show, by name."""
+        return {}
+
+    def finish(self) -> dict[str, Any]:
+        """Make `student` the network that is kept, in place where that can be, and return what is to be remembered as JSON values.
+
+        Called once, when learning has ended, and before the weights of a finished run are loaded.
+        """
+        return {}
