@@ -73,6 +73,7 @@ def make(
             grow=grow,
             progress=progress,
             told=show_choice,
+            hint=lambda text: console(stderr=True).print(f"Note: {text}", soft_wrap=True),
         )
 
 

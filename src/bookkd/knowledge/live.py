@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from bookkd.core.fields import INPUT, FieldInfo
+from bookkd.core.fields import INPUT, LOGITS, FieldInfo
 from bookkd.core.names import choose
 from bookkd.knowledge.teacher import Teacher
 from bookkd.losses import DenseTarget
-from bookkd.tasks import Task
+from bookkd.tasks import Task, width_of
 
 __all__ = ["LiveKnowledge"]
 
@@ -28,6 +28,8 @@ class LiveKnowledge:
         self.teacher = teacher
         self.task = task.of_teacher()
         self._forwards = 0
+        self.width: int | None = None
+        """Outputs of the network at a position, of which a task may keep fewer; None before it has spoken."""
 
     @property
     def fields(self) -> Mapping[str, FieldInfo]:
@@ -38,6 +40,14 @@ class LiveKnowledge:
     def teacher_forwards(self) -> int:
         """Samples passed through the teacher so far."""
         return self._forwards
+
+    @property
+    def cut(self) -> dict[str, int]:
+        """What a book notes where the network says more than is kept, as an output layer that is padded does: `said` and `kept`."""
+        info = self.fields.get(LOGITS)
+        if info is None or not info.by_position or not info.shape or self.width is None or self.width <= info.shape[0]:
+            return {}
+        return {"said": self.width, "kept": info.shape[0]}
 
     def targets(self, batch: Mapping[str, Any], fields: Sequence[str] | None = None) -> dict[str, Any]:
         """Run the teacher on the batch's views.
@@ -52,7 +62,8 @@ class LiveKnowledge:
         wanted = list(self.fields) if fields is None else [choose(name, self.fields, "field") for name in fields]
         # no_grad and not inference mode: the targets enter the graph of the student's loss.
         with torch.no_grad():
-            said = self.task.fields(self.teacher(*self.task.inputs(batch)), batch)
+            output = self.teacher(*self.task.inputs(batch))
+            said, self.width = self.task.fields(output, batch), width_of(output)
         self._forwards += len(batch[INPUT])
         # The student may be on another device than the teacher.
         device = batch[INPUT].device

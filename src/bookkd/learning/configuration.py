@@ -67,7 +67,10 @@ _SOFTENING = ("temperature", "t_squared", "class_reduction")
 
 
 def check_task(method: Method, task: Task, where: str = "learn") -> None:
-    """Refuse a method that means nothing for the task, or options of it; `where` is who asks."""
+    """Refuse what is no method, one that means nothing for the task, or options of it; `where` is who asks."""
+    if isinstance(method, str | type) or not hasattr(method, "objective"):
+        do = "Pass one with its options, such as LLMKD(), or build_method('llm-kd')."
+        raise ConfigError(expected("method", "a method", method, where=where, do=do))
     if task.name not in method.tasks:
         do = "Use method vanilla-kd, which serves every task."
         wish = f"one that method {method.name} serves ({', '.join(method.tasks)})"
@@ -146,6 +149,12 @@ def check_labels(
         return
     if labels is None:
         labels = getattr(dataset, "labels", None)
+    known = getattr(dataset, "known", None) if labels is None else None
+    if known is not None and len(known) and not np.any(known):
+        do = "Give some utterances their text, or learn from a book or a teacher."
+        raise ConfigError(
+            expected("transcripts", "known of one utterance at least", "none of them", where="learn", do=do)
+        )
     if labels is not None and len(labels) and _all_hidden(np.asarray(labels)):
         do = "Show the student some labels, or learn from a book or a teacher."
         raise ConfigError(expected("labels", "known for one sample at least", "none of them", where="learn", do=do))

@@ -80,7 +80,8 @@ class BookLoss(_Mixed):  # type: ignore[misc]
         try:
             self.knowledge.check(proof)
         except ViewMismatchError as error:
-            raise ViewMismatchError(f"{error}{_cut(self.knowledge.book, proof)}") from error
+            why = _moved(self.knowledge.book, proof) or _cut(self.knowledge.book, proof)
+            raise ViewMismatchError(f"{error}{why}") from error
         return found
 
     def _set_signature_columns_if_needed(self) -> None:
@@ -287,6 +288,18 @@ def _check_positions(
         do = "Let the collator leave them out." if separator is None else "Use bookkd.zoo.positions_within."
         got = f"{int(given[row, place])} at token {place} of row {int(rows.numbers[places[row]])}"
         raise ConfigError(expected("position_ids", wish, got, where=where, do=do))
+
+
+def _moved(book: Book, batch: Mapping[str, Any]) -> str:
+    """Return where in the book a row stands that is another one there; empty where it is nowhere."""
+    places = np.arange(book.n_samples)
+    known = np.asarray(book.read(places, np.zeros_like(places), [PROBE_HASH])[PROBE_HASH])
+    mine = batch[PROBE_HASH].numpy().view(np.uint64)
+    for row, each in zip(batch[SAMPLE].tolist(), mine, strict=True):
+        if known[row] != each and len(found := np.flatnonzero(known == each)):
+            do = "give the rows in the book's order, or say which they are: rows=."
+            return f" Row {row} here is row {int(found[0])} of the book: the rows stand in another order; {do}"
+    return ""
 
 
 def _cut(book: Book, batch: Mapping[str, Any]) -> str:

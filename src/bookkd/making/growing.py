@@ -347,6 +347,7 @@ def _cost(book: Book, written: int, forwards: int, seconds: float, cpu_seconds: 
         "teacher_forwards": int(before.get("teacher_forwards", 0)) + forwards,
         "records": int(before.get("records", 0)) + written,
         "peak_memory_bytes": peak_memory_bytes(),
+        **({"outputs": before["outputs"]} if "outputs" in before else {}),
         "growth": {
             "from_edition": book.edition,
             "seconds": round(seconds, 3),

@@ -101,6 +101,7 @@ def make(
             "teacher_forwards": knowledge.teacher_forwards,
             "records": written,
             "peak_memory_bytes": peak_memory_bytes(),
+            **({"outputs": knowledge.cut} if knowledge.cut else {}),
         }
         return writer.finish(cost)
 

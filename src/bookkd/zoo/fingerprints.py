@@ -48,7 +48,7 @@ def fingerprint(dataset: Any) -> dict[str, Any]:
         hasher.update(f"#{index} ".encode())
         _update(hasher, dataset[index], f"{name}, sample {index}")
     # Of sequences: which tokens there are, what made them of text, what a network is fed, and who wrote them.
-    told = ["vocabulary", "tokenizer"]
+    told = ["vocabulary", "tokenizer", "max_length"]
     told += ["blank"]  # which class of speech is no symbol
     told += ["source_vocabulary", "prefix", "lineage"] if getattr(dataset, "label_is_input", False) else []
     more = {key: _plain(getattr(dataset, key)) for key in told if getattr(dataset, key, None) is not None}

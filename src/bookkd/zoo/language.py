@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bookkd.core.check import at_least
 from bookkd.core.errors import ConfigError, expected
-from bookkd.zoo.sequences import TokenDataset
+from bookkd.zoo.sequences import TokenDataset, as_tokens
 from bookkd.zoo.transformers_files import configured, loaded
 
 __all__ = [
@@ -251,19 +251,27 @@ def pack(
         control: See `TokenDataset`.
 
     Raises:
-        ConfigError: for a sequence of fewer than two tokens, or an end that is the separator.
+        ConfigError: for a sequence of fewer than two tokens, a separator that is no number, or an end that is the separator.
+        DataError: for documents that are no tokens.
 
     >>> data = pack("mine", [[1, 2], [3, 4, 5]], length=4, separator=0, vocabulary=6)
     >>> [row.tolist() for row in data[0]]
     [[0, 1, 2, 0], [-1, 1, 2, -1]]
     """
     at_least(length, 2, "length", where="pack")
+    if isinstance(separator, bool) or not isinstance(separator, int):
+        do = "Pass one of the tokenizer's tokens; of texts that are no documents end to end, use TokenDataset.of."
+        raise ConfigError(expected("separator", "the number of a token", separator, where="pack", do=do))
     if end is not None and end == separator:
         do = "Use a token of its own, such as the tokenizer's end of text."
         raise ConfigError(expected("end", "another token than the separator", end, where="pack", do=do))
     behind = [] if end is None else [end]
     flat = np.concatenate(
-        [np.array([separator, *document, *behind], dtype=np.int32) for document in documents] or [np.empty(0, np.int32)]
+        [
+            np.concatenate([[separator], as_tokens(document, f"{name}, document {place}"), behind]).astype(np.int32)
+            for place, document in enumerate(documents)
+        ]
+        or [np.empty(0, np.int32)]
     )
     count, rest = divmod(len(flat), length)
     ends = np.arange(1, count + 1, dtype=np.int64) * length

@@ -35,6 +35,7 @@ class TextDataset(FlatSequences):
         vocabulary: Tokens that there are.
         tokenizer: Digest of what made tokens of text; it belongs to the fingerprint.
         pad_value: Token that shorter texts of a batch are filled up with; networks are told the lengths.
+        max_length: Tokens that were kept of a text; it belongs to the fingerprint. None where texts were not cut.
 
     Raises:
         DataError: for ends that divide nothing, empty texts, tokens outside of the vocabulary, or labels that are no class.
@@ -52,6 +53,7 @@ class TextDataset(FlatSequences):
     vocabulary: int
     tokenizer: str = ""
     pad_value: int = 0
+    max_length: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ends", check_tokens(self.tokens, self.ends, 1, self.vocabulary, self.name))
@@ -85,8 +87,8 @@ class TextDataset(FlatSequences):
             labels: Class of each.
             class_names: Names of the classes.
             tokenizer: A `tokenizers.Tokenizer`, or a fast tokenizer of Transformers.
-            max_length: Tokens that are kept of a text, its special tokens included. It belongs to what a book is about: the probes
-                of a book that was cut elsewhere do not fit.
+            max_length: Tokens that are kept of a text, its special tokens included. It belongs to what a book is about, whether or
+                not a text is longer.
 
         Raises:
             DataError: for a text without a single token.
@@ -99,7 +101,7 @@ class TextDataset(FlatSequences):
         flat = np.concatenate(rows) if rows else np.empty(0, np.int32)
         padding = inner.token_to_id("[PAD]") or inner.token_to_id("<pad>") or 0
         size = inner.get_vocab_size()
-        return cls(name, flat, ends, np.asarray(labels), tuple(class_names), size, digest, padding)
+        return cls(name, flat, ends, np.asarray(labels), tuple(class_names), size, digest, padding, max_length)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         """Return the tokens of a text, int64 [tokens], and its class."""
