@@ -197,6 +197,20 @@ def test_a_translator_by_commands(tmp_path, capsys):
     assert measured["cost"]["macs"] > 0
 
 
+def test_a_codec_of_every_token_is_told_before_it_is_written(root):
+    from bookkd.book import Auto, Dense, Sampled
+    from bookkd.pipelines.make_book import _of_every_token
+
+    data = text(root, "train", length=16)
+    large = CausalLM(1000)
+    told = _of_every_token(None, large, data, 2)
+    whole = 2000 * 15 * len(data) * 2 / 2**20
+    assert told.startswith(f"Codec dense keeps all 1,000 tokens at each position: 2,000 bytes, {whole:.1f} MiB in all")
+    assert "--codec sampled" in told
+    for codec, task in ((Sampled(50), large), (Auto(), large), (Dense(), CausalLM(len(WORDS)))):
+        assert _of_every_token(codec, task, data, 2) == ""
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -11,7 +11,7 @@ import torch
 import xxhash
 from torch import Tensor
 
-from bookkd.core.errors import ConfigError, expected
+from bookkd.core.errors import ConfigError, DataError, expected
 from bookkd.core.fields import IGNORE_LABEL, LABEL_LENGTH
 from bookkd.core.names import choose
 from bookkd.core.protocols import Knowledge, Needs
@@ -145,16 +145,16 @@ def check_labels(
         labels = label_rows(labels, int(chosen.max(initial=-1)) + 1, "learn")[chosen]
         if task is not None and not _all_hidden(labels):
             task.check_labels(labels, "labels of learn")
+    transcribed = labels is None and all(LABEL_LENGTH in term.batch for term in objective.terms)
+    known = getattr(dataset, "known", None) if transcribed else None
+    if known is not None and len(known) and not np.any(known):
+        do = "Give some utterances their text, or learn from a book or a teacher."
+        where = str(getattr(dataset, "name", "data"))
+        raise DataError(expected("transcripts", "known of one utterance at least", "none of them", where=where, do=do))
     if not all(term.mask is labelled for term in objective.terms):
         return
     if labels is None:
         labels = getattr(dataset, "labels", None)
-    known = getattr(dataset, "known", None) if labels is None else None
-    if known is not None and len(known) and not np.any(known):
-        do = "Give some utterances their text, or learn from a book or a teacher."
-        raise ConfigError(
-            expected("transcripts", "known of one utterance at least", "none of them", where="learn", do=do)
-        )
     if labels is not None and len(labels) and _all_hidden(np.asarray(labels)):
         do = "Show the student some labels, or learn from a book or a teacher."
         raise ConfigError(expected("labels", "known for one sample at least", "none of them", where="learn", do=do))
