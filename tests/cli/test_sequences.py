@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 
 import numpy as np
@@ -10,12 +11,13 @@ import torch
 
 from bookkd.book import Book, TopK
 from bookkd.cli import main
+from bookkd.evaluation import measure_translations
 from bookkd.knowledge import Teacher
 from bookkd.making import make
 from bookkd.pipelines.options import ViewOptions
 from bookkd.tasks import CausalLM
-from bookkd.zoo import create_causal_lm
-from bookkd.zoo.text_files import text
+from bookkd.zoo import TranslationTransformer, create_causal_lm, load_weights
+from bookkd.zoo.text_files import pairs, text
 
 tokenizers = pytest.importorskip("tokenizers")
 
@@ -195,6 +197,20 @@ def test_a_translator_by_commands(tmp_path, capsys):
     )  # fmt: skip
     assert measured["metrics"]["perplexity"]["value"] == pytest.approx(learned["metrics"]["perplexity"], rel=1e-4)
     assert measured["cost"]["macs"] > 0
+    if importlib.util.find_spec("sacrebleu") is None:
+        assert "BLEU and chrF are not measured" in measured["notes"][0]
+        return
+    # Of the words of the tokenizer, by the weights that were kept.
+    student = TranslationTransformer(len(names), width=16, layers=1, heads=2)
+    load_weights(student, learned["weights"])
+    found = measure_translations(student.eval(), pairs(tmp_path, "test", source="en", target="de"), replicates=0)
+    assert measured["metrics"]["chrf"]["value"] == pytest.approx(found.measures.metrics["chrf"].value)
+    assert measured["metrics"]["bleu"]["low"] <= measured["metrics"]["bleu"]["value"]
+    plain = run(
+        capsys, "evaluate", *network("student", 16), "--student.weights", learned["weights"], *data, "--task", "seq2seq",
+        "--beam", 0, "--accelerator", "cpu", "--latency", "false", "--replicates", 0,
+    )  # fmt: skip
+    assert "bleu" not in plain["metrics"]
 
 
 def test_a_codec_of_every_token_is_told_before_it_is_written(root):

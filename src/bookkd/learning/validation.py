@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Mapping, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -26,6 +26,7 @@ from bookkd.evaluation import (
     evaluate,
     evaluate_multi_label,
     evaluate_regression,
+    measure_translations,
 )
 from bookkd.knowledge import StoredKnowledge
 from bookkd.learning.learner import Learner
@@ -38,6 +39,7 @@ from bookkd.zoo import check_takes
 __all__ = [
     "Gatherer",
     "Validation",
+    "gatherer_of",
     "measure",
     "measure_network",
     "measure_sequences",
@@ -84,6 +86,8 @@ def measure(
 
 _MAY_BE_UNDEFINED = ("ece", "nll")
 """Metrics of sequences that there may be nothing to measure of."""
+_MOST_WRITTEN = 64
+"""Most sources that are translated together."""
 _MOST = 2**26
 """Logits of a pass: what a language model says at each token of many sequences would fill the memory."""
 
@@ -146,6 +150,11 @@ _GATHERERS: Mapping[str, Callable[[Any], Gatherer]] = {
     "tagging": lambda task: TokenSums(class_names=task.class_names),
 }
 """Task name -> what gathers the metrics of its sequences, made for a task."""
+
+
+def gatherer_of(task: Task) -> Gatherer:
+    """Return what gathers the metrics of a task whose records are sequences."""
+    return _GATHERERS[task.name](task)
 
 
 def measure_sequences(
@@ -241,6 +250,8 @@ def measure_network(
     task: Task,
     *,
     teacher: Callable[..., Any] | None = None,
+    book: StoredKnowledge | None = None,
+    beam: int = 0,
     batch_size: int = 256,
     device: str | torch.device = "cpu",
     **options: Any,
@@ -252,14 +263,21 @@ def measure_network(
         dataset: `dataset[i] -> (view, label)`.
         task: Turns the output into fields.
         teacher: Another network, of the same task, on the same device.
-        batch_size: Samples a pass.
+        book: In place of a teacher, of sequences alone, see `measure_sequences`.
+        beam: Hypotheses that are followed where translations are written out, for BLEU and chrF beside what is measured of gold
+            prefixes (task `seq2seq`, see `measure_translations`); 0 writes none.
         device: Where the views go.
         options: `replicates`, `seed` and `level`, see `bookkd.evaluation`.
     """
     if task.name in _GATHERERS:
-        return measure_sequences(
-            network, dataset, task, teacher=teacher, batch_size=batch_size, device=device, **options
+        found = measure_sequences(
+            network, dataset, task, teacher=teacher, book=book, batch_size=batch_size, device=device, **options
         )
+        if beam and task.name == "seq2seq":
+            size = min(batch_size, _MOST_WRITTEN)
+            written = measure_translations(network, dataset, beam=beam, batch_size=size, device=device, **options)
+            return replace(found, metrics={**found.metrics, **written.measures.metrics})
+        return found
     said = predict(network, dataset, task, batch_size=batch_size, device=device)
     theirs = None
     if teacher is not None:

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from bookkd.core.errors import ConfigError, FidelityError, expected
 from bookkd.core.fields import LOGITS, SAMPLE, VARIANCE, VIEW, WEIGHT
 from bookkd.evaluation import Evaluation, Measures, cost
-from bookkd.knowledge import StoredKnowledge, check_alignment
-from bookkd.learning import Learner, find_device, measure, measure_sequences, predictions_of
+from bookkd.knowledge import StoredKnowledge
+from bookkd.learning import Learner, find_device, measure, measure_network, predictions_of
 from bookkd.losses import DenseTarget, FullTarget
 from bookkd.pipelines.learn_student import views_of_book
 from bookkd.pipelines.options import DataOptions, NetworkOptions
-from bookkd.pipelines.task import build_task, says_variance, task_name, with_masked, with_variance
+from bookkd.pipelines.task import beam_of, build_task, check_book, says_variance, task_name, with_masked, with_variance
 from bookkd.tasks import Task, predict
 from bookkd.views import Pick, Replay, Views
 from bookkd.zoo import check_takes
@@ -39,6 +39,7 @@ def evaluate_student(
     latency: bool = True,
     task: str = "",
     task_args: Mapping[str, Any] | None = None,
+    beam: int = 1,
 ) -> dict[str, Any]:
     """Measure a network on a split: quality with bootstrap intervals, agreement with a teacher, size and speed.
 
@@ -54,6 +55,7 @@ def evaluate_student(
         latency: Measure the time of a pass at batch 1 and 64.
         task: Name of the task; empty for that of the book, or classification.
         task_args: Options of the task.
+        beam: Hypotheses that are followed where translations are written out for BLEU and chrF; 0 writes none.
 
     Returns:
         What `bookkd evaluate --json` prints.
@@ -76,31 +78,33 @@ def evaluate_student(
     if any(info.by_position for info in plain.field_infos.values()):
         if stored is not None:
             plain = with_masked(plain, stored)
-            seen = unchanged_views(stored)
-            names = plain.class_names
-            check_alignment(stored, dataset, seen, class_names=names, task=plain.name, masked=plain.masked)
+            check_book(stored, dataset, unchanged_views(stored), plain)
         check_takes(network, dataset)
         beside = (
             teacher.teacher(plain.n_outputs, device)
             if stored is None and teacher is not None and teacher.name
             else None
         )
-        result: Evaluation | Measures = measure_sequences(
-            learner.eval().compute,
+        beam, why = beam_of(plain, dataset, beam)
+        result: Evaluation | Measures = measure_network(
+            # Whoever writes translations asks the network token by token.
+            learner.eval().student if beam else learner.eval().compute,
             dataset,
             plain,
             teacher=beside,
             book=stored,
+            beam=beam,
             batch_size=batch_size,
             device=device,
             replicates=replicates,
             seed=seed,
         )
-        return _report(result, plain, data, dataset, network, preprocess, device if latency else None)
+        found = _report(result, plain, data, dataset, network, preprocess, device if latency else None)
+        return {**found, "notes": [why]} if why else found
     said = predictions_of(learner, dataset, batch_size=batch_size)
     against: dict[str, torch.Tensor] | None = None
     if stored is not None:
-        check_alignment(stored, dataset, unchanged_views(stored), class_names=dataset.class_names, task=plain.name)
+        check_book(stored, dataset, unchanged_views(stored), plain)
         against = _read(stored, len(dataset), tuple(plain.field_infos))
     elif teacher is not None and teacher.name:
         speaker = teacher.teacher(plain.n_outputs, device)

@@ -102,8 +102,7 @@ def _learned(
 
 
 def _done(shared: Shared, run: Run, cost: dict[str, Any]) -> RunRecord:
-    for options in shared.live_behind(run.arm.source):
-        shared.measured(options)  # before learning, so that the weights' lineage has it too
+    shared.measure_teachers(run.arm.source)  # before learning, so that the weights' lineage has it too
     learned, learner, knowledge = _learned(shared, run.arm, run.seed, run.folder, other=begin(run))
     seconds = sum(float(epoch["seconds"]) for epoch in learned.history)
     return RunRecord(
@@ -174,11 +173,14 @@ def _named(shared: Shared, run: Run) -> dict[str, Any]:
 def _measured(shared: Shared, run: Run, learner: Learner) -> dict[str, Any]:
     samples = shared.samples
     if shared.of_sequences:
+        network = learner.eval()
         measured = measure_network(
-            learner.eval().compute,
+            # Whoever writes translations asks the network token by token.
+            network.student if shared.beam else network.compute,
             samples.test,
             learner.task,
-            teacher=shared.beside(run.arm.source),
+            **shared.beside(run.arm.source),
+            beam=shared.beam,
             device=shared.device,
             replicates=shared.sweep.replicates,
         ).to_json()
@@ -207,7 +209,7 @@ def _measured(shared: Shared, run: Run, learner: Learner) -> dict[str, Any]:
 
 def _teacher(shared: Shared, info: TeacherInfo) -> dict[str, Any]:
     noted = {key: value for key, value in info.to_json().items() if key != "mode"}
-    return noted | {"accuracy": shared.quality(info)}
+    return noted | shared.quality(info)
 
 
 def _books(run: Run, knowledge: Knowledge | None) -> tuple[dict[str, Any], ...]:
