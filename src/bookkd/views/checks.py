@@ -118,7 +118,7 @@ def _mismatch(
     here = versions()
     book = ", ".join(f"{key} {value}" for key, value in sorted(recipe_versions.items()))
     if _exact(batch.get(INPUT)):  # which library drew them says nothing of tokens
-        made = f"tokens, not pixels: {len(batch[INPUT][first])} of them with padding"
+        made = "a record of tokens"
         advice = "Use the text, tokenizer, length and order of the book, or make the book again with these."
     elif dict(recipe_versions) == here:
         advice = "Use the data, transform, arguments and seed of the book's recipe, or make the book again with these."
