@@ -137,7 +137,7 @@ def _of_every_token(codec: Codec | Auto | None, task: Task, dataset: Any, spoken
     if kept.sparse or not hasattr(dataset, "most_positions"):
         return ""
     each, fewer = kept.bytes_per_record(info.shape), Sampled(50).bytes_per_record(info.shape)
-    whole = each * task.most_positions(dataset) * len(dataset) * spoken
+    whole = each * (task.most_positions(dataset) or 1) * len(dataset) * spoken
     return (
         f"Codec {kept.name} keeps all {info.shape[0]:,} tokens at each position: {each:,} bytes, {whole / 2**20:,.1f} MiB in all at the most. "
         f"--codec sampled keeps 50 draws, at most {fewer:,} bytes; --codec top_k the likeliest tokens."
