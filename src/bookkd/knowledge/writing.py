@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from bookkd.book import BookWriter, Codec, Dense, FieldPlan, Plan, Raw, Unit
 from bookkd.book.ragged import RaggedArray, Rows, offsets_of
+from bookkd.core.called import check_called
 from bookkd.core.errors import ConfigError, FidelityError, TeacherOutputError, expected
 from bookkd.core.fields import PROBE_HASH, PROBE_PROJECTIONS
 from bookkd.knowledge.live import LiveKnowledge
@@ -68,6 +69,9 @@ def plan_book(
     task.check_data(dataset)
     check_speaker(teacher, dataset)
     of_teacher = task.of_teacher()
+    if getattr(dataset, "pad_value", None) is not None and len(dataset):
+        one = Replay(dataset, views, probe_share=0.0).batch([Pick(0, 0)])
+        check_called(teacher.network, of_teacher.inputs(one), task.name)
     check = getattr(of_teacher, "check_utterances", None)
     if check is not None:
         check(dataset, views.transform, transcripts=False)

@@ -15,7 +15,15 @@ from bookkd.core.rng import draw64
 from bookkd.knowledge import Teacher, lineage_of_weights
 from bookkd.learning import Cohort
 from bookkd.views import CutMix, MixUp, Views
-from bookkd.zoo import FAMILIES, ImageDataset, create_network, create_preprocess, create_transform, open_dataset
+from bookkd.zoo import (
+    FAMILIES,
+    ImageDataset,
+    brings_weights,
+    create_network,
+    create_preprocess,
+    create_transform,
+    open_dataset,
+)
 
 __all__ = ["DataOptions", "NetworkOptions", "TaskOptions", "ViewOptions"]
 
@@ -114,10 +122,8 @@ class NetworkOptions:
 
     def refuse_untrained(self, role: str) -> None:
         """Refuse a network of ours, timm's or torchvision's with initial values; a user's own code may load its weights."""
-        pretrained = bool(self.args.get("pretrained") or self.args.get("weights")) or (
-            self.name.startswith(("causal-lm:", "seq2seq:")) and "/" in self.name
-        )
-        if self.name and self.weights is None and not pretrained and not self.users_code:
+        known = self.weights is not None or self.users_code or brings_weights(self.name, self.args)
+        if self.name and not known:
             do = f"Pass --{role}.weights FILE.safetensors."
             raise ConfigError(expected(f"{role}.weights", "a safetensors file", None, where=self.name, do=do))
 

@@ -80,6 +80,18 @@ class CausalLM(PositionTask):
     def _n_outputs(self) -> int:
         return self.vocabulary
 
+    def check_data(self, dataset: Any) -> None:
+        """Refuse data of another vocabulary.
+
+        Raises:
+            ConfigError: for one.
+        """
+        theirs = getattr(dataset, "vocabulary", None)
+        if theirs not in (None, self.vocabulary):
+            do = "Use CausalLM.of(dataset)."
+            wish, where = f"{theirs}, as the data's", f"task {self.name}"
+            raise ConfigError(expected("vocabulary", wish, self.vocabulary, where=where, do=do))
+
     def inputs(self, batch: Mapping[str, Any]) -> tuple[Any, ...]:
         """Return the tokens alone: what a causal network says at one of them depends on no later one, padding least of all."""
         return (batch[INPUT],)
