@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from bookkd.book import BookWriter, Codec, Dense, FieldPlan, Plan, Raw, Unit
 from bookkd.book.ragged import RaggedArray, Rows, offsets_of
 from bookkd.core.called import check_called
 from bookkd.core.errors import ConfigError, FidelityError, TeacherOutputError, expected
-from bookkd.core.fields import PROBE_HASH, PROBE_PROJECTIONS
+from bookkd.core.fields import LOGITS, PROBE_HASH, PROBE_PROJECTIONS
 from bookkd.knowledge.live import LiveKnowledge
 from bookkd.knowledge.teacher import Teacher
 from bookkd.losses import DenseTarget
@@ -158,11 +159,22 @@ def write_units(
         for batch in loader:
             rows = len(batch["sample"])
             view, start = int(batch["view"][0]), int(batch["sample"][0])
-            writer.write_rows(view, start, say(knowledge, batch, view, start))
+            said = say(knowledge, batch, view, start)
+            if not written:
+                _warn(knowledge.task, said, batch)
+            writer.write_rows(view, start, said)
             written += rows
             if progress is not None:
                 progress(done + written, total)
     return written
+
+
+def _warn(task: Task, said: Mapping[str, Rows], batch: Mapping[str, Any]) -> None:
+    """Warn of what a task finds odd in the first batch, before the teacher has spoken for days."""
+    doubt, found = getattr(task, "doubt", None), said.get(LOGITS)
+    text = doubt(torch.from_numpy(found.values), batch) if doubt is not None and isinstance(found, RaggedArray) else ""
+    if text:
+        warnings.warn(text, stacklevel=4)
 
 
 def say(knowledge: LiveKnowledge, batch: Mapping[str, Any], view: int, start: int) -> dict[str, Rows]:

@@ -96,9 +96,7 @@ def check_data(task: Task, dataset: Any, validation: Validation | None) -> None:
         validation.check(task)
 
 
-def check_inputs(
-    student: nn.Module, task: Task, dataset: Any, views: Views, rows: Sequence[int] | None
-) -> None:
+def check_inputs(student: nn.Module, task: Task, dataset: Any, views: Views, rows: Sequence[int] | None) -> None:
     """Refuse a student of sequences that is not called with what the task gives; its peers too, of a cohort.
 
     Raises:
@@ -112,15 +110,16 @@ def check_inputs(
         check_called(network, inputs, task.name)
 
 
-def check_documents(student: nn.Module, task: Task, teachers: Sequence[TeacherInfo]) -> None:
+def check_documents(student: nn.Module, task: Task, dataset: Any, teachers: Sequence[TeacherInfo]) -> None:
     """Refuse a student that keeps documents of one sequence apart where its teachers did not, or the other way, or at another token.
 
-    Asked of language models of ours and of Transformers; what other networks do with documents is not known.
+    Asked of language models of ours and of Transformers; what other networks do with documents is not known. Of a text in two kinds of
+    tokens each side has a separator of its own.
 
     Raises:
         ConfigError: naming both.
     """
-    if task.name != "causal-lm" or not teachers:
+    if task.name != "causal-lm" or not teachers or hasattr(dataset, "taught"):
         return
     theirs = documents_apart((teacher.mode for teacher in teachers), "learn")
     for network in student.peers if isinstance(student, Cohort) else [student]:
@@ -129,7 +128,11 @@ def check_documents(student: nn.Module, task: Task, teachers: Sequence[TeacherIn
         mine = getattr(network, "separator", None)
         if mine != theirs:
             do = f"Give the student separator={theirs} (LanguageModel; --student.args), or make the book otherwise."
-            wish = f"{theirs}, as the teacher saw documents" if theirs is not None else "None: the teacher saw documents together"
+            wish = (
+                f"{theirs}, as the teacher saw documents"
+                if theirs is not None
+                else "None: the teacher saw documents together"
+            )
             raise ConfigError(expected("separator", wish, mine, where="learn, the student", do=do))
 
 

@@ -153,9 +153,7 @@ class BookLoss(_Mixed):  # type: ignore[misc]
         """Refuse a model of fewer tokens than the book's, or one whose documents see one another where the teacher's did not."""
         model, separator = self.accelerator.unwrap_model(self.model), self._separator
         tokenizer = getattr(self, "processing_class", None)
-        check_model(
-            self.knowledge.book.plan, model, tokenizer, str(self.knowledge.book.path), separator=separator
-        )
+        check_model(self.knowledge.book.plan, model, tokenizer, str(self.knowledge.book.path), separator=separator)
         if separator is not None and not keeps_apart(model, separator):
             do = "Make the book of a teacher with separator=None, or train another kind of model."
             where = f"BookTrainer, whose book's teacher saw documents apart at token {separator}"
@@ -350,9 +348,7 @@ def _rows_of(plan: Any, dataset: Any, rows: Any, where: str) -> npt.NDArray[np.i
     return found.astype(np.int64)
 
 
-def check_model(
-    plan: Any, model: nn.Module, tokenizer: Any, where: str, *, separator: int | None = None
-) -> None:
+def check_model(plan: Any, model: nn.Module, tokenizer: Any, where: str, *, separator: int | None = None) -> None:
     """Refuse another tokenizer, or a model of fewer tokens than the book's, or of fewer positions where these are counted through a sequence."""
     outputs = getattr(getattr(model, "config", None), "vocab_size", None)
     if isinstance(outputs, int) and outputs < plan.data["vocabulary"]:

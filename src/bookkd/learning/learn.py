@@ -146,7 +146,7 @@ def learn(
     learner = Learner(student, task, preprocess=preprocess, connectors=objective.connectors, passes=method.passes)
     _check_networks(student, knowledge, dataset, checked)
     check_inputs(student, task, dataset, views, rows)
-    check_documents(student, task, _taught_by(knowledge, method, task))
+    check_documents(student, task, dataset, _taught_by(knowledge, method, task))
     if on_policy is not None:
         on_policy.check(learner, task, knowledge)
     folder = None

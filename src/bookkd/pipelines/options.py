@@ -101,6 +101,18 @@ class NetworkOptions:
         """Whether its name is a reference to code of the user's own, which may change under one name."""
         return is_reference(self.name) and self.name.partition(":")[0] not in FAMILIES
 
+    def for_data(self, dataset: Any) -> NetworkOptions:
+        """Return the network as it has to be for some data: a language model keeps documents apart that are packed, where its `args` do not say.
+
+        >>> from bookkd.zoo import pack
+        >>> text = pack("mine", [[1, 2, 3]], length=4, separator=0, vocabulary=4)
+        >>> NetworkOptions("causal-lm:gpt2").for_data(text).args, NetworkOptions("resnet20").for_data(text).args
+        ({'separator': 0}, {})
+        """
+        found = getattr(dataset, "separator", None)
+        packed = self.name.startswith("causal-lm:") and isinstance(found, int)
+        return replace(self, args={"separator": found, **self.args}) if packed else self
+
     def cohort(self, n_classes: int, size: int, *, seed: int) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
         """Return the student and its preprocessing, or a cohort of `size` that differ in their initial values."""
         if size == 1:

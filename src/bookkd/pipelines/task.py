@@ -18,7 +18,16 @@ from bookkd.learning import Cohort
 from bookkd.tasks import TASKS, CausalLM, Regression, Task, task_class
 from bookkd.views import Pick, Replay, Views
 
-__all__ = ["build_task", "check_task", "says_variance", "task_name", "with_masked", "with_variance"]
+__all__ = ["build_task", "check_task", "says_variance", "task_name", "usual_method", "with_masked", "with_variance"]
+
+
+def usual_method(task: str) -> str:
+    """Return the name of the method that the program takes for a task where none is named.
+
+    >>> usual_method("causal-lm"), usual_method("classification")
+    ('llm-kd', 'vanilla-kd')
+    """
+    return {"causal-lm": "llm-kd", "ctc": "ctc-kd", "seq2seq": "llm-kd"}.get(task, "vanilla-kd")
 
 
 def task_name(given: str, stored: StoredKnowledge | None) -> str:

@@ -4,7 +4,7 @@ from bookkd.zoo.acoustic import AcousticModel
 from bookkd.zoo.continuing import Decoding, continued
 from bookkd.zoo.datasets import open_dataset
 from bookkd.zoo.decoding import Hypothesis, decode
-from bookkd.zoo.fingerprints import fingerprint
+from bookkd.zoo.fingerprints import fingerprint, known_as
 from bookkd.zoo.fitting import check_takes, positions_of
 from bookkd.zoo.images import ArrayDataset, ImageDataset, SubsetDataset, VectorDataset
 from bookkd.zoo.language import (
@@ -78,6 +78,7 @@ __all__ = [
     "documents_apart",
     "fingerprint",
     "keeps_apart",
+    "known_as",
     "load_causal_lm",
     "load_seq2seq",
     "load_text_classifier",

@@ -9,7 +9,15 @@ from torch import nn
 
 from bookkd.core.errors import ConfigError, expected
 
-__all__ = ["check_features", "check_positions", "check_room", "check_takes", "check_tokens_of", "embedding_rows", "positions_of"]
+__all__ = [
+    "check_features",
+    "check_positions",
+    "check_room",
+    "check_takes",
+    "check_tokens_of",
+    "embedding_rows",
+    "positions_of",
+]
 
 
 def check_takes(network: Any, dataset: Any) -> None:
@@ -122,7 +130,7 @@ def positions_of(model: Any) -> int | None:
     for name, part in model.named_modules() if isinstance(model, nn.Module) else ():
         padding = getattr(part, "padding_idx", None)
         if name.endswith("position_embeddings") and isinstance(part, nn.Embedding) and padding is not None:
-            return part.num_embeddings - padding - 1  # RoBERTa counts on from its padding
+            return int(part.num_embeddings - padding - 1)  # RoBERTa counts on from its padding
     return found
 
 

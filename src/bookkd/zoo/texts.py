@@ -192,7 +192,13 @@ class EncoderModel(nn.Module):
         if theirs != self.class_names and sorted(theirs) == sorted(self.class_names):
             do = "Give the data set the model's order of classes (id2label)."
             raise ConfigError(
-                expected("class_names", f"{', '.join(self.class_names)}, as the model has them", ", ".join(theirs), where=where, do=do)
+                expected(
+                    "class_names",
+                    f"{', '.join(self.class_names)}, as the model has them",
+                    ", ".join(theirs),
+                    where=where,
+                    do=do,
+                )
             )
 
     def forward(self, inputs: Tensor, lengths: Tensor) -> Tensor:
@@ -253,7 +259,9 @@ def load_text_classifier(
         theirs = int(getattr(model.config, "num_labels", 0))
         if theirs != n_classes:
             do = "Pass head='new' (args '{\"head\": \"new\"}') to train another head over its encoder."
-            raise ConfigError(expected("n_classes", f"{theirs}, those of the model", n_classes, where=str(folder), do=do))
+            raise ConfigError(
+                expected("n_classes", f"{theirs}, those of the model", n_classes, where=str(folder), do=do)
+            )
         return EncoderModel(model)
     return TextClassifier(loaded("AutoModel", folder, "an encoder of Transformers"), n_classes, **options)
 
