@@ -67,8 +67,8 @@ def plan_book(
         ConfigError: for data that the task would misread, a network that cannot take it, or a text in the tokens of two.
         FidelityError: for a sparse codec where the task needs every value.
     """
-    task.check_data(dataset)
     check_speaker(teacher, dataset)
+    task.check_data(dataset)
     of_teacher = task.of_teacher()
     if getattr(dataset, "pad_value", None) is not None and len(dataset):
         one = Replay(dataset, views, probe_share=0.0).batch([Pick(0, 0)])
