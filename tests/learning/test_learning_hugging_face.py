@@ -433,6 +433,7 @@ def test_another_tokenizer_is_refused(tmp_path):
         BookTrainer(model(0), arguments(tmp_path), book=book.path, train_dataset=ROWS, processing_class=other)
 
 
+@pytest.mark.filterwarnings("ignore:Expected `logits` to be likelier")  # untrained, with tied embeddings
 def test_draws_teach_what_all_probabilities_teach(tmp_path):
     """Of a teacher that is sure of something, the first step from draws points where that from every probability does."""
     speaker = model(1, 32)
@@ -443,6 +444,12 @@ def test_draws_teach_what_all_probabilities_teach(tmp_path):
         book = make(tmp_path / name, teacher, data, VIEWS, task=TASK, codec=codec)
         steps.append(flat(trained(book, tmp_path / "run")[0]) - flat(model(9)))
     assert float(torch.cosine_similarity(*steps, dim=0)) > 0.95
+
+
+def test_a_model_of_fewer_positions_than_the_rows_is_refused(book, tmp_path):
+    short = create_causal_lm({**SHAPE, "n_layer": 1, "n_embd": 16, "n_positions": 8}, vocabulary=V).model
+    with pytest.raises(BookMismatchError, match=r"`positions of the model` to be at least 11, the longest .*, got 8"):
+        BookTrainer(short, arguments(tmp_path), book=book.path, train_dataset=ROWS, data_collator=collator)
 
 
 def test_documents_that_the_teacher_kept_apart_stay_apart(tmp_path):

@@ -32,7 +32,9 @@ from bookkd.learning.cohort import Cohort
 from bookkd.learning.configuration import (
     check_cached,
     check_data,
+    check_documents,
     check_heads,
+    check_inputs,
     check_labels,
     check_options,
     check_task,
@@ -146,6 +148,8 @@ def learn(
     trainable(student)
     learner = Learner(student, task, preprocess=preprocess, connectors=objective.connectors, passes=method.passes)
     _check_networks(student, knowledge, dataset, checked)
+    check_inputs(student, task, dataset, views, rows)
+    check_documents(student, task, dataset, _taught_by(knowledge, method, task))
     if on_policy is not None:
         on_policy.check(learner, task, knowledge)
     folder = None

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bookkd.book import Book
+from bookkd.core.called import check_called
 from bookkd.core.check import at_least
 from bookkd.core.errors import ConfigError, DataError, FidelityError, expected
 from bookkd.core.fields import LOGITS, MEAN, VARIANCE
@@ -222,6 +223,7 @@ def measure_sequences(
             picks = [Pick(row, 0) for row in range(start, min(start + batch_size, len(replay)))]
             batch = to_device(replay.batch(picks), torch.device(device))
             inputs, counts = task.inputs(batch), cast(Tensor, task.counts(batch))
+            check_called(network, inputs, task.name)
             said, seen = task.fields(network(*inputs), batch), task.batch(batch)
             theirs = None if teacher is None else task.of_teacher().fields(teacher(*inputs), batch)
             if theirs is not None:

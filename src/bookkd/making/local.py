@@ -80,8 +80,8 @@ def make(
     if len(replay) == 0:
         raise DataError(expected("dataset", "at least one sample", 0, do="Check --data.root and --data.split."))
     check_replay(replay)
-    task.check_data(dataset)  # before the batch size is tried
-    check_speaker(teacher, dataset)
+    check_speaker(teacher, dataset)  # before the batch size is tried
+    task.check_data(dataset)
     if batch_size is None:
         batch_size = _planned_batch_size(path) or find_batch_size(teacher, *_longest_record(replay, task))
     choice: Mapping[str, Any] = {}

@@ -82,7 +82,7 @@ def make_book(
     device = find_device(accelerator)
 
     def load(options: NetworkOptions) -> Teacher:
-        speaker = options.teacher(plain.n_outputs, device)
+        speaker = options.for_data(dataset).teacher(plain.n_outputs, device)
         if held_out and accuracy is not None:
             speaker.accuracy, speaker.split = accuracy, held_out
         elif held_out:
@@ -121,7 +121,8 @@ def make_book(
             f"the teacher says {cut['said']:,} outputs at a position; the book keeps the first {cut['kept']:,}."
         )
     chosen = {name: lost["choice"] for name, lost in book.fidelity.items() if "choice" in lost}
-    return {**describe(book), "data": data.name, "notes": notes, **({"chosen": chosen} if chosen else {})}
+    told_of = {"data": data.name, "data_args": data.args, "task": plain.name}
+    return {**describe(book), **told_of, "notes": notes, **({"chosen": chosen} if chosen else {})}
 
 
 _MANY = 256

@@ -17,7 +17,7 @@ from bookkd.core.check import at_least
 from bookkd.core.errors import DataError, expected
 from bookkd.core.fields import IGNORE_LABEL
 
-__all__ = ["FlatSequences", "TokenDataset", "as_tokens", "check_takes", "check_tokens"]
+__all__ = ["FlatSequences", "TokenDataset", "as_tokens", "check_tokens"]
 
 _CHUNK = 2**20
 """Tokens that are digested at once: they may be a file that memory does not hold."""
@@ -136,17 +136,6 @@ class TokenDataset(FlatSequences):
             return tokens, None
         learnt = torch.from_numpy(np.asarray(piece(self.learnt, self.ends, index)))
         return tokens, torch.where(learnt, tokens, IGNORE_LABEL)
-
-
-def check_takes(network: Any, dataset: Any) -> None:
-    """Let a network refuse samples that it cannot take, by its own `check_data(dataset)`, where it has one.
-
-    Raises:
-        ConfigError: naming what it cannot take.
-    """
-    check = getattr(network, "check_data", None)
-    if check is not None:
-        check(dataset)
 
 
 def as_tokens(sequence: Any, where: str) -> npt.NDArray[np.int64]:
