@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -162,6 +163,11 @@ def test_what_cannot_be_is_refused_before_training(book, tmp_path):
         BookTrainer(model(0), how, book=book.path, train_dataset=ROWS[:-1])
     with pytest.raises(BookMismatchError, match=r"at least 20, the vocabulary of .*got 12"):
         BookTrainer(model(0, outputs=12), how, book=book.path, train_dataset=ROWS)
+    for method in ("llm-kd", LLMKD):
+        with pytest.raises(
+            ConfigError, match=r"`method` to be a method, got .*Pass one with its options, such as LLMKD\(\)"
+        ):
+            BookTrainer(model(0), how, book=book.path, train_dataset=ROWS, method=method)
     with pytest.raises(ConfigError, match="one that is indexed"):
         BookTrainer(model(0), how, book=book.path, train_dataset=iter(ROWS))
 
@@ -198,10 +204,11 @@ def test_methods_that_it_does_not_serve_are_refused(book, tmp_path, name):
 
 def test_rows_in_another_order_are_refused_before_training(book, tmp_path):
     """The likeliest slip: the script shuffled its rows after the book was made."""
-    with pytest.raises(ViewMismatchError, match="sample"):
+    with pytest.raises(ViewMismatchError, match=r"Row 0 here is row \d+ of the book: the rows stand in another order"):
         BookTrainer(model(0), arguments(tmp_path), book=book.path, train_dataset=ROWS[::-1])
-    with pytest.raises(ViewMismatchError, match="sample"):
+    with pytest.raises(ViewMismatchError, match=r"Row 0 here is row 1 of the book") as raised:
         BookTrainer(model(0), arguments(tmp_path), book=book.path, train_dataset=ROWS[1:] + ROWS[:1])
+    assert not re.search("pillow|torchvision|transform", str(raised.value))  # what draws pixels is no matter of tokens
 
 
 def test_a_part_of_the_rows_in_another_order_is_found_by_their_numbers(book, tmp_path):
@@ -402,6 +409,10 @@ def test_masks_of_trl_without_labels_are_refused():
         DataError, match=r"`labels` to be given beside completion_mask, .*sample 0\)\. Give labels with -100"
     ):
         tokens_of([{"input_ids": [1, 2], "completion_mask": [0, 1]}], vocabulary=V)
+    with pytest.raises(
+        DataError, match=r"`input_ids` to be in each row, got columns text .*Make tokens of the texts first"
+    ):
+        tokens_of([{"text": "hello"}], vocabulary=V)
 
 
 def test_another_tokenizer_is_refused(tmp_path):
@@ -422,6 +433,7 @@ def test_another_tokenizer_is_refused(tmp_path):
         BookTrainer(model(0), arguments(tmp_path), book=book.path, train_dataset=ROWS, processing_class=other)
 
 
+@pytest.mark.filterwarnings("ignore:Expected `logits` to be likelier")  # untrained, with tied embeddings
 def test_draws_teach_what_all_probabilities_teach(tmp_path):
     """Of a teacher that is sure of something, the first step from draws points where that from every probability does."""
     speaker = model(1, 32)
@@ -432,6 +444,12 @@ def test_draws_teach_what_all_probabilities_teach(tmp_path):
         book = make(tmp_path / name, teacher, data, VIEWS, task=TASK, codec=codec)
         steps.append(flat(trained(book, tmp_path / "run")[0]) - flat(model(9)))
     assert float(torch.cosine_similarity(*steps, dim=0)) > 0.95
+
+
+def test_a_model_of_fewer_positions_than_the_rows_is_refused(book, tmp_path):
+    short = create_causal_lm({**SHAPE, "n_layer": 1, "n_embd": 16, "n_positions": 8}, vocabulary=V).model
+    with pytest.raises(BookMismatchError, match=r"`positions of the model` to be at least 11, the longest .*, got 8"):
+        BookTrainer(short, arguments(tmp_path), book=book.path, train_dataset=ROWS, data_collator=collator)
 
 
 def test_documents_that_the_teacher_kept_apart_stay_apart(tmp_path):

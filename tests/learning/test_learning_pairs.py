@@ -148,7 +148,7 @@ def test_what_is_not_that_text_is_refused(book, tmp_path):
     with pytest.raises(BookMismatchError, match=r"data vocabulary is 4, the book's is 16"):
         run(data.student)
     moved = PairedTokens(data.student, TokenDataset.of("x", [data.teacher[i][0] for i in [1, 0, *range(2, 30)]], vocabulary=V_T, tokenizer=data.teacher.tokenizer))  # fmt: skip
-    with pytest.raises(BookMismatchError, match="data samples is"):
+    with pytest.raises(BookMismatchError, match="data content is"):
         run(moved)
     with pytest.raises(ViewMismatchError, match="sample"):
         run(moved, rows=list(range(30)))

@@ -26,7 +26,7 @@ from bookkd.core.errors import BookKDError, ConfigError
 from bookkd.core.names import nearest
 from bookkd.core.schedules import Schedule, parse_schedule
 
-__all__ = ["Choice", "Verb"]
+__all__ = ["Choice", "Verb", "asked"]
 
 _YAML = (".yaml", ".yml")
 
@@ -36,16 +36,20 @@ class Choice:
     """An option that names a class whose fields become options below it.
 
     Args:
-        default: Name taken where none is given.
+        default: Name taken where none is given; or what tells it of the words of the command line.
         find: Name -> dataclass.
         build: Name and values -> object.
         presets: Dataclass -> named sets of values; None where there are none.
     """
 
-    default: str
+    default: str | Callable[[Sequence[str]], str]
     find: Callable[[str], type[Any]]
     build: Callable[..., Any]
     presets: Callable[[type[Any]], Mapping[str, Mapping[str, Any]]] | None = None
+
+    def usual(self, arguments: Sequence[str]) -> str:
+        """Return the name taken where none is given."""
+        return self.default if isinstance(self.default, str) else self.default(arguments)
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,7 @@ class Verb:
             ConfigError: for an option or value that the verb does not take, in one line.
         """
         arguments = self._expand(argv)
-        places = {name: _asked(f"--{name}", arguments, "") for name in self.positional}
+        places = {name: asked(f"--{name}", arguments, "") for name in self.positional}
         arguments = [word for word in arguments if word.partition("=")[0] not in {f"--{name}" for name in places}]
         parser = self.parser(arguments, {name: given for name, given in places.items() if given not in ("", "null")})
         switches = {option for action in parser._actions for option in action.option_strings if _is_switch(action)}
@@ -126,7 +130,7 @@ class Verb:
                 name = option[2:].partition(".")[0]
                 given = ""
                 if name in self.choices:
-                    given = f" with --{name} {_asked(f'--{name}.name', arguments, self.choices[name].default)}"
+                    given = f" with --{name} {asked(f'--{name}.name', arguments, self.choices[name].usual(arguments))}"
                 near = ", ".join(nearest(option, known)[:4])
                 return f"Unknown option {typed} of bookkd {self.name}{given}. Nearest: {near}."
         return f"{text} See: bookkd {self.name} --help"
@@ -192,7 +196,7 @@ class Verb:
         if set(signature.parameters) - skip:
             parser.add_function_arguments(self.function, as_positional=False, skip=set(skip))
         for name, choice in self.choices.items():
-            _add_choice(parser, name, choice, arguments)
+            _add_choice(parser, name, choice, [*arguments, *places.values()])
         return parser
 
 
@@ -225,7 +229,7 @@ def _is_switch(action: argparse.Action) -> bool:
     return getattr(action, "_typehint", None) is bool
 
 
-def _asked(option: str, arguments: Sequence[str], default: str) -> str:
+def asked(option: str, arguments: Sequence[str], default: str) -> str:
     """Return what the expanded command line says last for a dotted option."""
     found = default
     for place, word in enumerate(arguments):
@@ -236,21 +240,22 @@ def _asked(option: str, arguments: Sequence[str], default: str) -> str:
 
 
 def _add_choice(parser: ArgumentParser, name: str, choice: Choice, arguments: Sequence[str]) -> None:
-    chosen = _asked(f"--{name}.name", arguments, choice.default)
+    usual = choice.usual(arguments)
+    chosen = asked(f"--{name}.name", arguments, usual)
     found = choice.find(chosen)
     described = parse_docstring(inspect.getdoc(found) or "")
     helps = {param.arg_name: param.description or "" for param in described.params}
     group = parser.add_argument_group(f"Options of {name} {chosen}")
-    group.add_argument(f"--{name}.name", default=choice.default, type=str, help=f"which {name}; also --{name} NAME")
+    group.add_argument(f"--{name}.name", default=usual, type=str, help=f"which {name}; also --{name} NAME")
     presets = {} if choice.presets is None else choice.presets(found)
     defaults: Mapping[str, Any] = {}
     if presets:
-        asked = _asked(f"--{name}.preset", arguments, "")
-        if asked and asked not in presets:
+        wanted = asked(f"--{name}.preset", arguments, "")
+        if wanted and wanted not in presets:
             raise ConfigError(
-                f"Unknown preset {asked!r} of {name} {chosen}. Nearest: {', '.join(nearest(asked, presets))}."
+                f"Unknown preset {wanted!r} of {name} {chosen}. Nearest: {', '.join(nearest(wanted, presets))}."
             )
-        defaults = presets.get(asked, {})
+        defaults = presets.get(wanted, {})
         group.add_argument(f"--{name}.preset", default=None, type=str | None, help=f"one of {', '.join(presets)}")
     hints = typing.get_type_hints(found)
     for entry in fields(found):

@@ -32,7 +32,15 @@ from bookkd.learning.configuration import check_task
 from bookkd.methods import LLMKD, BaseMethod, Method
 from bookkd.tasks import CausalLM
 from bookkd.views import probe
-from bookkd.zoo import fingerprint, keeps_apart, positions_within, separator_of, takes, tokenizer_digest
+from bookkd.zoo import (
+    documents_apart,
+    fingerprint,
+    keeps_apart,
+    positions_of,
+    positions_within,
+    takes,
+    tokenizer_digest,
+)
 
 __all__ = ["BookLoss", "BookTrainer", "tokens_of"]
 
@@ -80,7 +88,8 @@ class BookLoss(_Mixed):  # type: ignore[misc]
         try:
             self.knowledge.check(proof)
         except ViewMismatchError as error:
-            raise ViewMismatchError(f"{error}{_cut(self.knowledge.book, proof)}") from error
+            why = _moved(self.knowledge.book, proof) or _cut(self.knowledge.book, proof)
+            raise ViewMismatchError(f"{error}{why}") from error
         return found
 
     def _set_signature_columns_if_needed(self) -> None:
@@ -141,19 +150,13 @@ class BookLoss(_Mixed):  # type: ignore[misc]
     @property
     def _separator(self) -> int | None:
         """Token that begins each document, where the teachers of the book kept them apart."""
-        found = {separator_of(teacher.mode) for teacher in self.knowledge.teachers}
-        if len(found) > 1:
-            do = "Learn from books whose teachers saw documents alike."
-            raise ConfigError(
-                expected("teachers", "of one separator", sorted(map(str, found)), where="BookTrainer", do=do)
-            )
-        return next(iter(found), None)
+        return documents_apart((teacher.mode for teacher in self.knowledge.teachers), "BookTrainer")
 
     def check_student(self) -> None:
         """Refuse a model of fewer tokens than the book's, or one whose documents see one another where the teacher's did not."""
         model, separator = self.accelerator.unwrap_model(self.model), self._separator
         tokenizer = getattr(self, "processing_class", None)
-        check_model(self.knowledge.book.plan, model, tokenizer, str(self.knowledge.book.path))
+        check_model(self.knowledge.book.plan, model, tokenizer, str(self.knowledge.book.path), separator=separator)
         if separator is not None and not keeps_apart(model, separator):
             do = "Make the book of a teacher with separator=None, or train another kind of model."
             where = f"BookTrainer, whose book's teacher saw documents apart at token {separator}"
@@ -289,6 +292,18 @@ def _check_positions(
         raise ConfigError(expected("position_ids", wish, got, where=where, do=do))
 
 
+def _moved(book: Book, batch: Mapping[str, Any]) -> str:
+    """Return where in the book a row stands that is another one there; empty where it is nowhere."""
+    places = np.arange(book.n_samples)
+    known = np.asarray(book.read(places, np.zeros_like(places), [PROBE_HASH])[PROBE_HASH])
+    mine = batch[PROBE_HASH].numpy().view(np.uint64)
+    for row, each in zip(batch[SAMPLE].tolist(), mine, strict=True):
+        if known[row] != each and len(found := np.flatnonzero(known == each)):
+            do = "give the rows in the book's order, or say which they are: rows=."
+            return f" Row {row} here is row {int(found[0])} of the book: the rows stand in another order; {do}"
+    return ""
+
+
 def _cut(book: Book, batch: Mapping[str, Any]) -> str:
     """Return, of rows that are not the book's, whether they were cut at another length; empty where not."""
     names = [name for name, plan in book.fields.items() if plan.positions is not None][:1]
@@ -370,12 +385,16 @@ def _rows_of(plan: Any, dataset: Any, rows: Any, where: str) -> npt.NDArray[np.i
     return found.astype(np.int64)
 
 
-def check_model(plan: Any, model: nn.Module, tokenizer: Any, where: str) -> None:
-    """Refuse another tokenizer, or a model of fewer tokens than the book's."""
+def check_model(plan: Any, model: nn.Module, tokenizer: Any, where: str, *, separator: int | None = None) -> None:
+    """Refuse another tokenizer, or a model of fewer tokens than the book's, or of fewer positions where these are counted through a sequence."""
     outputs = getattr(getattr(model, "config", None), "vocab_size", None)
     if isinstance(outputs, int) and outputs < plan.data["vocabulary"]:
         wish = f"at least {plan.data['vocabulary']}, the vocabulary of {where}"
         raise BookMismatchError(expected("vocabulary of the model", wish, outputs, do="Use the teacher's tokenizer."))
+    room, longest = positions_of(model), max((field.positions or 0 for field in plan.fields.values()), default=0)
+    if room is not None and longest + 1 > room and separator is None:
+        wish = f"at least {longest + 1}, the longest sequence of {where}"
+        raise BookMismatchError(expected("positions of the model", wish, room, do="Use a model of more positions."))
     made = plan.data.get("tokenizer")
     if tokenizer is not None and made and hasattr(tokenizer, "backend_tokenizer"):
         mine = tokenizer_digest(tokenizer)

@@ -6,11 +6,14 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sized
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
+from bookkd.book import Book
+from bookkd.core.called import check_called
 from bookkd.core.check import at_least
 from bookkd.core.errors import ConfigError, DataError, FidelityError, expected
 from bookkd.core.fields import LOGITS, MEAN, VARIANCE
@@ -164,7 +167,7 @@ def measure_sequences(
     task: Task,
     *,
     teacher: Callable[..., Any] | None = None,
-    book: StoredKnowledge | None = None,
+    book: StoredKnowledge | Book | str | Path | None = None,
     transform: Callable[[Any], Tensor] | None = None,
     gatherer: Gatherer | None = None,
     batch_size: int = 256,
@@ -180,7 +183,7 @@ def measure_sequences(
         dataset: Of sequences, such as `bookkd.zoo.TokenDataset`.
         task: One whose records are sequences.
         teacher: Another network to be compared with, on the same device.
-        book: A book of these samples as they are, of codec dense or int8, to be compared with in place of a teacher.
+        book: A book of these samples as they are, or its path, of codec dense or int8, to be compared with in place of a teacher.
         transform: Deterministic transform of a view; None where the data set gives tensors.
         gatherer: What gathers the metrics, such as a `TranscriptSums` that decodes by a beam; None for that of the task.
         batch_size: Most sequences a pass; fewer where these are long, or the classes many, so that network and teacher together say
@@ -201,6 +204,7 @@ def measure_sequences(
     task.check_data(dataset)
     for each in (network, getattr(teacher, "network", teacher)):
         check_takes(each, dataset)
+    book = StoredKnowledge(book) if isinstance(book, Book | str | Path) else book
     if teacher is not None and book is not None:
         do = "Compare with one of them at a time."
         raise ConfigError(expected("teacher", "none beside a book", "both", where="evaluation", do=do))
@@ -222,6 +226,7 @@ def measure_sequences(
             picks = [Pick(row, 0) for row in range(start, min(start + batch_size, len(replay)))]
             batch = to_device(replay.batch(picks), torch.device(device))
             inputs, counts = task.inputs(batch), cast(Tensor, task.counts(batch))
+            check_called(network, inputs, task.name)
             said, seen = task.fields(network(*inputs), batch), task.batch(batch)
             theirs = None if teacher is None else task.of_teacher().fields(teacher(*inputs), batch)
             if theirs is not None:
@@ -351,11 +356,16 @@ class Validation:
             )
 
     def check(self, task: Task) -> None:
-        """Refuse a metric that is not measured for a task.
+        """Refuse what is no data set of samples and labels, and a metric that is not measured for a task.
 
         Raises:
+            DataError: for items that are no pairs.
             UnknownNameError: for such a one; what `also` measures is only known once it has.
         """
+        first: Any = cast(Any, self.dataset)[0] if len(self.dataset) else ()
+        if not isinstance(first, tuple | list):
+            do = "Pass a data set: dataset[i] gives the input and its label."
+            raise DataError(expected("validation", "of pairs", f"a {type(first).__name__}", where="sample 0", do=do))
         if self.metric is not None and self.also is None and task.name in _MEASURED:
             choose(self.metric, _MEASURED[task.name], "metric", where=f"validation, task {task.name}")
 

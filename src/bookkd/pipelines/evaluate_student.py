@@ -80,7 +80,7 @@ def evaluate_student(
     stored = None if book is None else StoredKnowledge(book)
     plain = build_task(task_name(task, stored), dataset, task_args)
     student.refuse_untrained("student")
-    network, preprocess = _built(student, plain)
+    network, preprocess = _built(student.for_data(dataset), plain)
     own = says_variance(plain, network, dataset, preprocess=preprocess)
     chosen = with_variance(plain, teacher=None, student=own)
     learner = Learner(network, chosen, preprocess=preprocess).to(device)
@@ -90,7 +90,7 @@ def evaluate_student(
             check_book(stored, dataset, unchanged_views(stored), plain)
         check_takes(network, dataset)
         beside = (
-            teacher.teacher(plain.n_outputs, device)
+            teacher.for_data(dataset).teacher(plain.n_outputs, device)
             if stored is None and teacher is not None and teacher.name
             else None
         )

@@ -116,8 +116,8 @@ def learn_student(
     hidden = None if label_fraction == 1 else _hidden(dataset, label_fraction, training.seed, rows, data.name)
     speaker = None
     if stored is None and teacher is not None and teacher.name:
-        speaker = teacher.teacher(named.of_teacher().n_outputs, find_device(training.accelerator))
-    network, preprocess = student.cohort(width, method.cohort, seed=training.seed)
+        speaker = teacher.for_data(dataset).teacher(named.of_teacher().n_outputs, find_device(training.accelerator))
+    network, preprocess = student.for_data(dataset).cohort(width, method.cohort, seed=training.seed)
     theirs = _teacher_says_variance(named, stored, speaker, dataset, drawn)
     own = says_variance(named, network, dataset, views=drawn, preprocess=preprocess)
     chosen = with_variance(named, teacher=theirs, student=own)

@@ -26,10 +26,20 @@ __all__ = [
     "check_task",
     "says_variance",
     "task_name",
+    "usual_method",
     "with_grid",
     "with_masked",
     "with_variance",
 ]
+
+
+def usual_method(task: str) -> str:
+    """Return the name of the method that the program takes for a task where none is named.
+
+    >>> usual_method("causal-lm"), usual_method("classification")
+    ('llm-kd', 'vanilla-kd')
+    """
+    return {"causal-lm": "llm-kd", "ctc": "ctc-kd", "seq2seq": "llm-kd"}.get(task, "vanilla-kd")
 
 
 def task_name(given: str, stored: StoredKnowledge | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bookkd.core.names import look_up
 from bookkd.core.subsampling import Convolutions
+from bookkd.tasks._outputs import width_of
 from bookkd.tasks.base import BaseTask, LogitsTask, SoftOptions, Task
 from bookkd.tasks.causal_lm import CausalLM, paired_positions
 from bookkd.tasks.classification import Classification
@@ -35,6 +36,7 @@ __all__ = [
     "plain_loader",
     "predict",
     "task_class",
+    "width_of",
 ]
 
 TASKS = {

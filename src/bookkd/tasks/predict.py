@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from bookkd.core.called import check_called
 from bookkd.core.check import at_least
 from bookkd.core.fields import INPUT, LABEL, SAMPLE, WEIGHT
 from bookkd.tasks.base import Task
@@ -85,6 +86,9 @@ def predict(
 
     Returns:
         Fields and labels on the CPU, float32 (float64 stays).
+
+    Raises:
+        ConfigError: for a network that is not called with what the task gives.
     """
     fields: dict[str, list[Tensor]] = {}
     labels: list[Tensor] = []
@@ -93,6 +97,7 @@ def predict(
             inputs = [
                 each.to(device, non_blocking=True) if isinstance(each, Tensor) else each for each in task.inputs(batch)
             ]
+            check_called(network, inputs, task.name)
             said = task.fields(network(*inputs), batch)
             for name, values in said.items():
                 fields.setdefault(name, []).append((values if values.dtype == torch.float64 else values.float()).cpu())

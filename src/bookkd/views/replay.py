@@ -96,6 +96,9 @@ class Replay(Dataset[dict[str, Any]]):
             got = views.name or type(views.transform).__name__
             wish = "None where the teacher sees the text in other tokens"
             raise ConfigError(expected("transform", wish, got, where="Replay", do=do))
+        check = getattr(views.transform, "check_data", None)
+        if check is not None:
+            check(dataset)
         if views.mix is not None and views.mix.pool is None and rows is not None:
             raise ConfigError(
                 expected(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,12 @@ from bookkd.zoo.tables import DATASETS, MASKS, SEQUENCES
 from bookkd.zoo.user_data import adopt
 
 __all__ = ["open_dataset"]
+
+
+def _needs_root(reader: Any) -> bool:
+    """Whether a reader is of files whose folder comes first."""
+    first = next(iter(inspect.signature(reader).parameters.values()), None)
+    return first is not None and first.name == "root" and first.annotation in (Path, "Path")
 
 
 def open_dataset(
@@ -70,6 +77,9 @@ def open_dataset(
             expected("split", "'train' or 'all'", split, where=what)
             + " Give the callable an argument `split`: without one, training samples would be handed out as test samples."
         )
+    if root is None and not is_reference(name) and _needs_root(reader):
+        do = "Pass --data.root FOLDER (root=)."
+        raise ConfigError(expected("root", "the folder that holds the files", None, where=what, do=do))
     offered = {"root": None if root is None else Path(root), "split": split, "download": download}
     fixed = {key: value for key, value in offered.items() if key in takes}
     dataset: ImageDataset = call(reader, what, fixed, args)

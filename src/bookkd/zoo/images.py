@@ -153,7 +153,7 @@ class VectorDataset:
 _TOLD = frozenset(
     {
         "pad_value", "vocabulary", "tokenizer", "control", "written_by", "most_positions", "label_is_input", "source_vocabulary", "prefix",
-        "lineage", "begin", "end", "decode", "blank", "separator", "subsampling", "word_mark",
+        "lineage", "begin", "end", "decode", "blank", "separator", "subsampling", "word_mark", "most_source_positions", "n_features",
     }
 )  # fmt: skip
 """What a data set of sequences says of itself: that it is one, which tokens there are, what a network is fed."""

@@ -76,7 +76,7 @@ def _learned(
     samples, training, method = shared.samples, replace(arm.training, seed=seed), arm.method.build()
     views, rows = shared.views(arm)
     kept = None if samples.complete and bool((rows == range(len(rows))).all()) else rows[samples.kept]
-    network, preprocess = arm.student.cohort(shared.width, method.cohort, seed=seed)
+    network, preprocess = arm.student.for_data(samples.whole).cohort(shared.width, method.cohort, seed=seed)
     task = shared.task_of(arm.source, network, preprocess, views)
     knowledge = shared.knowledge(arm.source, task)
     door = "lightning" if training.devices > 1 or training.precision != "32-true" else "plain"
