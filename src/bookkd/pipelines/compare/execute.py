@@ -188,9 +188,9 @@ def _measured(shared: Shared, run: Run, learner: Learner) -> dict[str, Any]:
         ).to_json()
         found = {"metrics": measured["metrics"], "per_class": measured.get("per_class", {})}
         if samples.task.name == "segmentation":
-            beside = shared.beside(run.arm.source)
+            live = shared.beside(run.arm.source).get("teacher")
             found["pictures"] = pictures_of(
-                learner.compute, samples.test, learner.task, teacher=beside, device=shared.device
+                learner.compute, samples.test, learner.task, teacher=live, device=shared.device
             )
         return found
     said = predictions_of(learner, samples.test)
