@@ -57,7 +57,7 @@ def verb_section(name: str) -> Iterator[str]:
     for option, choice in verb.choices.items():
         # Only `make` has a teacher to measure before it writes.
         for chosen in [*CHOICES[option], *(["auto"] if (name, option) == ("make", "codec") else [])]:
-            if chosen != choice.default:
+            if chosen != choice.usual([]):
                 more = verb.parser([f"--{option}.name", chosen])
                 yield from tables(more, spelled, only=f"Options of {option} {chosen}")
 

@@ -65,7 +65,7 @@ class TestBooks:
 
 class TestAlignment:
     def test_another_length(self, made, tmp_path, refused):
-        assert "length" in refused(learn(made, tmp_path / "run", "--data.limit", "95"))
+        assert "data samples is 95" in refused(learn(made, tmp_path / "run", "--data.limit", "95"))
 
     def test_other_content(self, made, tmp_path, refused):
         line = refused(learn(made, tmp_path / "run", "--data.limit", "null", "--data", user("other_pixels")))

@@ -17,6 +17,7 @@ from tests.cli.conftest import DATA
 
 from bookkd.cli import main
 from bookkd.cli.compare import _told
+from bookkd.core.errors import ConfigError
 from bookkd.evaluation import difference_of
 from bookkd.report import find_runs
 
@@ -40,6 +41,23 @@ def sweep(made, tmp_path):
     }
     path.write_text(yaml.safe_dump(document), encoding="utf-8")
     return path
+
+
+def test_options_of_a_task_and_the_beam(monkeypatch, tmp_path):
+    """By flags, by the file, and by a flag over the file."""
+    seen = []
+
+    def noted(sweep, *given, **options):
+        seen.append((sweep.task, dict(sweep.task_args), sweep.beam))
+        raise ConfigError("Enough.")
+
+    monkeypatch.setattr("bookkd.cli.compare.run_sweep", noted)
+    path, args = tmp_path / "sweep.yaml", {"subsampling": 4}
+    path.write_text(yaml.safe_dump({"task": "ctc", "beam": 4, "students": ["a"], "methods": ["supervised"]}))
+    more = ["--students", "a", "--methods", "supervised"]
+    for words in (["--task", "ctc", *more], [str(path)], [str(path), "--task.args", json.dumps(args), "--beam=0"]):
+        assert main(["compare", *words]) not in (0, None)
+    assert seen == [("ctc", {}, 1), ("ctc", {}, 4), ("ctc", args, 0)]
 
 
 def test_a_sweep_from_yaml_and_again(sweep, tmp_path, last_json, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 
 import numpy as np
@@ -10,12 +11,13 @@ import torch
 
 from bookkd.book import Book, TopK
 from bookkd.cli import main
+from bookkd.evaluation import measure_translations
 from bookkd.knowledge import Teacher
 from bookkd.making import make
 from bookkd.pipelines.options import ViewOptions
 from bookkd.tasks import CausalLM
-from bookkd.zoo import create_causal_lm
-from bookkd.zoo.text_files import text
+from bookkd.zoo import TranslationTransformer, create_causal_lm, load_weights, save_weights
+from bookkd.zoo.text_files import pairs, text
 
 tokenizers = pytest.importorskip("tokenizers")
 
@@ -69,7 +71,7 @@ def test_a_language_model_by_commands(tmp_path, root, capsys):
     data = ["--data", "text", "--data.root", root, "--data.args", json.dumps({"length": 16})]
 
     def gpt(role, width):
-        args = json.dumps({**GPT, "n_embd": width, "separator": 1})
+        args = json.dumps({**GPT, "n_embd": width})  # documents are kept apart as the data set has them
         return [f"--{role}", "causal-lm:gpt2", f"--{role}.args", args]
 
     taught = run(
@@ -85,10 +87,11 @@ def test_a_language_model_by_commands(tmp_path, root, capsys):
     assert made["records"] == made["samples"] == Book(tmp_path / "book").n_samples
     assert Book(tmp_path / "book").plan.teachers[0].accuracy == pytest.approx(taught["metrics"]["accuracy"], rel=1e-4)
     learned = run(
-        capsys, "learn", tmp_path / "book", *gpt("student", 8), *data, "--method", "llm-kd", "--out", tmp_path / "s",
-        "--training.epochs", 2, *TRAINING,
+        capsys, "learn", tmp_path / "book", *gpt("student", 8), *data, "--out", tmp_path / "s", "--training.epochs", 2, *TRAINING,
     )  # fmt: skip
     assert learned["teacher_forwards"] == 0
+    assert learned["method"] == "llm-kd"
+    assert "apart at token 1" in Book(tmp_path / "book").plan.teachers[0].mode
     measured = run(
         capsys, "evaluate", *gpt("student", 8), "--student.weights", learned["weights"], *data, "--task", "causal-lm",
         *gpt("teacher", 16), "--teacher.weights", weights, "--accelerator", "cpu",
@@ -96,16 +99,39 @@ def test_a_language_model_by_commands(tmp_path, root, capsys):
     assert measured["metrics"]["perplexity"]["value"] == pytest.approx(learned["metrics"]["perplexity"], rel=1e-4)
     assert 0 < measured["metrics"]["acceptance"]["value"] <= 1
     assert measured["cost"]["macs"] > 0
-    run(
-        capsys, "make", *gpt("teacher", 16), "--teacher.weights", weights, *data, "--data.split", "test", "--task", "causal-lm",
+    beside = [
+        "make", *gpt("teacher", 16), "--teacher.weights", weights, *data, "--data.split", "test", "--task", "causal-lm",
         "--codec", "dense", "--codec.dtype", "float32", "--out", tmp_path / "beside", "--accelerator", "cpu",
-    )  # fmt: skip
+    ]  # fmt: skip
+    assert main(list(map(str, beside))) in (0, None)
+    told = """--student NAME --data text --data.root FOLDER --data.args '{"length": 16}' --method llm-kd"""
+    assert told in capsys.readouterr().out
     stored = run(
         capsys, "evaluate", *gpt("student", 8), "--student.weights", learned["weights"], *data, "--book", tmp_path / "beside",
         "--accelerator", "cpu",
     )  # fmt: skip
     for name in ("agreement", "acceptance", "teacher_kl"):
         assert stored["metrics"][name]["value"] == pytest.approx(measured["metrics"][name]["value"], rel=1e-3)
+
+
+def test_what_is_missing_is_asked_for(tmp_path, root, capsys):
+    def refused(*arguments):
+        assert main([*map(str, arguments)]) == 2
+        return capsys.readouterr().err
+
+    gpt = ["--task", "causal-lm", "--teacher", "causal-lm:gpt2", "--out", tmp_path / "b"]
+    assert (
+        "Expected `root` to be the folder that holds the files, got None (data set text). Pass --data.root"
+        in refused("make", "--data", "text", *gpt)
+    )
+    apart = ["--teacher.args", json.dumps({**GPT, "n_embd": 8, "separator": None}), "--teacher.weights", tmp_path / "w"]
+    made = create_causal_lm({"model_type": "gpt2", **GPT, "n_embd": 8}, vocabulary=len(WORDS))
+    save_weights(made, tmp_path / "w")
+    data = ["--data", "text", "--data.root", root, "--data.args", json.dumps({"length": 16})]
+    run(capsys, "make", *data, *gpt, *apart, "--accelerator", "cpu")
+    student = ["--student", "causal-lm:gpt2", "--student.args", json.dumps({**GPT, "n_embd": 8})]
+    line = refused("learn", tmp_path / "b", *data, *student, "--out", tmp_path / "s", *TRAINING)
+    assert "`separator` to be None: the teacher saw documents together, got 1 (learn, the student)" in line
 
 
 def test_masked_tokens_of_a_book_are_those_of_its_student(tmp_path, root, capsys):
@@ -195,6 +221,34 @@ def test_a_translator_by_commands(tmp_path, capsys):
     )  # fmt: skip
     assert measured["metrics"]["perplexity"]["value"] == pytest.approx(learned["metrics"]["perplexity"], rel=1e-4)
     assert measured["cost"]["macs"] > 0
+    if importlib.util.find_spec("sacrebleu") is None:
+        assert "BLEU and chrF are not measured" in measured["notes"][0]
+        return
+    # Of the words of the tokenizer, by the weights that were kept.
+    student = TranslationTransformer(len(names), width=16, layers=1, heads=2)
+    load_weights(student, learned["weights"])
+    found = measure_translations(student.eval(), pairs(tmp_path, "test", source="en", target="de"), replicates=0)
+    assert measured["metrics"]["chrf"]["value"] == pytest.approx(found.measures.metrics["chrf"].value)
+    assert measured["metrics"]["bleu"]["low"] <= measured["metrics"]["bleu"]["value"]
+    plain = run(
+        capsys, "evaluate", *network("student", 16), "--student.weights", learned["weights"], *data, "--task", "seq2seq",
+        "--beam", 0, "--accelerator", "cpu", "--latency", "false", "--replicates", 0,
+    )  # fmt: skip
+    assert "bleu" not in plain["metrics"]
+
+
+def test_a_codec_of_every_token_is_told_before_it_is_written(root):
+    from bookkd.book import Auto, Dense, Sampled
+    from bookkd.pipelines.make_book import _of_every_token
+
+    data = text(root, "train", length=16)
+    large = CausalLM(1000)
+    told = _of_every_token(None, large, data, 2)
+    whole = 2000 * 15 * len(data) * 2 / 2**20
+    assert told.startswith(f"Codec dense keeps all 1,000 tokens at each position: 2,000 bytes, {whole:.1f} MiB in all")
+    assert "--codec sampled" in told
+    for codec, task in ((Sampled(50), large), (Auto(), large), (Dense(), CausalLM(len(WORDS)))):
+        assert _of_every_token(codec, task, data, 2) == ""
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,16 @@ def test_a_recogniser_by_commands(tmp_path, root, capsys):
         "--teacher.weights", taught["weights"], "--accelerator", "cpu", "--latency", "false", "--replicates", 0,
     )  # fmt: skip
     assert measured["metrics"]["teacher_kl"]["value"] > 0
+    run(
+        capsys, "make", *network("teacher", 32), "--teacher.weights", taught["weights"], *data, "--data.split", "test", "--task", "ctc",
+        "--codec", "dense", "--codec.dtype", "float32", "--out", tmp_path / "beside", "--accelerator", "cpu",
+    )  # fmt: skip
+    stored = run(
+        capsys, "evaluate", *half, "--student.weights", coarse["weights"], *data, *frames, "--book", tmp_path / "beside",
+        "--accelerator", "cpu", "--latency", "false", "--replicates", 0,
+    )  # fmt: skip
+    for name in ("agreement", "teacher_kl"):
+        assert stored["metrics"][name]["value"] == pytest.approx(measured["metrics"][name]["value"], rel=1e-3)
     wrong = [*options[: -len(TRAINING)], "--task.args", json.dumps({"teacher_subsamplin": 2}), "--out", tmp_path / "x"]
     assert main(["learn", str(tmp_path / "book"), *map(str, wrong)]) not in (0, None)
     assert "Unknown option 'teacher_subsamplin' (task ctc). Nearest: teacher_subsampling" in capsys.readouterr().err

@@ -158,6 +158,12 @@ def test_presets_and_schedules_of_a_method(made, tmp_path, last_json):
     assert resolved["method"]["temperature"] == {"Linear": {"start": 4.0, "end": 1.0}}
 
 
+def test_evaluate_compares_with_a_book_or_a_teacher(weights, made, capsys):
+    argv = ["evaluate", "--student", "digits-large", "--student.weights", str(weights), "--book", str(made)]
+    assert main([*argv, "--teacher", "digits-large", "--teacher.weights", str(weights)]) not in (0, None)
+    assert "Expected `teacher` to be none beside a book, got 'digits-large' (evaluate)." in capsys.readouterr().err
+
+
 def test_evaluate_against_a_teacher(weights, made, tmp_path, last_json, capsys):
     assert learn(made, tmp_path / "run") == 0
     argv = ["evaluate", "--student", "digits-small", "--student.weights", str(tmp_path / "run" / "student.safetensors")]

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from bookkd.core.errors import ConfigError, DataError, TeacherOutputError
-from bookkd.evaluation import TranscriptSums, beam_decode, greedy_decode, lower_is_better
+from bookkd.evaluation import TranscriptSums, beam_decode, greedy_decode, lower_is_better, transcripts
 
 NAMES = ("-", " ", "a", "b", "c")
 
@@ -48,6 +48,20 @@ def sums_of(heard=HEARD, wanted=WANTED, **options):
         counts = torch.tensor([len(each) for each in said])
         sums.add({"logits": torch.cat(said)}, batch_of(wanted[start : start + 2]), counts)
     return sums
+
+
+def test_a_pass_is_looked_at_in_parts(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    one, other = torch.randn(2, 6, 5, generator=generator)
+    counts, texts, found = torch.tensor([1, 3, 2]), ["a", "b", "a"], []
+    for most in (2**22, 20, 1):
+        monkeypatch.setattr(transcripts, "_CHUNK_VALUES", most)
+        sums = TranscriptSums(NAMES, blank=0)
+        sums.add({"logits": one}, batch_of(texts), counts, {"logits": other})
+        found.append({name: each.value for name, each in sums.measures(replicates=0).metrics.items()})
+    assert found[1] == pytest.approx(found[0], rel=1e-12)
+    assert found[2] == pytest.approx(found[0], rel=1e-12)
+    assert [utterances for utterances, _ in transcripts._pieces(counts, 20)] == [slice(0, 1), slice(1, 2), slice(2, 3)]
 
 
 @pytest.mark.parametrize("beam", [1, 4])

@@ -37,8 +37,8 @@ def brighter():
 @pytest.mark.parametrize(
     ("dataset", "seen", "match"),
     [
-        (open_dataset("digits", limit=50), views(), r"data length is 50, the book's is 60"),
-        (brighter(), views(), r"data samples is '[0-9a-f]{32}', the book's is"),
+        (open_dataset("digits", limit=50), views(), r"data samples is 50, the book's is 60"),
+        (brighter(), views(), r"data content is '[0-9a-f]{32}', the book's is"),
         (TRAIN, views(seed=1), r"seed"),
         (TRAIN, views(n_views=3), r"3 views are asked for, the book has 2"),
         (TRAIN, Views(create_transform("none", {}), 2, 0, name="none"), r"transform"),

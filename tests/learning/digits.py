@@ -14,7 +14,7 @@ from bookkd.knowledge import StoredKnowledge, Teacher
 from bookkd.learning import Training, learn
 from bookkd.learning.run import Run
 from bookkd.making import make
-from bookkd.methods import VanillaKD
+from bookkd.methods import Handler, VanillaKD
 from bookkd.tasks import Classification
 from bookkd.views import Views
 from bookkd.zoo import create_network, create_transform, open_dataset
@@ -67,7 +67,7 @@ def training(**changes):
 
 
 @dataclass
-class Fired:
+class Fired(Handler):
     """A handler that keeps what it was told; its state is in the checkpoint."""
 
     events: list[str]

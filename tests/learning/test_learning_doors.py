@@ -253,7 +253,15 @@ def test_hidden_labels_leave_the_teacher_to_learn_from(stored):
     assert len(run(None, knowledge_of=stored, training=training(epochs=1), labels=hidden).history) == 1
     seen = hidden.copy()
     seen[7] = 3
-    assert len(run(None, training=training(epochs=1), labels=seen).history) == 1
+    plain = run(None, training=training(epochs=1), labels=seen).history
+    assert len(plain) == 1
+    rows = list(range(60))
+    listed = run(None, training=training(epochs=1), labels=seen.tolist(), rows=rows).history
+    assert listed[0]["train/loss"] == plain[0]["train/loss"]
+    with pytest.raises(
+        ConfigError, match=r"`labels` to be numbers.*at least 60\), got int64 of shape \(50,\) \(learn\)"
+    ):
+        run(None, labels=seen[:50].tolist(), rows=rows)
 
 
 def test_callbacks_are_lightnings():

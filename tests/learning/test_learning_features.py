@@ -11,6 +11,7 @@ from torch import nn
 
 from bookkd.book import Dense
 from bookkd.core.errors import ConfigError
+from bookkd.core.fields import SAMPLE_WEIGHT
 from bookkd.core.schedules import Clock
 from bookkd.knowledge import LiveKnowledge, StoredKnowledge, Teacher
 from bookkd.learning import Cohort, Step, Training, learn, learner_for, offer_needs
@@ -66,8 +67,8 @@ class Hint(BaseMethod):
             lambda s: Embed(s["features/pooled"][0], s["teacher/features/pooled"][0]),
         )  # fmt: skip
         terms = (
-            bind(distance, "fitted", teacher=maps, name="hint", samples=True),
-            bind(distance, "mine", teacher="theirs", own=True, gradient=True, name="both", samples=True),
+            bind(distance, "fitted", teacher=maps, name="hint", over=SAMPLE_WEIGHT),
+            bind(distance, "mine", teacher="theirs", own=True, gradient=True, name="both", over=SAMPLE_WEIGHT),
             task.label_term(weight=1.0, label_smoothing=0.0),
         )
         return Objective(terms, (fit, both))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -162,6 +163,11 @@ def test_what_cannot_be_is_refused_before_training(book, tmp_path):
         BookTrainer(model(0), how, book=book.path, train_dataset=ROWS[:-1])
     with pytest.raises(BookMismatchError, match=r"at least 20, the vocabulary of .*got 12"):
         BookTrainer(model(0, outputs=12), how, book=book.path, train_dataset=ROWS)
+    for method in ("llm-kd", LLMKD):
+        with pytest.raises(
+            ConfigError, match=r"`method` to be a method, got .*Pass one with its options, such as LLMKD\(\)"
+        ):
+            BookTrainer(model(0), how, book=book.path, train_dataset=ROWS, method=method)
     with pytest.raises(ConfigError, match="one that is indexed"):
         BookTrainer(model(0), how, book=book.path, train_dataset=iter(ROWS))
 
@@ -198,10 +204,11 @@ def test_methods_that_it_does_not_serve_are_refused(book, tmp_path, name):
 
 def test_rows_in_another_order_are_refused_before_training(book, tmp_path):
     """The likeliest slip: the script shuffled its rows after the book was made."""
-    with pytest.raises(ViewMismatchError, match="sample"):
+    with pytest.raises(ViewMismatchError, match=r"Row 0 here is row \d+ of the book: the rows stand in another order"):
         BookTrainer(model(0), arguments(tmp_path), book=book.path, train_dataset=ROWS[::-1])
-    with pytest.raises(ViewMismatchError, match="sample"):
+    with pytest.raises(ViewMismatchError, match=r"Row 0 here is row 1 of the book") as raised:
         BookTrainer(model(0), arguments(tmp_path), book=book.path, train_dataset=ROWS[1:] + ROWS[:1])
+    assert not re.search("pillow|torchvision|transform", str(raised.value))  # what draws pixels is no matter of tokens
 
 
 def test_a_part_of_the_rows_in_another_order_is_found_by_their_numbers(book, tmp_path):
@@ -288,6 +295,29 @@ def test_a_column_of_the_users_that_is_called_sample_stays_theirs(book, tmp_path
     trainer.train()
     trainer.evaluate()
     assert set(seen) == {f"text {place}" for place in range(24)}
+
+
+def refusing():
+    """A model that takes no count of tokens, whose loss a trainer would divide by the batches of a step."""
+
+    class Refusing(type(model(0))):
+        accepts_loss_kwargs = False
+
+    student = Refusing(model(9).config)
+    student.load_state_dict(model(9).state_dict())
+    return student
+
+
+def test_the_step_of_a_model_that_takes_no_count_is_not_divided_again(book, tmp_path):
+    found = []
+    for size, accumulate in ((24, 1), (6, 4)):
+        student, options = refusing(), {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulate}
+        BookTrainer(
+            student, arguments(tmp_path, **options), book=book.path, train_dataset=ROWS, data_collator=collator
+        ).train()
+        found.append(flat(student) - flat(model(9)))
+    assert found[0].abs().max() > 1e-4
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("takes", ["no keywords", "says no"])
@@ -379,6 +409,10 @@ def test_masks_of_trl_without_labels_are_refused():
         DataError, match=r"`labels` to be given beside completion_mask, .*sample 0\)\. Give labels with -100"
     ):
         tokens_of([{"input_ids": [1, 2], "completion_mask": [0, 1]}], vocabulary=V)
+    with pytest.raises(
+        DataError, match=r"`input_ids` to be in each row, got columns text .*Make tokens of the texts first"
+    ):
+        tokens_of([{"text": "hello"}], vocabulary=V)
 
 
 def test_another_tokenizer_is_refused(tmp_path):
@@ -399,6 +433,7 @@ def test_another_tokenizer_is_refused(tmp_path):
         BookTrainer(model(0), arguments(tmp_path), book=book.path, train_dataset=ROWS, processing_class=other)
 
 
+@pytest.mark.filterwarnings("ignore:Expected `logits` to be likelier")  # untrained, with tied embeddings
 def test_draws_teach_what_all_probabilities_teach(tmp_path):
     """Of a teacher that is sure of something, the first step from draws points where that from every probability does."""
     speaker = model(1, 32)
@@ -409,6 +444,12 @@ def test_draws_teach_what_all_probabilities_teach(tmp_path):
         book = make(tmp_path / name, teacher, data, VIEWS, task=TASK, codec=codec)
         steps.append(flat(trained(book, tmp_path / "run")[0]) - flat(model(9)))
     assert float(torch.cosine_similarity(*steps, dim=0)) > 0.95
+
+
+def test_a_model_of_fewer_positions_than_the_rows_is_refused(book, tmp_path):
+    short = create_causal_lm({**SHAPE, "n_layer": 1, "n_embd": 16, "n_positions": 8}, vocabulary=V).model
+    with pytest.raises(BookMismatchError, match=r"`positions of the model` to be at least 11, the longest .*, got 8"):
+        BookTrainer(short, arguments(tmp_path), book=book.path, train_dataset=ROWS, data_collator=collator)
 
 
 def test_documents_that_the_teacher_kept_apart_stay_apart(tmp_path):
@@ -437,6 +478,18 @@ def test_documents_that_the_teacher_kept_apart_stay_apart(tmp_path):
         ConfigError, match=r"`position_ids` to be counted from each separator, got \d+ at token \d+ of row"
     ):
         trainer(counted).train()
+    for given in (lambda at: at[:1], lambda at: at[0]):  # Transformers lays those of one row on all
+        with pytest.raises(ConfigError, match=r"`position_ids` to be counted from each separator, got \d+ at token"):
+            trainer(
+                lambda batch, given=given: {**counted(batch), "position_ids": given(counted(batch)["position_ids"])}
+            ).train()
+    for given in (lambda at: at[None].expand(3, -1, -1), lambda at: at[:, :-1], lambda at: at[:2]):
+        with pytest.raises(
+            ConfigError, match=r"`position_ids` to be of shape \[24, 11\], or \[1, 11\] for all rows alike"
+        ):
+            trainer(
+                lambda batch, given=given: {**apart(batch), "position_ids": given(apart(batch)["position_ids"])}
+            ).train()
     done = trainer(apart)
     asked = []
     hook = done.model.register_forward_pre_hook(lambda _, __, given: asked.append(given["use_cache"]), with_kwargs=True)
@@ -469,6 +522,36 @@ def test_a_student_whose_documents_see_one_another_is_refused_where_the_teachers
     student = create_causal_lm(shape, vocabulary=V).model
     with pytest.raises(ConfigError, match=r"keeps documents apart by position_ids, got 'XGLMForCausalLM' .*at token 0"):
         BookTrainer(student, arguments(tmp_path), book=book.path, train_dataset=ROWS)
+
+
+def test_positions_of_one_row_stand_for_all(book, tmp_path):
+    def one(given):
+        batch = collator(given)
+        return {**batch, "position_ids": torch.arange(batch["input_ids"].shape[1])[None]}
+
+    student = model(9)
+    BookTrainer(student, arguments(tmp_path), book=book.path, train_dataset=ROWS, data_collator=one).train()
+    torch.testing.assert_close(flat(student), flat(trained(book, tmp_path / "plain")[0]))
+
+
+def test_positions_are_proven_of_the_first_batch_and_then_of_a_share(book, tmp_path):
+    def trainer(wrong, share):
+        batches = []
+
+        def collate(given):
+            batch, width = collator(given), max(len(row["input_ids"]) for row in given)
+            batches.append(torch.arange(width).expand(len(given), -1))
+            return {**batch, "position_ids": batches[-1].flip(1) if len(batches) - 1 == wrong else batches[-1]}
+
+        options = arguments(tmp_path, per_device_train_batch_size=12)
+        return BookTrainer(
+            model(9), options, book=book.path, train_dataset=ROWS, data_collator=collate, probe_share=share
+        )  # fmt: skip
+
+    for wrong, share in ((0, 0.0), (1, 1.0)):
+        with pytest.raises(ConfigError, match="counted on through each row"):
+            trainer(wrong, share).train()
+    trainer(1, 0.0).train()
 
 
 def test_documents_that_the_teacher_saw_together_are_not_kept_apart(book, tmp_path):

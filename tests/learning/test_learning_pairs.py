@@ -148,7 +148,7 @@ def test_what_is_not_that_text_is_refused(book, tmp_path):
     with pytest.raises(BookMismatchError, match=r"data vocabulary is 4, the book's is 16"):
         run(data.student)
     moved = PairedTokens(data.student, TokenDataset.of("x", [data.teacher[i][0] for i in [1, 0, *range(2, 30)]], vocabulary=V_T, tokenizer=data.teacher.tokenizer))  # fmt: skip
-    with pytest.raises(BookMismatchError, match="data samples is"):
+    with pytest.raises(BookMismatchError, match="data content is"):
         run(moved)
     with pytest.raises(ViewMismatchError, match="sample"):
         run(moved, rows=list(range(30)))
@@ -158,6 +158,8 @@ def test_what_is_not_that_text_is_refused(book, tmp_path):
         make(tmp_path / "b", Teacher(TEACHER), data, VIEWS, task=CausalLM(V_T))
     with pytest.raises(ConfigError, match="`teacher` to be none: it would be fed the student's tokens"):
         measure_sequences(Small(5, V_S), data, CausalLM(V_S), teacher=TEACHER, replicates=0)
+    with pytest.raises(ConfigError, match="`book` to be none: it speaks of other tokens"):
+        measure_sequences(Small(5, V_S), data, CausalLM(V_S), book=knowledge, replicates=0)
     with pytest.raises(DataError, match=r"`texts` to be as many on both sides, got 30 and 29"):
         PairedTokens(data.student, pairs(count=29).teacher)
 

@@ -9,15 +9,15 @@ from torch import nn
 
 from bookkd.core.errors import ConfigError
 from bookkd.core.schedules import Clock
-from bookkd.knowledge import LiveKnowledge, Teacher
+from bookkd.knowledge import LiveKnowledge, StoredKnowledge, Teacher
 from bookkd.learning import Learner, Step, Training, Validation, learn
 from bookkd.losses import claims, soft_target_kl
 from bookkd.making import make
-from bookkd.methods import VanillaKD
+from bookkd.methods import LLMKD, VanillaKD
 from bookkd.objectives import Objective, bind
 from bookkd.tasks import CausalLM, Classification, predict
 from bookkd.views import Pick, Replay, Views
-from bookkd.zoo import TokenDataset
+from bookkd.zoo import TokenDataset, create_causal_lm, pack
 
 VIEWS = Views(None, n_views=1)
 THREE = Classification(("a", "b", "c"))
@@ -222,3 +222,20 @@ def test_validation_of_a_large_vocabulary_takes_few_sequences_at_a_time():
     assert metrics["perplexity"] == pytest.approx(60_000, rel=1e-4)
     assert max(rows) * 39 * 60_000 <= 2**26
     assert sum(rows) == 60
+
+
+def test_documents_are_seen_as_the_teacher_saw_them(tmp_path):
+    pytest.importorskip("transformers")
+    shape = {"model_type": "gpt2", "n_head": 2, "n_layer": 1, "n_embd": 8, "n_positions": 16}
+    text, task = pack("text", [[1, 2, 3, 4]] * 8, length=8, separator=0, vocabulary=5), CausalLM(5)
+    models = {kind: create_causal_lm(shape, vocabulary=5, separator=kind) for kind in (0, None)}
+    for kind, other in ((0, None), (None, 0)):
+        teacher = Teacher(create_causal_lm(shape, vocabulary=5, separator=kind))
+        known = StoredKnowledge(make(tmp_path / f"{kind}", teacher, text, VIEWS, task=task))
+        for knowledge in (known, LiveKnowledge(teacher, task)):
+            with pytest.raises(ConfigError, match=rf"`separator` to be {kind}.*, got {other} \(learn, the student\)"):
+                learn(models[other], text, VIEWS, task=task, knowledge=knowledge, method=LLMKD())
+    with pytest.raises(ConfigError, match="`separator` to be 0, as the teacher saw documents"):
+        learn(models[None].model, text, VIEWS, task=task, knowledge=StoredKnowledge(tmp_path / "0"), method=LLMKD())
+    few = Training(epochs=1, batch_size=4, accelerator="cpu")
+    learn(models[0], text, VIEWS, task=task, knowledge=StoredKnowledge(tmp_path / "0"), method=LLMKD(), training=few)

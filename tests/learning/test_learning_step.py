@@ -16,7 +16,7 @@ from bookkd.core.fields import IGNORE_LABEL
 from bookkd.core.schedules import Clock
 from bookkd.knowledge import StoredKnowledge
 from bookkd.learning import Learner, Step, make_groups, predictions_of, to_device, visible_labels
-from bookkd.methods import Supervised, VanillaKD
+from bookkd.methods import Handler, Supervised, VanillaKD
 from bookkd.views import CachedViews, Pick, Replay, collate
 
 
@@ -186,7 +186,7 @@ def test_hidden_labels_are_not_learnt_from():
         def handlers(self):
             return (Weights(),)
 
-    class Weights:
+    class Weights(Handler):
         def __init__(self):
             self.before = None
 

@@ -13,9 +13,10 @@ from bookkd.core.errors import BookMismatchError, ConfigError, FidelityError
 from bookkd.core.schedules import Clock
 from bookkd.knowledge import Ensemble, LiveKnowledge, StoredKnowledge, Teacher
 from bookkd.learning import Learner, Run, Step, Training, learn, make_groups, measure, predictions_of, visible_labels
+from bookkd.learning.configuration import check_task
 from bookkd.making import bake, make, merge
 from bookkd.methods import DKD, BookKD, SelfDistillation, Supervised, TfKDSelf, VanillaKD
-from bookkd.tasks import Classification, MultiLabel, Regression
+from bookkd.tasks import CTC, CausalLM, Classification, MultiLabel, Regression
 from bookkd.views import Replay, Views
 from bookkd.zoo import open_dataset
 
@@ -237,6 +238,15 @@ def test_a_method_of_classes_refuses_numbers(books):
         ConfigError, match=r"`task` to be one that method dkd serves \(classification\), got .*vanilla-kd"
     ):
         run("regression", knowledge=StoredKnowledge(books["regression"]), method=DKD())
+
+
+def test_advice_names_methods_that_serve_the_task():
+    for task, some in ((CTC(("-", "a")), "cons-kd, ctc-kd"), (CausalLM(4), "llm-kd")):
+        with pytest.raises(ConfigError, match=f"Use one of .*{some}") as found:
+            check_task(DKD(), task, "here")
+        named = str(found.value).partition("Use one of ")[2].rstrip(".").split(", ")
+        assert "dkd" not in named
+        assert ("vanilla-kd" in named) == (task.name != "ctc")
 
 
 def test_a_book_without_the_variance_that_is_asked_for_is_refused(books):

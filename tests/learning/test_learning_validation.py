@@ -9,7 +9,7 @@ from bookkd.core.errors import ConfigError
 from bookkd.evaluation import TokenSums, TranscriptSums, direction_of
 from bookkd.learning import validation
 from bookkd.learning.validation import Validation, measure
-from bookkd.tasks import CTC, CausalLM, Classification, MultiLabel, Predictions, Regression, Seq2Seq, Tagging
+from bookkd.tasks import CTC, CausalLM, Classification, MultiLabel, Predictions, Regression, Seq2Seq, Tagging, predict
 
 THREE = ("a", "b", "c")
 
@@ -69,3 +69,13 @@ def test_a_metric_that_is_no_number_is_no_divergence():
     ours = Validation([0], metric="ter", also=lambda network: {}, lower_is_better=True)
     with pytest.raises(Exception, match=r"`ter` to be a number, got nan \(validation\)"):
         ours.score({"accuracy": 0.5, "ter": float("nan")}, Classification(THREE))
+
+
+@pytest.mark.parametrize("size", [0, -3, 2.5])
+def test_a_batch_has_a_sample(size):
+    with pytest.raises(
+        ConfigError, match=rf"`batch_size` to be a whole number of at least 1, got {size} \(validation\)"
+    ):
+        Validation([0], batch_size=size)
+    with pytest.raises(ConfigError, match="`batch_size` to be a whole number of at least 1"):
+        predict(torch.nn.Identity(), [(torch.zeros(3), 0)], Classification(THREE), batch_size=size)

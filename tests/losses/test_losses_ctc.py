@@ -186,7 +186,7 @@ def test_what_is_said_where_no_transcript_is_known_is_nobodys_business():
 
 def test_entries_of_another_shape_are_refused_in_one_line():
     with pytest.raises(
-        ConfigError, match=r"`label_lengths` to be at most 1, the width of the labels, got 3 \(ctc_loss, sample 7\)"
+        ConfigError, match=r"`label_lengths` to be at most 1, the width of the labels, got 3 \(sample 7\)"
     ):
         ctc_loss(ONE, ints([1]), ints(3), ints(2), ints(7), blank=0)
     with pytest.raises(ConfigError, match=r"`samples` to be \[2\], one for each view, got shape \[3\]"):

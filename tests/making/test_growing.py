@@ -189,7 +189,7 @@ def other(name):
     [
         ({"count": 40}, BookMismatchError, r"the book's 60 samples and more, got 40"),
         ({"n_views": 1}, BookMismatchError, r"n_views 2 \(this run has 1\)"),
-        ({"dataset": other("pixels")}, BookMismatchError, "data samples is"),
+        ({"dataset": other("pixels")}, BookMismatchError, "data content is"),
         ({"dataset": other("labels")}, BookMismatchError, "data labels is"),
         ({"dataset": other("order")}, BookMismatchError, "data labels is"),
         ({"views": views(3, seed=1)}, BookMismatchError, "seed: 0 and 1"),

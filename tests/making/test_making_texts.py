@@ -182,6 +182,9 @@ def test_folders_of_other_texts_or_changed_files_are_refused(tmp_path):
         (lambda: Decoding(0), ConfigError, "`tokens` to be a whole number of at least 1, got 0"),
         (lambda: Decoding(4, strategy="best"), LookupError, "Unknown strategy 'best'"),
         (lambda: Decoding(4, top_p=0.0), ConfigError, "`top_p` to be a number above 0"),
+        (lambda: Decoding(4, beams=3), ConfigError, '`beams` to be left out with the strategy greedy, got 3.*Pass strategy="beam"'),
+        (lambda: Decoding(4, strategy="beam", top_p=0.5), ConfigError, '`top_p` to be left out with .* beam, got 0.5.*strategy="sample"'),
+        (lambda: continued(network(), [[1]], Decoding(24), vocabulary=V, seed=0), ConfigError, "`tokens` to be at most 23: .* 24 positions"),
         (lambda: Decoding(4, end=3, never=(3,)), ConfigError, "`end` to be a token that may be written, got 3"),
         (lambda: continued(network(), [[1] * 22], Decoding(4), vocabulary=V, seed=0), ConfigError, "at most 20 tokens, for 4 more"),
         (lambda: continued(network(), [[]], Decoding(4), vocabulary=V, seed=0), DataError, "`prompt` to be at least one token"),
@@ -258,6 +261,10 @@ def test_a_student_is_compared_with_a_book_as_with_its_teacher(tmp_path):
     assert {"agreement", "acceptance", "teacher_kl"} <= stored.keys() == live.keys()
     for name, value in live.items():
         assert stored[name].value == pytest.approx(value.value, rel=1e-4, abs=1e-6)
+    with pytest.raises(ConfigError, match=r"`teacher` to be none beside a book, got 'both' \(evaluation\)"):
+        measure_sequences(student, asked, task, teacher=model, book=StoredKnowledge(made))
+    with pytest.raises(ConfigError, match=r"`batch_size` to be a whole number of at least 1, got 0 \(evaluation\)"):
+        measure_sequences(student, asked, task, batch_size=0)
     few = make(tmp_path / "few", Teacher(model), asked, Views(None, n_views=1), task=task, codec=TopK(3))
     with pytest.raises(FidelityError, match="`logits` to be every value of one teacher"):
         measure_sequences(student, asked, task, replicates=0, book=StoredKnowledge(few))

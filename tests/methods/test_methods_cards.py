@@ -4,6 +4,8 @@ identities that the card of orthogonality names.
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from scipy.special import softmax
@@ -12,7 +14,9 @@ from tests.methods.test_methods_contract import STUDENT, TEACHER, total
 
 from bookkd.knowledge import VirtualKnowledge
 from bookkd.losses import CombinedTarget, DenseTarget, cross_entropy, soft_cross_entropy, soft_target_kl
+from bookkd.losses.adaptive import adaptive_smoothing, smoothing_strength
 from bookkd.methods import TAKD, ExtractiveKD, Supervised, TfKDReg, build_method
+from bookkd.objectives.transforms import Correct
 
 ASSISTANT = torch.tensor([[1.5, 2.8, 0.2]], dtype=torch.float64)
 
@@ -44,6 +48,12 @@ def test_links_of_a_chain(student, teacher, soft, loss):
     assert total(TAKD(temperature=5.0, alpha=0.5), student, teacher).item() == near(loss)
 
 
+def test_small_steps_are_shorter_than_one():
+    """Card takd: "the two small steps sum to 0.374639 < 0.687025"."""
+    soft = TAKD(temperature=5.0, alpha=1.0)
+    assert (total(soft, STUDENT, ASSISTANT) + total(soft, ASSISTANT, TEACHER)).item() == near(0.374639)
+
+
 def test_a_link_divided_by_the_number_of_classes():
     """Card takd: "elementwise-mean version of TA->student 0.248699"."""
     assert total(build_method("takd", "code"), STUDENT, ASSISTANT).item() == near(0.248699)
@@ -53,6 +63,38 @@ def test_a_link_divided_by_the_number_of_classes():
 def test_the_virtual_teacher_at_other_temperatures(temperature, value):
     """Card tfkd, alpha 0.1, a 0.99, tau 1, 20 and to infinity."""
     assert total(TfKDReg(temperature=temperature, alpha=0.1, confidence=0.99)).item() == near(value)
+
+
+@pytest.mark.parametrize(("temperature", "value"), [(1.0, 0.019839), (20.0, 0.185571), (1e7, 0.199090)])
+def test_the_divergence_from_the_virtual_teacher_alone(temperature, value):
+    """Card tfkd: KL(target || softmax z), the target softened and the student not."""
+    said = VirtualKnowledge(3, confidence=0.99).targets({"label": torch.tensor([1])})["own/virtual"]
+    log_u = said.log_probabilities(temperature).double()
+    assert soft_target_kl(STUDENT, log_u, temperature=1.0, t_squared=False, class_reduction="sum").item() == near(value)
+
+
+def test_smoothing_by_how_sure_the_student_is():
+    """Card adaptive-label-smoothing, p = [0.7, 0.2, 0.1]: its entropy, the strength, and the target, which is p less the gradient."""
+    p = torch.tensor([[0.7, 0.2, 0.1]], dtype=torch.float64)
+    student, phi = p.log().requires_grad_(), torch.tensor([[0.5, 0.3, 0.2]], dtype=torch.float64).log()
+    strength = smoothing_strength(student.detach(), alpha=None, largest=1.0).item()
+    assert (strength, (1 - strength) * math.log(3)) == (near(0.270153), near(0.801819))
+    loss = adaptive_smoothing(student, phi, torch.tensor([0]), alpha=None, largest=1.0).sum()
+    (slope,) = torch.autograd.grad(loss, student)
+    assert (p - slope)[0].tolist() == near([0.864923, 0.081046, 0.054031])
+
+
+def test_at_the_best_scale_both_sides_expect_the_same_logit():
+    """Card bookkd: at a = 2.489799, E_q[z] = E_b[z] = 1.416351."""
+    for log_p in (STUDENT * 2.489799 / 4, TEACHER / 4):
+        assert (log_p.softmax(-1) * STUDENT).sum().item() == near(1.416351)
+
+
+def test_how_much_of_a_wrong_teacher_is_moved_to_the_label():
+    """Card bookkd: of sigma([3, 2, -1]) with y = 1, e = 0.313192 moves; what is neither of the two keeps 1 - e."""
+    wrong = DenseTarget(torch.tensor([[3.0, 2.0, -1.0]], dtype=torch.float64))
+    found = Correct().teacher(wrong, {"label": torch.tensor([1])}).log_probabilities(1.0)
+    assert 1 - (found - wrong.log_probabilities(1.0)).exp()[0, 2].item() == near(0.313192)
 
 
 def test_the_virtual_teacher_is_nearly_uniform():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tests.methods.feature_cases import S, T, identity
 
-from bookkd.core.fields import LABEL, WEIGHT
+from bookkd.core.fields import LABEL, SAMPLE_WEIGHT, WEIGHT
 from bookkd.core.schedules import Clock
 from bookkd.losses import DenseTarget
 from bookkd.methods import build_method
@@ -30,6 +30,7 @@ def total(method, clock, labels=(0, 1, 2), maps=None):
     for connector in objective.connectors:
         fields |= connector.added(identity(connector.build(shapes)), fields, targets)
     batch = {LABEL: torch.tensor(labels), WEIGHT: torch.ones(3, dtype=torch.float64)}
+    batch[SAMPLE_WEIGHT] = batch[WEIGHT]
     sums = objective.sums(fields, targets, batch, batch[WEIGHT], clock)
     return objective.loss(sums, objective.totals(batch, batch[WEIGHT]), clock).item()
 

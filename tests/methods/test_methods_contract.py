@@ -11,7 +11,7 @@ import torch
 from tests.learning.digits import TASK, TEST, run, student, to_float, training, weights
 from tests.learning.digits import book as book_of_digits
 from tests.losses.cases import V3, Z3
-from tests.methods import feature_cases
+from tests.methods import feature_cases, pixels
 from tests.methods.cases import (
     CONTRADICTIONS,
     DEFAULTS,
@@ -27,7 +27,7 @@ from tests.methods.speech import TWO_FRAMES, learn_tones, speech_total
 from tests.methods.speech import book as book_of_tones
 
 from bookkd.core.errors import ConfigError, UnknownNameError
-from bookkd.core.fields import IGNORE_LABEL, LABEL, WEIGHT
+from bookkd.core.fields import IGNORE_LABEL, LABEL, SAMPLE_WEIGHT, WEIGHT
 from bookkd.core.protocols import Needs
 from bookkd.core.schedules import Clock, Linear
 from bookkd.knowledge import StoredKnowledge, Teacher, check_needs
@@ -45,10 +45,10 @@ LABELS = torch.tensor([1])
 THREE = Classification(("a", "b", "c"))
 
 
-DEFAULTS = {**DEFAULTS, **feature_cases.DEFAULTS}
-TOTALS = {**TOTALS, **feature_cases.TOTALS}
-NEEDS = {**NEEDS, **{name: feature_cases.needs(name) for name in feature_cases.FEATURES}}
-REFUSED = [*REFUSED, *feature_cases.REFUSED]
+DEFAULTS = {**DEFAULTS, **feature_cases.DEFAULTS, **pixels.DEFAULTS}
+TOTALS = {**TOTALS, **feature_cases.TOTALS, **pixels.TOTALS}
+NEEDS = {**NEEDS, **{name: feature_cases.needs(name) for name in feature_cases.FEATURES}, **pixels.NEEDS}
+REFUSED = [*REFUSED, *feature_cases.REFUSED, *pixels.REFUSED]
 CONTRADICTIONS = [*CONTRADICTIONS, *feature_cases.CONTRADICTIONS]
 
 
@@ -66,12 +66,15 @@ def worked_sample(name):
 
 def total(method, student=None, teacher=TEACHER, labels=LABELS, clock=None):
     """The loss of a batch by the method's own objective, in float64; every peer of a cohort says what the student says."""
+    if method.name in pixels.PIXELS:
+        return pixels.pixel_total(method)
     if method.name in SPEECH:
         return speech_total(method)
     if student is None:
         student, teacher, labels = worked_sample(method.name)
     objective, clock = method.objective(THREE), clock or Clock()
     batch = {LABEL: labels, WEIGHT: torch.ones(len(labels), dtype=torch.float64)}
+    batch[SAMPLE_WEIGHT] = batch[WEIGHT]
     weights = THREE.weights(batch)
     fields = {"logits": student, **{f"peers/{i}/logits": student for i in range(method.cohort)}}
     fields["gates/entropy"] = torch.full((len(labels),), GATE_ENTROPY, dtype=torch.float64)
@@ -142,7 +145,10 @@ class TestEveryMethod:
         assert all((card.title, card.source, card.needs))
 
     def test_objective_and_needs(self, name):
-        method, task = method_class(name)(), TWO_FRAMES if name in SPEECH else TASK
+        method, task = (
+            method_class(name)(),
+            TWO_FRAMES if name in SPEECH else pixels.TWO_CLASSES if name in pixels.PIXELS else TASK,
+        )
         objective = method.objective(task)
         assert isinstance(objective, Objective)
         fields, dense = NEEDS[name]
@@ -157,7 +163,8 @@ class TestEveryMethod:
 
     def test_total_on_the_worked_sample(self, name):
         # Cards give six digits, of which a large weight leaves fewer.
-        scale = max(1.0, feature_cases.DEFAULTS.get(name, {}).get("weight", 10.0 if name == "ccskd" else 1.0))
+        weight = {**feature_cases.DEFAULTS, **pixels.DEFAULTS}.get(name, {}).get("weight", 1.0)
+        scale = 10.0 if name == "ccskd" else max(1.0, weight)
         assert total(method_class(name)()).item() == pytest.approx(TOTALS[name], abs=1e-6 * scale)
 
     def test_presets_build(self, name):
@@ -168,6 +175,9 @@ class TestEveryMethod:
 
     def test_learns_on_the_digits(self, name, stored, tmp_path):
         method = method_class(name)()
+        if name in pixels.PIXELS:
+            pixels.learn_shapes(method, tmp_path)
+            return
         if name in SPEECH:
             learn_tones(method, book_of_tones(tmp_path))
             return

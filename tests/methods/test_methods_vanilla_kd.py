@@ -7,7 +7,9 @@ import pytest
 import torch
 from tests.methods.test_methods_contract import LABELS, STUDENT, TEACHER, total
 
+from bookkd.core.fields import LABEL, PARTNER_LABEL, RATIO
 from bookkd.methods import Supervised, VanillaKD, build_method
+from bookkd.tasks import Classification
 
 rng = np.random.default_rng(0)
 Z, V, Y = rng.normal(size=(5, 3)), 3 * rng.normal(size=(5, 3)), rng.integers(0, 3, 5)
@@ -90,6 +92,8 @@ def test_without_a_soft_term_it_is_cross_entropy():
         ("keras", 0.1 * ce() + 0.9 * kl(3)),
         # logit-standardization repository: CE 0.1, KD 9, T 2 (its z-scores are no part of the preset)
         ("logit-standardization", 0.1 * ce() + 9 * 4 * kl(2)),
+        # big_vision distill_bit: t^2 KL alone, t = 1
+        ("function-matching", kl(1)),
     ],
 )
 def test_presets_are_the_conventions_of_their_libraries(preset, expected):
@@ -99,6 +103,13 @@ def test_presets_are_the_conventions_of_their_libraries(preset, expected):
 def test_every_preset_has_its_formula():
     mark = test_presets_are_the_conventions_of_their_libraries.pytestmark[0]
     assert {preset for preset, _ in mark.args[1]} == set(VanillaKD.presets)
+
+
+def test_function_matching_asks_for_no_label():
+    method = build_method("vanilla-kd", "function-matching", temperature=10.0)
+    assert of(method) == pytest.approx(100 * kl(10), rel=1e-9)
+    (term,) = method.objective(Classification(("a", "b", "c"))).terms
+    assert not {LABEL, PARTNER_LABEL, RATIO} & set(term.batch)
 
 
 def test_label_smoothing_is_that_of_torch():

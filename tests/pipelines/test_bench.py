@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import numpy as np
@@ -11,7 +12,7 @@ from scipy.stats import bootstrap
 from bookkd.book import Book, verify
 from bookkd.cli import main
 from bookkd.pipelines import bench
-from bookkd.pipelines.bench import BENCHES, Goal, Ratio, paired
+from bookkd.pipelines.bench import BENCHES, Goal, Ratio, paired, sequences
 from bookkd.pipelines.bench.large import write_large_book
 
 
@@ -40,6 +41,38 @@ def test_a_goal_holds_or_not(value, goal, sense, holds):
 
 def test_a_figure_without_a_goal_always_holds():
     assert Goal("x", 99.0, None).holds
+
+
+@pytest.mark.parametrize(
+    ("memory", "names"),
+    [
+        ({"cross-entropy": 100, "draws": 110, "draws and labels": None, "top-k": 90}, ["draws", "top-k"]),
+        ({"cross-entropy": None}, []),
+        ({"cross-entropy": 0}, []),
+    ],
+)
+def test_memory_that_nobody_measured_meets_no_goal(monkeypatch, memory, names):
+    class Pool(contextlib.nullcontext):
+        def apply(self, _, given):
+            return memory.get(given[0], 1)
+
+    class Context:
+        def Pool(self, _):  # noqa: N802
+            pool = Pool()
+            pool.enter_result = pool
+            return pool
+
+    monkeypatch.setattr(sequences.multiprocessing, "get_context", lambda _: Context())
+    goals = sequences._memory(True)
+    assert [goal.name.split(" from ")[1].split(" / ")[0] for goal in goals] == names
+    assert [goal.value for goal in goals] == [memory[name] / 100 for name in names]
+
+
+def test_memory_of_a_loss_is_none_where_nobody_says_it(monkeypatch):
+    monkeypatch.setattr(sequences, "forget_peak_memory", lambda: True)
+    monkeypatch.setattr(sequences, "keep_freed_memory", lambda: True)
+    monkeypatch.setattr(sequences, "peak_memory", lambda: None)
+    assert sequences.loss_memory("cross-entropy", 8, 16) is None
 
 
 @pytest.mark.parametrize("name", BENCHES)

@@ -154,12 +154,14 @@ def test_the_table_of_the_ablation_is_full_less_each_part(made):
             assert row["full_less_without"]["mean"] == pytest.approx(wanted.mean)
             assert row["full_less_without"]["verdict"] == wanted.verdict
             assert row["without"] in arm.override
-    # The full method is lower by more than the noise: worse as an accuracy, better as an error.
+    # The full method is lower by more than the noise: worse as an accuracy, better as an error; what helps has a plus sign.
     lower = {
         arm.name: [0.1 + 0.5 * bool(place) + 0.01 * seed * place for seed in range(3)] for place, arm in enumerate(arms)
     }
     first = [ablation(arms, quality(arms, lower), metric)[0]["full_less_without"] for metric in ("accuracy", "nll")]
     assert [each["better"] for each in first] == [False, True]
+    assert first[1]["mean"] == -first[0]["mean"] > 0
+    assert (first[1]["low"], first[1]["high"]) == pytest.approx((-first[0]["high"], -first[0]["low"]))
 
 
 def test_orthogonality_has_the_four_cells_of_each_partner(made):

@@ -279,5 +279,9 @@ def test_what_cannot_be_on_policy_is_refused(tmp_path):
 
     with pytest.raises(ConfigError, match=r"`student` to be a LanguageModel, which can write, got 'Tiny'"):
         live(Tiny(0, outputs=V))
+    with pytest.raises(
+        ConfigError, match=r"`teacher` to be a callable that loads one, got a Teacher .*Pass lambda: Teacher"
+    ):
+        learn_by_rollouts(tmp_path / "r", student(), teacher(), DATA, rollouts())
     with pytest.raises(ConfigError, match="`share` to be between 0 and 1"):
         OnPolicy(sampling(), share=-1)

@@ -354,6 +354,9 @@ def test_what_would_fail_late_is_refused_at_once(tmp_path):
     settings(tmp_path, codec=TopK(2, (1.0, 2.0)), assistants=(large,), method=DIL(assistants=1))
     with pytest.raises(ConfigError, match=r"`metric` to be accuracy, as by, got .?nll"):
         settings(tmp_path, validation=Validation(TEST, metric="nll"))
+    for name, given in (("student", {"student": small()}), (r"assistants\[1\]", {"assistants": (large, large())})):
+        with pytest.raises(ConfigError, match=rf"`{name}` to be a callable that makes a network, got a"):
+            settings(tmp_path, **given)
 
 
 class Tokens(torch.nn.Module):

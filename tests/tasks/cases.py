@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from bookkd.tasks import CTC, CausalLM, Classification, MultiLabel, Regression, Seq2Seq, Tagging
+from bookkd.tasks import CTC, CausalLM, Classification, MultiLabel, Regression, Segmentation, Seq2Seq, Tagging
 
 
 def classification():
@@ -96,6 +96,17 @@ def ctc():
     return CTC(("-", "a", "b"), subsampling=2), Frames(), batch
 
 
+def segmentation():
+    torch.manual_seed(0)
+    labels = torch.tensor([[0, 1, 2, 2], [1, 1, -1, 0], [-1, 2, 2, 0]])
+    batch = {
+        "input": torch.rand(4, 2, 3, 4),
+        "label": torch.stack([labels, labels.flip(1), torch.full_like(labels, -1), labels.flip(0)]),
+        "weight": torch.tensor([1.0, 1.0, 1.0, 0.0]),
+    }
+    return Segmentation(("a", "b", "c"), stride=2), nn.Conv2d(2, 3, 1), batch
+
+
 class Translator(nn.Module):
     """Logits at every prefix token, of that token and the mean of the source."""
 
@@ -151,6 +162,7 @@ TASKS = {
     "ctc": ctc,
     "multi-label": multi_label,
     "regression": regression,
+    "segmentation": segmentation,
     "seq2seq": seq2seq,
     "tagging": tagging,
 }
@@ -161,9 +173,12 @@ FIELDS = {
     "ctc": {"logits": (3,)},
     "multi-label": {"logits": (3,)},
     "regression": {"mean": (2,), "variance": (2,)},
+    "segmentation": {"logits": (3,)},
     "seq2seq": {"logits": (5,)},
     "tagging": {"logits": (3,)},
 }
+# Name -> axes of a field before those, where it is not one of records or positions alone: here records and pixels.
+LEADING = {"segmentation": 3}
 # Name -> primary metric.
 METRICS = {
     "causal-lm": "perplexity",
@@ -171,6 +186,7 @@ METRICS = {
     "ctc": "wer",
     "multi-label": "map",
     "regression": "r2",
+    "segmentation": "miou",
     "seq2seq": "perplexity",
     "tagging": "accuracy",
 }

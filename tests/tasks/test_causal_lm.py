@@ -8,13 +8,20 @@ import torch
 from torch import nn
 
 from bookkd.book import Dense, Int8, Sampled, TopK
-from bookkd.core.errors import BookMismatchError, DataError, TeacherOutputError, ViewMismatchError
+from bookkd.core.errors import (
+    BookMismatchError,
+    BookMissingError,
+    ConfigError,
+    DataError,
+    TeacherOutputError,
+    ViewMismatchError,
+)
 from bookkd.core.fields import IGNORE_LABEL
 from bookkd.knowledge import LiveKnowledge, StoredKnowledge, Teacher
 from bookkd.learning import Training, learn, measure_sequences
 from bookkd.losses import DenseTarget
 from bookkd.making import make
-from bookkd.methods import Supervised, VanillaKD
+from bookkd.methods import LLMKD, Supervised, VanillaKD
 from bookkd.tasks import CausalLM
 from bookkd.views import Replay, Views
 from bookkd.zoo import SubsetDataset, TokenDataset
@@ -172,6 +179,35 @@ def test_the_loss_does_not_depend_on_how_positions_are_split(teacher, tmp_path):
     torch.testing.assert_close(weights[2], weights[0], rtol=1e-6, atol=1e-6)
 
 
+def test_draws_and_labels_do_not_depend_on_how_positions_are_split(teacher, tmp_path):
+    """Of the method of language models, where each position weighs the same whatever its batch, and where draws differ in number."""
+    book = make(tmp_path / "b", teacher, DATA, VIEWS, task=TASK, codec=Sampled(20))
+    weights = []
+    for size, accumulate in ((20, 1), (5, 4), (1, 20)):
+        student, method = Tiny(9).double(), LLMKD(ce_weight=0.3)
+        how = training(batch_size=size, accumulate=accumulate, epochs=1)
+        learn(student, DATA, VIEWS, task=TASK, knowledge=book.path, method=method, training=how)
+        weights.append(torch.cat([parameter.detach().flatten() for parameter in student.parameters()]))
+    assert float((weights[0] - torch.cat([p.detach().flatten() for p in Tiny(9).parameters()])).norm()) > 0.1
+    for other in weights[1:]:
+        torch.testing.assert_close(other, weights[0], rtol=1e-6, atol=1e-6)
+
+
+def test_what_is_no_knowledge_and_no_validation_is_refused(teacher):
+    with pytest.raises(ConfigError, match="`knowledge` to be a book or a live teacher, got a Tiny"):
+        learn(Tiny(9), DATA, VIEWS, task=TASK, knowledge=Tiny(0), method=LLMKD(), training=training())
+    with pytest.raises(BookMissingError):
+        learn(Tiny(9), DATA, VIEWS, task=TASK, knowledge="no/book", method=LLMKD(), training=training())
+    with pytest.raises(DataError, match=r"`validation` to be of pairs, got a int \(sample 0\)"):
+        learn(Tiny(9), DATA, VIEWS, task=TASK, method=Supervised(), training=training(), validation=[1, 2])
+
+
+def test_a_book_notes_what_it_cuts_of_a_padded_output_layer(tmp_path):
+    wide = make(tmp_path / "w", Teacher(Tiny(0, outputs=V + 4)), DATA, VIEWS, task=TASK, codec=TopK(3, (1.0,)))
+    assert wide.cost["outputs"] == {"said": V + 4, "kept": V}
+    assert "outputs" not in make(tmp_path / "b", Teacher(Tiny(0)), DATA, VIEWS, task=TASK, codec=TopK(3, (1.0,))).cost
+
+
 def test_other_tokens_are_refused(teacher, tmp_path):
     book = make(tmp_path / "b", teacher, DATA, VIEWS, task=TASK, codec=Dense())
     student, method = Tiny(0), VanillaKD(temperature=1.0)
@@ -182,7 +218,7 @@ def test_other_tokens_are_refused(teacher, tmp_path):
     shifted = TokenDataset.of(
         "counting", [np.roll(DATA[i][0], 1) for i in range(len(DATA))], vocabulary=V, tokenizer="none"
     )
-    with pytest.raises(BookMismatchError, match="samples"):
+    with pytest.raises(BookMismatchError, match="data content"):
         run(shifted)
     with pytest.raises(BookMismatchError, match="tokenizer"):
         run(TokenDataset(DATA.name, DATA.tokens, DATA.ends, V, tokenizer="another"))

@@ -153,3 +153,21 @@ def test_positions_that_teach_nothing():
     loss.backward()
     assert float(loss.detach()) == 0
     assert all(float(parameter.grad.abs().max()) == 0 for parameter in student.parameters())
+
+
+class Knowing(torch.nn.Module):
+    """Says what comes next in a text that counts, or what stands there already."""
+
+    def __init__(self, ahead):
+        super().__init__()
+        self.ahead, self.weight = ahead, torch.nn.Parameter(torch.ones(1))
+
+    def forward(self, tokens):
+        return 6 * torch.nn.functional.one_hot((tokens + self.ahead) % V, V) * self.weight
+
+
+def test_logits_that_are_moved_by_one_are_warned_of(tmp_path):
+    counting = TokenDataset.of("counting", [np.arange(start, start + 9) % V for start in range(8)], vocabulary=V)
+    make(tmp_path / "right", Teacher(Knowing(1)), counting, VIEWS, task=TASK)
+    with pytest.warns(UserWarning, match=r"`logits` to be likelier at the next token .* \(nll 0\.0\d\), got nll 6"):
+        make(tmp_path / "moved", Teacher(Knowing(0)), counting, VIEWS, task=TASK)

@@ -15,8 +15,9 @@ from bookkd.book import Argmax, Dense, TopK
 from bookkd.core.errors import BookMismatchError, ConfigError, DataError, FidelityError, TeacherOutputError
 from bookkd.core.schedules import Clock
 from bookkd.knowledge import LiveKnowledge, StoredKnowledge, Teacher
-from bookkd.learning import Step, learn, to_device
-from bookkd.learning.validation import measure_sequences
+from bookkd.learning import Step, learn, to_device, validation
+from bookkd.learning.step import asked_of_book
+from bookkd.learning.validation import measure_sequences, samples_of_pass
 from bookkd.losses import ClassTarget, DenseTarget, SparseTarget
 from bookkd.making import make
 from bookkd.methods import CTCKD, Supervised
@@ -109,7 +110,7 @@ def test_teacher_frames_that_do_not_fit_are_refused():
     with pytest.raises(TeacherOutputError, match=r"`frames of logits` to be 6 in this batch, by subsampling 2, got 12"):
         task.targets({"logits": DenseTarget(torch.zeros(12, 3))}, given)
     with pytest.raises(
-        TeacherOutputError, match=r"\[2, 4, at least 3\], by subsampling 2, got shape \(2, 8, 3\).*`subsampling`"
+        TeacherOutputError, match=r"\[2, 4, 3\], by subsampling 2, got shape \(2, 8, 3\).*`subsampling`"
     ):
         task.fields(torch.zeros(2, 8, 3), given)
 
@@ -231,7 +232,7 @@ def test_books_of_other_symbols_or_sounds_are_refused(tmp_path):
     turned = ("<blank>", " ", "b", "a", "c")
     with pytest.raises(BookMismatchError, match=r"class 2 is 'b', the book's is 'a'"):
         run(train, CTC(turned, subsampling=2))
-    with pytest.raises(BookMismatchError, match="data length is"):
+    with pytest.raises(BookMismatchError, match="data samples is"):
         run(test, CTC.of(test))
     with pytest.raises(ConfigError, match="task"):
         run(train, Classification(SYMBOLS))
@@ -298,7 +299,7 @@ def test_frames_of_convolutions_are_torchs(tmp_path):
     )
     assert 0 < learned.metrics["nll"] < 1000
     other = CTC(SYMBOLS, subsampling=2)
-    with pytest.raises(TeacherOutputError, match=r"at least 5\], by subsampling 2, got shape"):
+    with pytest.raises(TeacherOutputError, match=r"5\], by subsampling 2, got shape"):
         learn(Front(), train, VIEWS, task=other, method=Supervised(), training=training(epochs=1))
 
 
@@ -315,7 +316,7 @@ def test_books_of_another_blank_or_teachers_frames_are_refused(tmp_path):
     moved = to_device(Replay(train, VIEWS, probe_share=0).batch([(3, 0)]), torch.device("meta"))
     step = Step(CTCKD(ctc_weight=0.0).objective(CTC.of(train)), CTC(SYMBOLS, subsampling=4), StoredKnowledge(made))
     with pytest.raises(BookMismatchError, match="give the task the `teacher_subsampling`"):
-        step.knowledge.targets(step._asked(moved), step.fields)
+        step.knowledge.targets(asked_of_book(step.task, moved), step.fields)
 
 
 def test_labels_that_are_no_transcripts_are_refused():
@@ -354,6 +355,11 @@ def test_sounds_without_transcript_stand_beside_others():
         def __getitem__(self, row):
             return mixed[0][0], mixed[0][1] if row else None
 
+    silent = read_speech("silent", [replace(each, text=None) for each in said], RATE, SYMBOLS, **HOW)
+    with pytest.raises(
+        DataError, match=r"`transcripts` to be known of one utterance at least, got none of them \(silent\)"
+    ):
+        learn(model(), silent, VIEWS, task=CTC.of(silent), method=Supervised(), training=training(epochs=1))
     found = Replay(Some(), VIEWS).batch([(0, 0), (1, 0)])
     assert CTC.of(mixed).batch(found)["label_length"].tolist() == [0, len(mixed[0][1])]
 
@@ -367,6 +373,44 @@ def test_measures_compare_with_a_teacher_of_other_frames():
     assert found.metrics["teacher_kl"].value > 0
     own = measure_sequences(teacher, test, CTC.of(test), teacher=teacher, replicates=0)
     assert (own.metrics["agreement"].value, own.metrics["teacher_kl"].value) == (1.0, pytest.approx(0.0, abs=1e-9))
+
+
+@pytest.mark.parametrize("alignment", ["nearest", "average"])
+def test_measures_compare_with_a_book_of_other_frames(tmp_path, alignment):
+    teacher, _, test = taught()
+    short = _short(test)
+    made = make(tmp_path / "b", teacher, short, VIEWS, task=CTC.of(test), codec=Dense("float32"))
+    for task in (
+        CTC(SYMBOLS, subsampling=3, teacher_subsampling=2, alignment=alignment),
+        CTC(SYMBOLS, subsampling=4, teacher_subsampling=2, alignment=alignment),
+    ):
+        student = model(width=8, subsampling=task.subsampling).eval()
+        live, stored = (
+            measure_sequences(student, short, task, replicates=0, batch_size=7, **beside).metrics
+            for beside in ({"teacher": teacher}, {"book": StoredKnowledge(made)})
+        )
+        assert {"agreement", "teacher_kl"} <= stored.keys() == live.keys()
+        for name, value in live.items():
+            assert stored[name].value == pytest.approx(value.value, rel=1e-4, abs=1e-6)
+    with pytest.raises(BookMismatchError, match="give the task the `teacher_subsampling`"):
+        measure_sequences(student, short, CTC(SYMBOLS, subsampling=4), book=StoredKnowledge(made))
+
+
+def test_a_pass_has_room_for_what_the_teacher_says_too(monkeypatch):
+    _, _, test = taught()
+    task = CTC(SYMBOLS, subsampling=4, teacher_subsampling=2)
+    mine, theirs = (each.most_positions(test) * len(SYMBOLS) for each in (task, task.of_teacher()))
+    monkeypatch.setattr(validation, "_MOST", 2 * (mine + theirs))
+    assert samples_of_pass(task, test, 100, teacher=True) == 2
+    assert samples_of_pass(task, test, 100) == 2 * (mine + theirs) // mine > 4
+    passes = []
+
+    def network(views, lengths):
+        passes.append(len(views))
+        return torch.zeros(len(views), -(-views.shape[1] // 4), len(SYMBOLS))
+
+    measure_sequences(network, _short(test), task, teacher=taught()[0], replicates=0)
+    assert set(passes[:-1]) == {2}
 
 
 def _short(data):

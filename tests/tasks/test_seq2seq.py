@@ -217,9 +217,9 @@ def test_a_metric_of_what_is_written_may_decide():
     [
         ({"tokenizer": ("one", "other")}, "data tokenizer"),
         ({"begin": 0}, "data prefix"),
-        ({"seed": 4}, "data samples"),
-        ({"most": 5}, "data length|data samples"),
-        ({"count": 50}, "data length"),
+        ({"seed": 4}, "data content"),
+        ({"most": 5}, "data samples|data content"),
+        ({"count": 50}, "data samples"),
     ],
 )
 def test_another_book_is_refused(taught, tmp_path, change, message):

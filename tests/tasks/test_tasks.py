@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from tests.tasks.cases import FIELDS, METRICS
+from tests.tasks.cases import FIELDS, LEADING, METRICS
 from tests.tasks.cases import TASKS as CASES
 
 from bookkd.core.errors import ConfigError, DataError, TeacherOutputError, UnknownNameError
@@ -52,7 +52,8 @@ class TestEveryTask:
         task, network, batch = CASES[name]()
         fields = task.fields(network(*task.inputs(batch)), batch)
         assert {field: info.shape for field, info in task.field_infos.items()} == FIELDS[name]
-        assert {field: tuple(values.shape[1:]) for field, values in fields.items()} == FIELDS[name]
+        axes = LEADING.get(name, 1)
+        assert {field: tuple(values.shape[axes:]) for field, values in fields.items()} == FIELDS[name]
 
     def test_padding_and_hidden_labels_weigh_nothing(self, name):
         task, network, batch = CASES[name]()

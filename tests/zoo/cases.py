@@ -14,6 +14,8 @@ NETWORKS = {
     "resnet44": 658_586,
     "resnet56": 853_018,
     "resnet110": 1_727_962,
+    "unet-large": 3_032_810,
+    "unet-small": 207_070,
 }
 
 # Name -> shape of an image.
@@ -33,14 +35,19 @@ VECTORS = {"digits-angle": ("float32", 1), "digits-pairs": ("int64", 10)}
 
 # Name -> (arguments, shape that goes in, shape that comes out).
 TRANSFORMS = {
+    "auto-augment": ({"policy": "svhn"}, (3, 32, 32), (3, 32, 32)),
     "crop-flip": ({}, (3, 32, 32), (3, 32, 32)),
     "crop-flip-jitter-erase": ({"size": 16, "padding": 2}, (3, 16, 16), (3, 16, 16)),
     "digits": ({}, (1, 8, 8), (1, 8, 8)),
+    "jda": ({}, (3, 32, 32), (3, 32, 32)),
+    "mask-affine": ({"brightness": 0.2}, (3, 20, 30), (3, 20, 30)),
+    "mask-crop": ({"size": [16, 24]}, (3, 20, 30), (3, 16, 24)),
     "none": ({}, (1, 5, 7), (1, 5, 7)),
     "rand-augment": ({"size": 32, "padding": 0}, (3, 32, 32), (3, 32, 32)),
     "random-resized-crop": ({"size": 24}, (3, 40, 30), (3, 24, 24)),
     "spec-augment": ({}, (40, 16), (40, 16)),
     "token-mask": ({"mask": 3}, (40,), (40,)),
+    "trivial-augment": ({"size": 16}, (3, 16, 16), (3, 16, 16)),
 }
 
 # The tensors of the published resnet20, without the counters of batch normalisation.

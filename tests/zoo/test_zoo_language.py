@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from bookkd.core.errors import ConfigError, WeightsError
+from bookkd.core.errors import ConfigError, DataError, WeightsError
 from bookkd.core.fields import IGNORE_LABEL
 from bookkd.zoo import (
     LanguageModel,
     PairedTokens,
+    TokenDataset,
     create_causal_lm,
     keeps_apart,
     load_causal_lm,
+    load_text_classifier,
     load_tokenizer,
     pack,
     read_pairs,
     separator_of,
     tokenizer_digest,
 )
-from bookkd.zoo.text_files import text
+from bookkd.zoo.text_files import text, text_classes
 
 transformers = pytest.importorskip("transformers")
 
@@ -190,6 +195,7 @@ def test_only_a_tokenizer_of_the_package_has_a_digest():
         ({"model_type": "gpt3"}, "`model_type` to be one that Transformers knows, got 'gpt3'"),
         ({"n_layer": 2}, "`model_type` to be one that Transformers knows, got None"),
         ({"model_type": "gpt2", "n_layers": 2}, "`n_layers` to be an option of gpt2, such as n_"),
+        ({"model_type": "gpt2", "vocab_size": 60}, "`vocab_size` to be 9, the vocabulary, got 60"),
     ],
 )
 def test_a_model_that_cannot_be_built(config, message):
@@ -200,10 +206,13 @@ def test_a_model_that_cannot_be_built(config, message):
 def test_folders_that_hold_no_model(tmp_path):
     with pytest.raises(WeightsError, match=r"one with config\.json.*nothing is fetched here"):
         load_causal_lm(tmp_path)
-    with pytest.raises(WeightsError, match=r"one with config\.json"):
+    with pytest.raises(WeightsError, match=r"one that is there, with config\.json"):
         load_causal_lm("gpt2")  # the name of a model on a hub
-    with pytest.raises(WeightsError, match=r"one with tokenizer\.json"):
+    with pytest.raises(WeightsError, match=r"one with tokenizer\.json, .* \(a tokenizer\)\. Put the file there"):
         load_tokenizer(tmp_path)
+    for reader in (text, text_classes):
+        with pytest.raises(DataError, match=r"`data\.root` to be a folder with the texts and tokenizer\.json"):
+            reader(tmp_path / "none", "train")
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
     with pytest.raises(WeightsError, match="one of a causal language model of Transformers, got"):
         load_causal_lm(tmp_path)
@@ -213,6 +222,54 @@ def test_folders_that_hold_no_model(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(WeightsError, match="one of a tokenizer"):
         load_tokenizer(tmp_path)
+
+
+def test_loading_says_in_one_line_what_is_missing_and_nothing_else(tmp_path, capfd):
+    """No bar and no table of Transformers; weights that no file has are not passed over."""
+    made = create_causal_lm(GPT2, vocabulary=50)
+    made.model.save_pretrained(tmp_path / "m")
+    capfd.readouterr()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_causal_lm(tmp_path / "m")
+        load_text_classifier(tmp_path / "m", 2)  # the head of the language model is left out
+    assert capfd.readouterr() == ("", "")
+    made.model.transformer.save_pretrained(tmp_path / "part")
+    file = tmp_path / "part" / "model.safetensors"
+    kept = load_file(file)
+    del kept["ln_f.weight"]
+    save_file(kept, file, {"format": "pt"})
+    with pytest.warns(
+        UserWarning, match=r"Expected `weights` to be in the files of the model, got none for 1: .*ln_f\.weight"
+    ):
+        load_causal_lm(tmp_path / "part")
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: pack("x", ["hello"], length=4, separator=0, vocabulary=9), DataError, "document 0.*Make tokens of texts first"),
+        (lambda: pack("x", [[1, 2], [[3]]], length=4, separator=0, vocabulary=9), DataError, "a row of whole numbers.*document 1"),
+        (lambda: pack("x", [[1, 2]], length=4, separator=None, vocabulary=9), ConfigError, "`separator` to be the number of a token, got None"),
+        (lambda: TokenDataset.of("x", [{"input_ids": [1, 2]}], vocabulary=9), DataError, "got 'a dict'|got a dict.*tokens_of"),
+        (lambda: TokenDataset.of("x", [[0.5, 1.0]], vocabulary=9), DataError, "a row of whole numbers, its tokens"),
+        (
+            lambda: TokenDataset.of("x", [[1, 2], [3, 4]], vocabulary=9, learnt=[[True, False], [True]]),
+            DataError,
+            r"`learnt` to be 2 for sequence 1, got 1",
+        ),
+        (lambda: TokenDataset.of("x", [[1, 2]], vocabulary=9, learnt=[True]), DataError, r"one for each of 2 tokens, got shape \(1,\)"),
+    ],
+)  # fmt: skip
+def test_what_is_no_tokens_is_refused_in_words(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
+
+
+def test_what_is_learnt_may_be_a_list_for_each_sequence():
+    lists, row = [[False, True], [False, True, True]], [False, True, False, True, True]
+    ones = [TokenDataset.of("x", [[1, 2], [3, 4, 5]], vocabulary=9, learnt=each) for each in (lists, row)]
+    assert ones[0].content == ones[1].content
 
 
 def test_pickled_weights_are_not_opened(tmp_path):

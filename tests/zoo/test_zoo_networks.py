@@ -44,7 +44,7 @@ def test_parameters_and_logits(name: str, parameters: int):
     network = create_network(name, n_classes=10).eval()
     assert sum(p.numel() for p in network.parameters()) == parameters
     shape = (2, 1, 8, 8) if name.startswith("digits") else (2, 3, 32, 32)
-    assert network(torch.rand(shape)).shape == (2, 10)
+    assert network(torch.rand(shape)).shape == ((2, 10, 32, 32) if name.startswith("unet-") else (2, 10))
 
 
 def test_names_are_those_of_the_published_weights():
@@ -120,7 +120,7 @@ def test_own_code():
         ("resnet21", None, UnknownNameError, r"Unknown network 'resnet21'. Nearest: resnet14, resnet20"),
         ("timm:resnet1", None, UnknownNameError, r"Unknown timm network 'resnet1'. Nearest: resnet18"),
         ("torchvision:resnt18", None, UnknownNameError, r"Unknown torchvision network 'resnt18'. Nearest: resnet18"),
-        ("torchvision:fcn_resnet50", None, UnknownNameError, r"Unknown torchvision network"),
+        ("torchvision:fasterrcnn_resnet50_fpn", None, UnknownNameError, r"Unknown torchvision network"),
         (
             "resnet20",
             {"depth": 4},

@@ -53,6 +53,18 @@ def test_a_pitch_is_heard_in_its_band():
     assert len(set(loudest)) == 4
 
 
+def test_whole_numbers_are_the_sound_that_their_type_holds():
+    wave = 0.9 * np.sin(np.arange(2000) / 5)
+    wanted = log_mel(wave, 8000, n_mels=12)
+    for held in ((wave * 32768).round().astype(np.int16), (wave * 2**31).astype(np.int32)):
+        torch.testing.assert_close(log_mel(held, 8000, n_mels=12), wanted, rtol=0, atol=0.3)  # the floor is near
+    coarse = log_mel((wave * 128 + 128).round().astype(np.uint8), 8000, n_mels=12)
+    # Between the tones is the noise of 8 bits.
+    torch.testing.assert_close(coarse.amax(1), wanted.amax(1), rtol=0, atol=0.05)
+    with pytest.raises(DataError, match="floating, or whole numbers of 8 to 32 bits, got 'int64'"):
+        log_mel((wave * 32768).astype(np.int64), 8000, n_mels=12)
+
+
 def test_a_data_set_of_speech():
     data = tones(20)
     assert len(data) == len(data.texts) == len(data.speakers) == 20
@@ -151,6 +163,10 @@ def test_digits_are_joined_and_speakers_held_out(recordings):
 def test_files_that_are_no_digits_are_refused(recordings, tmp_path):
     with pytest.raises(DataError, match="`held_out` to be among the speakers ann, bob, cy, got 'dan'"):
         spoken_digits(recordings, held_out=("dan",))
+    with pytest.raises(
+        DataError, match=r"got theo, which is held out where nothing is said .*'\{\"held_out\": \[\"cy\"\]\}'"
+    ):
+        spoken_digits(recordings)
     with pytest.raises(DataError, match=r"one with recordings/\*\.wav"):
         spoken_digits(tmp_path)
     (tmp_path / "recordings").mkdir()

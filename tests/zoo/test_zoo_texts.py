@@ -15,6 +15,7 @@ from bookkd.methods import Supervised, VanillaKD
 from bookkd.tasks import Classification, predict
 from bookkd.views import Views
 from bookkd.zoo import TextClassifier, TextDataset, create_text_classifier, fingerprint, load_text_classifier
+from bookkd.zoo.text_files import text_classes
 
 tokenizers = pytest.importorskip("tokenizers")
 
@@ -72,6 +73,25 @@ def test_the_fingerprint_knows_tokenizer_cut_and_labels():
         assert other != plain
         seen.add(str(other))
     assert len(seen) == 3
+    assert (plain["max_length"], fingerprint(texts(max_length=9))["max_length"]) == (
+        8,
+        9,
+    )  # no text is longer than either
+
+
+def test_folders_of_texts_that_would_be_read_amiss_are_refused(tmp_path):
+    tokenizer().save(str(tmp_path / "tokenizer.json"))
+    for name in ("ham", "spam"):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        (tmp_path / "train" / name / "0.txt").write_text("red one")
+    assert text_classes(tmp_path, "train").max_length == 128
+    (tmp_path / "train" / "old").mkdir()
+    with pytest.raises(DataError, match=r"a folder with at least one \*\.txt, got 'none' \(.*old\)"):
+        text_classes(tmp_path, "train")
+    (tmp_path / "train" / "old").rmdir()
+    (tmp_path / "train" / "spam" / "1.txt").write_text("\n")
+    with pytest.raises(DataError, match=r"an empty file \(.*1\.txt\)\. Delete the file"):
+        text_classes(tmp_path, "train")
 
 
 def test_padding_changes_no_result():

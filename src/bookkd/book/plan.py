@@ -31,8 +31,9 @@ class Unit(NamedTuple):
     stop: int
 
 
-TOLD = ("name", "extracted")
-"""Entries of `data` that are for people: its name, and of a part of a book what it was taken from."""
+TOLD = ("name", "extracted", "grid")
+"""Entries of `data` that are no part of what the data are: their name, of a part of a book what it was taken from, and of what a teacher
+says of pixels on which grid."""
 VERSIONS = "versions"
 """Entry of a recipe of views that says which libraries drew it."""
 

@@ -26,7 +26,9 @@ from bookkd.core.errors import BookKDError, ConfigError
 from bookkd.core.names import nearest
 from bookkd.core.schedules import Schedule, parse_schedule
 
-__all__ = ["Choice", "Verb"]
+__all__ = ["Choice", "Verb", "asked"]
+
+_YAML = (".yaml", ".yml")
 
 
 @dataclass(frozen=True)
@@ -34,16 +36,20 @@ class Choice:
     """An option that names a class whose fields become options below it.
 
     Args:
-        default: Name taken where none is given.
+        default: Name taken where none is given; or what tells it of the words of the command line.
         find: Name -> dataclass.
         build: Name and values -> object.
         presets: Dataclass -> named sets of values; None where there are none.
     """
 
-    default: str
+    default: str | Callable[[Sequence[str]], str]
     find: Callable[[str], type[Any]]
     build: Callable[..., Any]
     presets: Callable[[type[Any]], Mapping[str, Mapping[str, Any]]] | None = None
+
+    def usual(self, arguments: Sequence[str]) -> str:
+        """Return the name taken where none is given."""
+        return self.default if isinstance(self.default, str) else self.default(arguments)
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,7 @@ class Verb:
         many: The one of them that takes several words; empty where each takes one.
         short: `--option` -> the dotted option that it stands for.
         choices: Option -> `Choice`.
+        several: `--option` -> the option that takes its words as a list, where it has several, or one that is a YAML file.
     """
 
     name: str
@@ -69,6 +76,7 @@ class Verb:
     many: str = ""
     short: Mapping[str, str] = field(default_factory=dict)
     choices: Mapping[str, Choice] = field(default_factory=dict)
+    several: Mapping[str, str] = field(default_factory=dict)
 
     def run(self, argv: Sequence[str]) -> int:
         """Parse, call, print; return the exit code."""
@@ -99,7 +107,7 @@ class Verb:
             ConfigError: for an option or value that the verb does not take, in one line.
         """
         arguments = self._expand(argv)
-        places = {name: _asked(f"--{name}", arguments, "") for name in self.positional}
+        places = {name: asked(f"--{name}", arguments, "") for name in self.positional}
         arguments = [word for word in arguments if word.partition("=")[0] not in {f"--{name}" for name in places}]
         parser = self.parser(arguments, {name: given for name, given in places.items() if given not in ("", "null")})
         switches = {option for action in parser._actions for option in action.option_strings if _is_switch(action)}
@@ -122,7 +130,7 @@ class Verb:
                 name = option[2:].partition(".")[0]
                 given = ""
                 if name in self.choices:
-                    given = f" with --{name} {_asked(f'--{name}.name', arguments, self.choices[name].default)}"
+                    given = f" with --{name} {asked(f'--{name}.name', arguments, self.choices[name].usual(arguments))}"
                 near = ", ".join(nearest(option, known)[:4])
                 return f"Unknown option {typed} of bookkd {self.name}{given}. Nearest: {near}."
         return f"{text} See: bookkd {self.name} --help"
@@ -131,13 +139,29 @@ class Verb:
         """Write short spellings out, and YAML files as the options that they stand for, in their place."""
         short = {**{f"--{name}": f"--{name}.name" for name in self.choices}, **self.short}
         out: list[str] = []
-        words = iter(argv)
+        words = iter(self._gather(argv))
         for word in words:
             option, equals, value = word.partition("=")
             if option == "--config":
                 out += [_spelled(line, short) for line in read_config(value if equals else next(words, ""))]
             else:
                 out.append(_spelled(word, short))
+        return out
+
+    def _gather(self, argv: Sequence[str]) -> list[str]:
+        """Write an option of several words, or of a YAML file, as the one that takes them as a list."""
+        out, words = [], list(argv)
+        while words:
+            option, equals, value = words.pop(0).partition("=")
+            given = [value] if equals else []
+            while option in self.several and words and not words[0].startswith("--"):
+                given.append(words.pop(0))
+            if option in self.several and (len(given) > 1 or any(word.endswith(_YAML) for word in given)):
+                out.append(f"{self.several[option]}={json.dumps(given)}")
+            elif option in self.several:
+                out += [option, *given]
+            else:
+                out.append(f"{option}{equals}{value}")
         return out
 
     def parser(self, arguments: Sequence[str] = (), places: Mapping[str, str] | None = None) -> ArgumentParser:
@@ -172,7 +196,7 @@ class Verb:
         if set(signature.parameters) - skip:
             parser.add_function_arguments(self.function, as_positional=False, skip=set(skip))
         for name, choice in self.choices.items():
-            _add_choice(parser, name, choice, arguments)
+            _add_choice(parser, name, choice, [*arguments, *places.values()])
         return parser
 
 
@@ -205,7 +229,7 @@ def _is_switch(action: argparse.Action) -> bool:
     return getattr(action, "_typehint", None) is bool
 
 
-def _asked(option: str, arguments: Sequence[str], default: str) -> str:
+def asked(option: str, arguments: Sequence[str], default: str) -> str:
     """Return what the expanded command line says last for a dotted option."""
     found = default
     for place, word in enumerate(arguments):
@@ -216,21 +240,22 @@ def _asked(option: str, arguments: Sequence[str], default: str) -> str:
 
 
 def _add_choice(parser: ArgumentParser, name: str, choice: Choice, arguments: Sequence[str]) -> None:
-    chosen = _asked(f"--{name}.name", arguments, choice.default)
+    usual = choice.usual(arguments)
+    chosen = asked(f"--{name}.name", arguments, usual)
     found = choice.find(chosen)
     described = parse_docstring(inspect.getdoc(found) or "")
     helps = {param.arg_name: param.description or "" for param in described.params}
     group = parser.add_argument_group(f"Options of {name} {chosen}")
-    group.add_argument(f"--{name}.name", default=choice.default, type=str, help=f"which {name}; also --{name} NAME")
+    group.add_argument(f"--{name}.name", default=usual, type=str, help=f"which {name}; also --{name} NAME")
     presets = {} if choice.presets is None else choice.presets(found)
     defaults: Mapping[str, Any] = {}
     if presets:
-        asked = _asked(f"--{name}.preset", arguments, "")
-        if asked and asked not in presets:
+        wanted = asked(f"--{name}.preset", arguments, "")
+        if wanted and wanted not in presets:
             raise ConfigError(
-                f"Unknown preset {asked!r} of {name} {chosen}. Nearest: {', '.join(nearest(asked, presets))}."
+                f"Unknown preset {wanted!r} of {name} {chosen}. Nearest: {', '.join(nearest(wanted, presets))}."
             )
-        defaults = presets.get(asked, {})
+        defaults = presets.get(wanted, {})
         group.add_argument(f"--{name}.preset", default=None, type=str | None, help=f"one of {', '.join(presets)}")
     hints = typing.get_type_hints(found)
     for entry in fields(found):

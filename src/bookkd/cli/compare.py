@@ -42,7 +42,8 @@ def compare(
     validation_fraction: float | None = None,
     replicates: int | None = None,
     latency: bool | None = None,
-    task: str | None = None,
+    task: Part = None,
+    beam: int | None = None,
 ) -> tuple[dict[str, Any], int]:
     """Train methods x students x books x overrides x seeds and say what differs by more than noise; a stopped sweep goes on.
 
@@ -73,7 +74,8 @@ def compare(
         validation_fraction: In its place, share of the training samples that no student learns from; 0.1 by default.
         replicates: Bootstrap replicates of each run's intervals.
         latency: Measure the time of a pass of each student.
-        task: What the labels are: classification, multi-label or regression; taken from the books, else classification.
+        task: What the data are, as in bookkd learn, also --task.args; taken from the books, else classification.
+        beam: Hypotheses that are followed where translations are written out for BLEU and chrF, 1 by default; 0 writes none.
     """
     given = {key: value for key, value in locals().items() if key not in _OF_THE_CALL and value is not None}
     document = {} if sweep is None else read_document(sweep)
@@ -137,6 +139,8 @@ def show(result: dict[str, Any]) -> None:
         best = found["best"]
         told = "no try succeeded" if best is None else f"{best['values']}, {metric} {best['score']:.4f} on validation"
         out.print(f"Tuned {found['before']}: {told}", soft_wrap=True)
+    for said in result["notes"]:
+        out.print(f"Note: {said}", soft_wrap=True, markup=False)
     for failed in result["failed"]:
         out.print(f"Failed: {failed['arm']}, seed {failed['seed']}: {failed['error']}", soft_wrap=True, markup=False)
     out.print(f"Next: bookkd report {result['out']}", soft_wrap=True)
@@ -195,7 +199,7 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     return name, row["at"], *gains, _interval(found), kept, verdict
 
 
-_NAMED = {"--data": "--data.name", "--views": "--views.transform"}
+_NAMED = {"--data": "--data.name", "--task": "--task.name", "--views": "--views.transform"}
 
 
 @dataclass(frozen=True)

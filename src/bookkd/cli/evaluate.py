@@ -19,6 +19,7 @@ def evaluate(
     replicates: int = 1000,
     latency: bool = True,
     task: TaskOptions = TaskOptions(),  # noqa: B008 - frozen
+    beam: int = 1,
 ) -> dict[str, Any]:
     """Measure a network: quality with bootstrap intervals, agreement with a teacher, size and speed.
 
@@ -31,6 +32,7 @@ def evaluate(
         replicates: Bootstrap replicates; 0 gives no intervals.
         latency: Measure the time of a pass at batch 1 and 64.
         task: What the data are.
+        beam: Hypotheses that are followed where translations are written out for BLEU and chrF; 0 writes none.
     """
     with busy("measuring"):
         return evaluate_student(
@@ -43,6 +45,7 @@ def evaluate(
             latency=latency,
             task=task.name,
             task_args=task.args,
+            beam=beam,
         )
 
 
@@ -63,6 +66,8 @@ def show(result: dict[str, Any]) -> None:
             for name, one in zip(result["class_names"], found, strict=True)
         ]
         out.print(f"{measure.replace('_', ' ').capitalize()} by class: {', '.join(shown)}")
+    for note in result.get("notes", []):
+        out.print(f"Note: {note}", soft_wrap=True, markup=False)
     if "cost" in result:
         cost = result["cost"]
         out.print(

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
+from bookkd.book import newest_plan
 from bookkd.cli._show import console
-from bookkd.cli._verb import Choice, Verb
+from bookkd.cli._verb import Choice, Verb, asked
+from bookkd.core.errors import BookKDError
 from bookkd.learning import Training
 from bookkd.methods import Method, build_method, method_class
 from bookkd.pipelines.learn_student import learn_student
 from bookkd.pipelines.options import DataOptions, NetworkOptions, TaskOptions, ViewOptions
+from bookkd.pipelines.task import usual_method
 
 
 def learn(
@@ -34,7 +38,7 @@ def learn(
         book: Folder of the book, or its address (s3://..., https://...), or several with commas between, which are read
             together as one ensemble; left out for a live teacher or labels alone.
         student: The network to train; student.weights (also student.init) starts it from a file.
-        method: What the student minimises.
+        method: What the student minimises; vanilla-kd, or llm-kd of tokens and ctc-kd of speech, if none is given.
         out: Folder for configuration, metrics, checkpoints and weights.
         teacher: A live teacher, asked again for every batch.
         data: The samples; taken from the book where that names a set that needs no files.
@@ -78,6 +82,20 @@ def show(result: dict[str, Any]) -> None:
         console().print(f"Note: {line}", soft_wrap=True)
 
 
+def _usual(arguments: Sequence[str]) -> str:
+    """Return the method of the task that is named, or of the book on this machine that is."""
+    task = asked("--task.name", arguments, "")
+    for word in [] if task else arguments:
+        first = word.split(",")[0]
+        try:
+            plan = None if word.startswith("--") or "://" in first else newest_plan(first)
+        except (BookKDError, OSError, ValueError):
+            continue  # whoever opens it says what is wrong
+        if plan is not None:
+            return usual_method(plan.task)
+    return usual_method(task)
+
+
 VERB = Verb(
     "learn",
     learn,
@@ -95,5 +113,5 @@ VERB = Verb(
         "--teacher": "--teacher.name",
         "--views": "--views.transform",
     },
-    choices={"method": Choice("vanilla-kd", method_class, build_method, lambda found: found.presets)},
+    choices={"method": Choice(_usual, method_class, build_method, lambda found: found.presets)},
 )

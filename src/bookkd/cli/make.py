@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from bookkd.core.errors import ConfigError, expected
 from bookkd.core.names import choose
 from bookkd.pipelines.make_book import make_book
 from bookkd.pipelines.options import DataOptions, NetworkOptions, TaskOptions, ViewOptions
+from bookkd.pipelines.task import usual_method
 from bookkd.zoo import FILELESS
 
 
@@ -84,6 +86,7 @@ def make(
             feature_codec=feature_codec,
             progress=progress,
             told=show_choice,
+            hint=lambda text: console(stderr=True).print(f"Note: {text}", soft_wrap=True),
         )
 
 
@@ -139,6 +142,10 @@ def show(result: dict[str, Any]) -> None:
     """Print what was made and what to do with it."""
     # A book names no files: whoever learns from it says where they are.
     more = "" if result["data"] in FILELESS else f" --data {result['data']} --data.root FOLDER"
+    if result["data_args"]:
+        more += f" --data.args {shlex.quote(json.dumps(result['data_args']))}"
+    if (method := usual_method(result["task"])) != usual_method(""):
+        more += f" --method {method}"
     console().print(
         f"Book {result['path']}: {result['records']:,} records ({result['samples']:,} samples x {result['views']} views), "
         f"{bytes_text(result['bytes'])}, {result['bytes_per_record']:.0f} bytes a record, "

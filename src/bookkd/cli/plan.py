@@ -10,32 +10,54 @@ from bookkd.learning import Training
 from bookkd.methods import Method, build_method, method_class
 from bookkd.pipelines.options import DataOptions, NetworkOptions, ViewOptions
 from bookkd.pipelines.predict_cost import predict_cost
+from bookkd.pipelines.rank_views import GROUP_ROWS, PASSES, rank_views, read_recipes
 
 
 def plan(
     teacher: NetworkOptions,
-    student: NetworkOptions,
     method: Method,
+    student: NetworkOptions = NetworkOptions(),  # noqa: B008 - frozen
     data: DataOptions = DataOptions(),  # noqa: B008 - frozen
     views: ViewOptions = ViewOptions(),  # noqa: B008 - frozen
     training: Training = Training(),  # noqa: B008 - frozen
     students: int = 1,
     temperatures: tuple[float, ...] = (1.0, 4.0),
     sample: int = 512,
+    recipes: list[str] = [],  # noqa: B006 - never changed
+    passes: int = PASSES,
+    group_rows: int = GROUP_ROWS,
+    seed: int = 0,
 ) -> dict[str, Any]:
-    """Say what a book and its students will cost, from a sample of the real work, before anything is paid for.
+    """Say what a book and its students will cost, from a sample of the real work, before anything is paid for; or which views to pay for.
 
     Args:
         teacher: The teacher and its weights.
         student: The student.
         method: What the student minimises.
         data: The samples.
-        views: The augmentation.
+        views: The augmentation; of several recipes, what they do not say themselves.
         training: How each student is to be trained.
         students: How many students, seeds and settings are planned.
         temperatures: Temperatures at which the loss of the codecs is measured.
         sample: Records that are measured.
+        recipes: YAML files of options of views, or names of transforms, which are ranked by what the teacher says of them; also
+            --views a.yaml b.yaml. Student, method and training are then not asked.
+        passes: Passes of the teacher for each recipe.
+        group_rows: Views of a group, between which the teacher's mean probability is to move little; compare scores of one size.
+        seed: Of the samples that recipes are ranked on.
     """
+    if recipes:
+        with busy("asking the teacher about views"):
+            return rank_views(
+                read_recipes(recipes, views),
+                data=data,
+                teacher=teacher,
+                passes=passes,
+                group_rows=group_rows,
+                temperatures=temperatures,
+                accelerator=training.accelerator,
+                seed=seed,
+            ).to_json()
     with busy("measuring a sample"):
         return predict_cost(
             data=data,
@@ -51,8 +73,11 @@ def plan(
 
 
 def show(result: dict[str, Any]) -> None:
-    """Print what it costs with and without a book, and the codecs."""
+    """Print what it costs with and without a book, and the codecs; or recipes of views in their order."""
     out = console()
+    if "recipes" in result:
+        _show_recipes(result)
+        return
     several = result["students"]
     values = [
         ("making the book, once", _time(result["making_seconds"]), "-"),
@@ -77,6 +102,38 @@ def show(result: dict[str, Any]) -> None:
     ]
     title = f"Codecs for {result['records']:,} records, loss measured on {result['measured_records']}"
     out.print(rows(title, ("codec", "bytes/record", "book", "mean T^2 KL", "agreement"), codecs))
+
+
+def _show_recipes(result: dict[str, Any]) -> None:
+    """Print recipes of views, the best first."""
+    out, recipes = console(), result["recipes"]
+    values = [
+        (
+            each["name"],
+            _with_ends(each["stddev"], 4),
+            "-" if each["to_best"] is None else _with_ends(each["to_best"], 4),
+            f"{each['entropy']['value']:.3f}",
+            f"{each['sharpness']['value']:.3f}",
+            "-" if each["agreement"] is None else f"{each['agreement']['value']:.3f}",
+            f"{each['teacher_forwards']:,}",
+            bytes_text(each["bytes"]),
+            _time(each["seconds"]),
+        )
+        for each in recipes
+    ]
+    title = (
+        f"Views by T. stddev, lowest first: {recipes[0]['groups']} groups of {recipes[0]['group_rows']} rows, "
+        f"{result['teacher_forwards']:,} passes in {_time(result['seconds'])}; intervals of 95 %"
+    )
+    columns = ("views", "T. stddev", "to the first", "entropy", "sharpness", "agreement", "passes", "book", "time")
+    out.print(rows(title, columns, values))
+    out.print("Passes, bytes (float16) and time are those of the whole book.")
+    for line in result["notes"]:
+        out.print(f"Note: {line}", soft_wrap=True, markup=False)
+
+
+def _with_ends(found: dict[str, float], digits: int) -> str:
+    return f"{found['value']:.{digits}f} [{found['low']:.{digits}f}, {found['high']:.{digits}f}]"
 
 
 def _paid(result: dict[str, Any]) -> str:
@@ -115,7 +172,9 @@ VERB = Verb(
     plan,
     show,
     "  bookkd plan --data cifar10 --data.root data --teacher resnet56 --teacher.weights resnet56.safetensors \\\n"
-    "    --student resnet8 --views crop-flip --views.n_views 8 --training.epochs 30 --students 12",
+    "    --student resnet8 --views crop-flip --views.n_views 8 --training.epochs 30 --students 12\n"
+    "  bookkd plan --data cifar10 --data.root data --teacher resnet56 --teacher.weights resnet56.safetensors \\\n"
+    "    --views.n_views 8 --views crop-flip trivial-augment cutmix.yaml --passes 4096",
     short={
         "--data": "--data.name",
         "--download": "--data.download",
@@ -123,5 +182,6 @@ VERB = Verb(
         "--teacher": "--teacher.name",
         "--views": "--views.transform",
     },
+    several={"--views": "--recipes"},
     choices={"method": Choice("vanilla-kd", method_class, build_method, lambda found: found.presets)},
 )

@@ -17,6 +17,7 @@ from bookkd.evaluation.paired import (
     difference_of,
     interaction_of,
 )
+from bookkd.evaluation.pixels import PixelSums
 from bookkd.evaluation.regression import evaluate_regression
 from bookkd.evaluation.student_t import Contrast, contrast_of, interval_of_mean, t_quantile
 from bookkd.evaluation.tokens import TokenSums
@@ -28,6 +29,7 @@ from bookkd.evaluation.translations import (
     measure_translations,
     score_translations,
 )
+from bookkd.evaluation.view_scores import ViewScore, compare_views, score_views, teacher_stddev
 
 __all__ = [
     "Contrast",
@@ -39,13 +41,16 @@ __all__ = [
     "Interval",
     "Latency",
     "Measures",
+    "PixelSums",
     "TokenSums",
     "TranscriptSums",
     "Translations",
+    "ViewScore",
     "beam_decode",
     "bootstrap",
     "calibration",
     "class_order",
+    "compare_views",
     "confusion",
     "contrast_of",
     "cost",
@@ -68,7 +73,9 @@ __all__ = [
     "pairwise_kl",
     "reliability",
     "score_translations",
+    "score_views",
     "shared_parents",
     "t_quantile",
+    "teacher_stddev",
     "vasicek_entropy",
 ]

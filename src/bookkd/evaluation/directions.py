@@ -31,12 +31,14 @@ _GOOD = frozenset(
         "agreement",
         "auroc",
         "balanced_accuracy",
+        "boundary_f1",
         "bleu",
         "chrf",
         "correlation",
         "macro_f1",
         "map",
         "micro_f1",
+        "miou",
         "r2",
         "subset_accuracy",
         "top5",
@@ -80,7 +82,8 @@ def lower_is_better(metric: str) -> bool:
     """Say whether a metric is an error, of which less is better; metrics that are not ours count as better when higher.
 
     Args:
-        metric: Its name, as in the metrics of `evaluate`, `evaluate_multi_label`, `evaluate_regression`, `TokenSums` and `TranscriptSums`.
+        metric: Its name, as in the metrics of `evaluate`, `evaluate_multi_label`, `evaluate_regression`, `PixelSums`, `TokenSums` and
+            `TranscriptSums`.
 
     >>> lower_is_better("rmse"), lower_is_better("r2"), lower_is_better("accuracy")
     (True, False, False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,8 @@ from bookkd.losses import ctc_loss
 from bookkd.losses.ctc import frames_needed
 
 __all__ = ["TranscriptSums"]
+
+_CHUNK_VALUES = 2**22
 
 
 class TranscriptSums(SequenceSums):
@@ -94,11 +96,14 @@ class TranscriptSums(SequenceSums):
         if not bool(torch.isfinite(logits).all()):
             raise DataError(expected("logits", "finite", "NaN or infinity", where="evaluation of utterances"))
         self._compare(logits, None if teacher is None else teacher[LOGITS])
-        log_q = logits.double().log_softmax(-1)
-        found = {"frames": counts.double().cpu().numpy(), **self._frames(log_q, counts, teacher)}
-        found |= self._transcripts(log_q, seen, counts)
-        for name, values in found.items():
-            self._gather(name, values)
+        theirs = None if teacher is None else teacher[LOGITS].detach()
+        for utterances, frames in _pieces(counts, logits.shape[-1]):
+            log_q, kept = logits[frames].double().log_softmax(-1), counts[utterances]
+            found = {"frames": kept.double().cpu().numpy()}
+            found |= self._frames(log_q, kept, None if theirs is None else theirs[frames])
+            part = {name: seen[name][utterances] for name in (LABEL, LABEL_LENGTH) if seen.get(name) is not None}
+            for name, values in (found | self._transcripts(log_q, part, kept)).items():
+                self._gather(name, values)
 
     def measures(self, *, replicates: int = 1000, seed: int = 0, level: float = 0.95) -> Measures:
         """Return all metrics of what was taken in.
@@ -124,11 +129,11 @@ class TranscriptSums(SequenceSums):
             absolute=("ece",) if sums["decoded"].any() else (),
         )
 
-    def _frames(self, log_q: Tensor, counts: Tensor, teacher: Mapping[str, Tensor] | None) -> dict[str, Floats]:
+    def _frames(self, log_q: Tensor, counts: Tensor, teacher: Tensor | None) -> dict[str, Floats]:
         likeliest = log_q.argmax(-1)
         each = {"blank_share": (likeliest == self.blank).double()}
         if teacher is not None:
-            log_p = teacher[LOGITS].detach().to(log_q.device).double().log_softmax(-1)
+            log_p = teacher.to(log_q.device).double().log_softmax(-1)
             p = log_p.exp()
             each["agreement"] = (likeliest == log_p.argmax(-1)).double()
             each["teacher_kl"] = torch.where(p > 0, p * (log_p - log_q), 0).sum(-1)
@@ -191,6 +196,22 @@ class TranscriptSums(SequenceSums):
             return self.text(names)
         joined = self.separator.join(names)
         return joined.replace(self.word_mark, " ").strip() if self.word_mark else joined
+
+
+def _pieces(counts: Tensor, classes: int) -> Iterator[tuple[slice, slice]]:
+    """Yield utterances and their frames in parts of at most 2^22 logits, or of one utterance: in float64 a whole pass takes twice its memory.
+
+    >>> list(_pieces(torch.tensor([2, 1, 1]), 2**21))
+    [(slice(0, 1, None), slice(0, 2, None)), (slice(1, 3, None), slice(2, 4, None))]
+    """
+    begin = start = end = 0
+    for place, count in enumerate(counts.tolist()):
+        if place > begin and (end + count - start) * classes > _CHUNK_VALUES:
+            yield slice(begin, place), slice(start, end)
+            begin, start = place, end
+        end += count
+    if len(counts):
+        yield slice(begin, len(counts)), slice(start, end)
 
 
 def _errors(alignment: Sequence[Any]) -> int:

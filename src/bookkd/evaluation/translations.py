@@ -61,7 +61,8 @@ def measure_translations(
     Args:
         network: See `bookkd.zoo.decode`; in evaluation mode, on `device`.
         dataset: Of pairs, such as `bookkd.zoo.PairDataset`.
-        text: From tokens to text, such as `decode` of the targets' tokenizer; None takes their numbers for words.
+        text: From tokens to text, such as `decode` of the targets' tokenizer; the data set's own where None, or their numbers are taken
+            for words, of the references too, where it has none.
         references: Text of each target; that of the data set where None.
         beam: See `decode`.
         length_penalty: See `decode`.
@@ -82,9 +83,15 @@ def measure_translations(
     found = decode_all(
         network, dataset, beam=beam, length_penalty=length_penalty, most=most, batch_size=batch_size, device=device
     )
+    text = text or getattr(dataset, "decode", None)
     written = [_text(list(each[0].tokens), text) for each in found]
     if references is None:
-        references = [dataset.text(row, text) for row in range(len(dataset))]
+        rows = range(len(dataset))
+        references = (
+            [_text(dataset[row][1][:-1].tolist(), None) for row in rows]
+            if text is None
+            else [dataset.text(row, text) for row in rows]
+        )
     how = tokenize or ("13a" if text else "none")
     return score_translations(written, references, tokenize=how, replicates=replicates, seed=seed, level=level)
 

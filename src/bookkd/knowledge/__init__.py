@@ -13,7 +13,7 @@ from bookkd.knowledge.needs import check_fields, check_needs, check_views, unmea
 from bookkd.knowledge.negatives import Negatives
 from bookkd.knowledge.own import BetaSmoothing, SelfKnowledge, VirtualKnowledge
 from bookkd.knowledge.past import PastSelf, PriorKnowledge, SelfChapters, Surroundings
-from bookkd.knowledge.stored import StoredKnowledge, member_fields
+from bookkd.knowledge.stored import StoredKnowledge, as_knowledge, member_fields
 from bookkd.knowledge.teacher import Teacher
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "Teacher",
     "Teacherless",
     "VirtualKnowledge",
+    "as_knowledge",
     "books_of",
     "check_alignment",
     "check_fields",

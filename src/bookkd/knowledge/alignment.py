@@ -13,7 +13,7 @@ from bookkd.core.errors import BookMismatchError
 from bookkd.core.rng import generator
 from bookkd.knowledge.stored import StoredKnowledge
 from bookkd.views import Pick, Replay, Views, differences
-from bookkd.zoo import fingerprint
+from bookkd.zoo import fingerprint, known_as
 
 __all__ = ["check_alignment", "keys_of", "with_pool_of"]
 
@@ -87,7 +87,7 @@ def check_alignment(
                 "give the task the `teacher_subsampling` of the book's"
             )
         found += [
-            f"data {key} is {mine.get(key)!r}, the book's is {stored!r}"
+            f"data {known_as(key)} is {mine.get(key)!r}, the book's is {stored!r}"
             for key, stored in book.plan.data.items()
             if key not in TOLD and mine.get(key) != stored  # the name is for people: one content has many
         ]

@@ -28,3 +28,7 @@ class Teacherless:
     def teacher_forwards(self) -> int:
         """Always 0: nothing is passed through a teacher; passes of the student, or of a live speaker, are not its own."""
         return 0
+
+    def logged(self) -> dict[str, float]:
+        """Return nothing; one that is told of events may say here what it did, for the record of an epoch."""
+        return {}

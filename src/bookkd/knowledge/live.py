@@ -8,12 +8,12 @@ from typing import Any
 import torch
 
 from bookkd.core.features import is_feature
-from bookkd.core.fields import INPUT, FieldInfo
+from bookkd.core.fields import INPUT, LOGITS, FieldInfo
 from bookkd.core.names import choose
 from bookkd.knowledge.capture import Capture, shapes_of
 from bookkd.knowledge.teacher import Teacher
 from bookkd.losses import DenseTarget
-from bookkd.tasks import Task
+from bookkd.tasks import Task, width_of
 
 __all__ = ["LiveKnowledge"]
 
@@ -33,6 +33,8 @@ class LiveKnowledge:
         self.task = task.of_teacher()
         self._inside: dict[str, FieldInfo] = {}
         self._forwards = 0
+        self.width: int | None = None
+        """Outputs of the network at a position, of which a task may keep fewer; None before it has spoken."""
 
     @property
     def fields(self) -> Mapping[str, FieldInfo]:
@@ -68,6 +70,14 @@ class LiveKnowledge:
         """Samples passed through the teacher so far."""
         return self._forwards
 
+    @property
+    def cut(self) -> dict[str, int]:
+        """What a book notes where the network says more than is kept, as an output layer that is padded does: `said` and `kept`."""
+        info = self.fields.get(LOGITS)
+        if info is None or not info.by_position or not info.shape or self.width is None or self.width <= info.shape[0]:
+            return {}
+        return {"said": self.width, "kept": info.shape[0]}
+
     def targets(self, batch: Mapping[str, Any], fields: Sequence[str] | None = None) -> dict[str, Any]:
         """Run the teacher on the batch's views.
 
@@ -82,7 +92,7 @@ class LiveKnowledge:
         # no_grad and not inference mode: the targets enter the graph of the student's loss.
         with torch.no_grad():
             output, inside = self._run(batch, [name for name in wanted if name in self._inside])
-            said = self.task.fields(output, batch)
+            said, self.width = self.task.fields(output, batch), width_of(output)
         self._forwards += len(batch[INPUT])
         # The student may be on another device than the teacher.
         device = batch[INPUT].device

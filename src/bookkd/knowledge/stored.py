@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -39,11 +39,12 @@ from bookkd.core.fields import (
     FieldInfo,
 )
 from bookkd.core.names import choose
+from bookkd.core.protocols import Knowledge
 from bookkd.knowledge.base import Teacherless
 from bookkd.losses import BakedTarget, ClassTarget, CombinedTarget, DenseTarget, SampledTarget, SparseTarget, Target
 from bookkd.views import check_probes
 
-__all__ = ["StoredKnowledge", "member_fields"]
+__all__ = ["StoredKnowledge", "as_knowledge", "member_fields"]
 
 _PROBES = (PROBE_HASH, PROBE_PROJECTIONS)
 _COUNTS_DIFFER = (
@@ -181,6 +182,20 @@ class StoredKnowledge(Teacherless):
             recipe_versions=versions,
             where=str(self.book.path),
         )
+
+
+def as_knowledge(given: Any) -> Knowledge | None:
+    """Return knowledge as it is, a book or its path or address as that of the book, and None as None.
+
+    Raises:
+        ConfigError: for what is none of these, such as a network.
+    """
+    if isinstance(given, Book | str | Path):
+        return StoredKnowledge(given)
+    if given is not None and not hasattr(given, "targets"):
+        do = "Pass StoredKnowledge(book), a book or its path, or LiveKnowledge(teacher, task)."
+        raise ConfigError(expected("knowledge", "a book or a live teacher", f"a {type(given).__name__}", do=do))
+    return cast(Knowledge | None, given)
 
 
 def member_fields(plan: Plan) -> list[str]:

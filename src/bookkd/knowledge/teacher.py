@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bookkd.book import TeacherInfo
+from bookkd.core.called import check_called
 from bookkd.zoo import weights_digest
 
 __all__ = ["Teacher"]
@@ -125,7 +126,11 @@ class Teacher:
         Args:
             views: Preprocessed before the network takes them.
             more: What the task gives its networks behind the views, such as the lengths of sequences; tensors are moved along.
+
+        Raises:
+            ConfigError: for a network that is not called with these.
         """
+        check_called(self.network, (views, *more))
         # Again at every call: with BatchNorm in training mode a record would depend on its batch.
         self.network.eval()
         device = torch.device(self.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,9 +14,10 @@ from torch.utils.data import DataLoader
 
 from bookkd.book import BookWriter, Codec, Dense, FieldPlan, Plan, Raw, Unit
 from bookkd.book.ragged import RaggedArray, Rows, offsets_of
+from bookkd.core.called import check_called
 from bookkd.core.errors import ConfigError, FidelityError, TeacherOutputError, expected
 from bookkd.core.features import Feature, is_feature
-from bookkd.core.fields import PROBE_HASH, PROBE_PROJECTIONS
+from bookkd.core.fields import LOGITS, PROBE_HASH, PROBE_PROJECTIONS
 from bookkd.core.protocols import Knowledge
 from bookkd.knowledge.capture import layers_of
 from bookkd.knowledge.constants import Source, missing_constants, work_out
@@ -78,9 +80,12 @@ def plan_book(
         ConfigError: for data that the task would misread, a network that cannot take it, or a text in the tokens of two.
         FidelityError: for a sparse codec where the task needs every value.
     """
-    task.check_data(dataset)
     check_speaker(teacher, dataset)
+    task.check_data(dataset)
     of_teacher = task.of_teacher()
+    if getattr(dataset, "pad_value", None) is not None and len(dataset):
+        one = Replay(dataset, views, probe_share=0.0).batch([Pick(0, 0)])
+        check_called(teacher.network, of_teacher.inputs(one), task.name)
     check = getattr(of_teacher, "check_utterances", None)
     if check is not None:
         check(dataset, views.transform, transcripts=False)
@@ -107,7 +112,7 @@ def plan_book(
         fields=fields,
         task=task.name,
         teachers=(teacher.info,),
-        data=fingerprint(dataset),
+        data={**fingerprint(dataset), **getattr(of_teacher, "noted", {})},
         views=views.recipe(len(dataset)),
         class_names=of_teacher.class_names,
         masked_classes=task.masked,
@@ -199,11 +204,22 @@ def write_units(
         for batch in loader:
             rows = len(batch["sample"])
             view, start = int(batch["view"][0]), int(batch["sample"][0])
-            writer.write_rows(view, start, say(knowledge, batch, view, start))
+            said = say(knowledge, batch, view, start)
+            if not written:
+                _warn(knowledge.task, said, batch)
+            writer.write_rows(view, start, said)
             written += rows
             if progress is not None:
                 progress(done + written, total)
     return written
+
+
+def _warn(task: Task, said: Mapping[str, Rows], batch: Mapping[str, Any]) -> None:
+    """Warn of what a task finds odd in the first batch, before the teacher has spoken for days."""
+    doubt, found = getattr(task, "doubt", None), said.get(LOGITS)
+    text = doubt(torch.from_numpy(found.values), batch) if doubt is not None and isinstance(found, RaggedArray) else ""
+    if text:
+        warnings.warn(text, stacklevel=4)
 
 
 def say(knowledge: LiveKnowledge, batch: Mapping[str, Any], view: int, start: int) -> dict[str, Rows]:

@@ -58,7 +58,10 @@ def tokens_of(dataset: Any, *, vocabulary: int, tokenizer: Any = None, name: str
 
 def _tokens(row: Mapping[str, Any], where: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
     """Return the tokens of a row that are no padding, and which of them are to be learnt."""
-    ids = np.asarray(row.get("input_ids", []), dtype=np.int64)
+    if "input_ids" not in row:
+        do = "Make tokens of the texts first: dataset.map(lambda row: tokenizer(row['text']))."
+        raise DataError(expected("input_ids", "in each row", f"columns {', '.join(map(str, row))}", where=where, do=do))
+    ids = np.asarray(row["input_ids"], dtype=np.int64)
     masks = [mask for mask in _MASKS if mask in row]
     if masks and "labels" not in row:
         do = "Give labels with -100 where a token is not to be learnt."

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from bookkd.core.called import check_called
 from bookkd.core.errors import ConfigError, expected
 
 __all__ = ["Cohort"]
@@ -36,4 +37,6 @@ class Cohort(nn.Module):
 
     def every(self, *inputs: Any) -> list[object]:
         """Return what each peer says, in order."""
+        for peer in self.peers:
+            check_called(peer, inputs)
         return [peer(*inputs) for peer in self.peers]

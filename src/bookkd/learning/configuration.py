@@ -9,27 +9,32 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import xxhash
-from torch import Tensor
+from torch import Tensor, nn
 
-from bookkd.core.errors import ConfigError, expected
+from bookkd.book import TeacherInfo
+from bookkd.core.called import check_called
+from bookkd.core.errors import ConfigError, DataError, expected
 from bookkd.core.fields import IGNORE_LABEL, LABEL_LENGTH
 from bookkd.core.names import choose
 from bookkd.core.protocols import Knowledge, Needs
 from bookkd.knowledge import StoredKnowledge, books_of, keys_of, teachers_of
+from bookkd.learning.cohort import Cohort
 from bookkd.learning.folder import plain
 from bookkd.learning.learner import Learner
 from bookkd.learning.training import Training
 from bookkd.learning.validation import Validation
-from bookkd.methods import Method
+from bookkd.methods import METHODS, Method, method_class
 from bookkd.objectives import Objective, labelled
 from bookkd.tasks import Task
-from bookkd.views import CachedViews, Pick, Replay, Views, differences
-from bookkd.zoo import fingerprint
+from bookkd.views import CachedViews, Pick, Replay, Views, differences, label_rows
+from bookkd.zoo import LanguageModel, documents_apart, fingerprint
 
 __all__ = [
     "check_cached",
     "check_data",
+    "check_documents",
     "check_heads",
+    "check_inputs",
     "check_labels",
     "check_options",
     "check_task",
@@ -67,9 +72,13 @@ _SOFTENING = ("temperature", "t_squared", "class_reduction")
 
 
 def check_task(method: Method, task: Task, where: str = "learn") -> None:
-    """Refuse a method that means nothing for the task, or options of it; `where` is who asks."""
+    """Refuse what is no method, one that means nothing for the task, or options of it; `where` is who asks."""
+    if isinstance(method, str | type) or not hasattr(method, "objective"):
+        do = "Pass one with its options, such as LLMKD(), or build_method('llm-kd')."
+        raise ConfigError(expected("method", "a method", method, where=where, do=do))
     if task.name not in method.tasks:
-        do = "Use method vanilla-kd, which serves every task."
+        others = [name for name in METHODS if task.name in method_class(name).tasks]
+        do = f"Use one of {', '.join(others)}." if others else ""
         wish = f"one that method {method.name} serves ({', '.join(method.tasks)})"
         raise ConfigError(expected("task", wish, task.name, where=where, do=do))
     if getattr(task, "softened", True):  # tasks of users need not say it
@@ -88,6 +97,46 @@ def check_data(task: Task, dataset: Any, validation: Validation | None) -> None:
     if validation is not None:
         task.check_data(validation.dataset)
         validation.check(task)
+
+
+def check_inputs(student: nn.Module, task: Task, dataset: Any, views: Views, rows: Sequence[int] | None) -> None:
+    """Refuse a student of sequences that is not called with what the task gives; its peers too, of a cohort.
+
+    Raises:
+        ConfigError: naming what it is called with.
+    """
+    if getattr(dataset, "pad_value", None) is None or not len(dataset):
+        return
+    replay = Replay(dataset, views, rows=rows, probe_share=0.0)
+    inputs = task.inputs(replay.batch([Pick(int(replay.rows[0]), 0)]))
+    for network in student.peers if isinstance(student, Cohort) else [student]:
+        check_called(network, inputs, task.name)
+
+
+def check_documents(student: nn.Module, task: Task, dataset: Any, teachers: Sequence[TeacherInfo]) -> None:
+    """Refuse a student that keeps documents of one sequence apart where its teachers did not, or the other way, or at another token.
+
+    Asked of language models of ours and of Transformers; what other networks do with documents is not known. Of a text in two kinds of
+    tokens each side has a separator of its own.
+
+    Raises:
+        ConfigError: naming both.
+    """
+    if task.name != "causal-lm" or not teachers or hasattr(dataset, "taught"):
+        return
+    theirs = documents_apart((teacher.mode for teacher in teachers), "learn")
+    for network in student.peers if isinstance(student, Cohort) else [student]:
+        if not isinstance(network, LanguageModel) and not hasattr(network, "get_input_embeddings"):
+            continue
+        mine = getattr(network, "separator", None)
+        if mine != theirs:
+            do = f"Give the student separator={theirs} (LanguageModel; --student.args), or make the book otherwise."
+            wish = (
+                f"{theirs}, as the teacher saw documents"
+                if theirs is not None
+                else "None: the teacher saw documents together"
+            )
+            raise ConfigError(expected("separator", wish, mine, where="learn, the student", do=do))
 
 
 def check_tokens(objective: Objective, knowledge: Knowledge | None, dataset: Any) -> None:
@@ -137,16 +186,21 @@ def check_labels(
     objective: Objective, dataset: Any, labels: Any | None, rows: Sequence[int] | None, task: Task | None = None
 ) -> None:
     """Refuse given labels that are none of the task's, and an objective of label terms alone where the student may see no label."""
-    if labels is not None and task is not None:
-        given = np.asarray(labels if rows is None else labels[np.asarray(rows)])
-        if not _all_hidden(given):
-            task.check_labels(given, "labels of learn")
+    if labels is not None:
+        chosen = np.arange(len(dataset)) if rows is None else np.asarray(rows)
+        labels = label_rows(labels, int(chosen.max(initial=-1)) + 1, "learn")[chosen]
+        if task is not None and not _all_hidden(labels):
+            task.check_labels(labels, "labels of learn")
+    transcribed = labels is None and all(LABEL_LENGTH in term.batch for term in objective.terms)
+    known = getattr(dataset, "known", None) if transcribed else None
+    if known is not None and len(known) and not np.any(known):
+        do = "Give some utterances their text, or learn from a book or a teacher."
+        where = str(getattr(dataset, "name", "data"))
+        raise DataError(expected("transcripts", "known of one utterance at least", "none of them", where=where, do=do))
     if not all(term.mask is labelled for term in objective.terms):
         return
     if labels is None:
         labels = getattr(dataset, "labels", None)
-    elif rows is not None:
-        labels = labels[np.asarray(rows)]
     if labels is not None and len(labels) and _all_hidden(np.asarray(labels)):
         do = "Show the student some labels, or learn from a book or a teacher."
         raise ConfigError(expected("labels", "known for one sample at least", "none of them", where="learn", do=do))

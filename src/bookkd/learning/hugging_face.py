@@ -32,7 +32,15 @@ from bookkd.learning.configuration import check_task
 from bookkd.methods import LLMKD, BaseMethod, Method
 from bookkd.tasks import CausalLM
 from bookkd.views import probe
-from bookkd.zoo import fingerprint, keeps_apart, positions_within, separator_of, takes, tokenizer_digest
+from bookkd.zoo import (
+    documents_apart,
+    fingerprint,
+    keeps_apart,
+    positions_of,
+    positions_within,
+    takes,
+    tokenizer_digest,
+)
 
 __all__ = ["BookLoss", "BookTrainer", "tokens_of"]
 
@@ -69,6 +77,7 @@ class BookLoss(_Mixed):  # type: ignore[misc]
         _check_options(args, options)
         # The loss is divided over the accumulated batch here.
         self.loss_is_scaled_for_ga = True
+        self._proven_positions = False
 
     def numbered(self, dataset: Any, rows: Any) -> Numbered:
         """Return the rows with their numbers, after proof that the book is of them."""
@@ -79,7 +88,8 @@ class BookLoss(_Mixed):  # type: ignore[misc]
         try:
             self.knowledge.check(proof)
         except ViewMismatchError as error:
-            raise ViewMismatchError(f"{error}{_cut(self.knowledge.book, proof)}") from error
+            why = _moved(self.knowledge.book, proof) or _cut(self.knowledge.book, proof)
+            raise ViewMismatchError(f"{error}{why}") from error
         return found
 
     def _set_signature_columns_if_needed(self) -> None:
@@ -119,12 +129,13 @@ class BookLoss(_Mixed):  # type: ignore[misc]
         if rows is None or not model.training:
             return super().compute_loss(model, self._kept_apart(inputs), return_outputs, num_items_in_batch)
         batch = batch_of(inputs["input_ids"], rows)
-        left_out = self._left_out(inputs, rows)
+        probes = self._probes(rows)
+        left_out = self._left_out(inputs, rows, probes[PROBE_TAKEN])
         outputs = model(**{key: value for key, value in inputs.items() if key not in left_out})
         said = self.task.fields(outputs, batch)
         seen = self.task.batch(batch)
         # What the book is asked by stays on the processor.
-        asked = {**batch, COUNTS: self.task.counts({LENGTH: rows.lengths}), **self._probes(rows)}
+        asked = {**batch, COUNTS: self.task.counts({LENGTH: rows.lengths}), **probes}
         targets = self.knowledge.targets(asked, tuple(self.objective.needs()))
         sums = self.objective.sums(said, targets, seen, seen[WEIGHT], self._clock())
         totals = self.objective.totals(seen, seen[WEIGHT])
@@ -139,48 +150,35 @@ class BookLoss(_Mixed):  # type: ignore[misc]
     @property
     def _separator(self) -> int | None:
         """Token that begins each document, where the teachers of the book kept them apart."""
-        found = {separator_of(teacher.mode) for teacher in self.knowledge.teachers}
-        if len(found) > 1:
-            do = "Learn from books whose teachers saw documents alike."
-            raise ConfigError(
-                expected("teachers", "of one separator", sorted(map(str, found)), where="BookTrainer", do=do)
-            )
-        return next(iter(found), None)
+        return documents_apart((teacher.mode for teacher in self.knowledge.teachers), "BookTrainer")
 
     def check_student(self) -> None:
         """Refuse a model of fewer tokens than the book's, or one whose documents see one another where the teacher's did not."""
         model, separator = self.accelerator.unwrap_model(self.model), self._separator
         tokenizer = getattr(self, "processing_class", None)
-        check_model(self.knowledge.book.plan, model, tokenizer, str(self.knowledge.book.path))
+        check_model(self.knowledge.book.plan, model, tokenizer, str(self.knowledge.book.path), separator=separator)
         if separator is not None and not keeps_apart(model, separator):
             do = "Make the book of a teacher with separator=None, or train another kind of model."
             where = f"BookTrainer, whose book's teacher saw documents apart at token {separator}"
             wish = "one that keeps documents apart by position_ids"
             raise ConfigError(expected("model", wish, type(model).__name__, where=where, do=do))
 
-    def _left_out(self, inputs: Mapping[str, Any], rows: Rows) -> tuple[str, ...]:
-        """Return the inputs that are none of the model's, after proof that it sees of a row what the teacher saw.
+    def _left_out(self, inputs: Mapping[str, Any], rows: Rows, taken: Tensor) -> tuple[str, ...]:
+        """Return the inputs that are none of the model's, after proof that it sees of the rows `taken` what the teacher saw.
 
-        Beside a mask Transformers takes position_ids for those of one document; as rows are padded at the end, none is needed.
+        Of the first batch all rows are proven. Beside a mask Transformers takes position_ids for those of one document; as rows are
+        padded at the end, none is needed.
         """
-        separator, given, tokens = self._separator, inputs.get("position_ids"), inputs["input_ids"]
+        separator, given = self._separator, inputs.get("position_ids")
         saw = "documents together" if separator is None else f"documents apart at token {separator}"
         where = f"BookTrainer, whose book's teacher saw {saw}"
         if separator is not None and given is None:
             do = "Let the collator give them (bookkd.zoo.positions_within), or make the book with separator=None."
             raise ConfigError(expected("position_ids", "in the batch", "none", where=where, do=do))
-        if given is not None and given.shape == tokens.shape:
-            there = torch.arange(tokens.shape[1], device=tokens.device) < rows.lengths.to(tokens.device)[:, None]
-            if separator is None:
-                wrong, wish = (given[:, 1:] - given[:, :-1] != 1) & there[:, 1:], "counted on through each row"
-            else:
-                wrong, wish = (given != positions_within(tokens, separator)) & there, "counted from each separator"
-            found = wrong.nonzero()[:1].tolist()
-            if found:
-                row, place = found[0][0], found[0][1] + int(separator is None)
-                do = "Let the collator leave them out." if separator is None else "Use bookkd.zoo.positions_within."
-                got = f"{int(given[row, place])} at token {place} of row {int(rows.numbers[row])}"
-                raise ConfigError(expected("position_ids", wish, got, where=where, do=do))
+        if given is not None:
+            places = (taken if self._proven_positions else torch.ones_like(taken)).nonzero().flatten()
+            _check_positions(given, inputs["input_ids"], rows, places, separator, where)
+            self._proven_positions = True
         return ("labels", "shift_labels") if separator is None else ("labels", "shift_labels", "attention_mask")
 
     def _kept_apart(self, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -266,6 +264,46 @@ class BookTrainer(BookLoss, _Trainer):  # type: ignore[misc]
         self.data_collator: Any = Collator(self.data_collator)
 
 
+def _check_positions(
+    given: Tensor, tokens: Tensor, rows: Rows, places: Tensor, separator: int | None, where: str
+) -> None:
+    """Refuse position_ids that show a model other documents than the teacher saw: their shape always, their values at some rows.
+
+    Transformers lays those of one row on all rows of a batch. Where no row is looked at, nothing waits for the device.
+    """
+    count, length = tokens.shape
+    if tuple(given.shape) not in {(count, length), (1, length), (length,)}:
+        wish = f"of shape [{count}, {length}], or [1, {length}] for all rows alike"
+        raise ConfigError(expected("position_ids", wish, f"shape {list(given.shape)}", where=where))
+    if not len(places):
+        return
+    here = places.to(tokens.device)
+    given, tokens = given.expand(count, length)[here], tokens[here]
+    there = torch.arange(length, device=tokens.device) < rows.lengths[places].to(tokens.device)[:, None]
+    if separator is None:
+        wrong, wish = (given[:, 1:] - given[:, :-1] != 1) & there[:, 1:], "counted on through each row"
+    else:
+        wrong, wish = (given != positions_within(tokens, separator)) & there, "counted from each separator"
+    found = wrong.nonzero()[:1].tolist()
+    if found:
+        row, place = found[0][0], found[0][1] + int(separator is None)
+        do = "Let the collator leave them out." if separator is None else "Use bookkd.zoo.positions_within."
+        got = f"{int(given[row, place])} at token {place} of row {int(rows.numbers[places[row]])}"
+        raise ConfigError(expected("position_ids", wish, got, where=where, do=do))
+
+
+def _moved(book: Book, batch: Mapping[str, Any]) -> str:
+    """Return where in the book a row stands that is another one there; empty where it is nowhere."""
+    places = np.arange(book.n_samples)
+    known = np.asarray(book.read(places, np.zeros_like(places), [PROBE_HASH])[PROBE_HASH])
+    mine = batch[PROBE_HASH].numpy().view(np.uint64)
+    for row, each in zip(batch[SAMPLE].tolist(), mine, strict=True):
+        if known[row] != each and len(found := np.flatnonzero(known == each)):
+            do = "give the rows in the book's order, or say which they are: rows=."
+            return f" Row {row} here is row {int(found[0])} of the book: the rows stand in another order; {do}"
+    return ""
+
+
 def _cut(book: Book, batch: Mapping[str, Any]) -> str:
     """Return, of rows that are not the book's, whether they were cut at another length; empty where not."""
     names = [name for name, plan in book.fields.items() if plan.positions is not None][:1]
@@ -347,12 +385,16 @@ def _rows_of(plan: Any, dataset: Any, rows: Any, where: str) -> npt.NDArray[np.i
     return found.astype(np.int64)
 
 
-def check_model(plan: Any, model: nn.Module, tokenizer: Any, where: str) -> None:
-    """Refuse another tokenizer, or a model of fewer tokens than the book's."""
+def check_model(plan: Any, model: nn.Module, tokenizer: Any, where: str, *, separator: int | None = None) -> None:
+    """Refuse another tokenizer, or a model of fewer tokens than the book's, or of fewer positions where these are counted through a sequence."""
     outputs = getattr(getattr(model, "config", None), "vocab_size", None)
     if isinstance(outputs, int) and outputs < plan.data["vocabulary"]:
         wish = f"at least {plan.data['vocabulary']}, the vocabulary of {where}"
         raise BookMismatchError(expected("vocabulary of the model", wish, outputs, do="Use the teacher's tokenizer."))
+    room, longest = positions_of(model), max((field.positions or 0 for field in plan.fields.values()), default=0)
+    if room is not None and longest + 1 > room and separator is None:
+        wish = f"at least {longest + 1}, the longest sequence of {where}"
+        raise BookMismatchError(expected("positions of the model", wish, room, do="Use a model of more positions."))
     made = plan.data.get("tokenizer")
     if tokenizer is not None and made and hasattr(tokenizer, "backend_tokenizer"):
         mine = tokenizer_digest(tokenizer)

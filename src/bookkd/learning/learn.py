@@ -13,11 +13,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from bookkd.book import TeacherInfo, lineage_of
+from bookkd.book import Book, TeacherInfo, lineage_of
 from bookkd.core.errors import ConfigError, expected
 from bookkd.core.protocols import Knowledge
 from bookkd.knowledge import (
     Surroundings,
+    as_knowledge,
     books_of,
     check_alignment,
     check_needs,
@@ -32,7 +33,9 @@ from bookkd.learning.cohort import Cohort
 from bookkd.learning.configuration import (
     check_cached,
     check_data,
+    check_documents,
     check_heads,
+    check_inputs,
     check_labels,
     check_options,
     check_task,
@@ -67,12 +70,12 @@ def learn(
     views: Views,
     *,
     task: Task,
-    knowledge: Knowledge | None = None,
+    knowledge: Knowledge | Book | str | Path | None = None,
     method: Method | None = None,
     preprocess: Callable[[Tensor], Tensor] | None = None,
     training: Training | None = None,
     validation: Any | None = None,
-    labels: npt.NDArray[Any] | None = None,
+    labels: npt.ArrayLike | None = None,
     rows: Sequence[int] | None = None,
     keys: npt.ArrayLike | None = None,
     out: str | Path | None = None,
@@ -96,7 +99,7 @@ def learn(
         dataset: `dataset[i] -> (image, label)`, with `len`.
         views: Replayable augmentation; for a book the one that it was made with.
         task: Owns the shapes.
-        knowledge: A book, a live teacher, or None for labels alone.
+        knowledge: A book (`StoredKnowledge`, or the book, its path or address), a live teacher, or None for labels alone.
         method: What to minimise; labels alone where None.
         preprocess: The student's own preprocessing of a view.
         training: Epochs, optimizer, devices and so on.
@@ -128,6 +131,7 @@ def learn(
         ViewMismatchError: if a view is not the input that the teacher saw.
     """
     method, training = method or Supervised(), training or Training()
+    knowledge = as_knowledge(knowledge)
     checked = validation if validation is None or isinstance(validation, Validation) else Validation(validation)
     check_options(training, checked, door, (*loggers, *callbacks))
     check_task(method, task)
@@ -142,6 +146,7 @@ def learn(
     check_tokens(objective, knowledge, dataset)
     views = _aligned(views, knowledge, dataset, task, rows)
     check_cached(cached, dataset, views, rows)
+    labels = None if labels is None else np.asarray(labels)
     check_labels(objective, dataset, labels, rows, task)
     check_utterances(objective, task, dataset, views, labels)
     n_rows, n_next = len(dataset) if rows is None else len(rows), method.needs(task).views_per_sample
@@ -149,6 +154,8 @@ def learn(
     trainable(student)
     learner = learner_for(student, task, method, replay=seen, knowledge=knowledge, preprocess=preprocess, layers=layers)
     _check_networks(student, knowledge, dataset, checked)
+    check_inputs(student, task, dataset, views, rows)
+    check_documents(student, task, dataset, _taught_by(knowledge, method, task))
     if on_policy is not None:
         on_policy.check(learner, task, knowledge)
     folder = None

@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from bookkd.core.called import check_called
 from bookkd.core.fields import INPUT
 from bookkd.knowledge import Capture
 from bookkd.learning.cohort import Cohort
@@ -60,7 +61,9 @@ class Learner(nn.Module):
 
     def compute(self, views: Tensor, *more: Any) -> Any:
         """Preprocess the views and run the student on them, and on what the task gives its networks behind them."""
-        return self.student(self._prepared(views), *more)
+        inputs = (self._prepared(views), *more)
+        check_called(self.student, inputs, self.task.name)
+        return self.student(*inputs)
 
     def _prepared(self, views: Tensor) -> Tensor:
         """Preprocess, keeping channels_last where that is fast."""

@@ -79,6 +79,5 @@ def close_epoch(run: Run, *, seconds: float, validation: Validation | None = Non
         record |= {f"val/{name}": value for name, value in metrics.items() if not math.isnan(value)}
         run.validated(validation.score(metrics, run.learner.task))
     for handler in run.handlers:
-        # What a handler has done since, such as a book that was written: handlers of users need not say it.
-        record |= handler.logged() if hasattr(handler, "logged") else {}
+        record |= handler.logged()  # what it has done since, such as a book that was written
     return record

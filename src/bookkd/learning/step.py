@@ -30,7 +30,7 @@ from bookkd.learning.learner import Learner
 from bookkd.objectives import Objective
 from bookkd.tasks import Task
 
-__all__ = ["Batch", "Losses", "Step", "to_device"]
+__all__ = ["Batch", "Losses", "Step", "asked_of_book", "to_device"]
 
 Batch = Mapping[str, Any]
 
@@ -50,6 +50,21 @@ def to_device(batch: Batch, device: torch.device) -> dict[str, Any]:
         # The reader of a book compares them with its own, without waiting for the device.
         moved[_HERE] = {key: batch[key] for key in _LENGTHS if batch.get(key) is not None}
     return moved
+
+
+def asked_of_book(task: Task, batch: Batch) -> Batch:
+    """Return a batch with the positions that a book should have of each sequence, where comparing them costs no waiting.
+
+    They are the teacher's, which may keep another share of the frames, or have other tokens, than the student.
+    """
+    here: Batch = batch.get(_HERE, batch)
+    lengths = here.get(LENGTH)
+    if lengths is None or lengths.device.type != "cpu":
+        return batch
+    if here.get(TEACHER_LENGTH) is not None:
+        return {**batch, COUNTS: here[TEACHER_LENGTH] - 1}  # of the text in the teacher's tokens
+    counts = task.of_teacher().counts(here)
+    return batch if counts is None else {**batch, COUNTS: counts}
 
 
 def _distributed() -> bool:
@@ -84,17 +99,6 @@ class Step:
         self.knowledge = knowledge
         self.fields = tuple(dict.fromkeys(source for name in objective.needs() for source in task.sources(name)))
 
-    def _asked(self, batch: Batch) -> Batch:
-        """Return the batch with the positions that a book should have of each sequence, where comparing them costs no waiting."""
-        here: Batch = batch.get(_HERE, batch)
-        lengths = here.get(LENGTH)
-        if lengths is None or lengths.device.type != "cpu":
-            return batch
-        if here.get(TEACHER_LENGTH) is not None:
-            return {**batch, COUNTS: here[TEACHER_LENGTH] - 1}  # of the text in the teacher's tokens
-        counts = self.task.of_teacher().counts(here)
-        return batch if counts is None else {**batch, COUNTS: counts}
-
     def totals(self, group: Sequence[Batch]) -> Tensor:
         """Return the weight that each term's mean is divided by: over micro-batches and over ranks, [n_terms]."""
         self.objective.refuse_split(len(group) * (dist.get_world_size() if _distributed() else 1))
@@ -123,9 +127,9 @@ class Step:
             clock: Resolves schedules.
             totals: From `totals` of the whole group that the batch is part of; None where the batch stands alone.
         """
-        said = (
-            {} if self.knowledge is None or not self.fields else self.knowledge.targets(self._asked(batch), self.fields)
-        )
+        said: Mapping[str, Any] = {}
+        if self.knowledge is not None and self.fields:
+            said = self.knowledge.targets(asked_of_book(self.task, batch), self.fields)
         totals = self.totals([batch]) if totals is None else totals
         # From here on everything is as losses see it, which may be another shape than networks and books have.
         student, targets, seen = (

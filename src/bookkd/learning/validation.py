@@ -5,28 +5,34 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Mapping, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
+from bookkd.book import Book
+from bookkd.core.called import check_called
+from bookkd.core.check import at_least
 from bookkd.core.errors import ConfigError, DataError, FidelityError, expected
-from bookkd.core.fields import COUNTS, LOGITS, MEAN, VARIANCE
+from bookkd.core.fields import LOGITS, MEAN, VARIANCE
 from bookkd.core.names import choose
 from bookkd.evaluation import (
     Evaluation,
     Measures,
+    PixelSums,
     TokenSums,
     TranscriptSums,
     direction_of,
     evaluate,
     evaluate_multi_label,
     evaluate_regression,
+    measure_translations,
 )
 from bookkd.knowledge import StoredKnowledge
 from bookkd.learning.learner import Learner
-from bookkd.learning.step import to_device
+from bookkd.learning.step import asked_of_book, to_device
 from bookkd.losses import DenseTarget
 from bookkd.tasks import Predictions, Task, predict
 from bookkd.views import Pick, Replay, Views
@@ -35,6 +41,7 @@ from bookkd.zoo import check_takes
 __all__ = [
     "Gatherer",
     "Validation",
+    "gatherer_of",
     "measure",
     "measure_network",
     "measure_sequences",
@@ -81,13 +88,28 @@ def measure(
 
 _MAY_BE_UNDEFINED = ("ece", "nll")
 """Metrics of sequences that there may be nothing to measure of."""
+_MOST_WRITTEN = 64
+"""Most sources that are translated together."""
 _MOST = 2**26
 """Logits of a pass: what a language model says at each token of many sequences would fill the memory."""
 
 
-def samples_of_pass(task: Task, dataset: Any, most: int, *, networks: int = 1) -> int:
-    """Return how many samples go through together: at most `most`, and so many that `networks` together say at most 2^26 logits."""
-    return max(1, min(most, _MOST // (networks * (task.most_positions(dataset) or 1) * task.n_outputs)))
+def samples_of_pass(task: Task, dataset: Any, most: int, *, networks: int = 1, teacher: bool = False) -> int:
+    """Return how many samples go through together: at most `most`, and so many that all networks together say at most 2^26 logits.
+
+    Args:
+        task: Of the networks.
+        dataset: Of the samples.
+        most: At least 1.
+        networks: How many speak.
+        teacher: Whether a teacher, or a book of one, speaks beside them, of as many positions as the task says.
+    """
+
+    def logits(of: Task) -> int:
+        return (of.most_positions(dataset) or 1) * of.n_outputs
+
+    each = networks * logits(task) + (logits(task.of_teacher()) if teacher else 0)
+    return max(1, min(at_least(most, 1, "batch_size", where="evaluation"), _MOST // each))
 
 
 _OF_TOKENS = ("nll", "perplexity", "accuracy", "entropy", "ece")
@@ -97,6 +119,7 @@ _MEASURED: Mapping[str, tuple[str, ...]] = {
     "ctc": ("wer", "cer", "accuracy", "nll", "ece", "blank_share"),
     "multi-label": ("map", "auroc", "micro_f1", "macro_f1", "subset_accuracy", "hamming_loss", "nll", "brier", "ece"),
     "regression": ("rmse", "mae", "r2", "correlation", "nll"),
+    "segmentation": ("miou", "accuracy", "balanced_accuracy", "boundary_f1", "nll", "ece"),
     "seq2seq": _OF_TOKENS,
     "tagging": (*_OF_TOKENS, "balanced_accuracy"),
 }
@@ -126,10 +149,16 @@ _GATHERERS: Mapping[str, Callable[[Any], Gatherer]] = {
     "ctc": lambda task: TranscriptSums(
         task.class_names, blank=task.blank, separator=task.separator, word_mark=task.word_mark
     ),
+    "segmentation": lambda task: PixelSums(task.class_names),
     "seq2seq": lambda task: TokenSums(),
     "tagging": lambda task: TokenSums(class_names=task.class_names),
 }
 """Task name -> what gathers the metrics of its sequences, made for a task."""
+
+
+def gatherer_of(task: Task) -> Gatherer:
+    """Return what gathers the metrics of a task whose records are sequences."""
+    return _GATHERERS[task.name](task)
 
 
 def measure_sequences(
@@ -138,7 +167,7 @@ def measure_sequences(
     task: Task,
     *,
     teacher: Callable[..., Any] | None = None,
-    book: StoredKnowledge | None = None,
+    book: StoredKnowledge | Book | str | Path | None = None,
     transform: Callable[[Any], Tensor] | None = None,
     gatherer: Gatherer | None = None,
     batch_size: int = 256,
@@ -154,17 +183,19 @@ def measure_sequences(
         dataset: Of sequences, such as `bookkd.zoo.TokenDataset`.
         task: One whose records are sequences.
         teacher: Another network to be compared with, on the same device.
-        book: A book of these samples as they are, of codec dense or int8, to be compared with in place of a teacher.
+        book: A book of these samples as they are, or its path, of codec dense or int8, to be compared with in place of a teacher.
         transform: Deterministic transform of a view; None where the data set gives tensors.
         gatherer: What gathers the metrics, such as a `TranscriptSums` that decodes by a beam; None for that of the task.
-        batch_size: Most sequences a pass; fewer where these are long, or the classes many, so that a pass says at most 2^26 logits.
+        batch_size: Most sequences a pass; fewer where these are long, or the classes many, so that network and teacher together say
+            at most 2^26 logits a pass.
         device: Where the views go.
         replicates: Bootstrap replicates over sequences; 0 for values alone.
         seed: Of the bootstrap.
         level: Share of the replicates inside an interval.
 
     Raises:
-        ConfigError: for a task whose records are no sequences, data that it would misread, or a network that cannot take it.
+        ConfigError: for a task whose records are no sequences, data that it would misread, a network that cannot take it, or a teacher
+            and a book.
         FidelityError: for a book that keeps less than every value.
     """
     if task.name not in _GATHERERS:
@@ -173,32 +204,43 @@ def measure_sequences(
     task.check_data(dataset)
     for each in (network, getattr(teacher, "network", teacher)):
         check_takes(each, dataset)
-    if teacher is not None and hasattr(dataset, "of_book"):
+    book = StoredKnowledge(book) if isinstance(book, Book | str | Path) else book
+    if teacher is not None and book is not None:
+        do = "Compare with one of them at a time."
+        raise ConfigError(expected("teacher", "none beside a book", "both", where="evaluation", do=do))
+    if hasattr(dataset, "of_book") and (teacher is not None or book is not None):
         do = "Measure the student on labels alone, or on the teacher's tokens with a student of these."
         where = "evaluation of a text in two kinds of tokens"
-        raise ConfigError(expected("teacher", "none: it would be fed the student's tokens", "one", where=where, do=do))
+        name, why = (
+            ("book", "it speaks of other tokens")
+            if teacher is None
+            else ("teacher", "it would be fed the student's tokens")
+        )
+        raise ConfigError(expected(name, f"none: {why}", "one", where=where, do=do))
     sums = _GATHERERS[task.name](task) if gatherer is None else gatherer
     replay = Replay(dataset, Views(transform, n_views=1), probe_share=0 if book is None else 1)
-    batch_size = samples_of_pass(task, dataset, batch_size)
+    compared = teacher is not None or book is not None
+    batch_size = samples_of_pass(task, dataset, batch_size, teacher=compared)
     with torch.inference_mode():
         for start in range(0, len(replay), batch_size):
             picks = [Pick(row, 0) for row in range(start, min(start + batch_size, len(replay)))]
             batch = to_device(replay.batch(picks), torch.device(device))
             inputs, counts = task.inputs(batch), cast(Tensor, task.counts(batch))
+            check_called(network, inputs, task.name)
             said, seen = task.fields(network(*inputs), batch), task.batch(batch)
             theirs = None if teacher is None else task.of_teacher().fields(teacher(*inputs), batch)
             if theirs is not None:
                 shown = task.targets({name: DenseTarget(value) for name, value in theirs.items()}, batch)
                 theirs = {name: target.logits for name, target in shown.items()}
             elif book is not None:
-                theirs = _of_book(book, task, batch, counts)
+                theirs = _of_book(book, task, batch)
             sums.add(task.student(said), seen, counts, theirs)
     return sums.measures(replicates=replicates, seed=seed, level=level)
 
 
-def _of_book(book: StoredKnowledge, task: Task, batch: Mapping[str, Any], counts: Tensor) -> dict[str, Tensor]:
+def _of_book(book: StoredKnowledge, task: Task, batch: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return what a book says at every position of a batch."""
-    said = task.targets(book.targets({**batch, COUNTS: counts.cpu()}, tuple(task.field_infos)), batch)
+    said = task.targets(book.targets(asked_of_book(task, batch), tuple(task.field_infos)), batch)
     for name, target in said.items():
         if not isinstance(target, DenseTarget):
             do = "Compare with a book of codec dense or int8, by one teacher."
@@ -213,6 +255,8 @@ def measure_network(
     task: Task,
     *,
     teacher: Callable[..., Any] | None = None,
+    book: StoredKnowledge | None = None,
+    beam: int = 0,
     batch_size: int = 256,
     device: str | torch.device = "cpu",
     **options: Any,
@@ -224,14 +268,21 @@ def measure_network(
         dataset: `dataset[i] -> (view, label)`.
         task: Turns the output into fields.
         teacher: Another network, of the same task, on the same device.
-        batch_size: Samples a pass.
+        book: In place of a teacher, of sequences alone, see `measure_sequences`.
+        beam: Hypotheses that are followed where translations are written out, for BLEU and chrF beside what is measured of gold
+            prefixes (task `seq2seq`, see `measure_translations`); 0 writes none.
         device: Where the views go.
         options: `replicates`, `seed` and `level`, see `bookkd.evaluation`.
     """
     if task.name in _GATHERERS:
-        return measure_sequences(
-            network, dataset, task, teacher=teacher, batch_size=batch_size, device=device, **options
+        found = measure_sequences(
+            network, dataset, task, teacher=teacher, book=book, batch_size=batch_size, device=device, **options
         )
+        if beam and task.name == "seq2seq":
+            size = min(batch_size, _MOST_WRITTEN)
+            written = measure_translations(network, dataset, beam=beam, batch_size=size, device=device, **options)
+            return replace(found, metrics={**found.metrics, **written.measures.metrics})
+        return found
     said = predict(network, dataset, task, batch_size=batch_size, device=device)
     theirs = None
     if teacher is not None:
@@ -270,16 +321,16 @@ class Validation:
     """A data set to validate on.
 
     Args:
-        dataset: `dataset[i] -> (image, label)`.
+        dataset: `dataset[i] -> (view, label)`, or of sequences.
         transform: Deterministic transform to a tensor; None where the data set gives tensors of one size.
-        batch_size: Samples a pass.
+        batch_size: Samples a pass, at least 1.
         metric: What early stopping, the plateau schedule and methods that act on improvements look at; the task's `primary_metric` where
             None.
         also: Further metrics, such as BLEU of what the student writes: called with the student in evaluation mode.
         lower_is_better: Whether less of `metric` is better; None of one of ours, which say so themselves.
 
     Raises:
-        ConfigError: for a metric of which nobody has said what is better.
+        ConfigError: for a metric of which nobody has said what is better, or a batch size below 1.
         UnknownNameError: for a metric that nothing measures.
 
     >>> from bookkd.tasks import Classification
@@ -295,6 +346,7 @@ class Validation:
     lower_is_better: bool | None = None
 
     def __post_init__(self) -> None:
+        at_least(self.batch_size, 1, "batch_size", where="validation")
         if self.metric is not None:
             direction_of(self.metric, self.lower_is_better, ours=self.also is None)
         elif self.lower_is_better is not None:
@@ -304,11 +356,16 @@ class Validation:
             )
 
     def check(self, task: Task) -> None:
-        """Refuse a metric that is not measured for a task.
+        """Refuse what is no data set of samples and labels, and a metric that is not measured for a task.
 
         Raises:
+            DataError: for items that are no pairs.
             UnknownNameError: for such a one; what `also` measures is only known once it has.
         """
+        first: Any = cast(Any, self.dataset)[0] if len(self.dataset) else ()
+        if not isinstance(first, tuple | list):
+            do = "Pass a data set: dataset[i] gives the input and its label."
+            raise DataError(expected("validation", "of pairs", f"a {type(first).__name__}", where="sample 0", do=do))
         if self.metric is not None and self.also is None and task.name in _MEASURED:
             choose(self.metric, _MEASURED[task.name], "metric", where=f"validation, task {task.name}")
 

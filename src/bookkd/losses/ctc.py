@@ -44,6 +44,7 @@ def check_transcripts(
         names: Number of each utterance, for the error; its place where None.
 
     Raises:
+        ConfigError: for a length above the width of the labels.
         DataError: naming the first utterance whose symbols are no classes, or are the blank; or that has fewer frames than symbols,
             with one more for each symbol that repeats the one before it.
 
@@ -57,12 +58,16 @@ Leave it out (the option `drop` of the speech readers), or use a network that ke
     wrong = there & ((labels < 0) | (labels >= n_classes) | (labels == blank))
     needed = frames_needed(labels, label_lengths)
     short = counts.to(labels.device) < needed
-    bad = wrong.any(1) | (short & (label_lengths > 0))
-    # The only wait for the device: a symbol out of range would end the process there without a message.
+    too_long = label_lengths > labels.shape[1]
+    bad = wrong.any(1) | (short & (label_lengths > 0)) | too_long
+    # One wait for the device for all of them: a symbol out of range would end the process there without a message.
     if not bool(bad.any()):
         return
     place = int(bad.nonzero()[0])
     where = _named(names, place)
+    if bool(too_long[place]):
+        wish = f"at most {labels.shape[1]}, the width of the labels"
+        raise ConfigError(expected("label_lengths", wish, int(label_lengths[place]), where=where))
     if bool(wrong[place].any()):
         symbol = int(labels[place][wrong[place]][0])
         wish = f"from 0 to {n_classes - 1}, and not the blank {blank}"
@@ -119,17 +124,6 @@ def ctc_loss(
         raise ConfigError(expected("labels", wish, got, where="ctc_loss"))
     if not len(counts):
         return student.sum(-1)
-    if int(label_lengths.max()) > labels.shape[1]:
-        place = int(label_lengths.argmax())
-        where = f"ctc_loss, {_named(samples, place)}"
-        raise ConfigError(
-            expected(
-                "label_lengths",
-                f"at most {labels.shape[1]}, the width of the labels",
-                int(label_lengths[place]),
-                where=where,
-            )
-        )
     check_transcripts(labels, label_lengths, counts, blank=blank, n_classes=n_classes, names=samples)
     counts = counts.to(student.device)
     # What a network says where no transcript is known is nobody's business, infinite or not.

@@ -28,7 +28,7 @@ from bookkd.making.merging import merged_plan, sources_of
 from bookkd.making.on_device import encoding_on
 from bookkd.tasks import Task
 from bookkd.views import Pick, Replay, Views, check_replay, collate, differences
-from bookkd.zoo import fingerprint
+from bookkd.zoo import fingerprint, known_as
 
 __all__ = ["check_samples", "grow"]
 
@@ -202,7 +202,7 @@ def check_samples(book: Book, dataset: Any, views: Views) -> bool:
     fingerprinted = bool(known) and known.keys() <= mine.keys()
     if fingerprinted:
         found += [
-            f"data {key} is {mine[key]!r}, the book's is {value!r}"
+            f"data {known_as(key)} is {mine[key]!r}, the book's is {value!r}"
             for key, value in known.items()
             if mine[key] != value
         ]
@@ -383,6 +383,7 @@ def _cost(book: Book, written: int, forwards: int, seconds: float, cpu_seconds: 
         "teacher_forwards": int(before.get("teacher_forwards", 0)) + forwards,
         "records": int(before.get("records", 0)) + written,
         "peak_memory_bytes": peak_memory_bytes(),
+        **({"outputs": before["outputs"]} if "outputs" in before else {}),
         "growth": {
             "from_edition": book.edition,
             "seconds": round(seconds, 3),

@@ -93,8 +93,8 @@ def make(
     if len(replay) == 0:
         raise DataError(expected("dataset", "at least one sample", 0, do="Check --data.root and --data.split."))
     check_replay(replay)
-    task.check_data(dataset)  # before the batch size is tried
-    check_speaker(teacher, dataset)
+    check_speaker(teacher, dataset)  # before the batch size is tried
+    task.check_data(dataset)
     if batch_size is None:
         batch_size = _planned_batch_size(path) or find_batch_size(teacher, *_longest_record(replay, task))
     needs = [(build_method(each) if isinstance(each, str) else each).needs(task) for each in serve]
@@ -127,6 +127,7 @@ def make(
             "teacher_forwards": knowledge.teacher_forwards,
             "records": written,
             "peak_memory_bytes": peak_memory_bytes(),
+            **({"outputs": knowledge.cut} if knowledge.cut else {}),
         }
         return writer.finish(cost)
 

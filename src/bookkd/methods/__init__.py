@@ -16,8 +16,10 @@ from bookkd.methods.cc import CC
 from bookkd.methods.ccskd import CCSKD
 from bookkd.methods.cons_kd import ConsKD
 from bookkd.methods.crd import CRD
+from bookkd.methods.csc_ace import CSCACE
 from bookkd.methods.cskd import CSKD
 from bookkd.methods.ctc_kd import CTCKD
+from bookkd.methods.cwd import CWD
 from bookkd.methods.dil import DIL
 from bookkd.methods.dist import DIST
 from bookkd.methods.dkd import DKD
@@ -37,6 +39,7 @@ from bookkd.methods.pkt import PKT
 from bookkd.methods.reviewkd import ReviewKD
 from bookkd.methods.rkd import RKD
 from bookkd.methods.simkd import SimKD
+from bookkd.methods.skd import SKD
 from bookkd.methods.sp import SP
 from bookkd.methods.supervised import Supervised
 from bookkd.methods.takd import TAKD
@@ -52,8 +55,10 @@ __all__ = [
     "CC",
     "CCSKD",
     "CRD",
+    "CSCACE",
     "CSKD",
     "CTCKD",
+    "CWD",
     "DIL",
     "DIST",
     "DKD",
@@ -67,6 +72,7 @@ __all__ = [
     "OFD",
     "PKT",
     "RKD",
+    "SKD",
     "SP",
     "TAKD",
     "ULD",
@@ -105,8 +111,10 @@ METHODS = {
     "ccskd": "bookkd.methods.ccskd:CCSKD",
     "cons-kd": "bookkd.methods.cons_kd:ConsKD",
     "crd": "bookkd.methods.crd:CRD",
+    "csc-ace": "bookkd.methods.csc_ace:CSCACE",
     "cskd": "bookkd.methods.cskd:CSKD",
     "ctc-kd": "bookkd.methods.ctc_kd:CTCKD",
+    "cwd": "bookkd.methods.cwd:CWD",
     "dil-seq2seq": "bookkd.methods.dil:DIL",
     "dist": "bookkd.methods.dist:DIST",
     "dkd": "bookkd.methods.dkd:DKD",
@@ -126,6 +134,7 @@ METHODS = {
     "rkd": "bookkd.methods.rkd:RKD",
     "self-distillation": "bookkd.methods.instance_label_smoothing:SelfDistillation",
     "simkd": "bookkd.methods.simkd:SimKD",
+    "skd": "bookkd.methods.skd:SKD",
     "sp": "bookkd.methods.sp:SP",
     "supervised": "bookkd.methods.supervised:Supervised",
     "takd": "bookkd.methods.takd:TAKD",

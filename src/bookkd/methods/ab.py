@@ -24,6 +24,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 from bookkd.core.check import positive
+from bookkd.core.fields import SAMPLE_WEIGHT
 from bookkd.core.schedules import times
 from bookkd.losses import activation_boundary
 from bookkd.methods._features import BeginningMethod, connected, feature
@@ -73,7 +74,7 @@ class AB(BeginningMethod):
         names, terms = {layer: feature(layer) for layer in self.layers}, []
         for place, (layer, name) in enumerate(names.items()):
             weight = times(self.weight, _SCALE * 2.0 ** (place - len(names) + 1))
-            how: dict[str, Any] = {"weight": weight, "name": f"boundary/{layer}", "samples": True}
+            how: dict[str, Any] = {"weight": weight, "name": f"boundary/{layer}", "over": SAMPLE_WEIGHT}
             terms.append(bind(activation_boundary, connected(name, "fit"), teacher=name, margin=self.margin, **how))
         build = partial(map_adapter, relu=False)
         return tuple(terms), tuple(self.adapter(name, "fit", build) for name in names.values())

@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from bookkd.core.fields import SAMPLE_WEIGHT
 from bookkd.core.schedules import Schedule
 from bookkd.losses import feature_mse
 from bookkd.methods._features import STAGES, FeatureMethod, feature
@@ -45,6 +46,7 @@ class AT(FeatureMethod):
     layers: tuple[str, ...] = STAGES
 
     name: ClassVar[str] = "at"
+    tasks: ClassVar[tuple[str, ...]] = ("classification", "multi-label", "segmentation")
     card: ClassVar[Card] = Card(
         "The student looks where the teacher looks",
         "Zagoruyko and Komodakis, ICLR 2017, arXiv 1612.03928",
@@ -59,5 +61,5 @@ class AT(FeatureMethod):
         for layer in self.layers:
             name = feature(layer, "attention")
             label = f"attention/{layer}"
-            found.append(bind(feature_mse, name, teacher=name, weight=self.weight, name=label, samples=True))
+            found.append(bind(feature_mse, name, teacher=name, weight=self.weight, name=label, over=SAMPLE_WEIGHT))
         return tuple(found), ()

@@ -49,6 +49,10 @@ class Handler(Protocol):
         """Take it back."""
         ...
 
+    def logged(self) -> dict[str, float]:
+        """Return what the record of an epoch should say of what was done since this was asked; nothing, of one that derives from this."""
+        return {}
+
 
 class Method(Protocol):
     """One published recipe: a frozen dataclass of plain values; derive it from `BaseMethod`."""

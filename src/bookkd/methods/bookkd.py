@@ -95,7 +95,14 @@ class BookKD(BaseMethod):
     scale_high: float = 20.0
 
     name: ClassVar[str] = "bookkd"
-    tasks: ClassVar[tuple[str, ...]] = ("causal-lm", "classification", "multi-label", "seq2seq", "tagging")
+    tasks: ClassVar[tuple[str, ...]] = (
+        "causal-lm",
+        "classification",
+        "multi-label",
+        "segmentation",
+        "seq2seq",
+        "tagging",
+    )
     card: ClassVar[Card] = Card(
         "Regularised ensemble of teachers, entropy adjusted by a trained scalar, label smoothing",
         "Zhu et al., Knowledge-Based Systems 2023 (abstract only); DynamicKD, arXiv 2305.05233",

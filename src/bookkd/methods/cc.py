@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from bookkd.core.check import at_least, positive
 from bookkd.core.errors import ConfigError, expected
+from bookkd.core.fields import SAMPLE_WEIGHT
 from bookkd.core.schedules import Schedule
 from bookkd.losses import cc_kernel, cc_neighbours
 from bookkd.methods._features import FeatureMethod, connected, feature, of_teacher
@@ -108,7 +109,7 @@ class CC(FeatureMethod):
     def own(self, task: Task) -> tuple[tuple[Term, ...], tuple[Connector, ...]]:
         """Return the term of the form, and the embeddings where it has some."""
         name = feature(self.layer)
-        how: dict[str, Any] = {"weight": self.weight, "name": "congruence", "samples": True}
+        how: dict[str, Any] = {"weight": self.weight, "name": "congruence", "over": SAMPLE_WEIGHT}
         if self.form == "kernel":
             return (bind(cc_kernel, name, teacher=name, gamma=self.gamma, order=self.order, **how),), ()
         mine, theirs = connected(name, "embedded"), connected(name, "embedded_teacher")

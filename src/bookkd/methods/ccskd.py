@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from bookkd.core.errors import ConfigError, expected
 from bookkd.core.features import Feature
-from bookkd.core.fields import LABEL, LOGITS
+from bookkd.core.fields import LABEL, LOGITS, SAMPLE_WEIGHT
 from bookkd.core.schedules import Schedule, Steps, times
 from bookkd.losses import feature_mse, reductions, rkd_angle, rkd_distance, selective_kl
 from bookkd.methods._features import STAGES, connected, feature, of_teacher
@@ -150,7 +150,7 @@ class CCSKD(BaseMethod):
             (rkd_angle, f"angle/{layer}", times(relation, self.angle_weight) if self.angle_weight else 0.0),
         )
         return [
-            bind(loss, mine, teacher=means, weight=weight, name=name, samples=True)
+            bind(loss, mine, teacher=means, weight=weight, name=name, over=SAMPLE_WEIGHT)
             for loss, name, weight in candidates
             if weight != 0
         ]

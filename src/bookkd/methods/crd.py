@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from bookkd.core.check import at_least, positive
 from bookkd.core.errors import ConfigError, expected
-from bookkd.core.fields import OWN
+from bookkd.core.fields import OWN, SAMPLE_WEIGHT
 from bookkd.core.protocols import Knowledge
 from bookkd.core.schedules import Schedule
 from bookkd.knowledge import Negatives, books_of
@@ -103,7 +103,7 @@ class CRD(FeatureMethod):
         mine, theirs, others = (connected(name, part) for part in ("embedded", "embedded_teacher", "embedded_others"))
         # Z is a mean times the population, which so plays no part.
         hyper: dict[str, Any] = {"temperature": self.tau, "population": 1, "normaliser": None}
-        how: dict[str, Any] = {"weight": self.weight, "own": True, "gradient": True, "samples": True, **hyper}
+        how: dict[str, Any] = {"weight": self.weight, "own": True, "gradient": True, "over": SAMPLE_WEIGHT, **hyper}
         read = (name, of_teacher(name), *((of_teacher(_NEGATIVES),) if self.negatives else ()))
         both = Connector("embeddings", read, (mine, theirs, others), self._embeddings, weight_decay=None)
         student = bind(crd, mine, teacher=others, name="contrast", **how)

@@ -26,7 +26,7 @@ from typing import Any, ClassVar, Literal
 
 from bookkd.core.errors import ConfigError, expected
 from bookkd.core.features import Feature
-from bookkd.core.fields import LABEL
+from bookkd.core.fields import LABEL, SAMPLE_WEIGHT
 from bookkd.core.schedules import Schedule
 from bookkd.losses import intra_class_variance, orthogonal_projection
 from bookkd.methods._features import feature
@@ -84,7 +84,7 @@ class CSKD(BaseMethod):
     def objective(self, task: Task) -> Objective:
         """Return the terms whose weight is not the number 0."""
         name, found = feature(self.layer), list[Term]()
-        how: dict[str, Any] = {"batch": (LABEL,), "samples": True}
+        how: dict[str, Any] = {"batch": (LABEL,), "over": SAMPLE_WEIGHT}
         if self.kd_weight != 0:
             soft = {"weight": self.kd_weight, "temperature": self.temperature, "t_squared": True}
             found.append(task.soft_term(**soft, class_reduction="sum", soft_loss="kl"))  # type: ignore[arg-type]

@@ -32,6 +32,7 @@ from typing import Any, ClassVar, Literal
 
 from bookkd.core.check import at_least, between, positive
 from bookkd.core.errors import ConfigError, expected
+from bookkd.core.fields import LOGITS
 from bookkd.core.schedules import Complement, GaussianRamp, Schedule
 from bookkd.losses import soft_target_kl
 from bookkd.methods._parts import check_idle, check_temperatures
@@ -74,7 +75,14 @@ class DIL(BaseMethod):
     convex: bool = True
 
     name: ClassVar[str] = "dil-seq2seq"
-    tasks: ClassVar[tuple[str, ...]] = ("causal-lm", "classification", "multi-label", "seq2seq", "tagging")
+    tasks: ClassVar[tuple[str, ...]] = (
+        "causal-lm",
+        "classification",
+        "multi-label",
+        "segmentation",
+        "seq2seq",
+        "tagging",
+    )
     card: ClassVar[Card] = Card(
         "Assistants teach a student, which teaches back",
         "Lin et al., ACM Multimedia 2020, doi 10.1145/3394171.3413985 (abstract only)",
@@ -151,7 +159,7 @@ class DIL(BaseMethod):
     def _labels(self, task: Task, peer: int, weight: float | Schedule) -> Iterator[Term]:
         if weight != 0:
             labels = task.label_term(weight=weight, label_smoothing=0.0)
-            yield replace(labels, field=peer_logits(peer), name=f"{labels.name}_{peer}")
+            yield replace(labels, field=labels.field.replace(LOGITS, peer_logits(peer)), name=f"{labels.name}_{peer}")
 
     def _soft(self, peer: int, teacher: str, weight: float | Schedule, name: str, beside: tuple[str, ...] = ()) -> Term:
         hyper: dict[str, Any] = {"temperature": self.temperature, "t_squared": True, "class_reduction": "sum"}

@@ -55,7 +55,7 @@ class DKD(BaseMethod):
     warmup_epochs: int = 20
 
     name: ClassVar[str] = "dkd"
-    tasks: ClassVar[tuple[str, ...]] = ("classification",)  # two outcomes have no others to divide
+    tasks: ClassVar[tuple[str, ...]] = ("classification", "segmentation")  # two outcomes have no others to divide
     card: ClassVar[Card] = Card(
         "The true class and the others matched apart",
         "Zhao et al., CVPR 2022, arXiv 2203.08679",

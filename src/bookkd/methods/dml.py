@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from bookkd.core.check import at_least
+from bookkd.core.fields import LOGITS
 from bookkd.losses import soft_target_kl
 from bookkd.methods.base import BaseMethod, Card
 from bookkd.objectives import Objective, Term, bind
@@ -45,7 +46,15 @@ class DML(BaseMethod):
     average: bool = True
 
     name: ClassVar[str] = "dml"
-    tasks: ClassVar[tuple[str, ...]] = ("causal-lm", "classification", "ctc", "multi-label", "seq2seq", "tagging")
+    tasks: ClassVar[tuple[str, ...]] = (
+        "causal-lm",
+        "classification",
+        "ctc",
+        "multi-label",
+        "segmentation",
+        "seq2seq",
+        "tagging",
+    )
     card: ClassVar[Card] = Card(
         "Peers that teach one another",
         "Zhang et al., CVPR 2018, arXiv 1706.00384",
@@ -69,7 +78,7 @@ class DML(BaseMethod):
 
     def _terms(self, task: Task, peer: int) -> Iterator[Term]:
         labels = task.label_term(weight=1.0, label_smoothing=0.0)
-        yield replace(labels, field=peer_logits(peer), name=f"{labels.name}_{peer}")
+        yield replace(labels, field=labels.field.replace(LOGITS, peer_logits(peer)), name=f"{labels.name}_{peer}")
         for other in range(self.peers):
             if other != peer:
                 yield bind(

@@ -59,7 +59,10 @@ class ExtractiveKD(BaseMethod):
     label_smoothing: float = 0.0
 
     name: ClassVar[str] = "extractive-kd"
-    tasks: ClassVar[tuple[str, ...]] = ("classification",)  # of two outcomes nothing but the larger one is left
+    tasks: ClassVar[tuple[str, ...]] = (
+        "classification",
+        "segmentation",
+    )  # of two outcomes nothing but the larger one is left
     card: ClassVar[Card] = Card(
         "Teacher's distribution without its uniform share, separate temperatures",
         "Kobayashi, WACV 2022 (abstract only)",

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
+from bookkd.core.fields import SAMPLE_WEIGHT
 from bookkd.core.schedules import Schedule
 from bookkd.losses import feature_mse
 from bookkd.methods._features import FeatureMethod, connected, feature
@@ -48,6 +49,7 @@ class FitNets(FeatureMethod):
     layer: str = "stage2"
 
     name: ClassVar[str] = "fitnets"
+    tasks: ClassVar[tuple[str, ...]] = ("classification", "multi-label", "segmentation")
     card: ClassVar[Card] = Card(
         "The student's maps at one layer are the teacher's",
         "Romero et al., ICLR 2015, arXiv 1412.6550",
@@ -59,5 +61,7 @@ class FitNets(FeatureMethod):
     def own(self, task: Task) -> tuple[tuple[Term, ...], tuple[Connector, ...]]:
         """Return the squared error of the fitted maps."""
         maps = feature(self.layer)
-        term = bind(feature_mse, connected(maps, "fit"), teacher=maps, weight=self.weight, name="hint", samples=True)
+        term = bind(
+            feature_mse, connected(maps, "fit"), teacher=maps, weight=self.weight, name="hint", over=SAMPLE_WEIGHT
+        )
         return (term,), (self.adapter(maps, "fit", partial(map_adapter, form="fit")),)

@@ -23,6 +23,7 @@ from typing import Any, ClassVar
 
 from bookkd.core.errors import ConfigError, expected
 from bookkd.core.features import Feature
+from bookkd.core.fields import SAMPLE_WEIGHT
 from bookkd.core.schedules import Schedule
 from bookkd.losses import feature_mse
 from bookkd.methods._features import STAGES, BeginningMethod
@@ -69,5 +70,5 @@ class FSP(BeginningMethod):
         for first, second in pairwise(self.layers):
             name = Feature(first, "fsp", other=second).name
             label = f"flow/{first}.{second}"
-            found.append(bind(feature_mse, name, teacher=name, weight=self.weight, name=label, samples=True))
+            found.append(bind(feature_mse, name, teacher=name, weight=self.weight, name=label, over=SAMPLE_WEIGHT))
         return tuple(found), ()

@@ -94,7 +94,7 @@ class KDExplainer(WithOrWithoutTeacher):
 
 
 @dataclass(frozen=True)
-class _Cooling:
+class _Cooling(Handler):
     """Sets temperature and movement of a tree's gates at the start of an epoch; both are buffers of the tree, and so in checkpoints."""
 
     temperature: float

@@ -73,7 +73,7 @@ class LLMKD(BaseMethod):
     t_squared: bool = True
 
     name: ClassVar[str] = "llm-kd"
-    tasks: ClassVar[tuple[str, ...]] = ("causal-lm", "classification", "seq2seq", "tagging")
+    tasks: ClassVar[tuple[str, ...]] = ("causal-lm", "classification", "segmentation", "seq2seq", "tagging")
     card: ClassVar[Card] = Card(
         "Divergences on the next token",
         "Kim and Rush, arXiv 1606.07947 (2016); Agarwal et al., arXiv 2306.13649 (2024)",

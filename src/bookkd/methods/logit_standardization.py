@@ -49,7 +49,10 @@ class LogitStandardization(BaseMethod):
     ddof: Literal[0, 1] = 1
 
     name: ClassVar[str] = "logit-standardization"
-    tasks: ClassVar[tuple[str, ...]] = ("classification",)  # two standardised outcomes are +-1, whatever the logits
+    tasks: ClassVar[tuple[str, ...]] = (
+        "classification",
+        "segmentation",
+    )  # two standardised outcomes are +-1, whatever the logits
     card: ClassVar[Card] = Card(
         "Soft targets of logits brought to mean 0 and deviation 1",
         "Sun et al., CVPR 2024, arXiv 2403.01427",

@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from bookkd.core.fields import SAMPLE_WEIGHT
 from bookkd.core.schedules import Schedule
 from bookkd.losses import nst
 from bookkd.methods._features import STAGES, FeatureMethod, feature
@@ -59,7 +60,7 @@ class NST(FeatureMethod):
         """Return the distance of the sets of channels, a term a layer."""
         names = {layer: feature(layer) for layer in self.layers}
         terms = tuple(
-            bind(nst, name, teacher=name, weight=self.weight, name=f"selectivity/{layer}", samples=True)
+            bind(nst, name, teacher=name, weight=self.weight, name=f"selectivity/{layer}", over=SAMPLE_WEIGHT)
             for layer, name in names.items()
         )
         return terms, ()

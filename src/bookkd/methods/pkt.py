@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from bookkd.core.fields import SAMPLE_WEIGHT
 from bookkd.core.schedules import Schedule
 from bookkd.losses import pkt
 from bookkd.methods._features import FeatureMethod, feature
@@ -56,4 +57,4 @@ class PKT(FeatureMethod):
     def own(self, task: Task) -> tuple[tuple[Term, ...], tuple[Connector, ...]]:
         """Return the divergence of the neighbours."""
         name = feature(self.layer)
-        return (bind(pkt, name, teacher=name, weight=self.weight, name="neighbours", samples=True),), ()
+        return (bind(pkt, name, teacher=name, weight=self.weight, name="neighbours", over=SAMPLE_WEIGHT),), ()

@@ -29,6 +29,7 @@ from torch.nn.functional import interpolate
 
 from bookkd.core.check import at_least
 from bookkd.core.errors import ConfigError, expected
+from bookkd.core.fields import SAMPLE_WEIGHT
 from bookkd.core.schedules import Ramp, Times
 from bookkd.losses import feature_mse, hcl
 from bookkd.methods._features import STAGES, FeatureMethod, connected, feature, of_teacher
@@ -121,7 +122,7 @@ class ReviewKD(FeatureMethod):
         weight = Times(Ramp(self.ramp_epochs), self.weight)
         terms = tuple(
             # Of a vector, a map of one position, the squared error is all that there is.
-            bind(_reviewed, mine, teacher=name, weight=weight, name=f"review/{layer}", samples=True)
+            bind(_reviewed, mine, teacher=name, weight=weight, name=f"review/{layer}", over=SAMPLE_WEIGHT)
             for layer, mine, name in zip(self.layers, made, names, strict=True)
         )
         return terms, (Connector("review", names, made, self._review, weight_decay=None),)

@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from bookkd.core.fields import SAMPLE_WEIGHT
 from bookkd.core.schedules import Schedule, times
 from bookkd.losses import rkd_angle, rkd_distance
 from bookkd.methods._features import FeatureMethod, feature
@@ -75,5 +76,5 @@ class RKD(FeatureMethod):
         ):
             if share:
                 weight = times(self.weight, share)
-                found.append(bind(loss, name, teacher=name, weight=weight, name=label, samples=True))
+                found.append(bind(loss, name, teacher=name, weight=weight, name=label, over=SAMPLE_WEIGHT))
         return tuple(found), ()

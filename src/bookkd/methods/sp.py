@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from bookkd.core.fields import SAMPLE_WEIGHT
 from bookkd.core.schedules import Schedule
 from bookkd.losses import similarity_preserving
 from bookkd.methods._features import FeatureMethod, feature
@@ -57,5 +58,5 @@ class SP(FeatureMethod):
         """Return the difference of the similarities."""
         name = feature(self.layer)
         return (
-            bind(similarity_preserving, name, teacher=name, weight=self.weight, name="similarity", samples=True),
+            bind(similarity_preserving, name, teacher=name, weight=self.weight, name="similarity", over=SAMPLE_WEIGHT),
         ), ()

@@ -45,6 +45,7 @@ class Supervised(BaseMethod):
         "ctc",
         "multi-label",
         "regression",
+        "segmentation",
         "seq2seq",
         "tagging",
     )

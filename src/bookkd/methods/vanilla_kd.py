@@ -9,9 +9,12 @@ Parameters: `temperature` 4, `ce_weight` 0.1, `kd_weight` 0.9 (the CIFAR-100 ben
 temperature 1 and 0.5 / 0.5 on ImageNet (mdistiller). The paper fixes no weights beyond "considerably lower" on labels.
 Presets reproduce the conventions of other libraries, which differ by factors of 1/T^2 and 1/K for the same words:
 `mdistiller`, `mdistiller-imagenet`, `repdistiller`, `torchdistill`, `tf-kd`, `deit`, `kd-lib`, `keras`,
-`logit-standardization` (its weights only; standardised logits are a method of their own). `deit` has one head, where
+`logit-standardization` (its weights only; standardised logits are a method of their own), `function-matching`. `deit` has one head, where
 DeiT reads the student's side from a distillation token; `keras` keeps the teacher as target, which an early version of
 that example had swapped; `torchdistill` drops T^2 and the label term where it is given no labels, which we do not.
+`function-matching` is KL at temperature 1 without any label, for every view of strong and mixed views and a long schedule (Beyer
+and others, "Knowledge distillation: A good teacher is patient and consistent", arXiv 2106.05237; temperature 1 on ImageNet, 1 to 10 on
+small sets). It wants many views: its authors found fixed targets of few views to be learnt by heart.
 What it costs: one pass of the student and one read of the book.
 What it clashes with: top-k books at temperatures they do not promise, in numbers or in steps, and any sparse book with a
 temperature that moves steadily or `soft_loss="mse"` (all refused).
@@ -64,6 +67,7 @@ class VanillaKD(BaseMethod):
         "classification",
         "multi-label",
         "regression",
+        "segmentation",
         "seq2seq",
         "tagging",
     )
@@ -89,6 +93,7 @@ class VanillaKD(BaseMethod):
         },
         "keras": {"ce_weight": 0.1, "kd_weight": 0.9, "temperature": 3.0, "t_squared": False},
         "logit-standardization": {"ce_weight": 0.1, "kd_weight": 9.0, "temperature": 2.0},
+        "function-matching": {"ce_weight": 0.0, "kd_weight": 1.0, "temperature": 1.0},
     }
 
     def __post_init__(self) -> None:

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from bookkd.core.check import between
+from bookkd.core.fields import SAMPLE_WEIGHT
 from bookkd.core.schedules import Schedule
 from bookkd.losses import as_normal, vid
 from bookkd.methods._features import STAGES, FeatureMethod, connected, feature
@@ -103,7 +104,9 @@ class VID(FeatureMethod):
         """Return the likelihood of the teacher's maps, a term and a regressor a layer."""
         names = {layer: feature(layer) for layer in self.layers}
         terms = tuple(
-            bind(vid, connected(name, "told"), teacher=name, weight=self.weight, name=f"told/{layer}", samples=True)
+            bind(
+                vid, connected(name, "told"), teacher=name, weight=self.weight, name=f"told/{layer}", over=SAMPLE_WEIGHT
+            )
             for layer, name in names.items()
         )
         build = partial(Regressor, variance=self.variance)

@@ -12,7 +12,7 @@ from torch import Tensor
 from bookkd.core.check import unique
 from bookkd.core.errors import ConfigError, expected
 from bookkd.core.features import is_feature
-from bookkd.core.fields import PARTNER_LABEL, SAMPLE_WEIGHT, TEACHER
+from bookkd.core.fields import PARTNER_LABEL, TEACHER
 from bookkd.core.schedules import Clock, Steps, resolve
 from bookkd.losses import LOSSES, ClassTarget, SampledTarget, SparseTarget, Target, cross_entropy
 from bookkd.losses.targets import computing_dtype
@@ -135,7 +135,7 @@ class Objective:
 
         Args:
             batch: The batch, read by the masks of the terms.
-            weights: Weight of each position, not negative, floating, shape [...].
+            weights: Weight of each position, not negative, floating, shape [...]; of terms with `over` those are the batch's.
 
         Returns:
             Shape [terms].
@@ -183,7 +183,7 @@ class Objective:
         return torch.stack([mean * resolve(term.weight, clock) for mean, term in pairs]).sum()
 
     def _weights(self, term: Term, batch: Mapping[str, Any], weights: Tensor) -> Tensor:
-        weights = batch.get(SAMPLE_WEIGHT, weights) if term.samples else weights
+        weights = weights if term.over is None else batch[term.over]
         kept = weights.to(computing_dtype(weights.dtype))
         if term.mask is not None:
             mask = term.mask(batch)
@@ -238,7 +238,7 @@ def _value(
 ) -> Tensor:
     """Return the values of a pointwise term; where it has many positions of many classes, a few at a time."""
     student = student_fields.get(term.field)
-    whole = term.claims.scope != "position" or term.gradient or term.samples or _picks(term, targets, batch)
+    whole = term.claims.scope != "position" or term.gradient or term.over is not None or _picks(term, targets, batch)
     rows = None if student is None or whole else rows_of_chunk(student)
     if student is None or rows is None:
         return term.value(student_fields, targets, batch, clock)

@@ -90,7 +90,8 @@ class Term:
         only: Where the values count, which are 0 elsewhere; unlike `mask` it leaves the denominator as it is, and looks at the target.
         beside: Further fields of the student's own: with `teacher` they are the members of one `CombinedTarget`, in equal parts
             unless a transform (`Combine`) says otherwise.
-        samples: Whether its positions are the samples, whatever those of the task are, as of features beside the logits of pixels.
+        over: Key of the batch with the weights of the term's own positions, where these are others than the task's, as the pixels of
+            labels are beside the coarser grid that a teacher is matched on; None for the task's.
     """
 
     name: str
@@ -106,7 +107,7 @@ class Term:
     gradient: bool = False
     only: Selection | None = None
     beside: tuple[str, ...] = ()
-    samples: bool = False
+    over: str | None = None
 
     def __post_init__(self) -> None:
         check_field_name(self.field)
@@ -245,7 +246,7 @@ def bind(
     own: bool = False,
     gradient: bool = False,
     beside: tuple[str, ...] = (),
-    samples: bool = False,
+    over: str | None = None,
     **hyper: Hyper,
 ) -> Term:
     """Bind a loss to the names of its inputs, and check the names against the loss's own signature.
@@ -261,7 +262,7 @@ def bind(
         own: Whether `teacher` names a field of the student's own.
         gradient: Whether that field is taken with gradient.
         beside: Further ones, which teach together with it.
-        samples: Whether its positions are the samples, not those of the task.
+        over: Weights of the term's own positions, by key of the batch.
         **hyper: Hyper-parameters of the loss: every required one, and no other.
 
     Raises:
@@ -277,7 +278,7 @@ def bind(
     bookkd.core.errors.UnknownNameError: Unknown hyper-parameter 'smoothing' (term cross_entropy, loss cross_entropy). Nearest: smoothing_over, label_smoothing.
     """
     given, called = tuple(batch), name or _loss_name(loss)
-    sides: dict[str, Any] = {"own": own, "gradient": gradient, "beside": beside, "samples": samples}
+    sides: dict[str, Any] = {"own": own, "gradient": gradient, "beside": beside, "over": over}
     return Term(called, loss, field, teacher, given, weight, dict(hyper), mask, **sides)
 
 

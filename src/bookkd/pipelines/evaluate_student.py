@@ -10,18 +10,27 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bookkd.core.errors import FidelityError, expected
+from bookkd.core.errors import ConfigError, FidelityError, WeightsError, expected
 from bookkd.core.fields import LOGITS, SAMPLE, VARIANCE, VIEW, WEIGHT
 from bookkd.evaluation import Evaluation, Measures, cost
-from bookkd.knowledge import StoredKnowledge, check_alignment
-from bookkd.learning import Learner, find_device, measure, measure_sequences, predictions_of
+from bookkd.knowledge import StoredKnowledge
+from bookkd.learning import Learner, find_device, measure, measure_network, predictions_of
 from bookkd.losses import DenseTarget, FullTarget
 from bookkd.pipelines.learn_student import views_of_book
 from bookkd.pipelines.options import DataOptions, NetworkOptions
-from bookkd.pipelines.task import build_task, says_variance, task_name, with_masked, with_variance
+from bookkd.pipelines.task import (
+    beam_of,
+    build_task,
+    check_book,
+    says_variance,
+    task_name,
+    with_grid,
+    with_masked,
+    with_variance,
+)
 from bookkd.tasks import Task, predict
 from bookkd.views import Pick, Replay, Views
-from bookkd.zoo import check_takes
+from bookkd.zoo import ClassSubset, check_takes
 
 __all__ = ["evaluate_student", "example_of", "unchanged_views"]
 
@@ -39,6 +48,7 @@ def evaluate_student(
     latency: bool = True,
     task: str = "",
     task_args: Mapping[str, Any] | None = None,
+    beam: int = 1,
 ) -> dict[str, Any]:
     """Measure a network on a split: quality with bootstrap intervals, agreement with a teacher, size and speed.
 
@@ -54,54 +64,82 @@ def evaluate_student(
         latency: Measure the time of a pass at batch 1 and 64.
         task: Name of the task; empty for that of the book, or classification.
         task_args: Options of the task.
+        beam: Hypotheses that are followed where translations are written out for BLEU and chrF; 0 writes none.
 
     Returns:
         What `bookkd evaluate --json` prints.
+
+    Raises:
+        ConfigError: for a teacher and a book.
     """
+    if book is not None and teacher is not None and teacher.name:
+        do = "Compare with one of them at a time."
+        raise ConfigError(expected("teacher", "none beside a book", teacher.name, where="evaluate", do=do))
     device = find_device(accelerator)
     dataset = data.open()
     stored = None if book is None else StoredKnowledge(book)
     plain = build_task(task_name(task, stored), dataset, task_args)
     student.refuse_untrained("student")
-    network, preprocess = student.build(plain.n_outputs, role="student")
+    network, preprocess = _built(student.for_data(dataset), plain)
     own = says_variance(plain, network, dataset, preprocess=preprocess)
     chosen = with_variance(plain, teacher=None, student=own)
     learner = Learner(network, chosen, preprocess=preprocess).to(device)
     if any(info.by_position for info in plain.field_infos.values()):
         if stored is not None:
-            plain = with_masked(plain, stored)
-            seen = unchanged_views(stored)
-            names = plain.class_names
-            check_alignment(stored, dataset, seen, class_names=names, task=plain.name, masked=plain.masked)
+            plain = with_grid(with_masked(plain, stored), stored)
+            check_book(stored, dataset, unchanged_views(stored), plain)
         check_takes(network, dataset)
         beside = (
-            teacher.teacher(plain.n_outputs, device)
+            teacher.for_data(dataset).teacher(plain.n_outputs, device)
             if stored is None and teacher is not None and teacher.name
             else None
         )
-        result: Evaluation | Measures = measure_sequences(
-            learner.eval().compute,
+        beam, why = beam_of(plain, dataset, beam)
+        result: Evaluation | Measures = measure_network(
+            # Whoever writes translations asks the network token by token.
+            learner.eval().student if beam else learner.eval().compute,
             dataset,
             plain,
             teacher=beside,
             book=stored,
+            beam=beam,
             batch_size=batch_size,
             device=device,
             replicates=replicates,
             seed=seed,
         )
-        return _report(result, plain, data, dataset, network, preprocess, device if latency else None)
+        found = _report(result, plain, data, dataset, network, preprocess, device if latency else None)
+        return {**found, "notes": [why]} if why else found
     said = predictions_of(learner, dataset, batch_size=batch_size)
     against: dict[str, torch.Tensor] | None = None
     if stored is not None:
-        check_alignment(stored, dataset, unchanged_views(stored), class_names=dataset.class_names, task=plain.name)
-        against = _read(stored, len(dataset), tuple(plain.field_infos))
+        rows = dataset.indices.tolist() if isinstance(dataset, ClassSubset) else None
+        check_book(stored, dataset, unchanged_views(stored), plain, rows=rows)
+        said_there = _read(stored, range(len(dataset)) if rows is None else rows, tuple(plain.field_infos))
+        against = _of_task(plain, said_there)
     elif teacher is not None and teacher.name:
-        speaker = teacher.teacher(plain.n_outputs, device)
+        speaker = teacher.teacher(plain.of_teacher().n_outputs, device)
         theirs = with_variance(plain, teacher=None, student=says_variance(plain, speaker, dataset))
         against = predict(speaker, dataset, theirs, batch_size=batch_size, device=device).fields
     result = measure(chosen, said, teacher=against, replicates=replicates, seed=seed)
     return _report(result, plain, data, dataset, network, preprocess, device if latency else None)
+
+
+def _built(student: NetworkOptions, task: Task) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+    """Return a network of the task's classes; where its weights are of all that the data know, one of these, read for the task's."""
+    try:
+        return student.build(task.n_outputs, role="student")
+    except WeightsError:
+        whole = task.of_teacher().n_outputs
+        if not task.every_class or whole == task.n_outputs:
+            raise
+        return student.build(whole, role="student")
+
+
+def _of_task(task: Task, said: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return what a book says as the task's student says it: of some classes, those."""
+    targets = task.targets({name: DenseTarget(values) for name, values in said.items()}, {}) if task.every_class else {}
+    return {**said, **{name: target.logits for name, target in targets.items()}}
 
 
 def _report(
@@ -136,10 +174,10 @@ def unchanged_views(stored: StoredKnowledge) -> Views:
     return replace(found, n_views=1).build() if found is not None and same else Views(None, 1)
 
 
-def _read(stored: StoredKnowledge, n_samples: int, wanted: tuple[str, ...]) -> dict[str, torch.Tensor]:
-    """Return what a book says about view 0 of every sample: fields of the task, and the variance where it has one."""
-    rows = torch.arange(n_samples)
-    batch = {SAMPLE: rows, VIEW: torch.zeros_like(rows), WEIGHT: torch.ones(n_samples)}
+def _read(stored: StoredKnowledge, samples: Sequence[int], wanted: tuple[str, ...]) -> dict[str, torch.Tensor]:
+    """Return what a book says about view 0 of some samples: fields of the task, and the variance where it has one."""
+    rows = torch.as_tensor(samples)
+    batch = {SAMPLE: rows, VIEW: torch.zeros_like(rows), WEIGHT: torch.ones(len(rows))}
     names = [*wanted, *([VARIANCE] if VARIANCE in stored.fields else [])]
     found = {}
     for name, target in stored.targets(batch, names).items():

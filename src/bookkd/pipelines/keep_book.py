@@ -82,7 +82,7 @@ def repair_book(
             ) from error
         dataset = (data if data.name else data_of_book(stored, data)).open()
         plain = build_task(task_name("", stored), dataset)
-        loaded = [each.teacher(plain.n_outputs, find_device(accelerator)) for each in teachers]
+        loaded = [each.for_data(dataset).teacher(plain.n_outputs, find_device(accelerator)) for each in teachers]
         drawn = known.build()
         task = with_variance(plain, teacher=says_variance(plain, loaded[0], dataset, views=drawn), student=False)
         done = repair(path, loaded, dataset, drawn, task=task, accept=accept, progress=progress)

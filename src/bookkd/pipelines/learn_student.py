@@ -26,7 +26,15 @@ from bookkd.learning import Learned, Training, find_device, learn, visible_label
 from bookkd.learning.folder import plain
 from bookkd.methods import Method
 from bookkd.pipelines.options import DataOptions, NetworkOptions, ViewOptions
-from bookkd.pipelines.task import build_task, check_task, says_variance, task_name, with_masked, with_variance
+from bookkd.pipelines.task import (
+    build_task,
+    check_task,
+    says_variance,
+    task_name,
+    with_grid,
+    with_masked,
+    with_variance,
+)
 from bookkd.tasks import Task
 from bookkd.views import Views
 from bookkd.zoo import FILELESS, TRANSFORMS, ImageDataset, SubsetDataset, weights_digest
@@ -102,14 +110,14 @@ def learn_student(
     views = views if views is not None and views.transform else _views_of(stored)
     dataset, rows = _samples(data, stored, part)
     named = build_task(task_name(task, stored), dataset, task_args)
-    named = with_masked(named, stored)
+    named = with_grid(with_masked(named, stored), stored)
     width, drawn = named.n_outputs, views.build()
     check_task(named, dataset, data.name)
     hidden = None if label_fraction == 1 else _hidden(dataset, label_fraction, training.seed, rows, data.name)
     speaker = None
     if stored is None and teacher is not None and teacher.name:
-        speaker = teacher.teacher(named.of_teacher().n_outputs, find_device(training.accelerator))
-    network, preprocess = student.cohort(width, method.cohort, seed=training.seed)
+        speaker = teacher.for_data(dataset).teacher(named.of_teacher().n_outputs, find_device(training.accelerator))
+    network, preprocess = student.for_data(dataset).cohort(width, method.cohort, seed=training.seed)
     theirs = _teacher_says_variance(named, stored, speaker, dataset, drawn)
     own = says_variance(named, network, dataset, views=drawn, preprocess=preprocess)
     chosen = with_variance(named, teacher=theirs, student=own)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from bookkd.book import Auto, Book, Choice, Codec, Dense, Int8, is_finished, shortfall
+from bookkd.book import Auto, Book, Choice, Codec, Dense, Int8, Sampled, is_finished, shortfall
 from bookkd.core.errors import ConfigError, expected
 from bookkd.core.features import is_feature
 from bookkd.core.fields import LOGITS
@@ -75,12 +75,14 @@ def make_book(
     features: Sequence[str] = (),
     serve: Sequence[str] = (),
     feature_codec: str = "float16",
+    hint: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Make a book from named parts, by one teacher or several; gone on with where it was begun, or grown where it is finished.
 
     Args are those of `bookkd make`, `accuracy`: what a teacher is known to reach on `held_out`, which then is not measured
-    again; `task_args`: options of the task; `features`, `serve` and `feature_codec` are of one teacher;
-    and `told`: called with the choice where a codec is chosen by measuring.
+    again; `task_args`: options of the task; `features`, `serve` and `feature_codec` are of one teacher; `told`: called with the choice
+    where a codec is chosen by measuring; and `hint`: called before anything is written with what a smaller codec would save, where the
+    codec keeps every token at each position.
 
     Returns:
         What `bookkd make --json` prints.
@@ -91,7 +93,7 @@ def make_book(
     device = find_device(accelerator)
 
     def load(options: NetworkOptions) -> Teacher:
-        speaker = options.teacher(plain.of_teacher().n_outputs, device)
+        speaker = options.for_data(dataset).teacher(plain.of_teacher().n_outputs, device)
         if held_out and accuracy is not None:
             speaker.accuracy, speaker.split = accuracy, held_out
         elif held_out:
@@ -116,6 +118,8 @@ def make_book(
     if inside and len(teachers) > 1:
         do = "Make a book of each teacher; several of them are learnt from side by side."
         raise ConfigError(expected("teachers", "one, to keep features of", len(teachers), where="make", do=do))
+    if hint is not None and (text := _of_every_token(codec, plain, dataset, views.n_views * len(teachers))):
+        hint(text)
     if grow and is_finished(out):
         book, told_of_growth = _grown(out, [load(each) for each in teachers], dataset, drawn, plain, options)
         notes += told_of_growth
@@ -132,8 +136,33 @@ def make_book(
         loaders = [partial(load, each) for each in teachers]
         book = make_several(out, loaders, dataset, drawn, task=plain, told=told, **options)
     notes += shortfall(book)
+    if cut := book.cost.get("outputs"):
+        notes.append(
+            f"the teacher says {cut['said']:,} outputs at a position; the book keeps the first {cut['kept']:,}."
+        )
     chosen = {name: lost["choice"] for name, lost in book.fidelity.items() if "choice" in lost}
-    return {**describe(book), "data": data.name, "notes": notes, **({"chosen": chosen} if chosen else {})}
+    told_of = {"data": data.name, "data_args": data.args, "task": plain.name}
+    return {**describe(book), **told_of, "notes": notes, **({"chosen": chosen} if chosen else {})}
+
+
+_MANY = 256
+"""Classes of a position from which on a codec that keeps them all is worth a word."""
+
+
+def _of_every_token(codec: Codec | Auto | None, task: Task, dataset: Any, spoken: int) -> str:
+    """Return what a codec that keeps every token takes at most, and which take less; empty where that is little to speak of."""
+    info = task.field_infos.get(LOGITS)
+    if isinstance(codec, Auto) or info is None or not info.by_position or info.shape[0] < _MANY:
+        return ""
+    kept = codec or Dense()
+    if kept.sparse or not hasattr(dataset, "most_positions"):
+        return ""
+    each, fewer = kept.bytes_per_record(info.shape), Sampled(50).bytes_per_record(info.shape)
+    whole = each * (task.most_positions(dataset) or 1) * len(dataset) * spoken
+    return (
+        f"Codec {kept.name} keeps all {info.shape[0]:,} tokens at each position: {each:,} bytes, {whole / 2**20:,.1f} MiB in all at the most. "
+        f"--codec sampled keeps 50 draws, at most {fewer:,} bytes; --codec top_k the likeliest tokens."
+    )
 
 
 def features_of(method: str, task: Task) -> list[str]:

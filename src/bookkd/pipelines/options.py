@@ -18,6 +18,7 @@ from bookkd.views import CutMix, MixUp, Views
 from bookkd.zoo import (
     FAMILIES,
     ImageDataset,
+    brings_weights,
     class_subset,
     create_network,
     create_preprocess,
@@ -34,7 +35,7 @@ class DataOptions:
 
     Args:
         name: digits, digits-pairs (several labels), digits-angle (numbers), folder, cifar10, cifar100, mnist, fashion-mnist, text,
-            text-classes, pairs, spoken-digits, or package.module:callable.
+            text-classes, pairs, spoken-digits, image-masks, camvid, shapes, or package.module:callable.
         root: Folder (or zip, for "folder") that holds the files.
         split: Part of the data set.
         limit: Take so many samples, the same ones each time, with every class in its share.
@@ -72,9 +73,9 @@ class TaskOptions:
     """What the data are, and what a task cannot tell from them.
 
     Args:
-        name: classification (one class a sample), multi-label, regression, causal-lm, seq2seq, ctc or tagging; taken from the book where
+        name: classification (one class a sample), multi-label, regression, causal-lm, seq2seq, ctc, segmentation or tagging; taken from the book where
             there is one, else classification.
-        args: Options of the task, such as '{"teacher_subsampling": 2}' of ctc.
+        args: Options of the task, such as '{"teacher_subsampling": 2}' of ctc, '{"stride": 4}' of segmentation.
     """
 
     name: str = ""
@@ -86,7 +87,7 @@ class NetworkOptions:
     """A network by name.
 
     Args:
-        name: resnet8 to resnet110, digits-large, digits-small, timm:NAME, torchvision:NAME, causal-lm:NAME,
+        name: resnet8 to resnet110, digits-large, digits-small, unet-large, unet-small, timm:NAME, torchvision:NAME, causal-lm:NAME,
             seq2seq:NAME or text-classifier:NAME (a kind of Transformers such as gpt2, or a folder with its files), or
             package.module:callable.
         weights: Safetensors file to start from.
@@ -111,6 +112,18 @@ class NetworkOptions:
         """Whether its name is a reference to code of the user's own, which may change under one name."""
         return is_reference(self.name) and self.name.partition(":")[0] not in FAMILIES
 
+    def for_data(self, dataset: Any) -> NetworkOptions:
+        """Return the network as it has to be for some data: a language model keeps documents apart that are packed, where its `args` do not say.
+
+        >>> from bookkd.zoo import pack
+        >>> text = pack("mine", [[1, 2, 3]], length=4, separator=0, vocabulary=4)
+        >>> NetworkOptions("causal-lm:gpt2").for_data(text).args, NetworkOptions("resnet20").for_data(text).args
+        ({'separator': 0}, {})
+        """
+        found = getattr(dataset, "separator", None)
+        packed = self.name.startswith("causal-lm:") and isinstance(found, int)
+        return replace(self, args={"separator": found, **self.args}) if packed else self
+
     def cohort(self, n_classes: int, size: int, *, seed: int) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
         """Return the student and its preprocessing, or a cohort of `size` that differ in their initial values."""
         if size == 1:
@@ -132,10 +145,8 @@ class NetworkOptions:
 
     def refuse_untrained(self, role: str) -> None:
         """Refuse a network of ours, timm's or torchvision's with initial values; a user's own code may load its weights."""
-        pretrained = bool(self.args.get("pretrained") or self.args.get("weights")) or (
-            self.name.startswith(("causal-lm:", "seq2seq:")) and "/" in self.name
-        )
-        if self.name and self.weights is None and not pretrained and not self.users_code:
+        known = self.weights is not None or self.users_code or brings_weights(self.name, self.args)
+        if self.name and not known:
             do = f"Pass --{role}.weights FILE.safetensors."
             raise ConfigError(expected(f"{role}.weights", "a safetensors file", None, where=self.name, do=do))
 
@@ -156,8 +167,8 @@ class ViewOptions:
     """How samples are augmented, so that every view can be drawn again.
 
     Args:
-        transform: none, digits, crop-flip, crop-flip-jitter-erase, rand-augment, random-resized-crop, token-mask, or
-            package.module:callable.
+        transform: none, digits, crop-flip, crop-flip-jitter-erase, auto-augment, rand-augment, trivial-augment, jda,
+            random-resized-crop, mask-affine, mask-crop, token-mask, or package.module:callable.
         n_views: Views of each sample.
         seed: Of all draws.
         args: Arguments of the transform, such as '{"size": 32, "padding": 4}'.

@@ -39,7 +39,7 @@ from bookkd.tasks import Classification
 from bookkd.views import CachedViews, Pick, Replay, Views, collate
 from bookkd.zoo import SubsetDataset
 
-__all__ = ["Prediction", "predict_cost"]
+__all__ = ["Prediction", "predict_cost", "record_bytes"]
 
 SAMPLE = 512
 STEPS = 12
@@ -352,10 +352,13 @@ class _Rehearsal:
         return (self.clock() - started) / len(picks)
 
 
-def _codecs(
-    logits: npt.NDArray[np.float64], temperatures: tuple[float, ...], records: int
-) -> dict[str, dict[str, Any]]:
-    n_classes = logits.shape[1]
+def record_bytes(n_classes: int, temperatures: tuple[float, ...]) -> dict[str, tuple[Codec, int]]:
+    """Return name -> codec and the bytes of one record with its probes, of the codecs that a plan holds against one another.
+
+    Args:
+        n_classes: Classes of the teacher.
+        temperatures: That a sparse codec is to honour.
+    """
     k = min(max(4, n_classes // 10), n_classes - 1)
     candidates: dict[str, Codec] = {
         "dense float32": Dense("float32"),
@@ -364,9 +367,15 @@ def _codecs(
         f"top_k {k}": TopK(k=k, temperatures=temperatures),
     }
     probes = {PROBE_HASH: 8, PROBE_PROJECTIONS: 8}
-    found = {}
-    for name, codec in candidates.items():
-        size = codec.bytes_per_record((n_classes,)) + sum(probes.values())
-        lost = measure_codec(codec, logits, temperatures)
-        found[name] = {"bytes_per_record": size, "bytes": size * records, **lost}
-    return found
+    return {
+        name: (codec, codec.bytes_per_record((n_classes,)) + sum(probes.values())) for name, codec in candidates.items()
+    }
+
+
+def _codecs(
+    logits: npt.NDArray[np.float64], temperatures: tuple[float, ...], records: int
+) -> dict[str, dict[str, Any]]:
+    return {
+        name: {"bytes_per_record": size, "bytes": size * records, **measure_codec(codec, logits, temperatures)}
+        for name, (codec, size) in record_bytes(logits.shape[1], temperatures).items()
+    }

@@ -121,6 +121,11 @@ def learn_by_rollouts(
     Source: Agarwal et al. 2024, GKD (arXiv 2306.13649), algorithm 1; its batches are written by the student of that step, those of a
     round here by the student of its beginning.
     """
+    loads: object = teacher  # a teacher itself may be called too
+    if isinstance(loads, Teacher) or not callable(loads):
+        do = "Pass lambda: Teacher(...): it is loaded for a book, and let go before learning."
+        got = f"a {type(loads).__name__}"
+        raise ConfigError(expected("teacher", "a callable that loads one", got, where="learn_by_rollouts", do=do))
     folder, task = Path(out), CausalLM(texts.vocabulary, masked=masked)
     make_folder(folder)
     _begin(folder, student, texts, rollouts, task)

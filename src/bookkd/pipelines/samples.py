@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,7 +116,14 @@ def hold_out(labels: npt.NDArray[Any], fraction: float) -> Rows:
 
 
 def open_samples(
-    data: DataOptions, task_name: str, *, test: str, validation: str = "", held_out: float = 0.0, where: str
+    data: DataOptions,
+    task_name: str,
+    *,
+    test: str,
+    validation: str = "",
+    held_out: float = 0.0,
+    where: str,
+    task_args: Mapping[str, Any] | None = None,
 ) -> Samples:
     """Open the data sets of a comparison.
 
@@ -126,13 +134,14 @@ def open_samples(
         validation: Split that is chosen and fitted on; empty for none.
         held_out: In its place, share of the training samples, 0 for none.
         where: What is compared, for errors.
+        task_args: Options of the task.
 
     Raises:
-        ConfigError: if there is no such split.
+        ConfigError: if there is no such split, or the task does not take its options.
         DataError: if files or labels are not what is needed, or nothing is left to learn from.
     """
     whole = data.open()
-    task = build_task(task_name, whole)
+    task = build_task(task_name, whole, task_args)
     check_task(task, whole, data.name)
     # Where a sample has no one label, as a text has none, any of them may be held out.
     labels = np.asarray(getattr(whole, "labels", np.zeros(len(whole), dtype=np.int64)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any, cast
 
@@ -10,15 +10,36 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bookkd.core.errors import ConfigError, expected
+from bookkd.core.errors import ConfigError, MissingExtraError, expected
 from bookkd.core.fields import INPUT, MEAN, VARIANCE
-from bookkd.core.names import choose
-from bookkd.knowledge import StoredKnowledge, Teacher
+from bookkd.core.names import choose, require
+from bookkd.knowledge import StoredKnowledge, Teacher, check_alignment
+from bookkd.knowledge.writing import Viewed
 from bookkd.learning import Cohort
-from bookkd.tasks import TASKS, CausalLM, Regression, Task, task_class
+from bookkd.tasks import TASKS, CausalLM, Regression, Segmentation, Seq2Seq, Task, task_class
 from bookkd.views import Pick, Replay, Views
 
-__all__ = ["build_task", "check_task", "says_variance", "task_name", "with_masked", "with_variance"]
+__all__ = [
+    "beam_of",
+    "build_task",
+    "check_book",
+    "check_task",
+    "says_variance",
+    "task_name",
+    "usual_method",
+    "with_grid",
+    "with_masked",
+    "with_variance",
+]
+
+
+def usual_method(task: str) -> str:
+    """Return the name of the method that the program takes for a task where none is named.
+
+    >>> usual_method("causal-lm"), usual_method("classification")
+    ('llm-kd', 'vanilla-kd')
+    """
+    return {"causal-lm": "llm-kd", "ctc": "ctc-kd", "seq2seq": "llm-kd"}.get(task, "vanilla-kd")
 
 
 def task_name(given: str, stored: StoredKnowledge | None) -> str:
@@ -52,7 +73,7 @@ def build_task(name: str, dataset: Any, args: Mapping[str, Any] | None = None) -
     >>> build_task("multi-label", open_dataset("digits-pairs")).n_outputs
     10
     """
-    found: Any = task_class(name).of(dataset)
+    found: Any = _task_of(name, dataset)
     if not args:
         return cast(Task, found)
     options = [
@@ -61,6 +82,28 @@ def build_task(name: str, dataset: Any, args: Mapping[str, Any] | None = None) -
     for option in args:
         choose(option, options, "option", where=f"task {name}")
     return cast(Task, replace(found, **args))
+
+
+def _task_of(name: str, dataset: Any) -> Task:
+    """Return the task of a name, or say which ones data without classes are of."""
+    try:
+        return task_class(name).of(dataset)
+    except ConfigError as error:
+        fitting = (
+            [] if len(getattr(dataset, "class_names", [name])) else [each for each in TASKS if _fits(each, dataset)]
+        )
+        if not fitting:
+            raise
+        where, do = getattr(dataset, "name", "data"), f"Pass --task {' or '.join(fitting)}."
+        raise ConfigError(expected("task", "one of data without classes", name, where=where, do=do)) from error
+
+
+def _fits(name: str, dataset: Any) -> bool:
+    try:
+        task_class(name).of(dataset)
+    except ConfigError:
+        return False
+    return True
 
 
 def check_task(task: Task, dataset: Any, name: str) -> None:
@@ -74,10 +117,68 @@ def check_task(task: Task, dataset: Any, name: str) -> None:
         task.check_labels(np.asarray(labels), name)
 
 
+def check_book(
+    stored: StoredKnowledge, dataset: Any, views: Views, task: Task, *, rows: Sequence[int] | None = None
+) -> None:
+    """Refuse a book of other data, views, classes, masked tokens, blank or frames than a task's, see `check_alignment`.
+
+    Args:
+        stored: The book.
+        dataset: The samples.
+        views: How they are seen.
+        task: The student's.
+        rows: Book row of each sample, where the data set is a part or another order of the book's.
+    """
+    theirs, read = task.of_teacher(), getattr(dataset, "of_book", dataset)
+    most = theirs.most_positions(Viewed(read, views)) if hasattr(read, "most_positions") else None
+    check_alignment(
+        stored,
+        dataset,
+        views,
+        class_names=theirs.class_names,
+        rows=rows,
+        task=task.name,
+        masked=task.masked,
+        most=most,
+        blank=getattr(task, "blank", None),
+        rule=getattr(theirs, "rule", ""),
+    )
+
+
+def beam_of(task: Task, dataset: Any, beam: int) -> tuple[int, str]:
+    """Return the beam by which translations of a data set are written out, 0 for not at all, and why BLEU and chrF are not measured.
+
+    >>> from bookkd.tasks import Classification
+    >>> beam_of(Classification(("a", "b")), [], 4)
+    (0, '')
+    """
+    if not beam or not isinstance(task, Seq2Seq):
+        return 0, ""
+    missing = [name for name in ("end", "pad_value", "most_positions") if not hasattr(dataset, name)]
+    if missing:
+        return 0, f"BLEU and chrF are not measured: the data set does not say its {' and '.join(missing)}."
+    try:
+        require("sacrebleu", "translation")
+    except MissingExtraError as error:
+        return 0, f"BLEU and chrF are not measured. {error}"
+    return beam, ""
+
+
 def with_masked(task: Task, stored: StoredKnowledge | None) -> Task:
     """Return a language model's task with the tokens that a book says nobody may say, where it masks none of its own; any other as it is."""
     masked = () if stored is None else tuple(stored.book.plan.masked_classes)
     return replace(task, masked=masked) if isinstance(task, CausalLM) and not task.masked else task
+
+
+def with_grid(task: Task, stored: StoredKnowledge | None) -> Task:
+    """Return a segmentation on the grid that a book notes; any other task as it is.
+
+    Raises:
+        ConfigError: where the task was given another grid.
+    """
+    if stored is None or not isinstance(task, Segmentation):
+        return task
+    return task.as_noted(stored.book.plan.data, str(stored.book.path))
 
 
 def with_variance(task: Task, *, teacher: bool | None, student: bool) -> Task:

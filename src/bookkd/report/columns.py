@@ -106,6 +106,16 @@ QUALITY: Mapping[str, tuple[Column, ...]] = {
         ),
         Column("teacher_kl", "KL to teacher", "number", _KL),
     ),
+    "segmentation": (
+        Column("miou", "mIoU", "percent", "mean over classes of the intersection over the union; higher is better"),
+        Column("worst_class", "worst class", "percent", "least intersection over union of a class; higher is better"),
+        Column("accuracy", "pixel accuracy", "percent", "share of pixels classified right; higher is better"),
+        Column("boundary_f1", "boundary F1", "percent", "F1 of class boundaries within 2 pixels; higher is better"),
+        Column("nll", "NLL", "number", "negative log-likelihood of a pixel's class, nats; lower is better"),
+        Column("ece", "ECE", "number", "expected calibration error over pixels; lower is better"),
+        Column("agreement", "agreement", "percent", "share of pixels with the teacher's likeliest class"),
+        Column("teacher_kl", "KL to teacher", "number", _KL),
+    ),
     "seq2seq": (
         Column("perplexity", "perplexity", "number", "exponential of the NLL a target token; lower is better"),
         Column("bleu", "BLEU", "number", "of what was decoded, by sacreBLEU, 0 to 100; higher is better"),

@@ -97,7 +97,8 @@ def measures_of(run: FoundRun, batch: str, making_share: float | None, names: Ma
 
 def _worst_class(run: FoundRun) -> float | None:
     """Return the least recall of a class, or average precision where each class is there or not."""
-    ranked = listed(run, run.record.per_class.get("average_precision"), "per_class.average_precision")
+    name = "iou" if run.record.task == "segmentation" else "average_precision"
+    ranked = listed(run, run.record.per_class.get(name), f"per_class.{name}")
     each = run.record.per_class_recall or ranked
     values = [number(run, mapped(run, entry, "per_class"), "value") for entry in each]
     return min((value for value in values if value is not None), default=None)

@@ -25,6 +25,7 @@ from bookkd.report.figures import Row, batch_of, rows_of
 from bookkd.report.gates import Gates, gates_of
 from bookkd.report.ledger import Ledger, ledger_of
 from bookkd.report.pareto import Point, pareto_of
+from bookkd.report.pictures import NO_PICTURES, Pictures, pictures_of
 from bookkd.report.provenance import Provenance, provenance_of
 from bookkd.report.runs import FoundRun
 from bookkd.report.series import ENTROPIES, Series, curves_of, series_of
@@ -53,6 +54,7 @@ class Numbers:
         confusions: Who is taken for whom.
         gates: Tables of gates, layer by layer.
         provenance: Where the numbers come from.
+        pictures: Of segmentation; on the page alone.
     """
 
     title: str
@@ -70,6 +72,7 @@ class Numbers:
     confusions: tuple[Confusion, ...]
     gates: tuple[Gates, ...]
     provenance: Provenance
+    pictures: Pictures = NO_PICTURES
 
     @property
     def first(self) -> Column:
@@ -88,7 +91,7 @@ class Numbers:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "pictures"}
 
 
 def numbers_of(runs: Sequence[FoundRun], *, baseline: str | None = None, title: str = "BookKD report") -> Numbers:
@@ -127,6 +130,7 @@ def numbers_of(runs: Sequence[FoundRun], *, baseline: str | None = None, title: 
         confusions=confusions_of(ranked),
         gates=gates_of(ranked),
         provenance=provenance_of(runs, ranked, teachers),
+        pictures=pictures_of(ranked),
     )
 
 

@@ -43,7 +43,7 @@ def to_html(numbers: Numbers) -> str:
         numbers=numbers,
         summary=summary(numbers),
         cautions=cautions(numbers),
-        sections=sections(numbers),
+        sections=sections(numbers, pictures=True),
         charts=charts,
         choices={section: _choices(found) for section, found in charts.items()},
         policy=_policy([vega, script]),

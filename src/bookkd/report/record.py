@@ -42,6 +42,8 @@ class RunRecord:
             `evaluation.Measures` gives them.
         per_class_recall: One `{"value", "low", "high"}` or None a class; of classification.
         per_class: Metric -> one such a class or output; of other tasks.
+        pictures: Of segmentation: `{"colours": ["#rrggbb"] a class, "samples": [{"sample", "image", "truth", "student", "teacher"}]}` with
+            PNG files in base64; the teacher's is absent where none was asked.
         class_names: In the order of the logits; for numbers the names of the outputs.
         calibration: `{"temperature", "fitted_on", "before": BINS, "after": BINS, "nll_after", "ece_after"}` with BINS a list of
             `{"low", "high", "count", "confidence", "accuracy"}`; temperature scaling is never fitted on the reported split.
@@ -76,6 +78,7 @@ class RunRecord:
     metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     per_class_recall: tuple[Mapping[str, float] | None, ...] = ()
     per_class: Mapping[str, Any] = field(default_factory=dict)
+    pictures: Mapping[str, Any] = field(default_factory=dict)
     class_names: tuple[str, ...] = ()
     calibration: Mapping[str, Any] = field(default_factory=dict)
     confusion: Mapping[str, Any] = field(default_factory=dict)

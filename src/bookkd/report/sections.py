@@ -11,6 +11,7 @@ from bookkd.report import class_tables as of_classes
 from bookkd.report import more_tables as more
 from bookkd.report.formats import capital
 from bookkd.report.numbers import Numbers
+from bookkd.report.pictures import NO_PICTURES, Pictures
 from bookkd.report.provenance import Provenance
 from bookkd.report.tables import Table, differences_table, main_table
 
@@ -40,6 +41,7 @@ class Section:
         tables: What it shows in numbers; those without rows are left out.
         details: The numbers behind its charts.
         texts: Text to copy.
+        pictures: What the page alone shows.
     """
 
     key: str
@@ -47,10 +49,11 @@ class Section:
     tables: tuple[Table, ...]
     details: tuple[Table, ...] = ()
     texts: tuple[Text, ...] = ()
+    pictures: Pictures = NO_PICTURES
 
 
-def sections(numbers: Numbers) -> tuple[Section, ...]:
-    """Return the parts that have anything to show."""
+def sections(numbers: Numbers, *, pictures: bool = False) -> tuple[Section, ...]:
+    """Return the parts that have anything to show; `pictures` are of the page."""
     found = (
         _section(
             "arms", "Figures by arm", [main_table(numbers), differences_table(numbers), more.failed_table(numbers)]
@@ -74,12 +77,15 @@ def sections(numbers: Numbers) -> tuple[Section, ...]:
             [],
             [of_classes.recalls_table(numbers.recalls), of_classes.mistakes_table(numbers.confusions)],
         ),
+        Section("pictures", "Pictures", (), pictures=numbers.pictures if pictures else NO_PICTURES),
         _section("gates", "Gates", [of_classes.gates_table(numbers.gates)]),
         _section("entropy", "Entropy of book and student", [], [more.series_table(numbers.entropies, "Entropy")]),
         _section("cost", "Cost", [more.totals_table(numbers), more.ledger_table(numbers), more.books_table(numbers)]),
         _section("provenance", "Provenance", [], [more.runs_table(numbers)], _texts(numbers.provenance)),
     )
-    return tuple(section for section in found if section.tables or section.details or section.texts)
+    return tuple(
+        section for section in found if section.tables or section.details or section.texts or section.pictures.rows
+    )
 
 
 def _section(

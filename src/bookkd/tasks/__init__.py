@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bookkd.core.names import look_up
 from bookkd.core.subsampling import Convolutions
+from bookkd.tasks._outputs import width_of
 from bookkd.tasks.base import BaseTask, LogitsTask, SoftOptions, Task
 from bookkd.tasks.causal_lm import CausalLM, paired_positions
 from bookkd.tasks.classification import Classification
@@ -11,6 +12,7 @@ from bookkd.tasks.ctc import CTC
 from bookkd.tasks.multi_label import MultiLabel
 from bookkd.tasks.predict import Predictions, plain_loader, predict
 from bookkd.tasks.regression import Regression
+from bookkd.tasks.segmentation import Segmentation
 from bookkd.tasks.seq2seq import Seq2Seq
 from bookkd.tasks.tagging import Tagging
 
@@ -25,6 +27,7 @@ __all__ = [
     "MultiLabel",
     "Predictions",
     "Regression",
+    "Segmentation",
     "Seq2Seq",
     "SoftOptions",
     "Tagging",
@@ -33,6 +36,7 @@ __all__ = [
     "plain_loader",
     "predict",
     "task_class",
+    "width_of",
 ]
 
 TASKS = {
@@ -41,6 +45,7 @@ TASKS = {
     "ctc": "bookkd.tasks.ctc:CTC",
     "multi-label": "bookkd.tasks.multi_label:MultiLabel",
     "regression": "bookkd.tasks.regression:Regression",
+    "segmentation": "bookkd.tasks.segmentation:Segmentation",
     "seq2seq": "bookkd.tasks.seq2seq:Seq2Seq",
     "tagging": "bookkd.tasks.tagging:Tagging",
 }

@@ -10,15 +10,26 @@ from torch import Tensor
 from bookkd.core.errors import TeacherOutputError, expected
 from bookkd.core.fields import LOGITS, MEAN, VARIANCE
 
-__all__ = ["found_logits", "logits_of", "normal_of"]
+__all__ = ["found_logits", "logits_of", "normal_of", "width_of"]
 
 
 def found_logits(output: Any) -> Any:
     """Return what stands for the logits in a network's output, whatever it is."""
     found = getattr(output, LOGITS, output)
     if isinstance(found, Mapping):
-        found = found.get(LOGITS)
+        found = found.get(LOGITS, found.get("out"))  # torchvision's name in segmentation
     return found[0] if isinstance(found, tuple | list) and found else found
+
+
+def width_of(output: Any) -> int | None:
+    """Return how many numbers a network says at a position or of a sample; None where it says no logits.
+
+    >>> import torch
+    >>> width_of({"logits": torch.zeros(2, 5, 7)})
+    7
+    """
+    found = found_logits(output)
+    return int(found.shape[-1]) if isinstance(found, Tensor) and found.ndim else None
 
 
 def logits_of(output: Any, n_classes: int) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -33,7 +33,7 @@ class PositionTask(BaseTask):
     @property
     @abstractmethod
     def _n_outputs(self) -> int:
-        """Classes of a position; a network that says more is cut to them."""
+        """Classes of a position; a network that says more tokens is cut to them, one that says more named classes is refused."""
 
     @property
     def n_outputs(self) -> int:
@@ -106,15 +106,16 @@ class PositionTask(BaseTask):
     def _flat(self, found: Any, batch: Mapping[str, Any], kind: str) -> Tensor:
         rows, length, classes = len(batch[INPUT]), self._length(batch), self._n_outputs
         least = int(self.counts(batch).max()) if length is None else length
+        exact = len(cast(Any, self).class_names) > 0  # tokens have no names, and an output layer may be padded
         if (
             not isinstance(found, Tensor)
             or found.ndim != 3
             or len(found) != rows
             or (found.shape[1] < least if length is None else found.shape[1] != length)
-            or found.shape[2] < classes
+            or (found.shape[2] != classes if exact else found.shape[2] < classes)
         ):
             got = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {kind} without them"
-            wish = f"[{rows}, {'at least ' if length is None else ''}{least}, at least {classes}]"
+            wish = f"[{rows}, {'at least ' if length is None else ''}{least}, {'' if exact else 'at least '}{classes}]"
             rule = f", by {self.rule}" if self.rule else ""
             raise TeacherOutputError(expected("logits", wish + rule, got, where="output of a network", do=self._hint))
         places = self._kept(batch, found.shape[1], found.device).flatten().nonzero().squeeze(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -17,6 +18,9 @@ from bookkd.objectives import Term
 from bookkd.tasks._positions import PositionTask
 
 __all__ = ["CausalLM", "paired_positions"]
+
+_FEW = 32
+"""Positions of which nothing can be said."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,18 @@ class CausalLM(PositionTask):
     @property
     def _n_outputs(self) -> int:
         return self.vocabulary
+
+    def check_data(self, dataset: Any) -> None:
+        """Refuse data of another vocabulary.
+
+        Raises:
+            ConfigError: for one.
+        """
+        theirs = getattr(dataset, "vocabulary", None)
+        if theirs not in (None, self.vocabulary):
+            do = "Use CausalLM.of(dataset)."
+            wish, where = f"{theirs}, as the data's", f"task {self.name}"
+            raise ConfigError(expected("vocabulary", wish, self.vocabulary, where=where, do=do))
 
     def inputs(self, batch: Mapping[str, Any]) -> tuple[Any, ...]:
         """Return the tokens alone: what a causal network says at one of them depends on no later one, padding least of all."""
@@ -144,6 +160,30 @@ class CausalLM(PositionTask):
                     expected(name, f"at {wanted} positions", tuple(target.positions), where=self.name, do=do)
                 )
         return {name: target.rows(place) for name, target in targets.items()}
+
+    def doubt(self, logits: Tensor, batch: Mapping[str, Any]) -> str:
+        """Return why what a network says looks moved by one position, empty where it does not: it fits the token it has just read far better than the next.
+
+        A network that has learnt anything is better about the next token than one that knows nothing, ln of the vocabulary.
+
+        Args:
+            logits: At all positions of a batch, one after another, [positions, vocabulary].
+            batch: Needs `input` and `length`.
+        """
+        kept = self._kept(batch, batch[INPUT].shape[1], logits.device)
+        read = batch[INPUT].to(logits.device)[kept]
+        comes = batch[INPUT].to(logits.device).roll(-1, dims=1)[kept]
+        log_q = logits.detach().float().log_softmax(-1)
+        pair = torch.stack([-log_q.gather(1, each[:, None])[:, 0] for each in (comes, read)])
+        pair = pair[:, (read != comes) & pair.isfinite().all(dim=0)]
+        if pair.shape[1] < _FEW:
+            return ""
+        ahead, back = pair.mean(dim=1).tolist()
+        if ahead <= math.log(self.vocabulary) or back >= ahead - 1:
+            return ""
+        do = "Shift no logits: those at position i are of token i + 1. Of an untrained network this says nothing."
+        wish = f"likelier at the next token than at the one that was read (nll {back:.2f})"
+        return expected("logits", wish, f"nll {ahead:.2f}", where=f"task {self.name}, the first batch", do=do)
 
     def check_labels(self, labels: Any, where: str) -> None:
         """Refuse labels of sequences as wholes.

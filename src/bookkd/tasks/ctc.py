@@ -262,6 +262,7 @@ class CTC(PositionTask):
 
     @property
     def rule(self) -> str:
+        """How many frames a network keeps, in words for an error."""
         return f"subsampling {self.subsampling}"
 
     def _labels(self, batch: Mapping[str, Any]) -> Tensor:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from bookkd.core.called import check_called
+from bookkd.core.check import at_least
 from bookkd.core.fields import INPUT, LABEL, SAMPLE, WEIGHT
 from bookkd.tasks.base import Task
 from bookkd.views import Pick, Replay, Views, as_label, collate
@@ -50,6 +52,7 @@ def plain_loader(
     dataset: Sized, *, transform: Callable[[Any], Tensor] | None = None, batch_size: int = 256, workers: int = 0
 ) -> DataLoader[dict[str, Any]]:
     """Return a loader over the samples in order, as dict batches without augmentation; sequences are padded as `Replay` does."""
+    at_least(batch_size, 1, "batch_size", where="loader of samples")
     # A generator of its own, since a DataLoader otherwise draws from the global one.
     options: dict[str, Any] = {"num_workers": workers, "collate_fn": collate, "generator": torch.Generator()}
     if getattr(dataset, "pad_value", None) is None:
@@ -83,6 +86,9 @@ def predict(
 
     Returns:
         Fields and labels on the CPU, float32 (float64 stays).
+
+    Raises:
+        ConfigError: for a network that is not called with what the task gives.
     """
     fields: dict[str, list[Tensor]] = {}
     labels: list[Tensor] = []
@@ -91,6 +97,7 @@ def predict(
             inputs = [
                 each.to(device, non_blocking=True) if isinstance(each, Tensor) else each for each in task.inputs(batch)
             ]
+            check_called(network, inputs, task.name)
             said = task.fields(network(*inputs), batch)
             for name, values in said.items():
                 fields.setdefault(name, []).append((values if values.dtype == torch.float64 else values.float()).cpu())

@@ -85,13 +85,17 @@ def check_probes(
     if tolerance is None:
         tolerance = _tolerance(batch, dict(recipe_versions) == versions())
     # Written so that NaN in a projection does not pass.
-    view = batch.get(INPUT)
-    exact = isinstance(view, Tensor) and not view.is_floating_point() and view.dtype != torch.uint8
+    exact = _exact(batch.get(INPUT))
     same = (here == np.asarray(stored_hash)) | ((distance <= tolerance).all(axis=1) & (not exact))
     taken = batch[PROBE_TAKEN].cpu().numpy()
     wrong = np.flatnonzero(taken & ~same)
     if len(wrong):
         raise ViewMismatchError(_mismatch(batch, wrong, distance, int(taken.sum()), recipe_versions, where))
+
+
+def _exact(view: Any) -> bool:
+    """Whether views are whole numbers that are no pixels, which no library rounds."""
+    return isinstance(view, Tensor) and not view.is_floating_point() and view.dtype != torch.uint8
 
 
 def _tolerance(batch: Mapping[str, Any], same_versions: bool) -> float:
@@ -113,7 +117,10 @@ def _mismatch(
     name = ", ".join(f"{key} {int(batch[key][first])}" for key in (SAMPLE, VIEW) if key in batch)
     here = versions()
     book = ", ".join(f"{key} {value}" for key, value in sorted(recipe_versions.items()))
-    if dict(recipe_versions) == here:
+    if _exact(batch.get(INPUT)):  # which library drew them says nothing of tokens
+        made = "a record of tokens"
+        advice = "Use the text, tokenizer, length and order of the book, or make the book again with these."
+    elif dict(recipe_versions) == here:
         advice = "Use the data, transform, arguments and seed of the book's recipe, or make the book again with these."
         made = f"made and replayed with {book}"
     else:

@@ -46,7 +46,7 @@ class Replay(Dataset[dict[str, Any]]):
 
     Use it with `DataLoader(replay, batch_sampler=ViewSampler(...), collate_fn=collate)`. The generators are seeded
     before the data set is asked, so that a data set which augments by itself replays too. A label that is a tensor of
-    its own kind (torchvision's `Mask`, `BoundingBoxes`) goes through the transform together with the image.
+    its own kind (torchvision's `Mask`, `BoundingBoxes`) goes through the transform together with the image; CutMix moves masks with its box.
 
     A data set with an attribute `pad_value` is one of sequences: the first axis of each view may have a length of its own. The views
     of a batch are filled up to the longest with that value, labels that are tensors to the longest label with `IGNORE_LABEL` (NaN among
@@ -96,6 +96,9 @@ class Replay(Dataset[dict[str, Any]]):
             got = views.name or type(views.transform).__name__
             wish = "None where the teacher sees the text in other tokens"
             raise ConfigError(expected("transform", wish, got, where="Replay", do=do))
+        check = getattr(views.transform, "check_data", None)
+        if check is not None:
+            check(dataset)
         if views.mix is not None and views.mix.pool is None and rows is not None:
             raise ConfigError(
                 expected(
@@ -175,6 +178,10 @@ class Replay(Dataset[dict[str, Any]]):
         others = self._draw(partners, views)
         for item, other, partner, sample, view in zip(own, others, partners, samples, views, strict=True):
             item[INPUT], item[RATIO] = mix(item[INPUT], other[INPUT], seed=seed, sample=sample, view=view)
+            if mix.name == "cutmix" and _are_masks(item[LABEL], other[LABEL], item[INPUT]):
+                # The box of the partner brings its classes along; what is left to mix by the ratio is the same on both sides.
+                item[LABEL], _ = mix(item[LABEL], other[LABEL], seed=seed, sample=sample, view=view)
+                other[LABEL] = item[LABEL]
             item[PARTNER], item[PARTNER_LABEL] = partner, other[LABEL]
 
     def _take_probes(self, items: list[dict[str, Any]], samples: list[int], views: list[int]) -> None:
@@ -203,6 +210,11 @@ class Replay(Dataset[dict[str, Any]]):
         label = torch.as_tensor(item[LABEL])
         # The lengths tell where the one ends and the other begins.
         return torch.cat([torch.tensor([len(view), label.numel()]), view.flatten().long(), label.flatten().long()])
+
+
+def _are_masks(own: Any, other: Any, view: Tensor) -> bool:
+    """Say whether two labels have one class for each pixel of a view."""
+    return all(isinstance(each, Tensor) and each.ndim == 2 and each.shape == view.shape[-2:] for each in (own, other))
 
 
 def _pad(items: list[dict[str, Any]], value: float) -> None:

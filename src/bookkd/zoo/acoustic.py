@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from bookkd.core.check import at_least, between
 from bookkd.core.errors import ConfigError, expected
 from bookkd.core.names import choose
+from bookkd.zoo.fitting import check_features
 
 __all__ = ["AcousticModel"]
 
@@ -58,6 +59,7 @@ class AcousticModel(nn.Module):
             raise ConfigError(expected("dropout", "below 1", dropout, where=where))
         if any(not 0 <= layer < layers - 1 for layer in heads):
             raise ConfigError(expected("heads", f"layers from 0 to {layers - 2}", heads, where=where))
+        self.n_features = n_features
         self.read = nn.Linear(subsampling * n_features, width)
         sizes = [width] + [2 * width] * (layers - 1)
         kind = {"gru": nn.GRU, "lstm": nn.LSTM}[choose(cell, ("gru", "lstm"), "cell", where=where)]
@@ -68,6 +70,14 @@ class AcousticModel(nn.Module):
         self.head_layers = tuple(heads)
         self.heads = nn.ModuleList(nn.Linear(2 * width, n_classes) for _ in heads)
         self.say = nn.Linear(2 * width, n_classes)
+
+    def check_data(self, dataset: Any) -> None:
+        """Refuse speech of other features.
+
+        Raises:
+            ConfigError: naming how many.
+        """
+        check_features(dataset, self.n_features, str(getattr(dataset, "name", "data")))
 
     def forward(self, features: Tensor, lengths: Tensor) -> Any:
         """Return the logits, any where an utterance is padded; a mapping where there are heads.

@@ -58,6 +58,13 @@ class Decoding:
         positive(between(self.top_p, 0, 1, "top_p", where=_WHERE), "top_p", where=_WHERE)
         for token in self.never:
             at_least(token, 0, "never", where=_WHERE)
+        of_strategy = {"beam": ("beams",), "sample": ("temperature", "top_k", "top_p")}
+        for strategy, names in of_strategy.items():
+            for name in names if strategy != self.strategy else ():
+                given, usual = getattr(self, name), type(self).__dataclass_fields__[name].default
+                if given != usual:
+                    wish, do = f"left out with the strategy {self.strategy}", f'Pass strategy="{strategy}".'
+                    raise ConfigError(expected(name, wish, given, where=_WHERE, do=do))
         if self.end is not None and self.end in self.never:
             raise ConfigError(expected("end", "a token that may be written", self.end, where=_WHERE))
 
@@ -130,6 +137,9 @@ def _longest(prompts: Sequence[Tensor], network: LanguageModel, decoding: Decodi
             raise DataError(expected("prompt", "one document", "several", where=f"{_WHERE}, prompt {place}", do=do))
     longest = max(len(prompt) for prompt in prompts)
     room = network.most_positions
+    if room is not None and decoding.tokens >= room:
+        wish = f"at most {room - 1}: the model has {room} positions, and one is the prompt's"
+        raise ConfigError(expected("tokens", wish, decoding.tokens, where=_WHERE))
     if room is not None and longest + decoding.tokens > room:
         wish = (
             f"at most {room - decoding.tokens} tokens, for {decoding.tokens} more in the {room} positions of the model"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,16 @@ from bookkd.core.names import import_reference, is_reference, look_up
 from bookkd.zoo.calls import accepted, call
 from bookkd.zoo.images import ImageDataset, SubsetDataset
 from bookkd.zoo.order import stratified_order
-from bookkd.zoo.tables import DATASETS, SEQUENCES
+from bookkd.zoo.tables import DATASETS, MASKS, SEQUENCES
 from bookkd.zoo.user_data import adopt
 
 __all__ = ["open_dataset"]
+
+
+def _needs_root(reader: Any) -> bool:
+    """Whether a reader is of files whose folder comes first."""
+    first = next(iter(inspect.signature(reader).parameters.values()), None)
+    return first is not None and first.name == "root" and first.annotation in (Path, "Path")
 
 
 def open_dataset(
@@ -34,7 +41,7 @@ def open_dataset(
     The label is a class, or a vector of labels where the data set has several, or numbers, for each sample.
 
     Args:
-        name: A name of `DATASETS` or `SEQUENCES`, or `package.module:callable`, which is given `root`, `split` and `download` if it has
+        name: A name of `DATASETS`, `MASKS` or `SEQUENCES`, or `package.module:callable`, which is given `root`, `split` and `download` if it has
             such arguments and returns anything with a length whose items are (image, label); see `user_data.adopt`.
         root: Where the files lie: a folder, or a zip of one for "folder".
         split: "train", "test", or what the set has.
@@ -56,7 +63,7 @@ def open_dataset(
     reader = (
         import_reference(name, "data set")
         if is_reference(name)
-        else look_up(name, {**DATASETS, **SEQUENCES}, "data set")
+        else look_up(name, {**DATASETS, **MASKS, **SEQUENCES}, "data set")
     )
     if not callable(reader):
         raise ConfigError(expected("data set", "a callable that returns a data set", reader, where=name))
@@ -70,6 +77,9 @@ def open_dataset(
             expected("split", "'train' or 'all'", split, where=what)
             + " Give the callable an argument `split`: without one, training samples would be handed out as test samples."
         )
+    if root is None and not is_reference(name) and _needs_root(reader):
+        do = "Pass --data.root FOLDER (root=)."
+        raise ConfigError(expected("root", "the folder that holds the files", None, where=what, do=do))
     offered = {"root": None if root is None else Path(root), "split": split, "download": download}
     fixed = {key: value for key, value in offered.items() if key in takes}
     dataset: ImageDataset = call(reader, what, fixed, args)

@@ -13,7 +13,7 @@ from torch import Tensor
 from bookkd.core.errors import DataError, expected
 from bookkd.core.jsonio import digest
 
-__all__ = ["fingerprint"]
+__all__ = ["fingerprint", "known_as"]
 
 _PROBED = 256
 
@@ -48,7 +48,7 @@ def fingerprint(dataset: Any) -> dict[str, Any]:
         hasher.update(f"#{index} ".encode())
         _update(hasher, dataset[index], f"{name}, sample {index}")
     # Of sequences: which tokens there are, what made them of text, what a network is fed, and who wrote them.
-    told = ["vocabulary", "tokenizer"]
+    told = ["vocabulary", "tokenizer", "max_length"]
     told += ["blank"]  # which class of speech is no symbol
     told += ["source_vocabulary", "prefix", "lineage"] if getattr(dataset, "label_is_input", False) else []
     more = {key: _plain(getattr(dataset, key)) for key in told if getattr(dataset, key, None) is not None}
@@ -63,6 +63,15 @@ def fingerprint(dataset: Any) -> dict[str, Any]:
         "labels": _labels(dataset, length),
         "samples": hasher.hexdigest(),
     }
+
+
+def known_as(key: str) -> str:
+    """Return an entry of a fingerprint in words: a `length` is that of a sequence to whoever packs text.
+
+    >>> known_as("length"), known_as("samples"), known_as("vocabulary")
+    ('samples', 'content', 'vocabulary')
+    """
+    return {"length": "samples", "samples": "content"}.get(key, key)
 
 
 def _plain(value: Any) -> Any:

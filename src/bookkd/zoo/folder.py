@@ -19,7 +19,7 @@ from bookkd.core.errors import DataError, expected
 from bookkd.core.names import choose, require
 from bookkd.zoo.images import ArrayDataset
 
-__all__ = ["FolderDataset", "FolderFiles", "ZipFiles", "folder"]
+__all__ = ["SPLITS", "FolderDataset", "FolderFiles", "ZipFiles", "files_below", "folder"]
 
 EXTENSIONS = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
 SPLITS = ("train", "test", "val", "valid", "validation")
@@ -184,15 +184,7 @@ def folder(*, root: Path | None, split: str = "train", cache: bool = False) -> F
         raise DataError(
             expected("root", "a folder or a zip", None, where="data set folder", do="Pass --data.root DIR.")
         )
-    files = _files(root)
-    try:
-        names = [PurePosixPath(name) for name in sorted(files.names())]
-    except (OSError, zipfile.BadZipFile) as error:
-        raise DataError(expected("root", "a readable folder or zip", str(error), where=str(root))) from error
-    images = [name for name in names if _is_image(name)]
-    if not images:
-        raise DataError(expected("root", "a tree of images", f"{len(names)} other files", where=str(root), do=_LAYOUT))
-    wrapper = _wrapper(images, split)
+    files, wrapper, images = files_below(root, split)
     inside = [path.relative_to(wrapper) for path in images]
     depth, paths = _choose_split(inside, split, root)
     # The classes of all splits count, at the same depth below the root.
@@ -203,6 +195,23 @@ def folder(*, root: Path | None, split: str = "train", cache: bool = False) -> F
     labels = np.array([bisect_left(classes, path.parts[depth]) for path in paths], dtype=np.int64)
     dataset = FolderDataset("folder", files, [str(wrapper / path) for path in paths], labels, tuple(classes))
     return dataset.cached() if cache else dataset
+
+
+def files_below(root: Path, split: str) -> tuple[FolderFiles | ZipFiles, PurePosixPath, list[PurePosixPath]]:
+    """Return the files of a root, the one folder that it may have above everything, and the pictures in order.
+
+    Raises:
+        DataError: no such root, or no pictures in it.
+    """
+    files = _files(root)
+    try:
+        names = [PurePosixPath(name) for name in sorted(files.names())]
+    except (OSError, zipfile.BadZipFile) as error:
+        raise DataError(expected("root", "a readable folder or zip", str(error), where=str(root))) from error
+    images = [name for name in names if _is_image(name)]
+    if not images:
+        raise DataError(expected("root", "a tree of images", f"{len(names)} other files", where=str(root), do=_LAYOUT))
+    return files, _wrapper(images, split), images
 
 
 def _files(root: Path) -> FolderFiles | ZipFiles:

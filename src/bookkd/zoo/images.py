@@ -153,15 +153,15 @@ class VectorDataset:
 _TOLD = frozenset(
     {
         "pad_value", "vocabulary", "tokenizer", "control", "written_by", "most_positions", "label_is_input", "source_vocabulary", "prefix",
-        "lineage", "begin", "end", "blank", "separator", "subsampling", "word_mark",
+        "lineage", "begin", "end", "decode", "blank", "separator", "subsampling", "word_mark", "most_source_positions", "n_features",
     }
 )  # fmt: skip
 """What a data set of sequences says of itself: that it is one, which tokens there are, what a network is fed."""
 
 
-def _of_whole(ask: Callable[[int], Any], indices: npt.NDArray[np.int64], index: int) -> Any:
+def _of_whole(ask: Callable[..., Any], indices: npt.NDArray[np.int64], index: int, *more: Any) -> Any:
     """Ask a data set about the sample behind one of its subset."""
-    return ask(int(indices[index]))
+    return ask(int(indices[index]), *more)
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,7 +190,7 @@ class SubsetDataset:
             return getattr(self.whole, name)
         if name in ("lengths", "needed") and hasattr(self.whole, name):
             return getattr(self.whole, name)[self.indices]
-        if name in ("taught", "beside") and hasattr(self.whole, name):
+        if name in ("taught", "beside", "text") and hasattr(self.whole, name):
             return partial(_of_whole, getattr(self.whole, name), self.indices)
         raise AttributeError(name)
 

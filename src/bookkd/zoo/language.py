@@ -14,12 +14,14 @@ from torch import Tensor, nn
 
 from bookkd.core.check import at_least
 from bookkd.core.errors import ConfigError, expected
-from bookkd.zoo.sequences import TokenDataset
+from bookkd.zoo.fitting import check_room, embedding_rows, positions_of
+from bookkd.zoo.sequences import TokenDataset, as_tokens
 from bookkd.zoo.transformers_files import configured, loaded
 
 __all__ = [
     "LanguageModel",
     "create_causal_lm",
+    "documents_apart",
     "keeps_apart",
     "load_causal_lm",
     "pack",
@@ -44,13 +46,17 @@ class LanguageModel(nn.Module):
             document sees the one before it, which is tried out on two short ones; None where a sequence is one text.
 
     Raises:
-        ConfigError: for a separator of a model that lets documents see one another.
+        ConfigError: for a separator that is no token, or of a model that lets documents see one another.
     """
 
     def __init__(self, model: nn.Module, *, separator: int | None = None) -> None:
         super().__init__()
         self.model, self.separator = model, separator
         self._options = {"use_cache": False} if takes(model, "use_cache") else {}
+        rows = embedding_rows(model)
+        if separator is not None and not 0 <= separator < (separator + 1 if rows is None else rows):
+            wish = "a token" if rows is None else f"a token of the model, from 0 to {rows - 1}"
+            raise ConfigError(expected("separator", wish, separator, where="LanguageModel"))
         if separator is not None and not keeps_apart(model, separator):
             wish, got = "one that keeps documents apart by position_ids", type(model).__name__
             do = "Pass separator=None, so that documents see those before them."
@@ -70,7 +76,7 @@ class LanguageModel(nn.Module):
         return "" if self.separator is None else f"{_APART} {self.separator}"
 
     def check_data(self, dataset: Any) -> None:
-        """Refuse sequences that the model cannot take, or whose documents begin at another token than its separator.
+        """Refuse tokens and sequences that the model cannot take, or whose documents begin at another token than its separator.
 
         Raises:
             ConfigError: naming which.
@@ -81,6 +87,7 @@ class LanguageModel(nn.Module):
             raise ConfigError(
                 expected("separator", f"{theirs}, as documents begin", self.separator, where=where, do=do)
             )
+        check_room(self.model, dataset, where, positions=False)
         room = self.most_positions
         longest = 0 if room is None else _longest(dataset, self.separator)
         if longest > (room or 0):
@@ -101,8 +108,7 @@ class LanguageModel(nn.Module):
     @property
     def most_positions(self) -> int | None:
         """Tokens of the longest text that the model has positions for; None where it does not say."""
-        found = getattr(getattr(self.model, "config", None), "max_position_embeddings", None)
-        return found if isinstance(found, int) and found > 0 else None
+        return positions_of(self.model)
 
 
 def takes(model: nn.Module, option: str) -> bool:
@@ -161,6 +167,19 @@ def separator_of(mode: str) -> int | None:
     """
     found = re.search(rf"{_APART} (\d+)", mode)
     return int(found[1]) if found else None
+
+
+def documents_apart(modes: Iterable[str], where: str) -> int | None:
+    """Return the separator of teachers by what books note of their `mode`; None where they saw documents together.
+
+    Raises:
+        ConfigError: for teachers that saw documents differently.
+    """
+    found = {separator_of(mode) for mode in modes}
+    if len(found) > 1:
+        do = "Learn from books whose teachers saw documents alike."
+        raise ConfigError(expected("teachers", "of one separator", sorted(map(str, found)), where=where, do=do))
+    return next(iter(found), None)
 
 
 def _longest(dataset: Any, separator: int | None) -> int:
@@ -251,19 +270,27 @@ def pack(
         control: See `TokenDataset`.
 
     Raises:
-        ConfigError: for a sequence of fewer than two tokens, or an end that is the separator.
+        ConfigError: for a sequence of fewer than two tokens, a separator that is no number, or an end that is the separator.
+        DataError: for documents that are no tokens.
 
     >>> data = pack("mine", [[1, 2], [3, 4, 5]], length=4, separator=0, vocabulary=6)
     >>> [row.tolist() for row in data[0]]
     [[0, 1, 2, 0], [-1, 1, 2, -1]]
     """
     at_least(length, 2, "length", where="pack")
+    if isinstance(separator, bool) or not isinstance(separator, int):
+        do = "Pass one of the tokenizer's tokens; of texts that are no documents end to end, use TokenDataset.of."
+        raise ConfigError(expected("separator", "the number of a token", separator, where="pack", do=do))
     if end is not None and end == separator:
         do = "Use a token of its own, such as the tokenizer's end of text."
         raise ConfigError(expected("end", "another token than the separator", end, where="pack", do=do))
     behind = [] if end is None else [end]
     flat = np.concatenate(
-        [np.array([separator, *document, *behind], dtype=np.int32) for document in documents] or [np.empty(0, np.int32)]
+        [
+            np.concatenate([[separator], as_tokens(document, f"{name}, document {place}"), behind]).astype(np.int32)
+            for place, document in enumerate(documents)
+        ]
+        or [np.empty(0, np.int32)]
     )
     count, rest = divmod(len(flat), length)
     ends = np.arange(1, count + 1, dtype=np.int64) * length

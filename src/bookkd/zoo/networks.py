@@ -16,11 +16,11 @@ from bookkd.zoo.calls import accepted, call
 from bookkd.zoo.language import create_causal_lm, load_causal_lm
 from bookkd.zoo.seq2seq import create_seq2seq, load_seq2seq
 from bookkd.zoo.tables import NETWORKS
-from bookkd.zoo.texts import create_text_classifier, load_text_classifier
+from bookkd.zoo.texts import create_text_classifier, is_classifier, load_text_classifier
 from bookkd.zoo.translation import TranslationTransformer
 from bookkd.zoo.weights import load_weights
 
-__all__ = ["create_network"]
+__all__ = ["brings_weights", "create_network"]
 
 # torchvision builds these two with a second output, and warns that their slow old initialisation will go.
 _ONE_OUTPUT = {"googlenet": {"aux_logits": False, "init_weights": False}}
@@ -90,8 +90,11 @@ def _timm(name: str, n_classes: int, args: dict[str, Any]) -> Any:
 
 def _torchvision(name: str, n_classes: int, args: dict[str, Any]) -> Any:
     models = require("torchvision.models", "train")
-    choose(name, models.list_models(module=models), "torchvision network")
-    merged = {"weights": None, **_ONE_OUTPUT.get(name, {}), **args}
+    of_pixels = models.list_models(module=models.segmentation)
+    choose(name, [*models.list_models(module=models), *of_pixels], "torchvision network")
+    # Those of segmentation would fetch the weights of their backbone by themselves.
+    backbone = {"weights_backbone": None} if name in of_pixels else {}
+    merged = {"weights": None, **backbone, **_ONE_OUTPUT.get(name, {}), **args}
     return _foreign(f"torchvision:{name}", lambda: models.get_model(name, num_classes=n_classes, **merged), args)
 
 
@@ -105,11 +108,12 @@ def _causal_lm(name: str, n_classes: int, args: dict[str, Any]) -> Any:
 
 
 def _text_classifier(name: str, n_classes: int, args: dict[str, Any]) -> Any:
-    """An encoder from a folder, or with initial values from a kind and its options, under a new head."""
+    """A classifier from a folder, or its encoder alone, or one with initial values from a kind and its options, under a new head."""
     own = {key: args.pop(key) for key in ("pooling", "dropout") if key in args}
     if _is_folder(name):
+        head = args.pop("head", None)
         _refuse_options(f"text-classifier:{name}", args)
-        return load_text_classifier(name, n_classes, **own)
+        return load_text_classifier(name, n_classes, head=head, **own)
     vocabulary = args.pop("vocabulary", None)
     if not isinstance(vocabulary, int):
         do = "It is the number of tokens of the tokenizer."
@@ -119,6 +123,16 @@ def _text_classifier(name: str, n_classes: int, args: dict[str, Any]) -> Any:
 
 def _is_folder(name: str) -> bool:
     return "/" in name or "\\" in name or Path(name).is_dir()
+
+
+def brings_weights(name: str, args: Mapping[str, Any]) -> bool:
+    """Whether a network comes with trained weights by its name alone, so that it needs no file of them."""
+    family, _, folder = name.partition(":")
+    if args.get("pretrained") or args.get("weights"):
+        return True
+    if family == "text-classifier":
+        return args.get("head") != "new" and not {"pooling", "dropout"} & set(args) and is_classifier(folder)
+    return family in ("causal-lm", "seq2seq") and _is_folder(folder)
 
 
 def _refuse_options(name: str, args: Mapping[str, Any]) -> None:
@@ -134,7 +148,8 @@ def _seq2seq(name: str, n_classes: int, args: dict[str, Any]) -> Any:
     if _is_folder(name):
         _refuse_options(f"seq2seq:{name}", args)
         return load_seq2seq(name)
-    return create_seq2seq({"model_type": name, **args}, vocabulary=n_classes)
+    special = {key: args.pop(key) for key in ("begin", "end", "pad") if key in args}
+    return create_seq2seq({"model_type": name, **args}, vocabulary=n_classes, **special)
 
 
 _FAMILIES = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ class PairDataset:
         tokenizer: Digests of what made tokens of text, source and target; empty where the tokens are what there is.
         texts: The targets as text, which translations are measured against; None where they are made of the tokens.
         dropped: Why how many pairs were left out when the set was made.
+        decode: From target tokens to text, where it is known, such as that of the tokenizer; no file keeps it.
         lineage: Of targets that a teacher decoded (`bookkd.making.decode_dataset`): who, and how; None of given ones.
 
     Raises:
@@ -73,6 +74,7 @@ class PairDataset:
     texts: tuple[str, ...] | None = field(default=None, repr=False)
     dropped: Mapping[str, int] = field(default_factory=dict)
     lineage: Mapping[str, Any] | None = None
+    decode: Callable[[list[int]], str] | None = field(default=None, repr=False)
 
     label_is_input = True
     """The target is part of what a network is fed."""
@@ -188,7 +190,7 @@ class PairDataset:
         """Return some of the pairs as a data set of their own, in the order given."""
         kept = [self._tokens(int(row)) for row in rows]
         texts = None if self.texts is None else [self.texts[int(row)] for row in rows]
-        options = {key: getattr(self, key) for key in _NOTES if key not in ("name", "texts")}
+        options = {key: getattr(self, key) for key in (*_NOTES, "decode") if key not in ("name", "texts")}
         return PairDataset.of(self.name, [one for one, _ in kept], [other for _, other in kept], texts=texts, **options)
 
     def _tokens(self, index: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -227,7 +229,7 @@ class PairDataset:
             raise DataError(expected("pairs", "a file that PairDataset.save wrote", got, where=str(path))) from error
 
 
-_NOTES = tuple(each for each in PairDataset.__dataclass_fields__ if each not in _ARRAYS)
+_NOTES = tuple(each for each in PairDataset.__dataclass_fields__ if each not in (*_ARRAYS, "decode"))
 
 
 def read_pairs(
@@ -289,6 +291,7 @@ def read_pairs(
         end=_token(coders[1], end),
         pad_value=_token(coders[0], pad),
         tokenizer=(tokenizer_digest(coders[0]), tokenizer_digest(coders[1])),
+        decode=coders[1].decode,
     )
 
 

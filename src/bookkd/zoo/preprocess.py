@@ -154,7 +154,8 @@ def _default(name: str) -> Preprocess:
         )
     if name.startswith("torchvision:"):
         models = require("torchvision.models", "train")
-        wanted = choose(name.removeprefix("torchvision:"), models.list_models(module=models), "torchvision network")
+        known = [*models.list_models(module=models), *models.list_models(module=models.segmentation)]
+        wanted = choose(name.removeprefix("torchvision:"), known, "torchvision network")
         size = (224, 224) if wanted.startswith(_FIXED_224) else None
         return Preprocess(mean=IMAGENET_MEAN, std=IMAGENET_STD, size=size)
     if name.partition(":")[0] in FAMILIES:  # of Transformers, which takes tokens as they are

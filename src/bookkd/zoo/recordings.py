@@ -17,6 +17,8 @@ from bookkd.core.subsampling import Subsampling
 from bookkd.zoo.sounds import wave_files
 from bookkd.zoo.speech import SpeechDataset, Utterance, read_speech
 
+_HELD_OUT = ("theo", "yweweler")
+
 __all__ = ["DIGITS", "LETTERS", "WORDS", "join_clips", "spoken_digits"]
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -60,7 +62,7 @@ def spoken_digits(
     root: str | Path,
     *,
     split: Literal["train", "test"] = "train",
-    held_out: Collection[str] = ("theo", "yweweler"),
+    held_out: Collection[str] = _HELD_OUT,
     n_strings: int = 1200,
     shortest: int = 2,
     longest: int = 6,
@@ -105,7 +107,11 @@ def spoken_digits(
     held_out = (held_out,) if isinstance(held_out, str) else held_out
     missing = sorted(set(held_out) - set(clips))
     if missing:
-        raise DataError(expected("held_out", f"among the speakers {', '.join(sorted(clips))}", missing[0]))
+        got = f"{missing[0]}, which is held out where nothing is said" if held_out == _HELD_OUT else missing[0]
+        do = f"""Name those of the test split: --data.args '{{"held_out": ["{max(clips)}"]}}'."""
+        raise DataError(
+            expected("held_out", f"among the speakers {', '.join(sorted(clips))}", got, where=str(root), do=do)
+        )
     if len(rates) != 1:
         raise DataError(expected("rate", "one for all files", sorted(rates), where=str(root)))
     speakers = [each for each in sorted(clips) if (each in held_out) == (split == "test")]

@@ -10,9 +10,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from bookkd.core.errors import DataError, expected
+from bookkd.core.errors import ConfigError, DataError, expected
 from bookkd.core.names import require
 from bookkd.zoo.decoding import Hypothesis
+from bookkd.zoo.fitting import check_room, positions_of
 from bookkd.zoo.transformers_files import configured, loaded
 
 __all__ = ["Seq2SeqModel", "create_seq2seq", "load_seq2seq"]
@@ -31,7 +32,7 @@ class Seq2SeqModel(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self.most_positions: int | None = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+        self.most_positions: int | None = positions_of(model)
         """Longest sequence that the model has positions for; None for any."""
         self._options = {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
 
@@ -51,6 +52,23 @@ class Seq2SeqModel(nn.Module):
         )
         logits: Tensor = said.logits
         return logits
+
+    def check_data(self, dataset: Any) -> None:
+        """Refuse pairs whose tokens or lengths the model cannot take, or whose targets begin or end by other tokens than it knows.
+
+        Raises:
+            ConfigError: naming which.
+        """
+        where = str(getattr(dataset, "name", "data"))
+        check_room(self.model, dataset, where)
+        config = getattr(self.model, "config", None)
+        for what, name in (("begin", "decoder_start_token_id"), ("end", "eos_token_id")):
+            mine, theirs = getattr(config, name, None), getattr(dataset, what, None)
+            known = mine if isinstance(mine, list | tuple) else [mine]
+            if None not in known and theirs is not None and theirs not in known:
+                do = f"Make the pairs with that token as `{what}`, or build the model with `{what}`={theirs}."
+                wish = f"{', '.join(map(str, known))}, the {name} of the model"
+                raise ConfigError(expected(what, wish, theirs, where=where, do=do))
 
     def generate(
         self,

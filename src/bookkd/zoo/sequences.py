@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from bookkd.core.check import at_least
 from bookkd.core.errors import DataError, expected
 from bookkd.core.fields import IGNORE_LABEL
 
-__all__ = ["FlatSequences", "TokenDataset", "check_takes", "check_tokens"]
+__all__ = ["FlatSequences", "TokenDataset", "as_tokens", "check_tokens"]
 
 _CHUNK = 2**20
 """Tokens that are digested at once: they may be a file that memory does not hold."""
@@ -89,15 +89,17 @@ class TokenDataset(FlatSequences):
                 wish = f"from 0 to {self.vocabulary - 1}"
                 raise DataError(expected("control", wish, token, where=self.name, do="Check the tokenizer."))
         if self.learnt is not None and np.shape(self.learnt) != np.shape(self.tokens):
-            raise DataError(expected("learnt", f"one for each of {len(self.tokens)} tokens", np.shape(self.learnt)))
+            wish = f"one for each of {len(self.tokens)} tokens"
+            raise DataError(expected("learnt", wish, f"shape {np.shape(self.learnt)}", where=self.name))
         if self.learnt is not None:
             object.__setattr__(self, "learnt", np.asarray(self.learnt, dtype=np.bool_))
         object.__setattr__(self, "ends", ends)
 
     @classmethod
     def of(cls, name: str, sequences: Iterable[npt.ArrayLike], **options: Any) -> TokenDataset:
-        """Return the data set of some lists of tokens; `options` are those of the class."""
-        arrays = [np.asarray(each, dtype=np.int64) for each in sequences]
+        """Return the data set of some lists of tokens; `options` are those of the class, `learnt` one list a sequence too."""
+        arrays = [as_tokens(each, f"{name}, sequence {place}") for place, each in enumerate(sequences)]
+        options["learnt"] = _flat(options.get("learnt"), [len(array) for array in arrays], name)
         ends = np.cumsum([len(array) for array in arrays], dtype=np.int64)
         return cls(name, np.concatenate(arrays) if arrays else np.empty(0, np.int64), ends, **options)
 
@@ -136,15 +138,41 @@ class TokenDataset(FlatSequences):
         return tokens, torch.where(learnt, tokens, IGNORE_LABEL)
 
 
-def check_takes(network: Any, dataset: Any) -> None:
-    """Let a network refuse samples that it cannot take, by its own `check_data(dataset)`, where it has one.
+def as_tokens(sequence: Any, where: str) -> npt.NDArray[np.int64]:
+    """Return a sequence of tokens as numbers.
 
     Raises:
-        ConfigError: naming what it cannot take.
+        DataError: for texts, rows of Transformers, and whatever else is no row of whole numbers.
+
+    >>> as_tokens([3, 1], "mine")
+    array([3, 1])
     """
-    check = getattr(network, "check_data", None)
-    if check is not None:
-        check(dataset)
+    do = ""
+    if isinstance(sequence, str):
+        do = "Make tokens of texts first: load_tokenizer(folder).encode(text).ids."
+    elif isinstance(sequence, Mapping):
+        do = "Read rows of Transformers by bookkd.learning.hugging_face.tokens_of."
+    else:
+        try:
+            found = np.asarray(sequence)
+        except ValueError:  # rows of several lengths
+            found = np.empty((0, 0))
+        if found.ndim == 1 and (found.dtype.kind in "ui" or not len(found)):
+            return found.astype(np.int64)
+    got = f"a {type(sequence).__name__}" if do else sequence
+    raise DataError(expected("sequence", "a row of whole numbers, its tokens", got, where=where, do=do))
+
+
+def _flat(learnt: Any, lengths: list[int], where: str) -> Any:
+    """Return what is learnt as one row, of one list a sequence as well."""
+    if learnt is None or isinstance(learnt, np.ndarray) or not len(learnt) or np.ndim(learnt[0]) == 0:
+        return learnt
+    given = [len(each) for each in learnt]
+    if given != lengths:
+        row = next((at for at, pair in enumerate(zip(given, lengths, strict=False)) if pair[0] != pair[1]), None)
+        wish = f"one list for each of {len(lengths)} sequences" if row is None else f"{lengths[row]} for sequence {row}"
+        raise DataError(expected("learnt", wish, len(given) if row is None else given[row], where=where))
+    return np.concatenate([np.asarray(each, dtype=np.bool_) for each in learnt])
 
 
 def piece(values: npt.NDArray[Any], ends: npt.NDArray[np.int64], index: int) -> npt.NDArray[Any]:

@@ -24,13 +24,33 @@ __all__ = ["log_mel", "wave_files"]
 _FLOOR = 1e-6
 
 
+def _floating(wave: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """Return samples from -1 to 1, of whole numbers by the room of their type.
+
+    >>> _floating(np.array([-32768, 16384], np.int16)), _floating(np.array([0, 192], np.uint8))
+    (array([-1. ,  0.5], dtype=float32), array([-1. ,  0.5], dtype=float32))
+    """
+    if wave.dtype.kind not in "iu":
+        return wave.astype(np.float32)
+    bits = np.iinfo(wave.dtype).bits
+    if bits > 32:
+        do = "Pass floating samples from -1 to 1, or those of the file with its own type, such as int16."
+        raise DataError(
+            expected("wave", "floating, or whole numbers of 8 to 32 bits", str(wave.dtype), where="log_mel", do=do)
+        )
+    half = 2 ** (bits - 1)
+    found: npt.NDArray[np.float32] = (wave / half - (wave.dtype.kind == "u")).astype(np.float32)
+    return found
+
+
 def log_mel(
     wave: npt.NDArray[Any] | Tensor, rate: int, *, n_mels: int = 40, window: float = 0.025, hop: float = 0.010
 ) -> Tensor:
     """Return the logarithm of the power of sound in bands of equal width on the mel scale, one row a hop.
 
     Args:
-        wave: Samples, floating, shape [samples].
+        wave: Samples, shape [samples]: floating from -1 to 1, or whole numbers of 8 to 32 bits as wav files hold them, which are brought
+            there by their type.
         rate: Samples a second.
         n_mels: Number of bands.
         window: Seconds of a frame, Hann-weighted.
@@ -45,7 +65,7 @@ def log_mel(
     at_least(n_mels, 1, "n_mels", where="log_mel")
     positive(window, "window", where="log_mel")
     positive(hop, "hop", where="log_mel")
-    sound = torch.as_tensor(np.asarray(wave, dtype=np.float32))
+    sound = torch.as_tensor(_floating(np.asarray(wave)))
     if sound.ndim != 1 or not len(sound):
         raise DataError(expected("wave", "samples in one row", f"shape {tuple(sound.shape)}", where="log_mel"))
     length, step = round(rate * window), round(rate * hop)

@@ -26,7 +26,7 @@ class Utterance:
     """One clip with what is said in it.
 
     Args:
-        wave: Samples, floating, from -1 to 1, shape [samples].
+        wave: Samples, shape [samples]: floating from -1 to 1, or whole numbers as wav files hold them, see `log_mel`.
         text: What is said; None where nobody wrote it down.
         speaker: Who says it; for splits.
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["DATASETS", "FAMILIES", "FILELESS", "NETWORKS", "SEQUENCES", "TRANSFORMS"]
+__all__ = ["DATASETS", "FAMILIES", "FILELESS", "MASKS", "NETWORKS", "SEQUENCES", "TRANSFORMS"]
 
 NETWORKS = {
     "digits-large": "bookkd.zoo.digits_net:digits_large",
@@ -14,6 +14,8 @@ NETWORKS = {
     "resnet44": "bookkd.zoo.resnet:resnet44",
     "resnet56": "bookkd.zoo.resnet:resnet56",
     "resnet110": "bookkd.zoo.resnet:resnet110",
+    "unet-large": "bookkd.zoo.unet:unet_large",
+    "unet-small": "bookkd.zoo.unet:unet_small",
 }
 """Networks by name; beside them `FAMILY:NAME` and the user's own `package.module:callable`."""
 
@@ -32,6 +34,13 @@ DATASETS = {
 }
 """Data sets by name; beside them the user's own `package.module:callable`."""
 
+MASKS = {
+    "camvid": "bookkd.zoo.mask_folders:camvid",
+    "image-masks": "bookkd.zoo.mask_folders:image_masks",
+    "shapes": "bookkd.zoo.masks:shapes",
+}
+"""Data sets of images with a class at every pixel, by name."""
+
 SEQUENCES = {
     "pairs": "bookkd.zoo.text_files:pairs",
     "spoken-digits": "bookkd.zoo.recordings:spoken_digits",
@@ -40,17 +49,22 @@ SEQUENCES = {
 }
 """Data sets of sequences by name."""
 
-FILELESS = ("digits", "digits-angle", "digits-pairs")
+FILELESS = ("digits", "digits-angle", "digits-pairs", "shapes")
 """Data sets that need no files, so that whoever reads their name in a book can open them."""
 
 TRANSFORMS = {
+    "auto-augment": "bookkd.zoo.transforms:auto_augment",
     "crop-flip": "bookkd.zoo.transforms:crop_flip",
     "crop-flip-jitter-erase": "bookkd.zoo.transforms:crop_flip_jitter_erase",
     "digits": "bookkd.zoo.transforms:digits",
+    "jda": "bookkd.zoo.joint_augment:jda",
+    "mask-affine": "bookkd.zoo.mask_transforms:mask_affine",
+    "mask-crop": "bookkd.zoo.mask_transforms:mask_crop",
     "none": "bookkd.zoo.transforms:none",
     "rand-augment": "bookkd.zoo.transforms:rand_augment",
     "random-resized-crop": "bookkd.zoo.transforms:random_resized_crop",
     "spec-augment": "bookkd.zoo.spec_augment:SpecAugment",
     "token-mask": "bookkd.zoo.token_views:token_mask",
+    "trivial-augment": "bookkd.zoo.transforms:trivial_augment",
 }
 """Augmentations by name; beside them the user's own `package.module:callable`."""

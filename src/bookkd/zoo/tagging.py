@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from bookkd.core.check import at_least
 from bookkd.core.errors import ConfigError, DataError, expected
 from bookkd.core.fields import IGNORE_LABEL
+from bookkd.zoo.fitting import check_features, check_tokens_of
 from bookkd.zoo.sequences import FlatSequences, piece
 
 __all__ = ["GRUTagger", "SequenceDataset"]
@@ -123,6 +124,11 @@ class SequenceDataset(FlatSequences):
         ends = np.cumsum([len(array) for array in arrays], dtype=np.int64)
         return cls(name, np.concatenate(arrays), np.concatenate(theirs), ends, tuple(class_names), pad_value)
 
+    @property
+    def n_features(self) -> int | None:
+        """Numbers of a step; None of tokens."""
+        return None if self.inputs.ndim == 1 else int(self.inputs.shape[1])
+
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """Return the steps of a sequence, int64 [steps] or float32 [steps, features], and their labels, int64 [steps]."""
         steps, labels = (piece(each, self.ends, index).copy() for each in (self.inputs, self.step_labels))
@@ -162,10 +168,21 @@ class GRUTagger(nn.Module):
             got = f"{tokens} and {features}"
             raise ConfigError(expected("tokens and features", "one of the two", got, where="GRUTagger"))
         at_least(n_classes, 2, "n_classes", where="GRUTagger")
+        self.tokens, self.features = tokens, features
         self.enter: nn.Module = nn.Linear(features, width) if tokens is None else nn.Embedding(tokens, width)  # type: ignore[arg-type]
         self.cells = nn.GRU(width, width, layers, batch_first=True, bidirectional=bidirectional)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(width * (2 if bidirectional else 1), n_classes)
+
+    def check_data(self, dataset: Any) -> None:
+        """Refuse sequences of more tokens, or of other features a step.
+
+        Raises:
+            ConfigError: naming which.
+        """
+        where = str(getattr(dataset, "name", "data"))
+        check_tokens_of(dataset, self.tokens, where)
+        check_features(dataset, self.features, where)
 
     def forward(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Return logits [batch, length, classes]; those behind the length of a sequence are of no meaning.

@@ -33,7 +33,7 @@ def text(root: Path, split: str, *, length: int = 128, separator: str = "", end:
         DataError: if there are no documents.
         ConfigError: for a token that the tokenizer does not have.
     """
-    tokenizer = load_tokenizer(root)
+    tokenizer = load_tokenizer(_there(root))
     found = [each for each in _documents(Path(root), split) if each.strip()]
     if not found:
         wish = f"documents: lines of {split}.txt, or files {split}/*.txt"
@@ -61,16 +61,27 @@ def text_classes(root: Path, split: str, *, max_length: int = 128) -> TextDatase
         max_length: Tokens that are kept of a text.
 
     Raises:
-        DataError: if there are no texts.
+        DataError: if there are no texts, a class without any, or a text without a token.
     """
-    tokenizer, folder = load_tokenizer(root), Path(root) / split
+    tokenizer, folder = load_tokenizer(_there(root)), Path(root) / split
     names = sorted(each.name for each in folder.iterdir() if each.is_dir()) if folder.is_dir() else []
     files = [(path, label) for label, name in enumerate(names) for path in sorted((folder / name).rglob("*.txt"))]
     if not files:
         wish = f"texts {split}/CLASS/*.txt"
         raise DataError(expected("data.root", wish, "none", where=str(root), do="Check --data.split."))
-    texts = [_read(path) for path, _ in files]
     labels = [label for _, label in files]
+    for label, name in enumerate(names):
+        if label not in labels:
+            do = "Delete the folder if it is no class: the classes of all splits are numbered by their folders."
+            raise DataError(
+                expected("class", "a folder with at least one *.txt", "none", where=str(folder / name), do=do)
+            )
+    texts = [_read(path) for path, _ in files]
+    for (path, _), found in zip(files, texts, strict=True):
+        if not found.strip():
+            raise DataError(
+                expected("text", "at least one word", "an empty file", where=str(path), do="Delete the file.")
+            )
     return TextDataset.of(f"text {split}", texts, labels, names, tokenizer=tokenizer, max_length=max_length)
 
 
@@ -103,7 +114,7 @@ def pairs(
     Raises:
         DataError: if there are no such files, or they do not fit each other.
     """
-    files = []
+    files, root = [], _there(root)
     for side in (source, target):
         found = [path for path in (Path(root) / f"{split}.{side}", Path(root) / f"{split}.{side}.gz") if path.is_file()]
         if not found:
@@ -114,6 +125,12 @@ def pairs(
     theirs = load_tokenizer(root, other.name) if other.is_file() else None
     options: dict[str, Any] = {"begin": begin, "end": end, "pad": pad, "most": most, "drop": drop}
     return read_pairs(f"pairs {split}", files[0], files[1], load_tokenizer(root), theirs, **options)
+
+
+def _there(root: Path) -> Path:
+    if not Path(root).is_dir():
+        raise DataError(expected("data.root", "a folder with the texts and tokenizer.json", "none", where=str(root)))
+    return Path(root)
 
 
 def _documents(root: Path, split: str) -> list[str]:

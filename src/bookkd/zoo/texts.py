@@ -13,13 +13,22 @@ import torch
 from torch import Tensor, nn
 
 from bookkd.core.check import at_least, between
-from bookkd.core.errors import ConfigError, DataError, expected
+from bookkd.core.errors import BookFormatError, ConfigError, DataError, expected
 from bookkd.core.fields import IGNORE_LABEL
+from bookkd.core.jsonio import read
 from bookkd.core.names import choose
+from bookkd.zoo.fitting import check_room
 from bookkd.zoo.sequences import FlatSequences, check_tokens, piece
 from bookkd.zoo.transformers_files import configured, loaded, plain_tokenizer, tokenizer_digest
 
-__all__ = ["TextClassifier", "TextDataset", "create_text_classifier", "load_text_classifier"]
+__all__ = [
+    "EncoderModel",
+    "TextClassifier",
+    "TextDataset",
+    "create_text_classifier",
+    "is_classifier",
+    "load_text_classifier",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +44,7 @@ class TextDataset(FlatSequences):
         vocabulary: Tokens that there are.
         tokenizer: Digest of what made tokens of text; it belongs to the fingerprint.
         pad_value: Token that shorter texts of a batch are filled up with; networks are told the lengths.
+        max_length: Tokens that were kept of a text; it belongs to the fingerprint. None where texts were not cut.
 
     Raises:
         DataError: for ends that divide nothing, empty texts, tokens outside of the vocabulary, or labels that are no class.
@@ -52,6 +62,7 @@ class TextDataset(FlatSequences):
     vocabulary: int
     tokenizer: str = ""
     pad_value: int = 0
+    max_length: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ends", check_tokens(self.tokens, self.ends, 1, self.vocabulary, self.name))
@@ -85,8 +96,8 @@ class TextDataset(FlatSequences):
             labels: Class of each.
             class_names: Names of the classes.
             tokenizer: A `tokenizers.Tokenizer`, or a fast tokenizer of Transformers.
-            max_length: Tokens that are kept of a text, its special tokens included. It belongs to what a book is about: the probes
-                of a book that was cut elsewhere do not fit.
+            max_length: Tokens that are kept of a text, its special tokens included. It belongs to what a book is about, whether or
+                not a text is longer.
 
         Raises:
             DataError: for a text without a single token.
@@ -99,7 +110,7 @@ class TextDataset(FlatSequences):
         flat = np.concatenate(rows) if rows else np.empty(0, np.int32)
         padding = inner.token_to_id("[PAD]") or inner.token_to_id("<pad>") or 0
         size = inner.get_vocab_size()
-        return cls(name, flat, ends, np.asarray(labels), tuple(class_names), size, digest, padding)
+        return cls(name, flat, ends, np.asarray(labels), tuple(class_names), size, digest, padding, max_length)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         """Return the tokens of a text, int64 [tokens], and its class."""
@@ -132,9 +143,17 @@ class TextClassifier(nn.Module):
         self.dropout = nn.Dropout(between(dropout, 0, 1, "dropout", where="TextClassifier"))
         self.head = nn.Linear(width, at_least(n_classes, 2, "n_classes", where="TextClassifier"))
 
+    def check_data(self, dataset: Any) -> None:
+        """Refuse texts of more tokens than the encoder embeds, or longer than its positions.
+
+        Raises:
+            ConfigError: naming which.
+        """
+        check_room(self.encoder, dataset, str(getattr(dataset, "name", "data")))
+
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """Return the logits of each text."""
-        there = torch.arange(tokens.shape[1], device=tokens.device) < lengths.to(tokens.device)[:, None]
+        there = _there(tokens, lengths)
         said = self.encoder(input_ids=tokens, attention_mask=there.long()).last_hidden_state
         if self.pooling == "first":
             pooled = said[:, 0]
@@ -144,20 +163,108 @@ class TextClassifier(nn.Module):
         return logits
 
 
-def load_text_classifier(folder: str | Path, n_classes: int, **options: Any) -> TextClassifier:
-    """Load an encoder of Transformers from a folder on this machine, under a new head with values of torch's global generator.
+class EncoderModel(nn.Module):
+    """A whole model of Transformers that gives logits, called as our networks are: inputs [batch, length, ...] and lengths [batch] in.
 
-    Weights are read from safetensors alone; nothing is fetched, unpickled or run that the folder brings.
+    Its mask is made of the lengths, so that padding changes no result; it may give one distribution a sequence or one a step, as any
+    `AutoModelForSequenceClassification`, `AutoModelForTokenClassification` or `AutoModelForCTC` does.
+
+    Args:
+        model: `model(inputs, attention_mask=...)` gives an object with `.logits`.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        config = getattr(model, "config", None)
+        self.padding: int | None = getattr(config, "pad_token_id", None)
+        """Token that a classifier of the decoder's kind looks for the end of a text by."""
+        names = getattr(config, "id2label", None) or {}
+        self.class_names = tuple(str(names[place]) for place in sorted(names))
+
+    def check_data(self, dataset: Any) -> None:
+        """Refuse data of tokens or lengths that the model cannot take, or whose classes stand in another order than the model's.
+
+        Raises:
+            ConfigError: naming which.
+        """
+        where = str(getattr(dataset, "name", "data"))
+        check_room(self.model, dataset, where)
+        theirs = tuple(map(str, getattr(dataset, "class_names", ())))
+        if theirs != self.class_names and sorted(theirs) == sorted(self.class_names):
+            do = "Give the data set the model's order of classes (id2label)."
+            raise ConfigError(
+                expected(
+                    "class_names",
+                    f"{', '.join(self.class_names)}, as the model has them",
+                    ", ".join(theirs),
+                    where=where,
+                    do=do,
+                )
+            )
+
+    def forward(self, inputs: Tensor, lengths: Tensor) -> Tensor:
+        """Return the logits of each sequence, or of each step."""
+        there = _there(inputs, lengths)
+        if inputs.dim() == 2 and not inputs.is_floating_point() and self.padding is not None:
+            inputs = inputs.masked_fill(~there, self.padding)
+        logits: Tensor = self.model(inputs, attention_mask=there.long()).logits
+        return logits
+
+
+def _there(inputs: Tensor, lengths: Tensor) -> Tensor:
+    return torch.arange(inputs.shape[1], device=inputs.device) < lengths.to(inputs.device)[:, None]
+
+
+_WHOLE = "ForSequenceClassification"
+
+
+def is_classifier(folder: str | Path) -> bool:
+    """Whether the model in a folder is a whole classifier, fine-tuned by Transformers, by the `architectures` of its `config.json`."""
+    path = Path(folder) / "config.json"
+    try:
+        found = read(path).get("architectures") if path.is_file() else None
+    except (BookFormatError, OSError):
+        return False
+    return isinstance(found, list) and any(str(each).endswith(_WHOLE) for each in found)
+
+
+def load_text_classifier(
+    folder: str | Path, n_classes: int, *, head: Literal["own", "new"] | None = None, **options: Any
+) -> TextClassifier | EncoderModel:
+    """Load a classifier of Transformers from a folder on this machine, or its encoder alone under a new head.
+
+    A new head has initial values of torch's global generator, so that it has to be trained. Weights are read from safetensors alone; nothing is fetched, unpickled or run that the folder brings.
 
     Args:
         folder: As `save_pretrained` writes it: `config.json` and `*.safetensors`.
         n_classes: Classes.
-        options: Of `TextClassifier`.
+        head: "own" for that of the folder, where the model is a classifier (`*ForSequenceClassification`); "new" for one over the
+            encoder; None for its own where it has one and no `options` of a new one are given.
+        options: Of `TextClassifier`, of a new head.
 
     Raises:
         MissingExtraError: if Transformers is not installed.
         WeightsError: if there is no such folder, or no encoder of a kind that Transformers knows in it.
+        ConfigError: for a classifier of other classes, or none where its own head is asked for.
     """
+    if head is None:
+        head = "own" if is_classifier(folder) and not options else "new"
+    if choose(head, ("own", "new"), "head", where="load_text_classifier") == "own":
+        if options:
+            do = "They are of a new head: pass head='new'."
+            raise ConfigError(expected("options", "absent", options, where="load_text_classifier", do=do))
+        if not is_classifier(folder):
+            do = "Pass head='new', and train it."
+            raise ConfigError(expected("head", "new, as the model has none", head, where=str(folder), do=do))
+        model = loaded("AutoModelForSequenceClassification", folder, "a classifier of Transformers")
+        theirs = int(getattr(model.config, "num_labels", 0))
+        if theirs != n_classes:
+            do = "Pass head='new' (args '{\"head\": \"new\"}') to train another head over its encoder."
+            raise ConfigError(
+                expected("n_classes", f"{theirs}, those of the model", n_classes, where=str(folder), do=do)
+            )
+        return EncoderModel(model)
     return TextClassifier(loaded("AutoModel", folder, "an encoder of Transformers"), n_classes, **options)
 
 

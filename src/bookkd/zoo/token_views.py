@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from bookkd.core.check import at_least, between
-from bookkd.core.errors import DataError, expected
+from bookkd.core.errors import ConfigError, DataError, expected
 
 __all__ = ["TokenMask", "token_mask"]
 
@@ -27,6 +28,18 @@ class TokenMask:
     mask: int
     share: float
     never: tuple[int, ...]
+
+    def check_data(self, dataset: Any) -> None:
+        """Refuse a data set that has no such token.
+
+        Raises:
+            ConfigError: naming the mask.
+        """
+        count = getattr(dataset, "vocabulary", None)
+        if isinstance(count, int) and self.mask >= count:
+            do = "Use a token of the tokenizer, such as its [MASK]."
+            wish = f"a token of the data, from 0 to {count - 1}"
+            raise ConfigError(expected("mask", wish, self.mask, where="transform token-mask", do=do))
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """Return the tokens, int [tokens], some of them replaced."""

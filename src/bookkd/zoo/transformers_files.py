@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,17 +33,48 @@ _EXTRA = "language"
 def loaded(auto: str, folder: str | Path, what: str, dtype: torch.dtype | None = None) -> nn.Module:
     """Load a model of Transformers by the name of its `Auto` class, from files on this machine.
 
+    Weights of the model that no file has are warned of, in one line; those of the files that it has no use for, such as another head,
+    are left out.
+
     Raises:
         MissingExtraError: if Transformers is not installed.
         WeightsError: if there is no such folder, or no model of that kind in it.
     """
-    path, transformers = _folder(folder, "config.json"), require("transformers", _EXTRA)
-    options = {"local_files_only": True, "trust_remote_code": False, "use_safetensors": True}
+    path = _folder(
+        folder, "config.json", what, "Fetch the model elsewhere, and pass the folder; nothing is fetched here."
+    )
+    transformers = require("transformers", _EXTRA)
+    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False, "use_safetensors": True}
+    options |= {"dtype": dtype or "auto", "output_loading_info": True}
     try:
-        model: nn.Module = getattr(transformers, auto).from_pretrained(path, dtype=dtype or "auto", **options)
+        with _quiet(transformers):
+            model, found = getattr(transformers, auto).from_pretrained(path, **options)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise WeightsError(_unreadable(what, error, path)) from error
-    return model
+    # No encoder's pooler is asked here: its last states are.
+    if missing := sorted(key for key in found["missing_keys"] if auto != "AutoModel" or not key.startswith("pooler.")):
+        shown = ", ".join(missing[:3]) + (" and others" if len(missing) > 3 else "")
+        wish, do = "in the files of the model", "They have initial values: train them, or use another class of model."
+        warnings.warn(
+            expected("weights", wish, f"none for {len(missing)}: {shown}", where=str(path), do=do), stacklevel=3
+        )
+    whole: nn.Module = model
+    return whole
+
+
+@contextmanager
+def _quiet(transformers: Any) -> Iterator[None]:
+    """Keep bars and tables of Transformers out of what we print: what counts of them is told in one line."""
+    told = transformers.utils.logging
+    level, bars = told.get_verbosity(), told.is_progress_bar_enabled()
+    told.set_verbosity_error()
+    told.disable_progress_bar()
+    try:
+        yield
+    finally:
+        told.set_verbosity(level)
+        if bars:
+            told.enable_progress_bar()
 
 
 def configured(auto: str, config: Mapping[str, Any], vocabulary: int, where: str, **fixed: Any) -> nn.Module:
@@ -57,6 +90,11 @@ def configured(auto: str, config: Mapping[str, Any], vocabulary: int, where: str
     if kind not in known:
         do = "Name a model of Transformers, such as gpt2 or llama."
         raise ConfigError(expected("model_type", "one that Transformers knows", kind, where=where, do=do))
+    if given.get("vocab_size", vocabulary) != vocabulary:
+        do = "Leave it out: a model has as many tokens as the data."
+        raise ConfigError(
+            expected("vocab_size", f"{vocabulary}, the vocabulary", given["vocab_size"], where=where, do=do)
+        )
     options = known[kind]().to_dict()
     for option in given:
         if option not in options:
@@ -80,7 +118,8 @@ def load_tokenizer(folder: str | Path, file: str = "tokenizer.json") -> Any:
         MissingExtraError: if the package tokenizers is not installed.
         WeightsError: if there is none.
     """
-    path, tokenizers = _folder(folder, file), require("tokenizers", _EXTRA)
+    path = _folder(folder, file, "a tokenizer", "Put the file there that the model's tokenizer is kept in.")
+    tokenizers = require("tokenizers", _EXTRA)
     try:
         return tokenizers.Tokenizer.from_file(str(path / file))
     except Exception as error:  # the package raises plain Exception
@@ -143,11 +182,12 @@ def plain_tokenizer(tokenizer: Any) -> Any:
     return found
 
 
-def _folder(folder: str | Path, file: str) -> Path:
+def _folder(folder: str | Path, file: str, what: str, do: str) -> Path:
     path = Path(folder)
+    if not path.is_dir():
+        raise WeightsError(expected("folder", f"one that is there, with {file}", str(path), where=what, do=do))
     if not (path / file).is_file():
-        do = "Fetch the model elsewhere, and pass the folder; nothing is fetched here."
-        raise WeightsError(expected("folder", f"one with {file}", str(path), where="language model", do=do))
+        raise WeightsError(expected("folder", f"one with {file}", str(path), where=what, do=do))
     return path
 
 

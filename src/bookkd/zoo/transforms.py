@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 from torch import Tensor
 
 from bookkd.core.check import at_least, between
 from bookkd.core.errors import ConfigError, expected
-from bookkd.core.names import import_reference, is_reference, look_up, require
+from bookkd.core.names import choose, import_reference, is_reference, look_up, require
 from bookkd.zoo.calls import call
 from bookkd.zoo.tables import TRANSFORMS
 
 __all__ = [
+    "auto_augment",
     "create_transform",
     "crop_flip",
     "crop_flip_jitter_erase",
+    "cropped_and_flipped",
     "digits",
     "none",
     "rand_augment",
     "random_resized_crop",
+    "trivial_augment",
 ]
 
 
@@ -80,11 +83,22 @@ def digits(*, degrees: float = 10.0, shift: float = 0.125, scale: float = 0.1) -
     )
 
 
-def _crop_and_flip(size: int, padding: int, where: str) -> list[Any]:
+def cropped_and_flipped(
+    size: int, padding: int, where: str, *, before: Sequence[Any] = (), behind: Sequence[Any] = ()
+) -> Any:
+    """Return transforms in a row: those before, the crop and the flip of CIFAR, and those behind.
+
+    Args:
+        size: Side of the crop in pixels.
+        padding: Width of the border in pixels.
+        where: Who asks, for errors.
+        before: Done first.
+        behind: Done last.
+    """
     at_least(size, 1, "size", where=where)
     at_least(padding, 0, "padding", where=where)
     v2 = _v2()
-    return [v2.RandomCrop(size, padding=padding or None), v2.RandomHorizontalFlip()]
+    return v2.Compose([*before, v2.RandomCrop(size, padding=padding or None), v2.RandomHorizontalFlip(), *behind])
 
 
 def crop_flip(*, size: int = 32, padding: int = 4) -> Any:
@@ -96,7 +110,7 @@ def crop_flip(*, size: int = 32, padding: int = 4) -> Any:
 
     Source: He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", 2015, section 4.2.
     """
-    return _v2().Compose(_crop_and_flip(size, padding, "transform crop-flip"))
+    return cropped_and_flipped(size, padding, "transform crop-flip")
 
 
 def crop_flip_jitter_erase(
@@ -131,7 +145,7 @@ def crop_flip_jitter_erase(
         between(value, 0, 1, name, where=where)
     v2 = _v2()
     jitter = v2.ColorJitter(brightness=brightness, contrast=contrast, saturation=saturation)
-    return v2.Compose([*_crop_and_flip(size, padding, where), jitter, v2.RandomErasing(p=erase)])
+    return cropped_and_flipped(size, padding, where, behind=[jitter, v2.RandomErasing(p=erase)])
 
 
 def rand_augment(*, size: int = 32, padding: int = 4, num_ops: int = 2, magnitude: int = 9) -> Any:
@@ -148,8 +162,39 @@ def rand_augment(*, size: int = 32, padding: int = 4, num_ops: int = 2, magnitud
     where = "transform rand-augment"
     at_least(num_ops, 1, "num_ops", where=where)
     between(magnitude, 0, 30, "magnitude", where=where)
+    drawn = _v2().RandAugment(num_ops=num_ops, magnitude=magnitude)
+    return cropped_and_flipped(size, padding, where, behind=[drawn])
+
+
+def auto_augment(
+    *, size: int = 32, padding: int = 4, policy: Literal["cifar10", "imagenet", "svhn"] = "cifar10"
+) -> Any:
+    """Crop, flip, and apply one of 25 pairs of operations that were searched for on a data set.
+
+    Args:
+        size: Side of the crop in pixels.
+        padding: Width of the border in pixels.
+        policy: The data set: cifar10, imagenet or svhn.
+
+    Source: Cubuk, Zoph, Mane, Vasudevan, Le, "AutoAugment", 2018, https://arxiv.org/abs/1805.09501; policies as in torchvision.
+    """
+    where = "transform auto-augment"
     v2 = _v2()
-    return v2.Compose([*_crop_and_flip(size, padding, where), v2.RandAugment(num_ops=num_ops, magnitude=magnitude)])
+    known = {each.value: each for each in v2.AutoAugmentPolicy}
+    drawn = v2.AutoAugment(known[choose(policy, list(known), "policy", where=where)])
+    return cropped_and_flipped(size, padding, where, behind=[drawn])
+
+
+def trivial_augment(*, size: int = 32, padding: int = 4) -> Any:
+    """Crop, flip, and apply one random operation of random strength, with nothing to tune.
+
+    Args:
+        size: Side of the crop in pixels.
+        padding: Width of the border in pixels.
+
+    Source: Mueller, Hutter, "TrivialAugment", 2021, https://arxiv.org/abs/2103.10158, with its wide ranges.
+    """
+    return cropped_and_flipped(size, padding, "transform trivial-augment", behind=[_v2().TrivialAugmentWide()])
 
 
 def random_resized_crop(*, size: int = 224, min_area: float = 0.08, flip: float = 0.5) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from bookkd.core.check import at_least, below
 from bookkd.core.errors import ConfigError, DataError, expected
 from bookkd.core.names import choose
+from bookkd.zoo.fitting import check_positions, check_tokens_of
 
 __all__ = ["Memory", "TranslationTransformer"]
 
@@ -125,6 +126,18 @@ class TranslationTransformer(nn.Module):
         memory = self.start(source, lengths)
         logits: Tensor = self.head(self._decoded(prefix, memory))
         return logits
+
+    def check_data(self, dataset: Any) -> None:
+        """Refuse pairs of more tokens than are embedded, or that are longer than the learnt positions.
+
+        Raises:
+            ConfigError: naming which.
+        """
+        where = str(getattr(dataset, "name", "data"))
+        check_tokens_of(dataset, self.source.num_embeddings, where, side="source")
+        check_tokens_of(dataset, self.target.num_embeddings, where, side="target")
+        if self.most_positions is not None:
+            check_positions(dataset, self.most_positions, where)
 
     def start(self, source: Tensor, lengths: Tensor) -> Memory:
         """Read the sources, and return what decoding begins with."""

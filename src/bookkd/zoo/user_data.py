@@ -13,8 +13,9 @@ from torch import Tensor
 from bookkd.core.errors import DataError, expected
 from bookkd.core.fields import IGNORE_LABEL
 from bookkd.zoo.images import ImageDataset, check_labels, check_vectors
+from bookkd.zoo.masks import as_mask, check_mask
 
-__all__ = ["UserDataset", "UserVectors", "adopt"]
+__all__ = ["UserDataset", "UserMasks", "UserVectors", "adopt"]
 
 
 class _Wrapped:
@@ -72,6 +73,39 @@ class UserVectors(_Wrapped):
         return image, torch.from_numpy(self.labels[index].copy())
 
 
+class UserMasks:
+    """A data set of the user's with one class at every pixel.
+
+    Args:
+        whole: The user's object; its `void` says which ids stand for no class.
+        name: Its name.
+
+    Raises:
+        DataError: without names of the classes.
+    """
+
+    def __init__(self, whole: Any, name: str) -> None:
+        self.whole, self.name = whole, name
+        self.void = np.atleast_1d(getattr(whole, "void", 255))
+        names = next((getattr(whole, key) for key in ("class_names", "classes") if hasattr(whole, key)), None)
+        if names is None:
+            do = "Give the data set an attribute `class_names`, in the order of the ids."
+            raise DataError(expected("class_names", "given with masks", "none", where=name, do=do))
+        self.class_names = tuple(str(each) for each in names)
+
+    def __len__(self) -> int:
+        return len(self.whole)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        image, mask = _pair(self.whole, index, self.name)
+        view, ids = _tensor(image, index, self.name), np.asarray(mask).astype(np.int64)
+        ids[np.isin(ids, self.void)] = IGNORE_LABEL
+        check_mask(ids, view.shape[-2:], len(self.class_names), f"{self.name}, sample {index}")
+        return view, as_mask(ids)
+
+
 def adopt(dataset: Any, name: str) -> ImageDataset:
     """Bring what a user's callable returned to an `ImageDataset`.
 
@@ -82,7 +116,9 @@ def adopt(dataset: Any, name: str) -> ImageDataset:
       what the teacher says of them, but a test on them is refused;
     - a vector, of one length for all samples: for whole numbers which classes are present (1, 0, and -1 where not known), for
       floating ones numbers to predict (NaN where not known);
-    - a floating number: a vector of one.
+    - a floating number: a vector of one;
+    - a mask, a tensor or array [height, width] or a PIL image: the class of each pixel, `IGNORE_LABEL` or an id of the data set's attribute
+      `void` (255 without) where it has none. Masks are read when they are asked for, and names must be given.
 
     Args:
         dataset: Anything with a length and items by number.
@@ -100,7 +136,10 @@ def adopt(dataset: Any, name: str) -> ImageDataset:
         raise DataError(expected("data set", "an object with a length and items by number", dataset, where=name))
     if len(dataset) == 0:
         raise DataError(expected("data set", "at least one sample long", 0, where=name))
-    _tensor(_pair(dataset, 0, name)[0], 0, name)
+    image, first = _pair(dataset, 0, name)
+    _tensor(image, 0, name)
+    if getattr(first, "ndim", 0) == 2 or hasattr(first, "getbands"):
+        return UserMasks(dataset, name)  # type: ignore[return-value]
     labels = _labels(dataset, name)
     names = next((getattr(dataset, key) for key in ("class_names", "classes") if hasattr(dataset, key)), None)
     if labels.ndim == 2:

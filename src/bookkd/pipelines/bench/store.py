@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from bookkd.book import Book, BookWriter, Dense, FieldPlan, Plan, RaggedArray, Sampled, verify
+from bookkd.book import Book, BookWriter, Dense, FieldPlan, Plan, RaggedArray, Sampled, TopK, verify
 from bookkd.core.fields import LOGITS, SAMPLE, VIEW
 from bookkd.core.memory import forget_peak_memory, peak_memory
 from bookkd.core.rng import generator
@@ -48,6 +48,12 @@ def bench_store(*, pairs: int, quick: bool) -> list[Goal]:
             _gather("1 KiB rows, 8 views in a batch", spread, spread_array, pairs, None),
             _ragged_gather("about 100 bytes a row", _drawn(Path(folder) / "drawn", rows // 10, 2000, 50), pairs, None),
             _ragged_gather("about 2 KiB a row", _drawn(Path(folder) / "long", rows // 40, 2000, 1000), pairs, 0.8),
+            _ragged_gather(
+                "positions of 32 to 96 tokens, 12 of 512 likeliest each",
+                _positions(Path(folder) / "positions", rows // 100),
+                pairs,
+                None,
+            ),
             _sampled_decode(_drawn(Path(folder) / "language", 512, LANGUAGE, 50), pairs),
             _verifying(wide, pairs),
             *_opening(Path(folder), 10 if quick else 100, pairs),
@@ -111,11 +117,27 @@ def _drawn(path: Path, n_samples: int, n_classes: int, count: int) -> Book:
         return writer.finish()
 
 
+def _positions(path: Path, n_samples: int) -> Book:
+    """Return a book of sequences of 32 to 96 positions in one file, of each position its likeliest classes."""
+    n_classes, longest, chunk = 512, 96, 64
+    fields = {LOGITS: FieldPlan((n_classes,), TopK(12, (1.0,)), positions=longest)}
+    plan = Plan(n_samples=n_samples, n_views=1, fields=fields, temperatures=(), unit_rows=n_samples)
+    draws = generator(5, "bench store")
+    lengths = draws.integers(32, longest + 1, size=n_samples)
+    with BookWriter(path, plan) as writer:
+        for start in range(0, n_samples, chunk):
+            counts = lengths[start : start + chunk]
+            said = 2 * draws.standard_normal((int(counts.sum()), n_classes), dtype=np.float32)
+            writer.write_rows(0, start, {LOGITS: RaggedArray(said, np.concatenate([[0], np.cumsum(counts)]))})
+        return writer.finish()
+
+
 def _ragged_gather(words: str, book: Book, pairs: int, goal: float | None) -> Goal:
-    """Measure random batches of rows that differ in length, against the same rows and offsets in memory."""
+    """Measure random batches of rows that differ in length, against the same rows and offsets of every part in memory."""
     draws = generator(3, "bench store")
     batches = [draws.integers(book.n_samples, size=BATCH) for _ in range(64)]
-    whole: RaggedArray = book.gather(np.arange(book.n_samples), 0, [LOGITS])[f"{LOGITS}/entries"]
+    parts = book.gather(np.arange(book.n_samples), 0, [LOGITS])
+    whole: list[RaggedArray] = [each for each in parts.values() if isinstance(each, RaggedArray)]
 
     def from_book() -> None:
         for samples in batches:
@@ -123,7 +145,8 @@ def _ragged_gather(words: str, book: Book, pairs: int, goal: float | None) -> Go
 
     def from_memory() -> None:
         for samples in batches:
-            whole.take(samples)
+            for each in whole:
+                each.take(samples)
 
     name = f"ragged gather speed / the same in memory ({words}, batch {BATCH})"
     return Goal.of(name, paired(from_memory, from_book, pairs), goal, ">=")

@@ -46,7 +46,7 @@ def costs_of(shared: Shared, students: Sequence[NetworkOptions], path: Path) -> 
         same = (found.get("device"), found.get("threads")) == (str(device), threads)
         if same and set(found["latency_ms"]) >= {str(size) for size in sizes}:
             continue
-        network, preprocess = student.build(shared.width, role="student")
+        network, preprocess = student.for_data(shared.samples.whole).build(shared.width, role="student")
         example = example_of(shared.samples.test, shared.samples.task)
         measured = cost(network.to(device), preprocess, example, batch_sizes=sizes, repeats=_REPEATS, device=device)
         known[key_of(student)] = measured.to_json()

@@ -13,13 +13,17 @@ from bookkd.pipelines.compare.parts import method_choice, network, options, over
 from bookkd.pipelines.compare.presets import with_preset
 from bookkd.pipelines.compare.sweep import Sweep
 from bookkd.pipelines.compare.values import listed, mapped, only, typed
-from bookkd.pipelines.options import DataOptions, ViewOptions
+from bookkd.pipelines.options import DataOptions, TaskOptions, ViewOptions
 
 __all__ = ["method_choice", "read_document", "read_sweep", "sweep_of"]
 
 
-def read_document(path: str | Path) -> dict[str, Any]:
+def read_document(path: str | Path, what: str = "sweep") -> dict[str, Any]:
     """Read a YAML file of keys with values.
+
+    Args:
+        path: The file.
+        what: What it is to be, for errors.
 
     Raises:
         ConfigError: if it cannot be read, is empty or is something else, in one line.
@@ -30,11 +34,11 @@ def read_document(path: str | Path) -> dict[str, Any]:
         found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         said = " ".join(str(error).split())
-        raise ConfigError(f"Expected the sweep to be a readable YAML file, got {str(path)!r}: {said}.") from error
+        raise ConfigError(f"Expected the {what} to be a readable YAML file, got {str(path)!r}: {said}.") from error
     if found is None:
-        do = "Write keys such as students, methods and books."
-        raise ConfigError(expected("sweep", "keys with values", "an empty file", where=str(path), do=do))
-    return mapped(found, "sweep")
+        do = "Write keys such as students, methods and books." if what == "sweep" else ""
+        raise ConfigError(expected(what, "keys with values", "an empty file", where=str(path), do=do))
+    return mapped(found, what, str(path))
 
 
 def read_sweep(path: str | Path) -> Sweep:
@@ -53,8 +57,8 @@ def sweep_of(document: Mapping[str, Any]) -> Sweep:
         document: Keys as the arguments of `Sweep`. Networks, methods and data sets are names, or mappings with `name` and options;
             books are paths, lists of paths (read together), mappings with `name`, `paths`, `test` and `teachers` (those to read of
             a book of several), or all of them one mapping from label to paths; a method may have `books`, the labels that it
-            learns from; `seeds` is a list or a number of seeds; lists may be text with commas. `preset` names what
-            `with_preset` adds.
+            learns from; `seeds` is a list or a number of seeds; `task` is a name, or a mapping with `name` and `args`; lists may be
+            text with commas. `preset` names what `with_preset` adds.
 
     Raises:
         ConfigError: for an unknown key or a value of another type; the nearest keys are listed.
@@ -80,5 +84,8 @@ def sweep_of(document: Mapping[str, Any]) -> Sweep:
     for key, kind in (("data", DataOptions), ("training", Training), ("views", ViewOptions)):
         if key in values:
             built[key] = options(kind, values[key], key)
+    if not isinstance(values.get("task", ""), str):
+        chosen = options(TaskOptions, values["task"], "task")
+        built |= {"task": chosen.name, **({"task_args": chosen.args} if chosen.args else {})}
     plain = {key: value for key, value in values.items() if key not in built and key != "preset"}
     return Sweep(**built, **typed(Sweep, plain, "sweep"))

@@ -23,6 +23,7 @@ from bookkd.learning import Learned, Learner, Validation, learn, measure, measur
 from bookkd.pipelines.compare.arms import Arm, student_label
 from bookkd.pipelines.compare.folders import Run, begin
 from bookkd.pipelines.compare.shared import Shared
+from bookkd.pipelines.pictures import pictures_of
 from bookkd.report import RunRecord
 from bookkd.zoo import weights_digest
 
@@ -75,7 +76,7 @@ def _learned(
     samples, training, method = shared.samples, replace(arm.training, seed=seed), arm.method.build()
     views, rows = shared.views(arm)
     kept = None if samples.complete and bool((rows == range(len(rows))).all()) else rows[samples.kept]
-    network, preprocess = arm.student.cohort(shared.width, method.cohort, seed=seed)
+    network, preprocess = arm.student.for_data(samples.whole).cohort(shared.width, method.cohort, seed=seed)
     task = shared.task_of(arm.source, network, preprocess, views)
     knowledge = shared.knowledge(arm.source, task)
     door = "lightning" if training.devices > 1 or training.precision != "32-true" else "plain"
@@ -102,8 +103,7 @@ def _learned(
 
 
 def _done(shared: Shared, run: Run, cost: dict[str, Any]) -> RunRecord:
-    for options in shared.live_behind(run.arm.source):
-        shared.measured(options)  # before learning, so that the weights' lineage has it too
+    shared.measure_teachers(run.arm.source)  # before learning, so that the weights' lineage has it too
     learned, learner, knowledge = _learned(shared, run.arm, run.seed, run.folder, other=begin(run))
     seconds = sum(float(epoch["seconds"]) for epoch in learned.history)
     return RunRecord(
@@ -175,15 +175,24 @@ def _named(shared: Shared, run: Run) -> dict[str, Any]:
 def _measured(shared: Shared, run: Run, learner: Learner) -> dict[str, Any]:
     samples = shared.samples
     if shared.of_sequences:
+        network = learner.eval()
         measured = measure_network(
-            learner.eval().compute,
+            # Whoever writes translations asks the network token by token.
+            network.student if shared.beam else network.compute,
             samples.test,
             learner.task,
-            teacher=shared.beside(run.arm.source),
+            **shared.beside(run.arm.source),
+            beam=shared.beam,
             device=shared.device,
             replicates=shared.sweep.replicates,
         ).to_json()
-        return {"metrics": measured["metrics"], "per_class": measured.get("per_class", {})}
+        found = {"metrics": measured["metrics"], "per_class": measured.get("per_class", {})}
+        if samples.task.name == "segmentation":
+            live = shared.beside(run.arm.source).get("teacher")
+            found["pictures"] = pictures_of(
+                learner.compute, samples.test, learner.task, teacher=live, device=shared.device
+            )
+        return found
     said = predictions_of(learner, samples.test)
     theirs = shared.said_on_test(run.arm.source)
     found = measure(learner.task, said, teacher=theirs, replicates=shared.sweep.replicates).to_json()
@@ -208,7 +217,7 @@ def _measured(shared: Shared, run: Run, learner: Learner) -> dict[str, Any]:
 
 def _teacher(shared: Shared, info: TeacherInfo) -> dict[str, Any]:
     noted = {key: value for key, value in info.to_json().items() if key != "mode"}
-    return noted | {"accuracy": shared.quality(info)}
+    return noted | shared.quality(info)
 
 
 def _books(run: Run, knowledge: Knowledge | None) -> tuple[dict[str, Any], ...]:

@@ -93,6 +93,10 @@ def configuration(shared: Shared, arm: Arm, seed: int) -> dict[str, Any]:
     if shared.samples.task.name != "classification":
         # Left out there, so that folders of before compare had other tasks are gone on with.
         found["task"] = shared.samples.task.name
+    if sweep.task_args:
+        found["task_args"] = dict(sweep.task_args)
+    if shared.samples.task.name == "seq2seq":
+        found["beam"] = sweep.beam
     # Through JSON and back, so that tuples and lists compare equal.
     return parse(pretty(found), "configuration")
 

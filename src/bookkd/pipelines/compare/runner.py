@@ -66,6 +66,9 @@ def run_sweep(
     for arm in arms:
         shared.check_arm(arm)
         _check_batches(arm, shared)
+    notes = shared.notes()
+    for note in notes:
+        say(note)
     make_folder(root)
     lock = Lock(root / ".lock")
     try:
@@ -78,6 +81,7 @@ def run_sweep(
         write_atomic(root / "sweep.json", pretty(plain(sweep)))
         records = _records(shared, arms, against, root, jobs, say)
         result = {"out": str(root), **summarise(sweep, arms, against, records, shared.samples.task)}
+        result["notes"] = notes
         result["tuned"] = [{**found.to_json(), "before": before[place].name} for place, found in tuned.items()]
         write_atomic(root / "summary.json", pretty(result))
     finally:

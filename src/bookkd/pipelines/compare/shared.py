@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +21,6 @@ from bookkd.knowledge import (
     LiveKnowledge,
     StoredKnowledge,
     Teacher,
-    check_alignment,
     check_fields,
     check_needs,
     check_views,
@@ -33,6 +34,8 @@ from bookkd.pipelines.compare.teacher_predictions import (
     TeacherPredictions,
     live_predictions,
     mean_of,
+    measure_stored,
+    refuse_sparse,
     stored_predictions,
 )
 from bookkd.pipelines.evaluate_student import unchanged_views
@@ -40,7 +43,7 @@ from bookkd.pipelines.learn_student import views_of_book
 from bookkd.pipelines.make_book import note_accuracy
 from bookkd.pipelines.options import NetworkOptions, ViewOptions
 from bookkd.pipelines.samples import Rows, Samples, open_samples
-from bookkd.pipelines.task import says_variance, task_name, with_variance
+from bookkd.pipelines.task import beam_of, check_book, says_variance, task_name, with_grid, with_masked, with_variance
 from bookkd.tasks import Task, predict
 from bookkd.views import CachedViews, Replay, Views
 
@@ -66,16 +69,24 @@ class Shared:
         self._first: dict[str, float] = {}
         self._said: dict[str, dict[str, Tensor] | None] = {}
         self._views: dict[str, CachedViews] = {}
+        self._checked: set[str] = set()
 
     @cached_property
     def samples(self) -> Samples:
-        """The data sets."""
-        first = next((path for source in self.sweep.every_source for path in source.books), None)
-        name = task_name(self.sweep.task, None if first is None else self.book(first))
+        """The data sets; tokens that the first book masks are those of every arm, since figures over others do not compare."""
+        path = next((path for source in self.sweep.every_source for path in source.books), None)
+        first = None if path is None else self.book(path)
         sweep = self.sweep
-        return open_samples(
-            sweep.data, name, test=sweep.test, validation=sweep.validation, held_out=sweep.held_out, where="sweep"
+        found = open_samples(
+            sweep.data,
+            task_name(sweep.task, first),
+            test=sweep.test,
+            validation=sweep.validation,
+            held_out=sweep.held_out,
+            where="sweep",
+            task_args=sweep.task_args,
         )
+        return replace(found, task=with_masked(found.task, first))
 
     @property
     def width(self) -> int:
@@ -87,10 +98,35 @@ class Shared:
         """Whether a sample has an answer at every position, so that what is said of all of them is never held together."""
         return any(info.by_position for info in self.samples.task.field_infos.values())
 
-    def beside(self, source: Source | None) -> Teacher | None:
-        """Return the live teacher that sequences of the test split are compared with: that of a source, or with its weights."""
+    @property
+    def beam(self) -> int:
+        """By which translations are written out; 0 for not at all."""
+        return beam_of(self.samples.task, self.samples.test, self.sweep.beam)[0]
+
+    def notes(self) -> list[str]:
+        """Return what is not measured, in one line each."""
+        _, why = beam_of(self.samples.task, self.samples.test, self.sweep.beam)
+        several = [source.label for source in self.sweep.every_source if self.of_sequences and self._is_several(source)]
+        told = [
+            f"{label}: several teachers are asked together, and agreement with them is not measured."
+            for label in several
+        ]
+        return [*([why] if why else []), *told]
+
+    def _is_several(self, source: Source) -> bool:
+        asked = [*source.teachers, *(info for stored in self.stored(source) for info in stored.teachers)]
+        return len(asked) > 1
+
+    def beside(self, source: Source | None) -> dict[str, Any]:
+        """Return what sequences of the test split are compared with: the source's book of it, or a live teacher with its weights.
+
+        One alone, as `measure_network` takes it; nothing where there are several, or nobody can be asked.
+        """
+        if source is not None and source.test_books:
+            ((path, members),) = self._test_members(source)
+            return {"book": self.book(path, members)}
         found = self.live_behind(source)
-        return self.teacher(found[0]) if len(found) == 1 else None
+        return {"teacher": self.teacher(found[0])} if len(found) == 1 else {}
 
     def live_behind(self, source: Source | None) -> Sequence[NetworkOptions]:
         """Return the live teachers of a source; of sequences those with the weights of its books' teachers too."""
@@ -109,22 +145,41 @@ class Shared:
         task = self.samples.task
         for source in self.sweep.every_source:
             self.stored(source)  # says which of its teachers are not there
-            self._test_members(source)  # says which books are of other teachers
+            members = self._test_members(source)  # says which books are of other teachers
             for path in (*source.books, *source.test_books):
-                found = self.book(path).book.plan.task
-                if found != task.name:
-                    do = f"Pass --task {found}, or a book of task {task.name}."
-                    raise BookMismatchError(expected("books", f"of task {task.name}", found, where=path, do=do))
+                plan = self.book(path).book.plan
+                if plan.task != task.name:
+                    do = f"Pass --task {plan.task}, or a book of task {task.name}."
+                    raise BookMismatchError(expected("books", f"of task {task.name}", plan.task, where=path, do=do))
+                if tuple(plan.masked_classes) != tuple(task.masked):
+                    do = "Figures over other tokens do not compare: give books of other masked tokens sweeps of their own."
+                    wish, masked = f"{list(task.masked)}, as the sweep's", list(plan.masked_classes)
+                    raise BookMismatchError(expected("masked tokens", wish, masked, where=path, do=do))
+            if self.of_sequences and source.test_books:
+                self._check_one_beside(source, members)
             if LOGITS not in task.field_infos and len(source.books or source.teachers) > 1:
                 wish = f"read one by one for task {task.name}, which has no ensembles"
                 got = f"{len(source.books or source.teachers)} together"
                 raise ConfigError(expected("books", wish, got, where=f"sweep, {source.label}"))
 
+    def _check_one_beside(self, source: Source, members: Sequence[tuple[str, tuple[int, ...]]]) -> None:
+        """Refuse books of the test split that sequences cannot be compared with: what is said of all of them is never averaged."""
+        books = [self.book(path, places) for path, places in members]
+        teachers = [teacher.name for book in books for teacher in book.teachers]
+        if len(books) != 1 or len(teachers) > 1:
+            do = "Leave `test` out: agreement is measured with one teacher at a time."
+            where, got = f"sweep, {source.label}", f"{len(books)} books by {', '.join(teachers) or 'no teacher'}"
+            raise ConfigError(expected("test", "one book by one teacher, for sequences", got, where=where, do=do))
+        self._check_test_book(books[0])
+        refuse_sparse(self.samples.task, books[0], self.samples.test)
+
     def check_arm(self, arm: Arm) -> None:
-        """Refuse a method that needs what its books, teachers or views have not; no teacher is asked.
+        """Refuse a method that needs what its books, teachers or views have not, or books of other data; no teacher is asked.
 
         Raises:
-            ConfigError: if a field is missing, a live teacher is needed, or there are too few views.
+            BookMismatchError: if a book is about other data, views, or frames.
+            ConfigError: if a field is missing, a live teacher is needed, there are too few views, or labels are to be hidden of samples
+                that have no one label.
             FidelityError: if a codec cannot honour a temperature or a loss.
         """
         method, task, source = arm.method.build(), self.samples.task, arm.source
@@ -139,6 +194,9 @@ class Shared:
             self._check_accuracies(source, arm.name)
         drawn = (arm.views or _views_of(books)).n_views
         check_views(needs, drawn, method.name, books=[each.book for each in books], where=arm.name)
+        rows = self.views(arm)[1]
+        if arm.label_fraction != 1:
+            self.samples.labels(rows, arm.label_fraction, 0)
 
     def _check_accuracies(self, source: Source, where: str) -> None:
         """Refuse teachers weighed by what they score on the split of the report: nothing is chosen on it."""
@@ -159,6 +217,8 @@ class Shared:
         task, train = self.samples.task, self.samples.train
         own = says_variance(task, student, train, views=views, preprocess=preprocess)
         theirs: bool | None = None
+        for book in [] if source is None else self.stored(source):
+            task = with_grid(task, book)
         if source is not None:
             stored = [VARIANCE in book.fields for book in self.stored(source)]
             live = [says_variance(task, self.teacher(options), train, views=views) for options in source.teachers]
@@ -184,7 +244,7 @@ class Shared:
         """Return a live teacher; what it scores is not known before `measured`."""
         key = digest(plain(options))
         if key not in self._teachers:
-            self._teachers[key] = options.teacher(self.width, self.device)
+            self._teachers[key] = options.for_data(self.samples.whole).teacher(self.width, self.device)
         return self._teachers[key]
 
     def measured(self, options: NetworkOptions) -> TeacherPredictions:
@@ -193,7 +253,7 @@ class Shared:
         if key not in self._live:
             found, plain_task, test = self.teacher(options), self.samples.task, self.samples.test
             if self.of_sequences:
-                measured = measure_network(found, test, plain_task, device=self.device, replicates=0)
+                measured = measure_network(found, test, plain_task.of_teacher(), device=self.device, replicates=0)
                 note_accuracy(found, measured, plain_task, self.sweep.test)
                 self._first[found.digest] = measured.metrics[plain_task.primary_metric].value
                 return self._live.setdefault(key, {})
@@ -201,17 +261,46 @@ class Shared:
             said = predict(found, test, task, device=self.device)
             found.accuracy = measure(task, said, replicates=0).metrics[task.primary_metric].value
             found.split = self.sweep.test
+            self._first[found.digest] = found.accuracy
             self._live[key] = live_predictions(task, said.fields)
         return self._live[key]
 
-    def quality(self, info: TeacherInfo) -> float | None:
-        """Return the first metric of the task that a teacher has: what it notes itself, unless less of that metric is better.
+    def measure_teachers(self, source: Source | None) -> None:
+        """Measure the teachers of a source on the test split as far as they can be asked, once each."""
+        for options in self.live_behind(source):
+            self.measured(options)
+        for stored in [] if source is None else self.stored(source):
+            for info in stored.teachers:
+                self.quality(info)
 
-        A teacher notes a share, which says nothing of perplexity or of word errors: these are known of live teachers alone.
+    def quality(self, info: TeacherInfo) -> dict[str, Any]:
+        """Return the first metric of the task that a teacher has (`accuracy`), and the split on which it was measured.
+
+        That is what it notes itself, unless less of the metric is better. A teacher notes a share, which says nothing of perplexity
+        or of word errors: these are measured on the test split, of any live teacher of the sweep with its weights, or of what a book
+        of that split says.
         """
         if not lower_is_better(self.samples.task.primary_metric):
-            return info.accuracy
-        return self._first.get(info.digest)
+            return {"accuracy": info.accuracy, "split": info.split}
+        if info.digest not in self._first:
+            self._measure_first(info.digest)
+        value = self._first.get(info.digest)
+        return {"accuracy": value, "split": "" if value is None else self.sweep.test}
+
+    def _measure_first(self, wanted: str) -> None:
+        """Measure the teacher of a digest, whatever arm or source it is of: which runs come first has no say."""
+        for source in self.sweep.every_source:
+            for options in source.teachers:
+                if self.teacher(options).digest == wanted:
+                    self.measured(options)
+                    return
+        for source in self.sweep.every_source if self.of_sequences else ():
+            for path, members in self._test_members(source):
+                stored, task = self.book(path, members), self.samples.task
+                if [teacher.digest for teacher in stored.teachers] == [wanted]:
+                    found = measure_stored(task, stored, self.samples.test, device=self.device)
+                    self._first[wanted] = found.metrics[task.primary_metric].value
+                    return
 
     def knowledge(self, source: Source | None, task: Task) -> Knowledge | None:
         """Return whom a run of this task asks, with its own count of teacher passes; None for nobody."""
@@ -234,9 +323,11 @@ class Shared:
         same = bool((rows == range(len(rows))).all())
         for book in books:
             views = with_pool_of(book, views)
-            given, task = None if same else rows.tolist(), self.samples.task
-            whole, names = self.samples.whole, task.class_names
-            check_alignment(book, whole, views, class_names=names, rows=given, task=task.name)
+            given = None if same else rows.tolist()
+            key = digest([str(book.book.path), views.recipe(len(rows)), views.n_views])
+            if key not in self._checked:  # the same for every arm of a book
+                check_book(book, self.samples.whole, views, self.samples.task, rows=given)
+                self._checked.add(key)
         do = "Pass --validation SPLIT, or --validation_fraction 0."
         self.samples.check_partners(views, where="sweep", do=do)
         return views, rows
@@ -305,9 +396,12 @@ class Shared:
         return None
 
     def _read(self, path: str, members: tuple[int, ...]) -> TeacherPredictions:
-        test, stored, task = self.samples.test, self.book(path, members), self.samples.task
-        check_alignment(stored, test, unchanged_views(stored), class_names=task.class_names, task=task.name)
-        return stored_predictions(task, stored, len(test))
+        stored = self.book(path, members)
+        self._check_test_book(stored)
+        return stored_predictions(self.samples.task, stored, len(self.samples.test))
+
+    def _check_test_book(self, stored: StoredKnowledge) -> None:
+        check_book(stored, self.samples.test, unchanged_views(stored), self.samples.task)
 
 
 def _views_of(books: list[StoredKnowledge]) -> ViewOptions:

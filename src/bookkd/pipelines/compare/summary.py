@@ -19,7 +19,12 @@ __all__ = ["Records", "figures", "summarise"]
 
 Records = Mapping[str, Mapping[int, RunRecord]]
 """Arm -> seed -> record."""
-BESIDE = {"classification": ("nll", "ece"), "multi-label": ("micro_f1", "ece"), "regression": ("rmse", "mae")}
+BESIDE = {
+    "classification": ("nll", "ece"),
+    "multi-label": ("micro_f1", "ece"),
+    "regression": ("rmse", "mae"),
+    "seq2seq": ("bleu", "chrf"),
+}
 """Task -> metrics that stand beside the first one."""
 
 

@@ -146,6 +146,8 @@ class Sweep:
         replicates: Bootstrap replicates of each run's intervals.
         latency: Measure the time of a pass of each student.
         task: What the labels are, a name in `TASKS`; where empty that of the books, or classification where there is none.
+        task_args: Options of the task that its data do not tell; of every arm alike, since figures of two tasks do not compare.
+        beam: Hypotheses that are followed where translations are written out for BLEU and chrF; 0 writes none.
         tables: Which tables the summary gets beside its own, as `with_preset` sets it: "ablation", "orthogonality" or none.
     """
 
@@ -166,6 +168,8 @@ class Sweep:
     replicates: int = 1000
     latency: bool = True
     task: str = ""
+    task_args: Mapping[str, Any] = field(default_factory=dict)
+    beam: int = 1
     tables: str = ""
 
     def __post_init__(self) -> None:
@@ -179,6 +183,7 @@ class Sweep:
             if fraction is not None:
                 positive(between(fraction, 0, 1, "label_fraction", where="sweep"), "label_fraction", where="sweep")
         at_least(self.replicates, 0, "replicates", where="sweep")
+        at_least(self.beam, 0, "beam", where="sweep")
         if self.task:
             choose(self.task, TASKS, "task", where="sweep")
         if self.training.seed:

@@ -25,20 +25,21 @@ Quality = Sequence[Mapping[int, float]]
 def ablation(arms: Sequence[Arm], quality: Quality, metric: str) -> list[dict[str, Any]]:
     """Return for each student what every part of the full method gives: full less without it, over the same seeds.
 
+    What a part gives is above 0 where it helps: of an error, what it falls by.
+
     Args:
         arms: Of the sweep.
         quality: Of each arm.
         metric: What that is.
     """
-    rows = []
+    quality, rows = _rising(quality, metric), []
     for place, arm in enumerate(arms):
         student = student_label(arm.student)
         found = [n for n, other in enumerate(arms) if _is_full(other) and student_label(other.student) == student]
         full = next(iter(found), place)
         if place == full:
             continue
-        lower = lower_is_better(metric)
-        gain = difference_of(quality[full], quality[place], arm.name, lower_is_better=lower)
+        gain = difference_of(quality[full], quality[place], arm.name)
         rows.append(
             {
                 "student": student,
@@ -47,6 +48,13 @@ def ablation(arms: Sequence[Arm], quality: Quality, metric: str) -> list[dict[st
             }
         )
     return rows
+
+
+def _rising(quality: Quality, metric: str) -> Quality:
+    """Return the figures, those of an error with the other sign, so that more of each is better."""
+    if not lower_is_better(metric):
+        return quality
+    return [{seed: -value for seed, value in each.items()} for each in quality]
 
 
 def _is_full(arm: Arm) -> bool:
@@ -68,8 +76,7 @@ def orthogonality(arms: Sequence[Arm], quality: Quality, metric: str) -> list[di
         quality: Of each arm.
         metric: What that is.
     """
-    if lower_is_better(metric):
-        quality = [{seed: -value for seed, value in each.items()} for each in quality]
+    quality = _rising(quality, metric)
     students = list(dict.fromkeys(student_label(arm.student) for arm in arms))
     n_views = len(arms) // (2 * len(students))
 

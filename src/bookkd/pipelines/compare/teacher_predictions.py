@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from bookkd.core.errors import FidelityError, expected
-from bookkd.core.fields import LOGITS, MEAN, SAMPLE, VARIANCE, VIEW, WEIGHT
+from bookkd.core.fields import COUNTS, LOGITS, MEAN, SAMPLE, VARIANCE, VIEW, WEIGHT
+from bookkd.evaluation import Measures
 from bookkd.knowledge import StoredKnowledge
+from bookkd.learning.step import to_device
+from bookkd.learning.validation import gatherer_of, samples_of_pass
 from bookkd.losses import DenseTarget, FullTarget
 from bookkd.tasks import Task
+from bookkd.views import Pick, Replay, Views
 
-__all__ = ["TeacherPredictions", "live_predictions", "mean_of", "stored_predictions"]
+__all__ = ["TeacherPredictions", "live_predictions", "mean_of", "measure_stored", "refuse_sparse", "stored_predictions"]
 
+_MOST_SAMPLES = 256
+"""Most sequences of a book that are measured together."""
 TeacherPredictions = Mapping[str, Tensor]
 """Field name -> CPU tensor [samples, ...]; under `logits` the log-probabilities of the outcomes of every position."""
 
@@ -45,6 +51,60 @@ def stored_predictions(task: Task, stored: StoredKnowledge, count: int) -> Teach
         return {LOGITS: _outcomes(task, stored.targets(batch, [LOGITS])[LOGITS], where)}
     names = [MEAN, *([VARIANCE] if VARIANCE in stored.fields else [])]
     return {name: target.logits.float() for name, target in stored.targets(batch, names).items()}
+
+
+def measure_stored(
+    task: Task, stored: StoredKnowledge, dataset: Any, *, device: str | torch.device = "cpu"
+) -> Measures:
+    """Measure the teacher of a book of sequences by what it keeps, with the metrics of the task and without intervals.
+
+    Args:
+        task: The student's.
+        stored: A book of these samples as they are.
+        dataset: The samples.
+        device: Where metrics are worked out.
+
+    Raises:
+        FidelityError: if it keeps less than every value.
+    """
+    theirs = task.of_teacher()
+    sums = gatherer_of(theirs)
+    size = samples_of_pass(theirs, dataset, _MOST_SAMPLES)
+    for start in range(0, len(dataset), size):
+        batch = _batch(dataset, range(start, min(start + size, len(dataset))), device)
+        said = _positions(theirs, stored, batch)
+        sums.add(theirs.student(said), theirs.batch(batch), _counts(theirs, batch))
+    return sums.measures(replicates=0)
+
+
+def refuse_sparse(task: Task, stored: StoredKnowledge, dataset: Any) -> None:
+    """Refuse a book of sequences that keeps less than every value, by its first record.
+
+    Raises:
+        FidelityError: if it does.
+    """
+    _positions(task.of_teacher(), stored, _batch(dataset, range(1), "cpu"))
+
+
+def _batch(dataset: Any, rows: range, device: str | torch.device) -> dict[str, Any]:
+    replay = Replay(dataset, Views(None, n_views=1), probe_share=0)
+    return to_device(replay.batch([Pick(row, 0) for row in rows]), torch.device(device))
+
+
+def _counts(task: Task, batch: Mapping[str, Any]) -> Tensor:
+    return cast(Tensor, task.counts(batch))
+
+
+def _positions(task: Task, stored: StoredKnowledge, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return what a book says at every position of a batch, as the teacher's own task has them."""
+    asked = {**batch, COUNTS: _counts(task, batch).cpu()}
+    said = task.targets(stored.targets(asked, tuple(task.field_infos)), batch)
+    for name, target in said.items():
+        if not isinstance(target, DenseTarget):
+            do = "Make it with codec dense or int8."
+            got, where = type(target).__name__, str(stored.book.path)
+            raise FidelityError(expected(name, "every value of one teacher", got, where=where, do=do))
+    return {name: target.logits.float() for name, target in said.items()}
 
 
 def _outcomes(task: Task, target: Any, where: str) -> Tensor:

@@ -34,14 +34,19 @@ def only(given: Iterable[str], known: Sequence[str], where: str) -> None:
             raise ConfigError(f"Unknown key {str(key)!r} of {where}. Nearest: {near or 'none, it takes no keys'}.")
 
 
-def mapped(value: Any, where: str) -> dict[str, Any]:
+def mapped(value: Any, where: str, of: str = "sweep") -> dict[str, Any]:
     """Return a mapping with text for keys.
+
+    Args:
+        value: What YAML gave.
+        where: What it is to be, for errors.
+        of: What that is a part of.
 
     Raises:
         ConfigError: for anything else.
     """
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-        raise ConfigError(expected(where, "keys with values", value, where="sweep"))
+        raise ConfigError(expected(where, "keys with values", value, where=of))
     return dict(value)
 
 

@@ -117,6 +117,15 @@ class Rounds:
 
     def __post_init__(self) -> None:
         at_least(self.rounds, 1, "rounds", where=_WHERE)
+        for name, make in (
+            ("student", self.student),
+            *((f"assistants[{i}]", each) for i, each in enumerate(self.assistants)),
+        ):
+            if isinstance(make, nn.Module) or not callable(make):
+                do = "Pass what makes it, such as lambda: Network(...): rounds draw its initial values, and begin again from them."
+                raise ConfigError(
+                    expected(name, "a callable that makes a network", f"a {type(make).__name__}", where=_WHERE, do=do)
+                )
         check_task(self.method, self.task, where=_WHERE)
         choose(self.by, ("accuracy", "nll"), "by", where=_WHERE)
         if len(self.assistants) != self.method.assistants:
