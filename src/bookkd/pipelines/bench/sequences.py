@@ -143,7 +143,7 @@ class _Script:
                 labels = nn.functional.pad(tokens[:, 1:], (0, 1), value=-100)
                 loss = nn.functional.cross_entropy(self.network(tokens).flatten(0, 1), labels.flatten())
                 self.optimizer.zero_grad()
-                loss.backward()
+                torch.autograd.backward(loss)
                 self.optimizer.step()
 
 
