@@ -259,7 +259,7 @@ def test_a_codec_of_every_token_is_told_before_it_is_written(root):
         (["--data.args", '{"length": 16, "separator": "<s>"}'], "Unknown separator '<s>'"),
         (["--teacher", "causal-lm:gpt9"], "`model_type` to be one that Transformers knows"),
         (["--teacher.args", '{"n_layers": 1}'], "an option of gpt2, such as n_layer"),
-        (["--teacher", "causal-lm:no/folder", "--teacher.args", "{}"], r"one with config\.json"),
+        (["--teacher", "causal-lm:no/folder", "--teacher.args", "{}"], r"with config\.json"),
         (["--teacher", "text-classifier:bert"], "with a vocabulary"),
     ],
 )
