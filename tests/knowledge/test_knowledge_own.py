@@ -12,7 +12,7 @@ from tests.learning.digits import TASK, TRAIN, StopError, assert_equal, book, ru
 from torch import nn
 
 from bookkd.core.errors import ConfigError
-from bookkd.core.fields import FieldInfo
+from bookkd.core.fields import IGNORE_LABEL, FieldInfo
 from bookkd.knowledge import BetaSmoothing, SelfKnowledge, SideBySide, StoredKnowledge, VirtualKnowledge
 from bookkd.losses import soft_target_kl
 from bookkd.methods import BetaLabelSmoothing, SelfDistillation, Supervised, TfKDReg
@@ -213,3 +213,24 @@ def test_negatives_are_any_others_than_the_batch():
     own, draws = np.array([0, 3, 4, 9]), (np.arange(6) + 0.5) / 6
     assert _others(own, 10, draws).tolist() == [1, 2, 5, 6, 7, 8]
     assert _others(np.arange(3), 3, np.array([0.0, 0.5, 0.99])).tolist() == [0, 1, 2]
+
+
+def test_negatives_are_of_what_is_learnt_from_and_say_their_classes(stored):
+    from bookkd.knowledge import Negatives
+
+    book = StoredKnowledge(stored)
+    negatives, rows = Negatives(book, "logits", 200, seed=0), np.array([41, 7, 3, 20, 11])
+    batch = {"sample": torch.tensor([7, 20]), "label": torch.tensor([2, IGNORE_LABEL])}
+    assert set(negatives.targets(batch)["own/labels"][2:].tolist()) == {IGNORE_LABEL}
+    negatives.among(rows, np.array([5, 2, IGNORE_LABEL, IGNORE_LABEL, 8]))
+    found = negatives.targets(batch)
+    assert found["own/labels"][:2].tolist() == [2, IGNORE_LABEL]
+    # Each is a record of one of the three others, beside its class.
+    said = {
+        label: book.targets({"sample": torch.tensor([row] * 2), "view": torch.arange(2)}, ["logits"])["logits"].logits
+        for row, label in ((41, 5), (3, IGNORE_LABEL), (11, 8))
+    }
+    drawn = found["own/labels"][2:].tolist()
+    assert set(drawn) == set(said)
+    for label, logits in zip(drawn, found["own/negatives"].logits, strict=True):
+        assert (said[label] == logits).all(1).any()

@@ -19,20 +19,23 @@ BT = np.array([-1, 0.4, -0.2, 2]).reshape(1, 1, 1, 4)
 """Maps of one sample before their activation."""
 OTHERS = np.array([[1, -1], [-2, 1]], dtype=np.float64)
 """The teacher's of two more."""
+CLASSES = np.array([1, 1, 1, 0, 1])
+"""Of all five."""
 
 
 def softmax(logits):
     return np.exp(logits) / np.exp(logits).sum()
 
 
-def contrast(anchors, others, tau=0.07):
-    """One side of the card's contrastive loss, with every other row as a negative and Z the mean of the exponentials times n = 1."""
+def contrast(anchors, others, classes, tau=0.07):
+    """One side of the card's contrastive loss, with every row of another class as a negative and Z the mean of the exponentials times n = 1."""
     u, v = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (anchors, others))
     close = np.exp(u @ v.T / tau)
-    p, noise = close / close.mean(), len(v) - 1
+    negative = classes[: len(u), None] != classes
+    p, noise = close / close[negative | np.eye(*close.shape, dtype=bool)].mean(), negative.sum(1, keepdims=True)
     told = np.log(p / (p + noise + 1e-7)).diagonal().sum()
-    missed = np.log(noise / (p + noise + 1e-7))
-    return -(told + missed.sum() - missed.diagonal().sum()) / len(u)
+    missed = np.log(np.maximum(noise, 1) / (p + noise + 1e-7))
+    return -(told + missed[negative].sum()) / len(u)
 
 
 def attention(maps):
@@ -69,7 +72,8 @@ FEATURES = {
         **{f"features/stage{stage}": (S[:, :, None, None], None) for stage in (1, 2, 3)},
         **{f"features/stage{stage}/mean": (None, T) for stage in (1, 2, 3)},
     },
-    "crd": {"features/pooled": (S, T), "own/negatives": (None, OTHERS)},
+    # All of the batch are of one class; the second of the others is, too.
+    "crd": {"features/pooled": (S, T), "own/negatives": (None, OTHERS), "own/labels": (None, CLASSES)},
     "csc-ace": {"features/last": (FS, None), "features/last/pool8": (None, FT[:, :, [0] * 8][..., [0] * 4 + [1] * 4])},
     "cskd": {"features/pooled": (S, None)},
     "fitnets": {"features/stage2": (FS, FT)},
@@ -117,7 +121,7 @@ DEFAULTS = {
         "layers": THREE_STAGES,
     },
     # "dimension 128", "tau = 0.07"; the number of negatives is ours.
-    "crd": {"weight": 0.8, **COMMON, "layer": "pooled", "width": 128, "tau": 0.07, "negatives": 1024},
+    "crd": {"weight": 0.8, **COMMON, "layer": "pooled", "width": 128, "tau": 0.07, "negatives": 1024, "other_classes": True},
     # Reconstructed: "recommended default" factorised, "hard switch fits the abstract best", lambda not found.
     "csc-ace": {
         "weight": 1.0,
@@ -159,7 +163,7 @@ TOTALS = {
     "at": CE + 3 * 1000 * 0.032147,
     "cc": CE + 0.02 * 2.0,
     "ccskd": 0.1 * 0.1365202 + 3 * 6 * (1.0 + 0.355624),  # no labels in the first 60 epochs
-    "crd": CE + 0.8 * (contrast(S, np.concatenate([T, OTHERS])) + contrast(T, S)),
+    "crd": CE + 0.8 * (contrast(S, np.concatenate([T, OTHERS]), CLASSES) + contrast(T, S, CLASSES[: len(S)])),
     # The teacher is right: cross-entropy under it. Means over entries do not see that every position is there several times.
     "csc-ace": float(-(softmax([2, 3.5, -1]) * np.log(softmax([1, 2, 0.5]))).sum()) + 0.038933 + 0.000736,
     # All three of one class: variances 0.5, 2, 0.5; cosines 0, 2 / sqrt 5, 1 / sqrt 5.

@@ -8,20 +8,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from bookkd.core.check import at_least
-from bookkd.core.fields import INPUT, OWN, SAMPLE, VIEW, FieldInfo
+from bookkd.core.fields import IGNORE_LABEL, INPUT, LABEL, OWN, SAMPLE, VIEW, FieldInfo
 from bookkd.core.rng import generator
 from bookkd.knowledge.base import Teacherless
 from bookkd.knowledge.stored import StoredKnowledge
 
 __all__ = ["Negatives"]
 
+_NEGATIVES, _LABELS = f"{OWN}negatives", f"{OWN}labels"
+
 
 class Negatives(Teacherless):
     """Gives `own/negatives`: one field of `count` records of a book, of other samples than those of the batch, [count, ...].
 
-    The draw is a function of the seed, the step and the batch's first sample; a sample may come twice.
+    Beside them `own/labels`: the classes of the batch's samples and behind them those of the negatives, int64 [batch + count],
+    `IGNORE_LABEL` where the student may not see one. The draw is a function of the seed, the step and the batch's first sample; a
+    sample may come twice. It is from all samples of the book until `among` says which ones the student learns from.
 
     Args:
         book: Opened.
@@ -31,26 +36,48 @@ class Negatives(Teacherless):
     """
 
     def __init__(self, book: StoredKnowledge, field: str, count: int, *, seed: int) -> None:
-        super().__init__({f"{OWN}negatives": FieldInfo(book.fields[field].shape)})
+        super().__init__({_NEGATIVES: FieldInfo(book.fields[field].shape), _LABELS: FieldInfo(())})
         self.book, self.field, self.count, self.seed = book, field, at_least(count, 1, "count"), seed
         self.step = 0
+        self.rows = np.arange(book.book.n_samples)
+        self.labels = np.full(len(self.rows), IGNORE_LABEL)
 
-    def targets(self, batch: Mapping[str, Any], fields: Sequence[str] | None = None) -> dict[str, Any]:
-        """Return the records, where `input` is.
+    def among(self, rows: npt.NDArray[np.int64], labels: npt.NDArray[np.int64] | None) -> None:
+        """Draw from these samples alone: what a student learns from, so that nothing of what is held out reaches it.
 
         Args:
-            batch: Needs `sample`.
-            fields: The one field, or none.
+            rows: Rows of the book, without repeats, int64 [n].
+            labels: Their classes, `IGNORE_LABEL` where hidden, int64 [n]; None where samples have no one class.
         """
-        if fields is not None and not fields:
+        order = np.argsort(rows)
+        self.rows = rows[order]
+        self.labels = np.full(len(rows), IGNORE_LABEL) if labels is None else labels[order]
+
+    def targets(self, batch: Mapping[str, Any], fields: Sequence[str] | None = None) -> dict[str, Any]:
+        """Return the records and classes, where `input` is.
+
+        Args:
+            batch: Needs `sample`, and `label` for the classes.
+            fields: Which of both; both where None.
+        """
+        wanted = list(self._fields) if fields is None else fields
+        if not wanted:
             return {}
         batch_samples = batch[SAMPLE].cpu().numpy()
         rng, book = generator(self.seed, "negatives", self.step, int(batch_samples[0])), self.book.book
-        samples = _others(np.unique(batch_samples), book.n_samples, rng.random(self.count))
+        places = np.searchsorted(self.rows, np.unique(batch_samples))
+        places = _others(places, len(self.rows), rng.random(self.count))
+        samples = self.rows[places]
         views = rng.integers(book.n_views, size=self.count)
         asked: dict[str, Any] = {SAMPLE: torch.from_numpy(samples), VIEW: torch.from_numpy(views)}
-        found = self.book.targets({**asked, INPUT: batch[INPUT]} if INPUT in batch else asked, [self.field])
-        return {f"{OWN}negatives": found[self.field]}
+        found: dict[str, Any] = {}
+        if _NEGATIVES in wanted:
+            said = self.book.targets({**asked, INPUT: batch[INPUT]} if INPUT in batch else asked, [self.field])
+            found[_NEGATIVES] = said[self.field]
+        if _LABELS in wanted:
+            own: Tensor = batch[LABEL]
+            found[_LABELS] = torch.cat([own, torch.from_numpy(self.labels[places]).to(own)])
+        return found
 
     def on(self, event: str, run: Any) -> None:
         """Count the steps."""

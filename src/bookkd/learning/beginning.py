@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import cast
 
-from bookkd.knowledge import SideBySide, Surroundings
+from bookkd.knowledge import Negatives, SideBySide, Surroundings
 from bookkd.learning.data import Groups
 from bookkd.learning.learner import Learner
 from bookkd.learning.on_policy import OnPolicy
@@ -41,6 +41,9 @@ def begin_run(
     """
     handlers = method.handlers()
     own = method.own_knowledge(learner, learner.task, step.knowledge, training.seed)
+    for source in own:
+        if isinstance(source, Negatives):
+            source.among(*groups.seen())
     if own:
         sources = own if step.knowledge is None else (step.knowledge, *own)
         step = Step(step.objective, step.task, SideBySide(sources))

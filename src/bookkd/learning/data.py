@@ -67,6 +67,17 @@ class Groups:
             changed[PARTNER_LABEL] = self._labels[batch[PARTNER]]
         return changed
 
+    def seen(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64] | None]:
+        """Return the book rows that are learnt from, int64 [n], and the classes that the student may see of them; None without any."""
+        rows = self.sampler.samples
+        if self._labels is not None:
+            labels = self._labels.numpy()[rows]
+        else:
+            replay: Replay | CachedViews = self.loader.dataset  # type: ignore[assignment]
+            known = np.asarray(getattr(replay.dataset, "labels", ()))
+            labels = known[replay.positions(rows)] if len(known) == len(replay) else known
+        return rows, labels.astype(np.int64) if labels.shape == rows.shape and labels.dtype.kind in "iu" else None
+
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the order of samples."""
         return dict(self.sampler.state_dict())

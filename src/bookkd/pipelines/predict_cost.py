@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from bookkd.book import Book, Codec, Dense, Int8, TopK, measure_codec
 from bookkd.core.check import at_least
 from bookkd.core.errors import ConfigError, expected
+from bookkd.core.features import is_feature
 from bookkd.core.fields import INPUT, LOGITS, PROBE_HASH, PROBE_PROJECTIONS
 from bookkd.knowledge import LiveKnowledge, StoredKnowledge, Teacher, check_views
 from bookkd.learning import (
@@ -127,9 +128,9 @@ def predict_cost(
         do = "Plan with the same views without mixing; mixing costs another draw of each view."
         raise ConfigError(expected("mix", "none for a plan", views.mix, where="views", do=do))
     dataset = data.open()
-    task = Classification(dataset.class_names)
+    task = Classification.of(dataset)
     _check_method(method, task, built, training, len(dataset))
-    speaker = teacher.teacher(task.n_classes, find_device(training.accelerator))
+    speaker = teacher.teacher(task.of_teacher().n_outputs, find_device(training.accelerator))
     part = SubsetDataset(dataset, np.linspace(0, len(dataset) - 1, min(sample, len(dataset))).astype(np.int64))
     records = len(dataset) * built.n_views
     rehearsal = _Rehearsal(part, built, task, student, method, training, cpu)
@@ -154,7 +155,7 @@ def predict_cost(
         paid_after_students=_paid_after(making_seconds, saved, spread),
         saving_spread_seconds=spread,
         steps=steps,
-        codecs=_codecs(timed.logits, temperatures, records),
+        codecs=_codecs(timed.logits, temperatures, records, timed.feature_bytes),
         measured_records=len(part),
         measured_steps=timed.from_book.count,
     )
@@ -221,13 +222,14 @@ class _StepSeconds:
 
 @dataclass(frozen=True, eq=False)
 class _Timed:
-    """Seconds of the parts of the work, and what the teacher said of the sample [records, classes]."""
+    """Seconds of the parts of the work, what the teacher said of the sample [records, classes], and the bytes a record of features."""
 
     record: float
     from_book: _StepSeconds
     online: _StepSeconds
     drawing: float
     logits: npt.NDArray[np.float64]
+    feature_bytes: int
 
 
 def _timed(rehearsal: _Rehearsal, teacher: Teacher) -> _Timed:
@@ -243,6 +245,7 @@ def _timed(rehearsal: _Rehearsal, teacher: Teacher) -> _Timed:
             online=rehearsal.seconds_of_step(LiveKnowledge(teacher, task)),
             drawing=rehearsal.seconds_of_drawing(),
             logits=np.asarray(book.read(np.arange(len(part)), 0, [LOGITS])[LOGITS], dtype=np.float64),
+            feature_bytes=sum(plan.bytes_per_record for name, plan in book.fields.items() if is_feature(name)),
         )
 
 
@@ -300,8 +303,9 @@ class _Rehearsal:
         network, preprocess = self.student.cohort(self.task.n_classes, self.method.cohort, seed=0)
         offer_needs(self.method, self.task, knowledge, self.cached)
         learner = learner_for(
-            network, self.task, self.method, replay=self.cached, knowledge=knowledge, preprocess=preprocess
-        )
+            network, self.task, self.method, replay=self.cached, knowledge=knowledge, preprocess=preprocess,
+            layers=self.student.layers,
+        )  # fmt: skip
         device = find_device(self.training.accelerator)
         learner.to(device)
         if device.type == "cpu":
@@ -352,12 +356,18 @@ class _Rehearsal:
         return (self.clock() - started) / len(picks)
 
 
-def record_bytes(n_classes: int, temperatures: tuple[float, ...]) -> dict[str, tuple[Codec, int]]:
+def record_bytes(
+    n_classes: int, temperatures: tuple[float, ...], *, features: int = 0
+) -> dict[str, tuple[Codec, int]]:
     """Return name -> codec and the bytes of one record with its probes, of the codecs that a plan holds against one another.
 
     Args:
         n_classes: Classes of the teacher.
         temperatures: That a sparse codec is to honour.
+        features: Bytes a record of what is kept of the inside of the teacher, whatever the codec of its logits.
+
+    >>> record_bytes(10, (1.0,))["int8"][1], record_bytes(10, (1.0,), features=128)["int8"][1]
+    (30, 158)
     """
     k = min(max(4, n_classes // 10), n_classes - 1)
     candidates: dict[str, Codec] = {
@@ -366,16 +376,14 @@ def record_bytes(n_classes: int, temperatures: tuple[float, ...]) -> dict[str, t
         "int8": Int8(),
         f"top_k {k}": TopK(k=k, temperatures=temperatures),
     }
-    probes = {PROBE_HASH: 8, PROBE_PROJECTIONS: 8}
-    return {
-        name: (codec, codec.bytes_per_record((n_classes,)) + sum(probes.values())) for name, codec in candidates.items()
-    }
+    beside = sum({PROBE_HASH: 8, PROBE_PROJECTIONS: 8}.values()) + features
+    return {name: (codec, codec.bytes_per_record((n_classes,)) + beside) for name, codec in candidates.items()}
 
 
 def _codecs(
-    logits: npt.NDArray[np.float64], temperatures: tuple[float, ...], records: int
+    logits: npt.NDArray[np.float64], temperatures: tuple[float, ...], records: int, features: int
 ) -> dict[str, dict[str, Any]]:
     return {
         name: {"bytes_per_record": size, "bytes": size * records, **measure_codec(codec, logits, temperatures)}
-        for name, (codec, size) in record_bytes(logits.shape[1], temperatures).items()
+        for name, (codec, size) in record_bytes(logits.shape[1], temperatures, features=features).items()
     }

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from bookkd.book import Book, Dense
 from bookkd.core.check import at_least, between, unique
-from bookkd.core.fields import INPUT, LOGITS
+from bookkd.core.fields import IGNORE_LABEL, INPUT, LOGITS
 from bookkd.core.rng import generator
 from bookkd.evaluation import Interval, ViewScore, compare_views, score_views
 from bookkd.knowledge import Teacher
@@ -25,7 +25,7 @@ from bookkd.pipelines.compare.values import mapped, typed
 from bookkd.pipelines.options import DataOptions, NetworkOptions, ViewOptions
 from bookkd.pipelines.predict_cost import record_bytes
 from bookkd.pipelines.task import build_task, check_task
-from bookkd.tasks import Task
+from bookkd.tasks import Classification, Task
 from bookkd.views import Pick, Replay, Views
 from bookkd.views.mix import draw_partners
 from bookkd.zoo import SubsetDataset
@@ -172,7 +172,7 @@ def rank_views(
     dataset = data.open()
     task = build_task("classification", dataset)
     check_task(task, dataset, data.name)
-    speaker = teacher.teacher(task.n_outputs, find_device(accelerator))
+    speaker = teacher.teacher(task.of_teacher().n_outputs, find_device(accelerator))
     n_views = -(-passes // len(dataset))
     rows = generator(seed, "views").permutation(len(dataset))[: passes // n_views]
     sample = _Sample(SubsetDataset(dataset, rows), n_views, group_rows, seed)
@@ -180,7 +180,7 @@ def rank_views(
     asked = {name: sample.ask(speaker, task, each) for name, each in views.items()}
     little = _showing_little(asked)
     order = sorted(asked, key=lambda name: (name in little, asked[name].score.stddev.value))
-    sizes = {codec: size for codec, (_, size) in record_bytes(task.n_outputs, temperatures).items()}
+    sizes = {codec: size for codec, (_, size) in record_bytes(task.of_teacher().n_outputs, temperatures).items()}
     ranked = []
     for name in order:
         records, best = len(dataset) * views[name].n_views, asked[order[0]]
@@ -233,16 +233,16 @@ class _Sample:
         with tempfile.TemporaryDirectory(prefix="bookkd-plan-") as folder:
             make(Path(folder) / "warm-up", teacher, warm, replace(views, n_views=1), **options)
             book = make(Path(folder) / "book", teacher, self.dataset, seen, **options)
-            logits, labels, partners = self._read(book, seen)
+            logits, labels, partners = self._read(book, seen, task)
         score = score_views(logits, group_rows=self.group_rows, labels=labels, partner_labels=partners, seed=self.seed)
         records = len(self.dataset) * self.n_views
         return _Asked(score, float(book.cost["seconds"]) / records, records + len(warm))
 
     def _read(
-        self, book: Book, views: Views
+        self, book: Book, views: Views, task: Task
     ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64], npt.NDArray[np.int64] | None]:
         """Return logits, labels and those of partners: each view in an order of its own, or groups would repeat."""
-        n, known = len(self.dataset), np.asarray(self.dataset.labels)
+        n, known = len(self.dataset), _among_all(task, np.asarray(self.dataset.labels))
         logits, labels, partners = [], [], []
         for view in range(self.n_views):
             rows = generator(self.seed, "order of views", view).permutation(n)
@@ -252,6 +252,13 @@ class _Sample:
                 drawn = draw_partners(views.seed, rows.tolist(), [view] * n, pool=views.mix.pool or n)
                 partners.append(known[drawn])
         return np.concatenate(logits), np.concatenate(labels), np.concatenate(partners) if partners else None
+
+
+def _among_all(task: Task, labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return labels as numbers among all classes of the teacher, which may know more than the data set has."""
+    if not isinstance(task, Classification) or not task.whole:
+        return labels
+    return np.where(labels == IGNORE_LABEL, IGNORE_LABEL, np.asarray(task.places)[labels])
 
 
 def _notes(ranked: Sequence[RankedViews]) -> list[str]:

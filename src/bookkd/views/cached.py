@@ -46,6 +46,7 @@ class CachedViews(Dataset[dict[str, Any]]):
 
     def __init__(self, replay: Replay, *, max_bytes: int, views: Sequence[int] | None = None, workers: int = 0) -> None:
         self.views: Views = replay.views
+        self.dataset: Any = replay.dataset
         self.positions: Positions = replay.positions
         self.cached = list(range(replay.views.n_views)) if views is None else [int(view) for view in views]
         self._column = np.full(replay.views.n_views, -1, dtype=np.int64)

@@ -31,6 +31,7 @@ class ClassSubset(SubsetDataset):
         numbers = np.full(len(whole.class_names), IGNORE_LABEL, dtype=np.int64)
         numbers[list(classes)] = np.arange(len(classes))
         object.__setattr__(self, "_numbers", numbers)
+        object.__setattr__(self, "_labels", numbers[np.asarray(whole.labels)[indices]])
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -45,12 +46,12 @@ class ClassSubset(SubsetDataset):
     @property
     def labels(self) -> npt.NDArray[Any]:
         """Places in `class_names`, int64 [n]."""
-        found: npt.NDArray[Any] = self._numbers[self.whole.labels[self.indices]]
+        found: npt.NDArray[Any] = self._labels
         return found
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
         view, label = self.whole[int(self.indices[index])]
-        return view, type(label)(self._numbers[int(label)])
+        return view, int(self._numbers[int(label)])
 
 
 def find_classes(given: Sequence[str | int], names: Sequence[str], where: str) -> tuple[int, ...]:

@@ -153,10 +153,10 @@ class VectorDataset:
 _TOLD = frozenset(
     {
         "pad_value", "vocabulary", "tokenizer", "control", "written_by", "most_positions", "label_is_input", "source_vocabulary", "prefix",
-        "lineage", "begin", "end", "decode", "blank", "separator", "subsampling", "word_mark", "most_source_positions", "n_features",
+        "lineage", "begin", "end", "decode", "blank", "separator", "subsampling", "word_mark", "most_source_positions", "n_features", "all_class_names",
     }
 )  # fmt: skip
-"""What a data set of sequences says of itself: that it is one, which tokens there are, what a network is fed."""
+"""What a data set says of itself: that it is of sequences, which tokens there are, what a network is fed, what its teacher knows."""
 
 
 def _of_whole(ask: Callable[..., Any], indices: npt.NDArray[np.int64], index: int, *more: Any) -> Any:
@@ -196,7 +196,7 @@ class SubsetDataset:
 
     @property
     def labels(self) -> npt.NDArray[Any]:
-        found: npt.NDArray[Any] = self.whole.labels[self.indices]
+        found: npt.NDArray[Any] = np.asarray(self.whole.labels)[self.indices]
         return found
 
     def __len__(self) -> int:

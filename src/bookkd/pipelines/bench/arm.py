@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -45,6 +45,7 @@ class Arm:
         network: The student; None for a ResNet-8 over the classes of the task.
         preprocess: Of a student that is given.
         batch_size: Samples of a batch.
+        layers: Name -> module path of the student's layers, over those that it has by itself.
     """
 
     def __init__(
@@ -57,13 +58,16 @@ class Arm:
         network: nn.Module | None = None,
         preprocess: Callable[[Tensor], Tensor] | None = None,
         batch_size: int = BATCH,
+        layers: Mapping[str, str] | None = None,
     ) -> None:
         training = Training(epochs=10**6, batch_size=batch_size, accelerator="cpu", schedule="constant", lr=0.01)
         if network is None:
             network, preprocess = NetworkOptions("resnet8").cohort(len(task.class_names), method.cohort, seed=0)
         objective = method.objective(task)
         offer_needs(method, task, knowledge, replay)
-        learner = learner_for(network, task, method, replay=replay, knowledge=knowledge, preprocess=preprocess)
+        learner = learner_for(
+            network, task, method, replay=replay, knowledge=knowledge, preprocess=preprocess, layers=layers
+        )
         learner.to(memory_format=torch.channels_last)
         self.groups = make_groups(
             replay,
