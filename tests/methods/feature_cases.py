@@ -121,7 +121,15 @@ DEFAULTS = {
         "layers": THREE_STAGES,
     },
     # "dimension 128", "tau = 0.07"; the number of negatives is ours.
-    "crd": {"weight": 0.8, **COMMON, "layer": "pooled", "width": 128, "tau": 0.07, "negatives": 1024, "other_classes": True},
+    "crd": {
+        "weight": 0.8,
+        **COMMON,
+        "layer": "pooled",
+        "width": 128,
+        "tau": 0.07,
+        "negatives": 1024,
+        "other_classes": True,
+    },
     # Reconstructed: "recommended default" factorised, "hard switch fits the abstract best", lambda not found.
     "csc-ace": {
         "weight": 1.0,

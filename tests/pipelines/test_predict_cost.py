@@ -13,9 +13,9 @@ from bookkd.core.errors import ConfigError
 from bookkd.knowledge import LiveKnowledge, StoredKnowledge
 from bookkd.learning import Training, learn
 from bookkd.making import make
-from bookkd.methods import DIST, DML, MLKD, Supervised, TfKDReg, VanillaKD
+from bookkd.methods import AT, CCSKD, DIST, DML, MLKD, FitNets, Supervised, TfKDReg, VanillaKD
 from bookkd.pipelines import DataOptions, NetworkOptions, ViewOptions
-from bookkd.pipelines.predict_cost import predict_cost
+from bookkd.pipelines.predict_cost import predict_cost, record_bytes
 from bookkd.tasks import Classification
 from bookkd.zoo import save_weights
 
@@ -120,6 +120,36 @@ def test_steps_are_those_of_a_real_run(weights, method):
 
 def test_views_that_are_all_the_same_are_one(weights):
     assert predicted(weights, views=ViewOptions("none", 8), sample=16).records == len(DATA.open())
+
+
+# float16, of maps of 4 x 4 positions behind 32, 64 and 128 channels.
+@pytest.mark.parametrize(
+    ("method", "size"),
+    [(AT(layers=("stage3",)), 2 * 16), (FitNets(), 2 * 64 * 16), (CCSKD(), 2 * (32 + 64 + 128))],
+    ids=lambda each: getattr(each, "name", ""),
+)
+def test_what_a_method_reads_inside_of_a_teacher_is_counted(weights, method, size):
+    training = replace(TRAINING, epochs=1, batch_size=16)
+    options = {"data": replace(DATA, limit=32), "views": replace(VIEWS, n_views=2), "training": training, "sample": 16}
+    found = predicted(weights, method=method, **options)
+    for name, (_, without) in record_bytes(10, (1.0, 4.0)).items():
+        assert found.codecs[name]["bytes_per_record"] == without + size
+        assert found.codecs[name]["bytes"] == 64 * (without + size)
+    assert found.student_seconds > 0 < found.online_seconds
+
+
+def test_layers_of_a_users_own_and_some_classes_of_the_teachers(weights):
+    training = replace(TRAINING, epochs=1, batch_size=8)
+    options = {"views": replace(VIEWS, n_views=1), "training": training, "sample": 16, "method": FitNets(layer="deep")}
+    found = predicted(
+        replace(weights, layers={"deep": "bn3"}),
+        student=NetworkOptions("digits-small", layers={"deep": "conv3"}),
+        data=replace(DATA, limit=60, classes="3,5,7"),
+        **options,
+    )
+    assert found.records == 18
+    # The book is of all ten classes.
+    assert found.codecs["int8"]["bytes_per_record"] == record_bytes(10, (1.0, 4.0))["int8"][1] + 2 * 128 * 16
 
 
 def test_a_saving_within_the_spread_of_the_steps_is_none(weights):

@@ -95,6 +95,18 @@ def test_recipes_that_cannot_be_told_apart_are_named():
     assert "cannot be told from" in found.notes[0]
 
 
+def test_some_classes_of_the_teachers_are_compared_with_all_that_it_may_say(ranking):
+    some = replace(DATA, classes="7,3")
+    found = rank_views(
+        {"still": STILL, "mixed": RECIPES["mixup"]}, data=some, teacher=TEACHER, passes=100, group_rows=10
+    )
+    scores = {each.name: each for each in found.recipes}
+    # A teacher that is right of nine digits in ten would agree with hardly any label that is a place among the two.
+    assert scores["still"].score.agreement.value > 0.8
+    assert not any(each.shows_little for each in found.recipes)
+    assert scores["still"].codec_bytes["int8"] / scores["still"].records == 10 + 4 + 16
+
+
 def written(tmp_path, **files: str) -> list[str]:
     for name, text in files.items():
         (tmp_path / f"{name}.yaml").write_text(text, encoding="utf-8")

@@ -7,9 +7,11 @@ from scipy import stats
 from tests.views.cases import PIPELINES, Images, N
 from torchvision.transforms import v2
 
-from bookkd.core.errors import ConfigError, DataError
+from bookkd.core.errors import ConfigError
+from bookkd.core.fields import IGNORE_LABEL
 from bookkd.views import CutMix, MixUp, Pick, Replay, Views
 from bookkd.views.mix import draw_partners, draw_ratio
+from bookkd.zoo import SubsetDataset
 
 PICKS = [Pick(sample, view) for sample in range(N) for view in range(2)]
 
@@ -129,9 +131,23 @@ def test_a_frozen_pool_keeps_the_mixtures_of_a_data_set_that_grows_or_shrinks():
     reordered = np.random.default_rng(0).permutation(10)
     part = Replay([small.dataset[row] for row in reordered], frozen, rows=reordered)
     assert torch.equal(part[Pick(6, 0)]["input"], small[Pick(6, 0)]["input"])
-    without = Replay([small.dataset[row] for row in range(1)], frozen, rows=[6])
-    with pytest.raises(DataError, match="`sample` to be one of the 1 rows that the data set holds"):
-        without[Pick(6, 0)]
+    refused = r"`rows` to be of all 10 samples, which are partners of one another in mixed views, got 1 of them .*--data\.limit"
+    with pytest.raises(ConfigError, match=refused):
+        Replay([small.dataset[6]], frozen, rows=[6])
+
+
+def test_partners_outside_of_a_part_are_drawn_from_the_whole_and_say_no_label():
+    whole, rows = Images("float", n=10), [7, 2, 5]
+    views = Views(v2.RandomCrop(8), n_views=2, mix=CutMix(1.0, pool=10))
+    picks = [Pick(row, view) for row in rows for view in (0, 1)]
+    part = Replay(SubsetDataset(whole, np.array(rows)), views, rows=rows).__getitems__(picks)
+    hidden = 0
+    for mine, theirs in zip(part, Replay(whole, views).__getitems__(picks), strict=True):
+        assert all(mine[key] == theirs[key] for key in ("partner", "ratio", "label", "probe/hash"))
+        outside = mine["partner"] not in rows
+        assert mine["partner_label"] == (IGNORE_LABEL if outside else theirs["partner_label"])
+        hidden += outside
+    assert 0 < hidden < len(picks)
 
 
 def test_label_array_also_labels_the_partner():

@@ -11,7 +11,7 @@ from bookkd.core.features import is_feature
 from bookkd.core.fields import LOGITS, MEAN, VARIANCE, FieldInfo
 from bookkd.core.names import nearest
 from bookkd.core.protocols import Knowledge, Needs
-from bookkd.knowledge.ensemble import books_of, constants_of
+from bookkd.knowledge.ensemble import Ensemble, books_of, constants_of
 from bookkd.knowledge.live import LiveKnowledge
 
 __all__ = ["check_fields", "check_needs", "check_views", "unmeasured"]
@@ -37,7 +37,8 @@ def check_needs(
         where: What would learn, for the error.
 
     Raises:
-        ConfigError: if a field or constant is missing, a live teacher is needed, or there are too few views.
+        ConfigError: if a field or constant is missing, a live teacher is needed, there are too few views, or several teachers for a
+            method that looks inside of one.
         FidelityError: if a codec cannot honour a temperature or a loss.
     """
     place = f" ({where})" if where else ""
@@ -53,6 +54,7 @@ def check_needs(
                 f"Expected a live teacher for method {method}, got a book{place}. "
                 "Pass --teacher NAME --teacher.weights FILE in its place."
             )
+        _refuse_several_inside(needs, knowledge, method, where)
         check_fields(needs, knowledge.fields, method, where=where)
         _refuse_several_of_classes(needs, knowledge, method, place)
         _check_constants(needs, knowledge, method, place)
@@ -71,6 +73,15 @@ def _check_constants(needs: Needs, knowledge: Knowledge, method: str, place: str
                 f"Expected the knowledge to have constant {name!r} for method {method}, got {have}{place}. "
                 f"Make a book that holds it: bookkd make ... --serve {method}."
             )
+
+
+def _refuse_several_inside(needs: Needs, knowledge: Knowledge, method: str, where: str) -> None:
+    """Refuse several books or teachers for a method that looks inside of one."""
+    inside = [name for name in needs.fields if is_feature(name)]
+    if inside and isinstance(knowledge, Ensemble):
+        count, wish = len(knowledge.members), f"one for method {method}, since {inside[0]} is of one teacher"
+        do = "Pass one book, or one live teacher."
+        raise ConfigError(expected("knowledge", wish, f"{count} books or teachers", where=where, do=do))
 
 
 def _refuse_several_of_classes(needs: Needs, knowledge: Knowledge, method: str, place: str) -> None:

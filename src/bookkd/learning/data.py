@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from bookkd.core.check import at_least, between, positive
@@ -64,7 +65,7 @@ class Groups:
             return batch
         changed = {**batch, LABEL: self._labels[batch[SAMPLE]]}
         if PARTNER in batch:
-            changed[PARTNER_LABEL] = self._labels[batch[PARTNER]]
+            changed[PARTNER_LABEL] = _of_partners(self._labels, batch[PARTNER])
         return changed
 
     def seen(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64] | None]:
@@ -85,6 +86,14 @@ class Groups:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from there."""
         self.sampler.load_state_dict(state)
+
+
+def _of_partners(labels: Tensor, rows: Tensor) -> Tensor:
+    """Return the labels of partners, which may be of rows behind those that labels are given of: none is seen of these."""
+    known = rows < len(labels)
+    found = labels[rows.where(known, 0)]
+    hidden = torch.nan if found.is_floating_point() else IGNORE_LABEL
+    return found.masked_fill(~known.reshape(-1, *[1] * (found.ndim - 1)), hidden)
 
 
 def check_batches(

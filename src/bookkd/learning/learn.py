@@ -139,12 +139,14 @@ def learn(
     _check_cohort(student, method)
     objective = method.objective(task)
     rows = find_rows(dataset, knowledge, rows, keys)
+    for book in books_of(knowledge):
+        views = with_pool_of(book, views)
     seen = Replay(dataset, views, rows=rows, probe_share=0.0)
     offer_needs(method, task, knowledge, seen)
     check_needs(method.needs(task), knowledge, method.name, n_views=views.n_views)
     check_validation(method.needs(task), checked, method.name)
     check_tokens(objective, knowledge, dataset)
-    views = _aligned(views, knowledge, dataset, task, rows)
+    _check_aligned(views, knowledge, dataset, task, rows)
     check_cached(cached, dataset, views, rows)
     labels = None if labels is None else np.asarray(labels)
     check_labels(objective, dataset, labels, rows, task)
@@ -201,10 +203,11 @@ def learn(
         return replace(learned, order=order)
 
 
-def _aligned(views: Views, knowledge: Knowledge | None, dataset: Any, task: Task, rows: Sequence[int] | None) -> Views:
-    """Return the views with the partners that the books froze, after proof that the books are about them."""
+def _check_aligned(
+    views: Views, knowledge: Knowledge | None, dataset: Any, task: Task, rows: Sequence[int] | None
+) -> None:
+    """Refuse books that are not about these views of the data set."""
     for book in books_of(knowledge):
-        views = with_pool_of(book, views)
         check_alignment(
             book,
             dataset,
@@ -217,7 +220,6 @@ def _aligned(views: Views, knowledge: Knowledge | None, dataset: Any, task: Task
             blank=getattr(task, "blank", None),
             rule=getattr(task.of_teacher(), "rule", ""),
         )
-    return views
 
 
 def _most_positions(task: Task, dataset: Any, views: Views) -> int | None:

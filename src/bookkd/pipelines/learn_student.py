@@ -39,7 +39,15 @@ from bookkd.tasks import Task
 from bookkd.views import Views
 from bookkd.zoo import FILELESS, TRANSFORMS, ImageDataset, SubsetDataset, weights_digest
 
-__all__ = ["data_of_book", "learn_student", "make_loggers", "open_books", "seen_labels", "views_of_book"]
+__all__ = [
+    "data_of_book",
+    "learn_student",
+    "make_loggers",
+    "open_books",
+    "rows_in_whole",
+    "seen_labels",
+    "views_of_book",
+]
 
 _LOGGERS = {
     "csv": "pytorch_lightning.loggers:CSVLogger",
@@ -227,24 +235,32 @@ def _samples(
     """Return the samples, and their rows in the book where they are a part of what the book is about."""
     dataset = data.open()
     some = data.limit is not None or data.classes
-    rows = None if stored is None or not some else _rows_of_part(data, dataset, stored)
+    rows = None
+    if stored is not None and some and (data.classes or len(dataset) < stored.book.n_samples):
+        rows = rows_in_whole(dataset, stored.book.n_samples)
     if part is None:
         return dataset, rows
     return SubsetDataset(dataset, part), part if rows is None else rows[part]
 
 
-def _rows_of_part(data: DataOptions, dataset: ImageDataset, stored: StoredKnowledge) -> npt.NDArray[np.int64] | None:
-    """Return the rows of samples that a limit or a choice of classes takes of what the book is about."""
-    if len(dataset) >= stored.book.n_samples and not data.classes:
-        return None
+def rows_in_whole(dataset: ImageDataset, count: int) -> npt.NDArray[np.int64] | None:
+    """Return the rows of a part, as a limit or a choice of classes takes it, in the data set of `count` samples that it is a part of.
+
+    Args:
+        dataset: The part.
+        count: Samples of what a book is about.
+
+    Returns:
+        int64 [samples]; None where it is part of no such data set, which the check of alignment says then.
+    """
     rows: npt.NDArray[np.int64] | None = None
     while isinstance(dataset, SubsetDataset):
         # From the choice of classes to the limit, and from there to the whole, until the book is about it.
         rows = dataset.indices if rows is None else dataset.indices[rows]
         dataset = dataset.whole
-        if len(dataset) == stored.book.n_samples:
+        if len(dataset) == count:
             return rows
-    return None  # the book is about yet another part; the check of alignment says so
+    return None
 
 
 def seen_labels(

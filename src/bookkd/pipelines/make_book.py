@@ -116,7 +116,7 @@ def make_book(
     teachers = [teacher] if isinstance(teacher, NetworkOptions) else list(teacher)
     drawn = views.build()
     if inside and len(teachers) > 1:
-        do = "Make a book of each teacher; several of them are learnt from side by side."
+        do = "Features are of one teacher, and learnt from in a book of its own: make one of each, without the others."
         raise ConfigError(expected("teachers", "one, to keep features of", len(teachers), where="make", do=do))
     if hint is not None and (text := _of_every_token(codec, plain, dataset, views.n_views * len(teachers))):
         hint(text)

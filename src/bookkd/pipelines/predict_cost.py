@@ -356,9 +356,7 @@ class _Rehearsal:
         return (self.clock() - started) / len(picks)
 
 
-def record_bytes(
-    n_classes: int, temperatures: tuple[float, ...], *, features: int = 0
-) -> dict[str, tuple[Codec, int]]:
+def record_bytes(n_classes: int, temperatures: tuple[float, ...], *, features: int = 0) -> dict[str, tuple[Codec, int]]:
     """Return name -> codec and the bytes of one record with its probes, of the codecs that a plan holds against one another.
 
     Args:

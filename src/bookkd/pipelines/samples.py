@@ -12,7 +12,7 @@ import numpy.typing as npt
 from bookkd.core.errors import ConfigError, DataError, UnknownNameError, expected
 from bookkd.core.fields import IGNORE_LABEL
 from bookkd.knowledge import StoredKnowledge, keys_of
-from bookkd.pipelines.learn_student import seen_labels
+from bookkd.pipelines.learn_student import rows_in_whole, seen_labels
 from bookkd.pipelines.options import DataOptions
 from bookkd.pipelines.task import build_task, check_task
 from bookkd.tasks import Task
@@ -64,10 +64,10 @@ class Samples:
             keys = keys_of(self.whole)
             if keys is not None:
                 return book.book.rows_of(keys)
-        limited = self.whole.indices if isinstance(self.whole, SubsetDataset) else None
-        if book is not None and limited is not None and len(limited) < book.book.n_samples > int(limited.max()):
-            # The book is about all of the data, or the check of alignment says that it is not.
-            return limited
+        if book is not None and len(self.whole) != book.book.n_samples and isinstance(self.whole, SubsetDataset):
+            found = rows_in_whole(self.whole, book.book.n_samples)
+            if found is not None:
+                return found
         return np.arange(len(self.whole))
 
     def labels(self, rows: Rows, fraction: float, seed: int) -> npt.NDArray[Any]:

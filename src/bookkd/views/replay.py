@@ -44,6 +44,9 @@ __all__ = ["Replay"]
 class Replay(Dataset[dict[str, Any]]):
     """A data set of (image, label) seen through `Views`: `replay[Pick(sample, view)]` is a dict for one record.
 
+    Views are mixed with those of any sample of the book. Of a part of its samples the others are read from the whole that it is a part of
+    (`whole` and `indices`, as `bookkd.zoo.SubsetDataset` has them), and their labels stay hidden.
+
     Use it with `DataLoader(replay, batch_sampler=ViewSampler(...), collate_fn=collate)`. The generators are seeded
     before the data set is asked, so that a data set which augments by itself replays too. A label that is a tensor of
     its own kind (torchvision's `Mask`, `BoundingBoxes`) goes through the transform together with the image; CutMix moves masks with its box.
@@ -64,7 +67,7 @@ class Replay(Dataset[dict[str, Any]]):
             batch has no probe entries.
 
     Raises:
-        ConfigError: if an argument does not fit the data set.
+        ConfigError: if an argument does not fit the data set; for a part of a book of mixed views that does not know the whole.
 
     >>> replay = Replay([(torch.zeros(1, 2, 2), 5)], Views(None, n_views=1))
     >>> item = replay[Pick(0, 0)]
@@ -109,6 +112,7 @@ class Replay(Dataset[dict[str, Any]]):
                     do="Use `views.with_pool(recipe['mix']['pool'])`.",
                 )
             )
+        self._pool = None if views.mix is None else self._partners(views.mix.pool or len(dataset))
 
     def __len__(self) -> int:
         return len(self.positions.rows)
@@ -141,16 +145,20 @@ class Replay(Dataset[dict[str, Any]]):
         """Return some records as a batch, as `collate` makes one of them."""
         return collate(self.__getitems__(picks))
 
-    def _draw(self, samples: Sequence[int], views: Sequence[int]) -> list[dict[str, Any]]:
+    def _draw(self, samples: Sequence[int], views: Sequence[int], *, of_partners: bool = False) -> list[dict[str, Any]]:
+        """Draw views, each without what is mixed into it; with `of_partners` also of samples that the data set is no part of."""
         transform = self.views.transform
+        here = np.isin(samples, self.rows) if of_partners and self._pool is not None else np.ones(len(samples), bool)
+        positions = np.array(samples, dtype=np.int64)
+        positions[here] = self.positions(positions[here])
         out = []
-        for position, sample, view, seed in zip(
-            self.positions(samples).tolist(), samples, views, self.views.seeds(samples, views), strict=True
+        for position, sample, view, seed, known in zip(
+            positions.tolist(), samples, views, self.views.seeds(samples, views), here.tolist(), strict=True
         ):
             seed_all(seed)
             try:
-                image, label = _split(self.dataset[position], sample)
-                if self.labels is not None:
+                image, label = _split((self.dataset if known else self._pool)[position], sample)
+                if self.labels is not None and known:
                     label = self.labels[sample]
                 # A plain tensor is not of a kind that a transform knows how to move along with the image.
                 if transform is not None and isinstance(label, Tensor) and type(label) is not Tensor:
@@ -162,9 +170,10 @@ class Replay(Dataset[dict[str, Any]]):
             except Exception as error:
                 error.add_note(f"While replaying sample {sample}, view {view}.")
                 raise
-            beside = getattr(self.dataset, "beside", None)
+            beside = getattr(self.dataset if known else self._pool, "beside", None)
             more = {} if beside is None else beside(position)
-            out.append({INPUT: as_tensor(image, sample, view), LABEL: as_label(label, sample), **more})
+            found = as_label(label, sample)
+            out.append({INPUT: as_tensor(image, sample, view), LABEL: found if known else _without(found), **more})
         return out
 
     def _are_tokens(self, text: Any, view: Any) -> bool:
@@ -172,10 +181,27 @@ class Replay(Dataset[dict[str, Any]]):
         both = isinstance(text, Tensor) and isinstance(view, Tensor)
         return both and self.pad_value is not None and text.shape == view.shape and not text.is_floating_point()
 
+    def _partners(self, pool: int) -> Any:
+        """Return the data set that has all rows that may be partners: this one where it has them, else the whole that it is a part of."""
+        rows = self.rows
+        if np.isin(np.arange(pool), rows).all():
+            return None
+        whole, places = self.dataset, np.arange(len(rows))
+        while len(whole) != pool or not np.array_equal(places, rows):
+            if not (hasattr(whole, "whole") and hasattr(whole, "indices")):
+                do = (
+                    "Learn from all of them, or take the part by --data.limit, --data.classes or bookkd.zoo.SubsetDataset, which know "
+                    "the whole."
+                )
+                wish = f"of all {pool} samples, which are partners of one another in mixed views"
+                raise ConfigError(expected("rows", wish, f"{len(rows)} of them", where="Replay", do=do))
+            whole, places = whole.whole, np.asarray(whole.indices)[places]
+        return whole
+
     def _mix(self, mix: Mix, own: list[dict[str, Any]], samples: list[int], views: list[int]) -> None:
         seed = self.views.seed
         partners = draw_partners(seed, samples, views, pool=mix.pool or len(self)).tolist()
-        others = self._draw(partners, views)
+        others = self._draw(partners, views, of_partners=True)
         for item, other, partner, sample, view in zip(own, others, partners, samples, views, strict=True):
             item[INPUT], item[RATIO] = mix(item[INPUT], other[INPUT], seed=seed, sample=sample, view=view)
             if mix.name == "cutmix" and _are_masks(item[LABEL], other[LABEL], item[INPUT]):
@@ -236,6 +262,13 @@ def _pad(items: list[dict[str, Any]], value: float) -> None:
             item[LABEL_LENGTH] = len(label)
             item[LABEL] = _filled(label, most, _hidden(label))
         item[INPUT] = _filled(item[INPUT], longest, value)
+
+
+def _without(label: float | Tensor) -> float | Tensor:
+    """Return a label of the same kind that says nothing: the student is not to see it."""
+    if isinstance(label, Tensor):
+        return torch.full_like(label, _hidden(label))
+    return torch.nan if isinstance(label, float) else IGNORE_LABEL
 
 
 def _hidden(label: Tensor) -> float:

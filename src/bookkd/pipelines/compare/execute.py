@@ -97,6 +97,7 @@ def _learned(
         overwrite=other,
         cached=shared.cached(views, kept, training.epochs),
         start=weights_digest(network),
+        layers=arm.student.layers,
     )
     learner = Learner(learned.student, task, preprocess=preprocess).to(shared.device)
     return learned, learner, knowledge

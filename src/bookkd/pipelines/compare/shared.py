@@ -244,7 +244,8 @@ class Shared:
         """Return a live teacher; what it scores is not known before `measured`."""
         key = digest(plain(options))
         if key not in self._teachers:
-            self._teachers[key] = options.for_data(self.samples.whole).teacher(self.width, self.device)
+            width = self.samples.task.of_teacher().n_outputs
+            self._teachers[key] = options.for_data(self.samples.whole).teacher(width, self.device)
         return self._teachers[key]
 
     def measured(self, options: NetworkOptions) -> TeacherPredictions:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -15,7 +16,7 @@ from bookkd.knowledge import StoredKnowledge
 from bookkd.learning.step import to_device
 from bookkd.learning.validation import gatherer_of, samples_of_pass
 from bookkd.losses import DenseTarget, FullTarget
-from bookkd.tasks import Task
+from bookkd.tasks import Classification, Task
 from bookkd.views import Pick, Replay, Views
 
 __all__ = ["TeacherPredictions", "live_predictions", "mean_of", "measure_stored", "refuse_sparse", "stored_predictions"]
@@ -35,7 +36,9 @@ def live_predictions(task: Task, fields: Mapping[str, Tensor]) -> TeacherPredict
     """
     if LOGITS not in fields:
         return fields
-    return {LOGITS: _outcomes(task, DenseTarget(fields[LOGITS].double()), "live teacher")}
+    # Of some classes of a teacher's the fields of the network are its word on these already.
+    heard = replace(task, whole=()) if isinstance(task, Classification) else task
+    return {LOGITS: _outcomes(heard, DenseTarget(fields[LOGITS].double()), "live teacher")}
 
 
 def stored_predictions(task: Task, stored: StoredKnowledge, count: int) -> TeacherPredictions:

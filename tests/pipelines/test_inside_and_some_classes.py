@@ -1,0 +1,91 @@
+"""Methods that look inside of a teacher, and students of some of its classes, through the verbs of the program."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from tests.pipelines.compare_books import DATA, QUICK, document
+
+from bookkd.core.errors import ConfigError
+from bookkd.knowledge import Negatives
+from bookkd.learning import Training
+from bookkd.methods import AT, CRD, CSKD, FitNets
+from bookkd.pipelines import DataOptions, NetworkOptions, ViewOptions, make_book
+from bookkd.pipelines.compare.document import sweep_of
+from bookkd.pipelines.compare.runner import run_sweep
+from bookkd.pipelines.learn_student import learn_student
+from bookkd.report import find_runs
+from bookkd.zoo import create_network, save_weights
+
+DEEP = {"deep": "bn3"}
+STUDENT = NetworkOptions("digits-small", layers={"deep": "conv3"})
+TRAINING = Training(**{**QUICK, "epochs": 1})
+SOME = DataOptions(**DATA, classes="3,5,7")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A book of all classes with what the methods read inside of its teacher, and the weights of that."""
+    folder = tmp_path_factory.mktemp("inside")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        save_weights(create_network("digits-large", n_classes=10), folder / "one.safetensors")
+    teacher = NetworkOptions("digits-large", weights=str(folder / "one.safetensors"), layers=DEEP)
+    make_book(
+        str(folder / "one"), data=DataOptions(**DATA), teacher=teacher, views=ViewOptions("digits", 2), batch_size=32,
+        accelerator="cpu", features=["features/deep"], serve=["at", "crd"],
+    )  # fmt: skip
+    return {"one": folder / "one"}
+
+
+def learnt(made, out, method, data, book="one"):
+    books = ",".join(str(made[each]) for each in book.split(","))
+    return learn_student(
+        str(out), student=STUDENT, method=method, book=books, data=data, training=TRAINING, loggers=(), validate_on=""
+    )
+
+
+@pytest.mark.parametrize("data", [DataOptions(**DATA), SOME], ids=["all", "some"])
+@pytest.mark.parametrize("method", [AT(), CRD(negatives=16), FitNets(layer="deep"), CSKD()], ids=lambda each: each.name)
+def test_learn(made, tmp_path, monkeypatch, method, data):
+    told, among = [], Negatives.among
+    monkeypatch.setattr(Negatives, "among", lambda self, *given: (told.append(given), among(self, *given))[1])
+    found = learnt(made, tmp_path / "run", method, data)
+    width = len(data.open().class_names)
+    assert (found["epochs"], found["teacher_forwards"]) == (1, 0)
+    assert found["student_parameters"] == 2942 - (10 - width) * 17
+    if method.name == "crd":
+        dataset = data.open()
+        rows = getattr(dataset, "indices", None) if data is SOME else np.arange(len(dataset))
+        assert [sorted(each) for each, _ in told] == [sorted(rows)]
+        assert sorted(told[0][1]) == sorted(dataset.labels)
+
+
+def test_several_books_are_refused_with_the_reason(made, tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"`knowledge` to be one for method at, since features/stage1/attention is of one teacher"
+    ):
+        learnt(made, tmp_path / "run", AT(), DataOptions(**DATA), book="one,one")
+
+
+def test_compare(made, tmp_path):
+    live = {"name": "digits-large", "weights": f"{made['one']}.safetensors", "layers": DEEP}
+    sweep = document(
+        made, data={**DATA, "classes": "3,5,7"}, students=[{"name": "digits-small", "layers": {"deep": "conv3"}}],
+        methods=[{"name": "fitnets", "layer": "deep"}, "cskd"], teachers={"live": live}, seeds=1,
+        training={**QUICK, "epochs": 1},
+    )  # fmt: skip
+    run_sweep(sweep_of(sweep), tmp_path / "out", say=lambda line: None)
+    records = [run.record for run in find_runs([tmp_path / "out"])]
+    assert sorted(record.arm for record in records) == [
+        f"{method} / digits-small / {source}" for method in ("cskd", "fitnets") for source in ("live", "one")
+    ]
+    assert {(record.status, record.error) for record in records} == {("done", "")}
+    # What the teacher scores is its word on these classes alone, by whichever way it is asked.
+    network, preprocess = NetworkOptions("digits-large", weights=live["weights"]).build(10, role="teacher")
+    test = DataOptions("digits", split="test", classes="3,5,7").open()
+    with torch.no_grad():
+        logits = network.eval()(preprocess(torch.stack([view for view, _ in test])))
+    right = (logits[:, [3, 5, 7]].argmax(1).numpy() == test.labels).mean()
+    assert {record.teachers[0]["accuracy"] for record in records} == {pytest.approx(right)}
