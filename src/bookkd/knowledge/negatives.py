@@ -39,8 +39,8 @@ class Negatives(Teacherless):
         super().__init__({_NEGATIVES: FieldInfo(book.fields[field].shape), _LABELS: FieldInfo(())})
         self.book, self.field, self.count, self.seed = book, field, at_least(count, 1, "count"), seed
         self.step = 0
-        self.rows = np.arange(book.book.n_samples)
-        self.labels = np.full(len(self.rows), IGNORE_LABEL)
+        self.rows: npt.NDArray[np.int64] = np.arange(book.book.n_samples, dtype=np.int64)
+        self.labels: npt.NDArray[np.int64] = np.full(len(self.rows), IGNORE_LABEL, dtype=np.int64)
 
     def among(self, rows: npt.NDArray[np.int64], labels: npt.NDArray[np.int64] | None) -> None:
         """Draw from these samples alone: what a student learns from, so that nothing of what is held out reaches it.
@@ -51,7 +51,7 @@ class Negatives(Teacherless):
         """
         order = np.argsort(rows)
         self.rows = rows[order]
-        self.labels = np.full(len(rows), IGNORE_LABEL) if labels is None else labels[order]
+        self.labels = np.full(len(rows), IGNORE_LABEL, dtype=np.int64) if labels is None else labels[order]
 
     def targets(self, batch: Mapping[str, Any], fields: Sequence[str] | None = None) -> dict[str, Any]:
         """Return the records and classes, where `input` is.
@@ -65,8 +65,8 @@ class Negatives(Teacherless):
             return {}
         batch_samples = batch[SAMPLE].cpu().numpy()
         rng, book = generator(self.seed, "negatives", self.step, int(batch_samples[0])), self.book.book
-        places = np.searchsorted(self.rows, np.unique(batch_samples))
-        places = _others(places, len(self.rows), rng.random(self.count))
+        own = np.searchsorted(self.rows, np.unique(batch_samples)).astype(np.int64)
+        places = _others(own, len(self.rows), rng.random(self.count))
         samples = self.rows[places]
         views = rng.integers(book.n_views, size=self.count)
         asked: dict[str, Any] = {SAMPLE: torch.from_numpy(samples), VIEW: torch.from_numpy(views)}
@@ -75,8 +75,8 @@ class Negatives(Teacherless):
             said = self.book.targets({**asked, INPUT: batch[INPUT]} if INPUT in batch else asked, [self.field])
             found[_NEGATIVES] = said[self.field]
         if _LABELS in wanted:
-            own: Tensor = batch[LABEL]
-            found[_LABELS] = torch.cat([own, torch.from_numpy(self.labels[places]).to(own)])
+            classes: Tensor = batch[LABEL]
+            found[_LABELS] = torch.cat([classes, torch.from_numpy(self.labels[places]).to(classes)])
         return found
 
     def on(self, event: str, run: Any) -> None:
