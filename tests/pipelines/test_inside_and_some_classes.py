@@ -79,7 +79,7 @@ def test_compare(made, tmp_path):
     run_sweep(sweep_of(sweep), tmp_path / "out", say=lambda line: None)
     records = [run.record for run in find_runs([tmp_path / "out"])]
     assert sorted(record.arm for record in records) == [
-        f"{method} / digits-small / {source}" for method in ("cskd", "fitnets") for source in ("live", "one")
+        f"{method} / digits-small / {source}" for method in ("cskd", "fitnets layer=deep") for source in ("live", "one")
     ]
     assert {(record.status, record.error) for record in records} == {("done", "")}
     # What the teacher scores is its word on these classes alone, by whichever way it is asked.

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from bookkd.book import TeacherInfo
 from bookkd.core.errors import BookMismatchError, ConfigError, expected
-from bookkd.core.fields import LOGITS, VARIANCE
+from bookkd.core.features import is_feature
+from bookkd.core.fields import LOGITS, VARIANCE, FieldInfo
 from bookkd.core.jsonio import digest
 from bookkd.core.protocols import Knowledge
 from bookkd.evaluation import lower_is_better
@@ -189,7 +190,9 @@ class Shared:
             asked: Knowledge = stored[0] if len(stored) == 1 else Ensemble(stored)
             check_needs(needs, asked, method.name, where=arm.name)
         elif source is not None:
-            check_fields(needs, task.field_infos, method.name, where=arm.name)
+            # What is inside of a live teacher is found when it is asked.
+            inside = {name: FieldInfo(()) for name in needs.fields if is_feature(name)}
+            check_fields(needs, {**task.field_infos, **inside}, method.name, where=arm.name)
         if source is not None and getattr(method, "weights", None) == "accuracy":
             self._check_accuracies(source, arm.name)
         drawn = (arm.views or _views_of(books)).n_views
