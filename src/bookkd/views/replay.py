@@ -112,7 +112,7 @@ class Replay(Dataset[dict[str, Any]]):
                     do="Use `views.with_pool(recipe['mix']['pool'])`.",
                 )
             )
-        self._pool = None if views.mix is None else self._partners(views.mix.pool or len(dataset))
+        self._pool: Any = None if views.mix is None else self._partners(views.mix.pool or len(dataset))
 
     def __len__(self) -> int:
         return len(self.positions.rows)

@@ -280,11 +280,12 @@ class Shared:
     def quality(self, info: TeacherInfo) -> dict[str, Any]:
         """Return the first metric of the task that a teacher has (`accuracy`), and the split on which it was measured.
 
-        That is what it notes itself, unless less of the metric is better. A teacher notes a share, which says nothing of perplexity
-        or of word errors: these are measured on the test split, of any live teacher of the sweep with its weights, or of what a book
+        That is what it notes itself, unless less of the metric is better, or students are of some of its classes alone. A teacher notes
+        a share of all classes, which says nothing of these, of perplexity or of word errors: they are measured on the test split, of any live teacher of the sweep with its weights, or of what a book
         of that split says.
         """
-        if not lower_is_better(self.samples.task.primary_metric):
+        task = self.samples.task
+        if not lower_is_better(task.primary_metric) and not task.every_class:
             return {"accuracy": info.accuracy, "split": info.split}
         if info.digest not in self._first:
             self._measure_first(info.digest)
