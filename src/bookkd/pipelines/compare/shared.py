@@ -281,8 +281,8 @@ class Shared:
         """Return the first metric of the task that a teacher has (`accuracy`), and the split on which it was measured.
 
         That is what it notes itself, unless less of the metric is better, or students are of some of its classes alone. A teacher notes
-        a share of all classes, which says nothing of these, of perplexity or of word errors: they are measured on the test split, of any live teacher of the sweep with its weights, or of what a book
-        of that split says.
+        a share of all classes, which says nothing of these, of perplexity or of word errors: they are measured on the test split, of any
+        live teacher of the sweep with its weights, or of what a book of that split says.
         """
         task = self.samples.task
         if not lower_is_better(task.primary_metric) and not task.every_class:
