@@ -32,6 +32,7 @@ class LiveKnowledge:
         self.teacher = teacher
         self.task = task.of_teacher()
         self._inside: dict[str, FieldInfo] = {}
+        self._captures: dict[tuple[str, ...], tuple[Teacher, Capture]] = {}
         self._forwards = 0
         self.width: int | None = None
         """Outputs of the network at a position, of which a task may keep fewer; None before it has spoken."""
@@ -63,7 +64,16 @@ class LiveKnowledge:
         return self.teacher.constants
 
     def _capture(self, names: Sequence[str]) -> Capture:
-        return Capture(self.teacher.network, names, layers=self.teacher.layers, constants=self.teacher.constants)
+        """Return what takes these fields, built once for each teacher that it is of: one that `knowing` has changed is another."""
+        kept = self._captures.get(tuple(names))
+        if kept is None or kept[0] is not self.teacher:
+            teacher = self.teacher
+            kept = (
+                teacher,
+                Capture(teacher.network, names, layers=teacher.layers, constants=teacher.constants),
+            )
+            self._captures[tuple(names)] = kept
+        return kept[1]
 
     @property
     def teacher_forwards(self) -> int:

@@ -7,6 +7,7 @@ the label of a pixel,
     q = p where argmax p = y, else onehot(y) ("switch");  q = p_y p + (1 - p_y) onehot(y) ("blend"),
     L = ace_weight mean CE(q, student) + weight [mean (C(u) - C(v))^2 + mean (R(u) - R(v))^2] + ce_weight CE(y, student).
 
+Of a mixed view q is that of both labels, in their ratio.
 When to use: for segmentation, from a teacher that is wrong at some of the pixels.
 Parameters: `csc` factorised (the sum above; "full" has 2 (1 - cos^2(u, v)) / D^2 of the flattened maps, which comes down to one cosine),
 `ace` switch, `weight` 1, `grid` 8, `layer` last, `ace_weight` 1, `ce_weight` 0. The published weights were not found: scan `weight` over 0.1,
@@ -30,7 +31,7 @@ from torch import Tensor, nn
 from bookkd.core.check import at_least
 from bookkd.core.errors import ConfigError, expected
 from bookkd.core.features import Feature
-from bookkd.core.fields import LABEL, LOGITS, SAMPLE_WEIGHT
+from bookkd.core.fields import LABEL, LOGITS, PARTNER_LABEL, RATIO, SAMPLE_WEIGHT
 from bookkd.core.schedules import Schedule
 from bookkd.losses import adaptive_cross_entropy, csc, feature_mse, reductions
 from bookkd.methods._features import connected, feature, of_teacher
@@ -117,7 +118,7 @@ class CSCACE(BaseMethod):
         connectors: tuple[Connector, ...] = ()
         if self.ace_weight != 0:
             how: dict[str, Any] = {"weight": self.ace_weight, "name": "adaptive", "mask": labelled, "form": self.ace}
-            terms.append(bind(adaptive_cross_entropy, teacher=LOGITS, batch=(LABEL,), **how))
+            terms.append(bind(adaptive_cross_entropy, teacher=LOGITS, batch=(LABEL, PARTNER_LABEL, RATIO), **how))
         if self.weight != 0:
             terms += self._correlations()
             maps, theirs = feature(self.layer), of_teacher(feature(self.layer, "pool", self.grid))
