@@ -62,6 +62,9 @@ class Correlations(ConnectorModule):
         """Return the fitted map, its channel and spatial correlations, and those of the teacher."""
         # A convolution of 1 x 1 and a mean can change places: the smaller map is convolved.
         fitted = self.fit(reductions.average_pool(maps, size=self.grid))
+        fitted, teacher = reductions.same_size(
+            fitted, teacher
+        )  # where one of the maps has fewer positions than the grid
         gram, spatial = reductions.channel_gram, reductions.spatial_gram
         return fitted, gram(fitted), spatial(fitted), gram(teacher), spatial(teacher)
 
@@ -76,7 +79,7 @@ class CSCACE(BaseMethod):
         ce_weight: Of the label term beside it, at least 0.
         csc: "factorised" or "full".
         ace: "switch" or "blend".
-        grid: Cells along each axis of the pooled maps, at least 1.
+        grid: Cells along each axis of the pooled maps, at least 1; of a smaller map its positions, and the smaller of both sides.
         layer: A name of both networks' layers, or the path of a module of both.
     """
 
