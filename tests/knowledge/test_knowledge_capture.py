@@ -194,10 +194,10 @@ class Tokens(nn.Module):
 def test_means_of_sequences_do_not_see_their_padding():
     torch.manual_seed(0)
     network, views, lengths = Tokens(), torch.rand(2, 6, 2), torch.tensor([6, 4])
-    asked = ["features/tokens/mean", "features/maps/mean", "features/maps.0:input/mean"]
-    batch = {"input": views, "length": lengths}
-    _, padded = Capture(network, asked)(lambda: network(views), batch)
-    _, alone = Capture(network, asked)(lambda: network(views[1:, :4]))
+    asked = ["features/tokens/mean", "features/maps/mean", "features/into/mean"]
+    batch, into = {"input": views, "length": lengths}, {"into": "maps.0:input"}
+    _, padded = Capture(network, asked, layers=into)(lambda: network(views), batch)
+    _, alone = Capture(network, asked, layers=into)(lambda: network(views[1:, :4]))
     hidden = network.tokens(views[1:, :4])
     expected = (hidden, network.maps(hidden.mT).mT, hidden)
     for name, values in zip(asked, expected, strict=True):

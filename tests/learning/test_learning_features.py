@@ -177,7 +177,7 @@ def learnt(method, book, epochs=1):
 def test_shapes_that_do_not_fit_are_refused_before_the_first_batch(book, teacher, tmp_path):
     with pytest.raises(
         ConfigError,
-        match=r"`features/last` to be of a shape that fits the teacher's \[24, 2, 2\], got '\[16, 2, 2\] of the student' "
+        match=r"`features/last` to be of a shape that fits the teacher's \[24, 2, 2\], got \[16, 2, 2\] of the student "
         r"\(method hint, term plain\)",
     ):
         learnt(Plain(), StoredKnowledge(book))

@@ -212,7 +212,8 @@ class Capture:
         if values.shape[1] != batch[INPUT].shape[1]:
             self._refuse_padded(feature, output, batch)
         here = torch.arange(values.shape[1], device=values.device) < lengths.to(values.device).unsqueeze(1)
-        return values.masked_fill(~here.unsqueeze(2), 0).sum(1) / here.sum(1, keepdim=True).clamp_min(1)
+        found: Tensor = values.masked_fill(~here.unsqueeze(2), 0).sum(1) / here.sum(1, keepdim=True).clamp_min(1)
+        return found
 
     def _channels_first(self, layer: str) -> bool:
         """Return whether a layer's sequences are [batch, channels, positions], as its last module with parameters gives them."""
