@@ -24,6 +24,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from bookkd.core.fields import SAMPLE_WEIGHT
 from bookkd.core.schedules import Schedule
 from bookkd.losses import feature_l1
 from bookkd.methods._features import FeatureMethod, connected, feature, of_teacher, part_name
@@ -63,7 +64,7 @@ class FT(FeatureMethod):
         """Return the absolute error of the factors, and the translator."""
         maps, factors = feature(self.layer), feature(self.layer, "paraphrase")
         mine = connected(maps, "translated")
-        term = bind(feature_l1, mine, teacher=factors, weight=self.weight, name="factors", samples=True)
+        term = bind(feature_l1, mine, teacher=factors, weight=self.weight, name="factors", over=SAMPLE_WEIGHT)
         known = (f"paraphraser/{self.layer}/bias3",)
         build = _Translated(self.layer)
         return (term,), (

@@ -25,6 +25,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from bookkd.core.errors import ConfigError, expected
+from bookkd.core.fields import SAMPLE_WEIGHT
 from bookkd.core.schedules import Schedule, times
 from bookkd.losses import overhaul
 from bookkd.methods._features import FeatureMethod, connected, feature, of_teacher, part_name
@@ -66,7 +67,7 @@ class OFD(FeatureMethod):
         for place, layer in enumerate(self.layers):
             name = feature(layer)
             mine, theirs = connected(name, "fit"), connected(name, "behind")
-            how: dict[str, Any] = {"name": f"overhaul/{layer}", "own": True, "samples": True}
+            how: dict[str, Any] = {"name": f"overhaul/{layer}", "own": True, "over": SAMPLE_WEIGHT}
             weight = times(self.weight, 2.0 ** (place - len(self.layers) + 1))
             terms.append(bind(overhaul, mine, teacher=theirs, weight=weight, **how))
             connectors.append(

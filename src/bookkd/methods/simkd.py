@@ -24,6 +24,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from bookkd.core.check import at_least
+from bookkd.core.fields import SAMPLE_WEIGHT
 from bookkd.core.protocols import Needs
 from bookkd.core.schedules import Schedule
 from bookkd.losses import feature_mse
@@ -72,7 +73,7 @@ class SimKD(FeatureMethod):
 
     def own(self, task: Task) -> tuple[tuple[Term, ...], tuple[Connector, ...]]:
         """Return the squared error of what the projector, the shaped student's last layer of maps, gives."""
-        return (bind(feature_mse, _LAST, teacher=_LAST, weight=self.weight, name="reused", samples=True),), ()
+        return (bind(feature_mse, _LAST, teacher=_LAST, weight=self.weight, name="reused", over=SAMPLE_WEIGHT),), ()
 
     def needs(self, task: Task) -> Needs:
         """Return the last maps and the classifier."""
