@@ -207,5 +207,5 @@ def test_refused(call, message):
 
 @pytest.mark.parametrize("loss", [partial(intra_class_variance, form="class"), orthogonal_projection])
 def test_a_mixed_view_is_of_no_one_class(loss):
-    with pytest.raises(ConfigError, match=r"`views` to be not mixed: each has one true class, got 'mixed views'"):
+    with pytest.raises(ConfigError, match=r"`views` to be not mixed: each has one true class, got mixed views"):
         loss(torch.ones(4, 3), Y4, Y4)
