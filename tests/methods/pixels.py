@@ -46,7 +46,7 @@ TOTALS = {"cwd": CE + 3 * 0.110261, "skd": CE + 10 * SOFT + 0.222222}
 REFUSED = [
     ("cwd", "temperature", 0.0, r"`temperature` to be a number above 0, got 0\.0 \(method cwd\)"),
     ("cwd", "weight", 0.0, r"`weight` to be above 0, got 0 "),
-    ("cwd", "positions", "some", r"Unknown positions 'some' \(method cwd\)"),
+    ("cwd", "positions", "some", r"`positions` to be known or all, got 'some' \(method cwd\)"),
     ("skd", "regions", 1, r"`regions` to be a whole number of at least 2, got 1 \(method skd\)"),
     ("skd", "pixel_weight", -1.0, r"`pixel_weight` to be at least 0, got -1\.0 \(method skd\)"),
 ]

@@ -20,8 +20,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from bookkd.core.errors import ConfigError, expected
 from bookkd.core.fields import LOGITS, SAMPLE_WEIGHT, WEIGHT
-from bookkd.core.names import choose
 from bookkd.core.schedules import Schedule
 from bookkd.losses import cwd
 from bookkd.methods._parts import check_temperatures, check_weights, with_labels
@@ -64,7 +64,8 @@ class CWD(BaseMethod):
     def __post_init__(self) -> None:
         check_temperatures(self, "temperature")
         check_weights(self, "ce_weight", soft="weight")
-        choose(self.positions, ("known", "all"), "positions", where=f"method {self.name}")
+        if self.positions not in ("known", "all"):
+            raise ConfigError(expected("positions", "known or all", self.positions, where=f"method {self.name}"))
 
     def objective(self, task: Task) -> Objective:
         """Return the divergence over positions, and the label term unless its weight is the number 0."""
