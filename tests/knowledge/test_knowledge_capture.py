@@ -58,6 +58,12 @@ def test_paths_of_known_layouts(network):
     named = layers_of(create_network("torchvision:resnet18", n_classes=4))
     assert (named["stage4"], named["last"], named["pooled"]) == ("layer4", "layer4", "fc:input")
     assert named["pre4"] == "layer4.1.relu:input"
+    of_timm = layers_of(create_network("timm:resnet18", n_classes=4))
+    assert (of_timm["stage1"], of_timm["pre1"], of_timm["pre4"]) == (
+        "layer1",
+        "layer1.1.act2:input",
+        "layer4.1.act2:input",
+    )
 
 
 def test_outputs_are_those_of_the_modules(network):
@@ -159,6 +165,67 @@ def test_books_say_what_live_teachers_say(network, tmp_path, codec):
     assert book.fields["features/last"].taken == {"module": "layer3"}
 
 
+def test_a_book_of_flows_is_not_gone_on_with_to_another_layer(network, tmp_path):
+    fields = ["features/stage1/fsp.there"]
+
+    def begin(layer):
+        return make(
+            tmp_path / "book", Teacher(network, layers={"there": layer}), Images(), VIEWS, task=TASK, features=fields
+        )
+
+    assert begin("layer2.0.bn1").fields[fields[0]].taken["other"] == "layer2.0.bn1"
+    with pytest.raises(BookMismatchError, match=r"layer2\.0\.bn2"):
+        begin("layer2.0.bn2")
+
+
+class Tokens(nn.Module):
+    """Sequences both ways: tokens [batch, positions, channels], and maps of a convolution [batch, channels, positions]."""
+
+    def __init__(self):
+        super().__init__()
+        self.tokens = nn.Linear(2, 3)
+        self.maps = nn.Sequential(nn.Conv1d(3, 5, 1), nn.ReLU())
+        self.wide = nn.Conv1d(5, 5, 2, stride=2)
+
+    def forward(self, views):
+        return self.wide(self.maps(self.tokens(views).mT)).mean(2)
+
+
+def test_means_of_sequences_do_not_see_their_padding():
+    torch.manual_seed(0)
+    network, views, lengths = Tokens(), torch.rand(2, 6, 2), torch.tensor([6, 4])
+    asked = ["features/tokens/mean", "features/maps/mean", "features/into/mean"]
+    batch, into = {"input": views, "length": lengths}, {"into": "maps.0:input"}
+    _, padded = Capture(network, asked, layers=into)(lambda: network(views), batch)
+    _, alone = Capture(network, asked, layers=into)(lambda: network(views[1:, :4]))
+    hidden = network.tokens(views[1:, :4])
+    expected = (hidden, network.maps(hidden.mT).mT, hidden)
+    for name, values in zip(asked, expected, strict=True):
+        torch.testing.assert_close(alone[name], values.mean(1))
+        torch.testing.assert_close(padded[name][1:], values.mean(1))
+    with pytest.raises(ConfigError, match=r"as many positions as the sequences have, 6, .*mean of shape \[2, 5, 3\]"):
+        Capture(network, ["features/wide/mean"])(lambda: network(views), batch)
+    with pytest.raises(ConfigError, match=r"features/tokens/fsp\.tokens.*fsp of shape \[2, 6, 3\]"):
+        Capture(network, ["features/tokens/fsp.tokens"])(lambda: network(views), batch)
+
+
+def test_means_of_tokens_are_added_up_in_single_precision():
+    network, views = Tokens().half(), torch.full((1, 4096, 2), 0.5).half()
+    _, found = Capture(network, ["features/tokens/mean"])(lambda: network.tokens(views))
+    assert found["features/tokens/mean"].dtype == torch.float32
+    torch.testing.assert_close(found["features/tokens/mean"][0], network.tokens(views[0, 0]).float())
+
+
+def test_a_live_teacher_finds_its_modules_once(network):
+    live, batch = LiveKnowledge(Teacher(network), TASK), Replay(Images(), VIEWS).batch([(3, 0), (7, 1)])
+    live.offer(["features/stage1/mean"], batch)
+    live.targets(batch, ["features/stage1/mean"])
+    first = live._capture(("features/stage1/mean",))
+    assert live._capture(("features/stage1/mean",)) is first
+    live.teacher = live.teacher.knowing({"pca/last": torch.zeros(2, 16)})
+    assert "pca/last" in live._capture(("features/stage1/mean",)).constants
+
+
 def test_a_book_of_channel_means_is_small(network, tmp_path):
     names = [f"features/stage{stage}/mean" for stage in (1, 2, 3)]
     book = make(tmp_path / "book", Teacher(network), Images(), VIEWS, task=TASK, features=names)
@@ -190,7 +257,12 @@ def test_a_method_of_features_asked_of_a_book_of_logits_says_the_command(network
     needs = Needs({"features/stage1/mean": ()})
     with pytest.raises(
         ConfigError,
-        match=r"field 'features/stage1/mean' for method x, got logits\. .*bookkd make \.\.\. --features features/stage1/mean",
+        match=r"field 'features/stage1/mean' for method x, got logits\. .*bookkd make \.\.\. --features features/stage1/mean, or --serve x",
+    ):
+        check_needs(needs, StoredKnowledge(book), "x")
+    needs = Needs({"logits": (), "features/stage1/mean": (), "features/last": ()})
+    with pytest.raises(
+        ConfigError, match=r"holds them all: .* --features '\[features/stage1/mean, features/last\]', or"
     ):
         check_needs(needs, StoredKnowledge(book), "x")
 

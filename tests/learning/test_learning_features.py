@@ -12,11 +12,13 @@ from torch import nn
 from bookkd.book import Dense
 from bookkd.core.errors import ConfigError
 from bookkd.core.fields import SAMPLE_WEIGHT
-from bookkd.core.schedules import Clock
+from bookkd.core.schedules import Clock, Linear
 from bookkd.knowledge import LiveKnowledge, StoredKnowledge, Teacher
 from bookkd.learning import Cohort, Step, Training, learn, learner_for, offer_needs
-from bookkd.losses import claims
+from bookkd.learning.configuration import silent_labels
+from bookkd.losses import claims, nst
 from bookkd.making import make
+from bookkd.methods import build_method
 from bookkd.methods.base import BaseMethod, Card
 from bookkd.objectives import Connector, ConnectorModule, Objective, bind
 from bookkd.tasks import Classification
@@ -165,3 +167,54 @@ def test_features_are_read_of_one_student(book):
             Cohort([network(1, 4), network(2, 4)]), Images(), VIEWS, task=TASK, method=Pair(), knowledge=StoredKnowledge(book),
             training=Training(epochs=1, batch_size=6, accelerator="cpu"),
         )  # fmt: skip
+
+
+def learnt(method, book, epochs=1):
+    training = Training(epochs=epochs, batch_size=6, accelerator="cpu")
+    return learn(network(1, 4), Images(), VIEWS, task=TASK, method=method, knowledge=book, training=training)
+
+
+def test_shapes_that_do_not_fit_are_refused_before_the_first_batch(book, teacher, tmp_path):
+    with pytest.raises(
+        ConfigError,
+        match=r"`features/last` to be of a shape that fits the teacher's \[24, 2, 2\], got \[16, 2, 2\] of the student "
+        r"\(method hint, term plain\)",
+    ):
+        learnt(Plain(), StoredKnowledge(book))
+    assert learnt(Plain(of=nst), StoredKnowledge(book)).epoch == 1  # which takes other channels
+
+
+@dataclass(frozen=True)
+class Plain(Hint):
+    of: object = distance
+
+    def objective(self, task):
+        maps = "features/last"
+        own = bind(self.of, maps, teacher=maps, name="plain", over=SAMPLE_WEIGHT)
+        return Objective((own, task.label_term(weight=1.0, label_smoothing=0.0)))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "do"),
+    [
+        ("fsp", {}, "--method.begin_epochs below 1 or more"),
+        ("ccskd", {}, "--method.preset labels-from-the-start or more"),
+    ],
+)
+def test_a_run_that_ends_before_its_labels_begin_says_so(name, options, do):
+    method = build_method(name, **options)
+    live = LiveKnowledge(Teacher(network(0, 4)), TASK)
+    with pytest.warns(UserWarning, match=f"method {name} gives labels no weight in any of the 1 epochs.*{do}"):
+        learned = learnt(method, live)
+    assert do in learned.notes[0]
+
+
+def test_what_learns_labels_in_time_or_not_at_all_says_nothing():
+    for method in (
+        build_method("fsp", begin_epochs=1),
+        build_method("fsp", ce_weight=0.0),
+        build_method("ccskd", "clean"),
+    ):
+        assert silent_labels(method, method.objective(TASK), 61) == ""
+    ramped = build_method("vanilla-kd", ce_weight=Linear(0.0, 1.0))
+    assert silent_labels(ramped, ramped.objective(TASK), 1) == ""

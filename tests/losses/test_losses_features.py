@@ -196,6 +196,31 @@ def test_hidden_pixels_say_nothing():
     assert_close(adaptive_cross_entropy(student, changed, labels, form="switch"), value)
 
 
+def test_of_mixed_views_the_adaptive_target_is_that_of_both_labels():
+    student, teacher = maps(11, 4, 3)
+    labels, partners, ratio = torch.tensor([0, 1, 2, 1]), torch.tensor([2, 2, 0, IGNORE_LABEL]), torch.full((4,), 0.7)
+    for form in ("switch", "blend"):
+        both = [adaptive_cross_entropy(student, teacher, each, form=form) for each in (labels, partners)]
+        mixed = adaptive_cross_entropy(student, teacher, labels, partners, ratio, form=form)
+        assert_close(mixed[:3], (0.7 * both[0] + 0.3 * both[1])[:3], rtol=1e-6, atol=1e-6)
+        assert mixed[3] == 0
+
+
+def test_channel_wise_distillation_leaves_positions_without_weight_out():
+    student, teacher = maps(12, 2, 3, 5)
+    weights = torch.tensor([[1.0, 0, 0.5, 1, 0], [0, 0, 0, 0, 0]], dtype=torch.float64)
+    kept = cwd(student[:1, :, [0, 2, 3]], teacher[:1, :, [0, 2, 3]], **CWD)
+    student[0, :, 1], teacher[0, :, 4] = 1e9, float("nan")
+    student.requires_grad_()
+    value = cwd(student, teacher, weights, **CWD)
+    assert_close(value[:1], kept)
+    assert_close(value[1:], cwd(student[1:], teacher[1:], **CWD))  # of an image without any, all
+    (slope,) = torch.autograd.grad(value.sum(), student)
+    assert slope[0, :, [1, 4]].abs().max() == 0
+    assert torch.isfinite(slope).all()
+    assert (slope[0, :, [0, 2, 3]] != 0).all()
+
+
 def test_selective_forms_differ_by_a_square():
     student, teacher = maps(10, 5, 4)
     labels = teacher.argmax(-1).clone()
@@ -281,9 +306,12 @@ MAPS = torch.zeros(3, 4, 2, 2)
         (lambda: overhaul(MAPS, MAPS, torch.zeros(3)), ConfigError, r"one for each of 4 channels, got shape \[3\]"),
         (lambda: activation_boundary(MAPS, MAPS, margin=0.0), ConfigError, "`margin` to be a number above 0"),
         (lambda: cwd(MAPS, MAPS, **{**CWD, "channels": "second"}), UnknownNameError, "Unknown channels 'second'"),
+        (lambda: cwd(MAPS, MAPS, torch.ones(3, 4), **CWD), ConfigError, r"`weights` to be one for each position of \[3, 2, 2\], got shape \[3, 4\] \(cwd\)"),
         (lambda: cwd(MAPS, CLASSES, **{**CWD, "channels": "last"}), FidelityError, "likeliest class alone"),
         (lambda: adaptive_cross_entropy(ACE_T, ACE_T, ACE_Y, form="soft"), UnknownNameError, "Unknown form 'soft'"),
         (lambda: adaptive_cross_entropy(ACE_T, ACE_T, ACE_Y + 5, form="switch"), DataError, "label.*0 to 2"),
+        (lambda: adaptive_cross_entropy(ACE_T, ACE_T, ACE_Y, ACE_Y, form="switch"), ConfigError, "given together with `ratio`"),
+        (lambda: selective_kl(ACE_T, ACE_T, ACE_Y, ACE_Y, factor=1.0, form="code", **ONE), ConfigError, r"`views` to be not mixed.*\(selective_kl\)"),
         (lambda: selective_kl(ACE_T, ACE_T, ACE_Y, factor=0.0, form="code", **ONE), ConfigError, "`factor` to be a number above 0"),
     ],
 )  # fmt: skip

@@ -181,3 +181,10 @@ def test_vectors_and_sequences():
 def test_refused(call, message):
     with pytest.raises(ConfigError, match=message):
         call()
+
+
+def test_a_grid_finer_than_the_map_repeats_nothing():
+    maps = torch.arange(12.0).reshape(1, 1, 3, 4)
+    for pool in (average_pool, max_pool):
+        torch.testing.assert_close(pool(maps, size=8), maps)
+        assert pool(maps[:, :, :1], size=2).shape == (1, 1, 1, 2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -201,3 +203,9 @@ def test_projection_at_its_ends():
 def test_refused(call, message):
     with pytest.raises(ConfigError, match=message):
         call()
+
+
+@pytest.mark.parametrize("loss", [partial(intra_class_variance, form="class"), orthogonal_projection])
+def test_a_mixed_view_is_of_no_one_class(loss):
+    with pytest.raises(ConfigError, match=r"`views` to be not mixed: each has one true class, got mixed views"):
+        loss(torch.ones(4, 3), Y4, Y4)

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from bookkd.core.schedules import Linear
+
 FS = np.array([[[[1, 2]], [[0, 1]]], [[[2, 0]], [[1, 1]]]], dtype=np.float64)
 FT = np.array([[[[1, 1]], [[1, 2]]], [[[0, 2]], [[3, 1]]]], dtype=np.float64)
 """Maps of two samples, two channels and 1 x 2 positions."""
@@ -198,6 +200,7 @@ REFUSED = [
     ("ab", "begin_epochs", 0, r"`begin_epochs` to be a whole number of at least 1, got 0"),
     ("reviewkd", "layers", ("stage1",), r"`layers` to be at least two, got \('stage1',\) \(method reviewkd\)"),
     ("reviewkd", "ramp_epochs", 0, r"`ramp_epochs` to be a whole number of at least 1, got 0"),
+    ("reviewkd", "weight", Linear(0.0, 1.0), r"`weight` to be a number above 0, got Linear.* Its ramp is its schedule"),
     ("ccskd", "selective", "soft", r"`selective` to be code or clean, got 'soft' \(method ccskd\)"),
     ("ccskd", "layers", (), r"`layers` to be at least one layer, none twice, got \(\)"),
     ("crd", "negatives", -1, r"`negatives` to be a whole number of at least 0, got -1 \(method crd\)"),

@@ -34,7 +34,7 @@ CE = -_log_softmax(F_S)[0].mean()
 """Every pixel is of the first class."""
 SOFT = -(np.exp(_log_softmax(F_T)) * _log_softmax(F_S)).sum(0).mean()
 DEFAULTS = {
-    "cwd": {"weight": 3.0, "temperature": 4.0, "ce_weight": 1.0},
+    "cwd": {"weight": 3.0, "temperature": 4.0, "ce_weight": 1.0, "positions": "known"},
     # "weight 10", "weight 1", "gives a 2 x 2 grid".
     "skd": {"weight": 1.0, "pixel_weight": 10.0, "ce_weight": 1.0, "regions": 2, "layer": "last"},
 }
@@ -46,16 +46,17 @@ TOTALS = {"cwd": CE + 3 * 0.110261, "skd": CE + 10 * SOFT + 0.222222}
 REFUSED = [
     ("cwd", "temperature", 0.0, r"`temperature` to be a number above 0, got 0\.0 \(method cwd\)"),
     ("cwd", "weight", 0.0, r"`weight` to be above 0, got 0 "),
+    ("cwd", "positions", "some", r"`positions` to be known or all, got 'some' \(method cwd\)"),
     ("skd", "regions", 1, r"`regions` to be a whole number of at least 2, got 1 \(method skd\)"),
     ("skd", "pixel_weight", -1.0, r"`pixel_weight` to be at least 0, got -1\.0 \(method skd\)"),
 ]
 
 
-def pixel_total(method):
+def pixel_total(method, labels=(0, 0, 0, 0), teacher=F_T):
     """The loss of one image of four pixels."""
     batch = {
         "input": torch.zeros(1, 3, 1, 4),
-        "label": torch.zeros(1, 1, 4, dtype=torch.int64),
+        "label": torch.tensor(labels).reshape(1, 1, 4),
         "weight": torch.ones(1, dtype=torch.float64),
     }
     seen = {**TWO_CLASSES.batch(batch), SAMPLE_WEIGHT: batch["weight"]}
@@ -64,7 +65,7 @@ def pixel_total(method):
         return torch.tensor(maps.T, dtype=torch.float64).reshape(1, 1, 4, 2)
 
     student = {**TWO_CLASSES.student({"logits": pixels(F_S)}), "features/last/max2": torch.tensor(NODES_S)[None]}
-    targets = {"logits": DenseTarget(pixels(F_T)), "features/last/max2": torch.tensor(NODES_T)[None]}
+    targets = {"logits": DenseTarget(pixels(teacher)), "features/last/max2": torch.tensor(NODES_T)[None]}
     objective = method.objective(TWO_CLASSES)
     sums = objective.sums(student, targets, seen, TWO_CLASSES.weights(seen), Clock())
     return objective.loss(sums, objective.totals(seen, TWO_CLASSES.divisors(seen)), Clock())

@@ -6,7 +6,8 @@ import pytest
 import torch
 from tests.methods.feature_cases import S, T, identity
 
-from bookkd.core.fields import LABEL, SAMPLE_WEIGHT, WEIGHT
+from bookkd.core.errors import ConfigError
+from bookkd.core.fields import LABEL, PARTNER_LABEL, RATIO, SAMPLE_WEIGHT, WEIGHT
 from bookkd.core.schedules import Clock
 from bookkd.losses import DenseTarget
 from bookkd.methods import build_method
@@ -17,7 +18,7 @@ GENERATOR = torch.Generator().manual_seed(0)
 STUDENT, TEACHER = (torch.randn(3, 3, generator=GENERATOR, dtype=torch.float64) for _ in range(2))
 
 
-def total(method, clock, labels=(0, 1, 2), maps=None):
+def total(method, clock, labels=(0, 1, 2), maps=None, **entries):
     objective = method.objective(TASK)
     maps = torch.tensor(S)[:, :, None, None] if maps is None else maps
     fields = {"logits": STUDENT, **{f"features/stage{stage}": maps for stage in (1, 2, 3)}}
@@ -30,7 +31,7 @@ def total(method, clock, labels=(0, 1, 2), maps=None):
     for connector in objective.connectors:
         fields |= connector.added(identity(connector.build(shapes)), fields, targets)
     batch = {LABEL: torch.tensor(labels), WEIGHT: torch.ones(3, dtype=torch.float64)}
-    batch[SAMPLE_WEIGHT] = batch[WEIGHT]
+    batch |= {SAMPLE_WEIGHT: batch[WEIGHT], **entries}
     sums = objective.sums(fields, targets, batch, batch[WEIGHT], clock)
     return objective.loss(sums, objective.totals(batch, batch[WEIGHT]), clock).item()
 
@@ -69,3 +70,30 @@ def test_relations_do_not_see_scale_and_shift_which_channel_means_see():
     assert total(relations, clock, maps=3 * maps + 7) == pytest.approx(total(relations, clock, maps=maps), abs=1e-9)
     both = build_method("ccskd")
     assert total(both, clock, maps=3 * maps + 7) > total(both, clock, maps=maps) + 1
+
+
+def test_without_terms_of_its_own_it_is_no_method():
+    nothing = dict.fromkeys(("channel_weight", "relation_weight", "selective_weight", "kd_weight"), 0.0)
+    with pytest.raises(ConfigError, match=r"`channel_weight` to be above 0, or relation_weight or .*\(method ccskd\)"):
+        build_method("ccskd", **nothing)
+    with pytest.raises(ConfigError, match=r"`angle_weight` to be between 0 and inf, got -1"):
+        build_method("ccskd", angle_weight=-1.0)
+    logits = build_method("ccskd", **{**nothing, "kd_weight": 1.0})
+    assert logits.objective(TASK).connectors == ()
+    assert list(logits.needs(TASK).fields) == ["logits"]
+
+
+@pytest.mark.parametrize("name", ["ccskd", "cskd"])
+def test_mixed_views_are_refused_where_labels_tell_classes(name):
+    batch = {PARTNER_LABEL: torch.tensor([1, 2, 0]), RATIO: torch.full((3,), 0.6)}
+    if name == "ccskd":
+        with pytest.raises(ConfigError, match=r"`views` to be not mixed.*\(selective_kl\)"):
+            total(build_method(name), Clock(epoch=60), **batch)
+        assert total(build_method(name, selective_weight=0.0), Clock(), **batch) > 0
+        return
+    batch |= {LABEL: torch.tensor([0, 1, 2])}
+    own = [term for term in build_method(name).objective(TASK).terms if term.name in ("variance", "projection")]
+    for term in own:
+        with pytest.raises(ConfigError, match=r"`views` to be not mixed"):
+            term.value({"features/pooled": STUDENT}, {}, batch, Clock())
+    assert len(own) == 2

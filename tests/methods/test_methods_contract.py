@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import re
 
+import numpy as np
 import pytest
 import torch
 from tests.learning.digits import TASK, TEST, run, student, to_float, training, weights
@@ -173,6 +174,7 @@ class TestEveryMethod:
             assert {**DEFAULTS[name], **values} == dataclasses.asdict(method)
             assert torch.isfinite(total(method))
 
+    @pytest.mark.filterwarnings("ignore:method .* gives labels no weight:UserWarning")  # of those that begin without
     def test_learns_on_the_digits(self, name, stored, tmp_path):
         method = method_class(name)()
         if name in pixels.PIXELS:
@@ -305,3 +307,17 @@ def test_a_scheduled_weight_and_temperature():
     # Weight 0 of the soft term: cross-entropy alone. At the end: T = 1.
     assert float(total(method, clock=Clock(0, 0, 10))) == pytest.approx(0.464369, abs=1e-6)
     assert float(total(method, clock=Clock(10, 1, 10))) == pytest.approx(0.464369 + 0.136520, abs=1e-6)
+
+
+def test_channel_wise_distillation_leaves_void_pixels_out():
+    labels, louder = (0, 0, 0, -1), pixels.F_T + np.array([[0, 0, 0, 9], [0, 0, 0, 0]])
+    totals = [
+        [
+            pixels.pixel_total(build_method("cwd", preset, ce_weight=0.0), labels, said).item()
+            for said in (pixels.F_T, louder)
+        ]
+        for preset in (None, "released")
+    ]
+    assert totals[0][0] == pytest.approx(totals[0][1], abs=1e-12)
+    assert totals[0][0] > 0
+    assert abs(totals[1][0] - totals[1][1]) > 0.01

@@ -6,6 +6,7 @@ Hooks are there while the network is called and no longer.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,12 +15,16 @@ from torch import Tensor, nn
 
 from bookkd.core.errors import ConfigError, TeacherOutputError, expected
 from bookkd.core.features import FEATURES, Feature
+from bookkd.core.fields import INPUT, LENGTH
 from bookkd.core.names import nearest
 from bookkd.losses import reductions
+from bookkd.losses.targets import computing_dtype
 
 __all__ = ["Capture", "layers_of", "shapes_of"]
 
 _INPUT = ":input"
+_CHANNELS_FIRST = (nn.Conv1d, nn.ConvTranspose1d, nn.BatchNorm1d, nn.InstanceNorm1d)
+"""Modules that take and give sequences [batch, channels, positions]; all others have the channels last."""
 _STAGED = ("layer", "stages.", "denseblock", "stage")
 """What the modules are called, up to their number, that make up a network's stages: of torchvision's and timm's."""
 
@@ -29,7 +34,8 @@ def layers_of(network: nn.Module) -> dict[str, str]:
 
     A network says them itself by an attribute `feature_layers`. Otherwise `stage1`, `stage2`, ... are its modules that are numbered
     as stages (`layer1` of torchvision's ResNets, `stages.0` of timm's networks), `last` the last of them, `pooled` what its last
-    linear layer is given, and `pre1`, `pre2`, ... what the last activation of a stage is given.
+    linear layer is given, and `pre1`, `pre2`, ... what the last activation of a stage is given, where that is a module `relu` or `act<i>` of
+    the stage's last block; elsewhere say it by `feature_layers` or by a path.
 
     >>> from bookkd.zoo.resnet import resnet8
     >>> layers_of(resnet8(n_classes=10))
@@ -56,12 +62,19 @@ def layers_of(network: nn.Module) -> dict[str, str]:
 
 
 def _before_activation(network: nn.Module, found: Mapping[str, str]) -> dict[str, str]:
-    """Return `pre1`, `pre2`, ...: what the last activation of each stage is given, where the stage ends with a module `relu`."""
+    """Return `pre1`, `pre2`, ...: what the last activation of each stage is given.
+
+    It is a module `relu` of the stage's last block, or `act1`, `act2`, ... as timm's ResNets have them, of which the last counts.
+    """
     modules, before = dict(network.named_modules()), {}
     for name, path in found.items():
         last = [inner for inner in modules if inner.startswith(f"{path}.") and inner.count(".") == path.count(".") + 1]
-        if name.startswith("stage") and last and f"{last[-1]}.relu" in modules:
-            before[f"pre{name.removeprefix('stage')}"] = f"{last[-1]}.relu{_INPUT}"
+        if not name.startswith("stage") or not last:
+            continue
+        inside = [inner for inner, _ in modules[last[-1]].named_children()]
+        called = [inner for inner in inside if inner == "relu" or re.fullmatch(r"act\d", inner)]
+        if called:
+            before[f"pre{name.removeprefix('stage')}"] = f"{last[-1]}.{max(called)}{_INPUT}"
     return before
 
 
@@ -120,20 +133,24 @@ class Capture:
         """Return the module path of a layer."""
         return self.layers.get(layer, layer)
 
-    def __call__(self, run: Callable[[], Any]) -> tuple[Any, dict[str, Tensor]]:
+    def __call__(self, run: Callable[[], Any], batch: Mapping[str, Any] | None = None) -> tuple[Any, dict[str, Tensor]]:
         """Call `run`, which calls the network, and return what it gives and the fields, [batch, ...] each.
 
         Of a module that runs several times the last output is taken.
 
+        Args:
+            run: Calls the network.
+            batch: What the network is called with; of sequences, by whose `length` padding is told from positions.
+
         Raises:
-            ConfigError: for a module that did not run.
+            ConfigError: for a module that did not run, and for what would depend on the padding of sequences.
             TeacherOutputError: for an output that is no tensor, or that a reduction is not of.
         """
         taken: dict[str, Tensor] = {}
         pairs = [feature for feature in self.features if feature.other]
         whole = [Feature(layer) for layer in {layer for pair in pairs for layer in (pair.layer, pair.other)}]
         alone = {feature.name: feature for feature in (*self.features, *whole) if not feature.other}
-        hooks = [self._hook(feature, taken) for feature in alone.values()]
+        hooks = [self._hook(feature, taken, batch or {}) for feature in alone.values()]
         try:
             said = run()
         finally:
@@ -146,30 +163,32 @@ class Capture:
                 raise ConfigError(expected("module", wish, got, where=self._where, do=do))
         for pair in pairs:
             first, second = taken[Feature(pair.layer).name], taken[Feature(pair.other).name]
+            self._refuse_padded(pair, first, batch or {})
             taken[pair.name] = reductions.fsp_matrix(first, second)
         return said, {feature.name: taken[feature.name] for feature in self.features}
 
-    def _hook(self, feature: Feature, taken: dict[str, Tensor]) -> Any:
+    def _hook(self, feature: Feature, taken: dict[str, Tensor], batch: Mapping[str, Any]) -> Any:
         module, path = self._modules[feature.layer], self.path(feature.layer)
 
         def keep(values: Any) -> None:
             # At once, and a copy of what is not reduced: the network may go on to change it in place.
-            taken[feature.name] = self._reduced(feature, _tensor(values, path, self._where))
+            taken[feature.name] = self._reduced(feature, _tensor(values, path, self._where), batch)
 
         if path.endswith(_INPUT):
             return module.register_forward_pre_hook(lambda _, given: keep(given[0] if given else None))
         return module.register_forward_hook(lambda _, given, output: keep(output))
 
-    def _reduced(self, feature: Feature, output: Tensor) -> Tensor:
+    def _reduced(self, feature: Feature, output: Tensor, batch: Mapping[str, Any]) -> Tensor:
         if not feature.reduction:
             return output.clone()
         if feature.reduction == "mean" and output.ndim == 3:
-            return output.mean(1)  # of tokens [batch, tokens, channels]
+            return self._mean_of_positions(feature, output, batch)
         vector = feature.reduction == "pca" and output.ndim == 2
         if output.ndim != 4 and not vector:
             wish = f"[batch, channels, height, width], to take {feature.reduction} of it"
             got = f"shape {list(output.shape)}"
             raise TeacherOutputError(expected(feature.layer, wish, got, where=self._where))
+        self._refuse_padded(feature, output, batch)
         if feature.constant:
             return self._with_constants(feature, output)
         reduce: dict[str, Callable[..., Tensor]] = {
@@ -182,6 +201,33 @@ class Capture:
         }
         sized = {"size": feature.size} if feature.size else {}
         return reduce[feature.reduction](output, **sized)
+
+    def _mean_of_positions(self, feature: Feature, output: Tensor, batch: Mapping[str, Any]) -> Tensor:
+        """Return the mean over the positions of sequences that are no padding, [batch, channels]."""
+        values = output.to(computing_dtype(output.dtype))
+        values = values.mT if self._channels_first(feature.layer) else values
+        lengths = batch.get(LENGTH)
+        if lengths is None:
+            return values.mean(1)
+        if values.shape[1] != batch[INPUT].shape[1]:
+            self._refuse_padded(feature, output, batch)
+        here = torch.arange(values.shape[1], device=values.device) < lengths.to(values.device).unsqueeze(1)
+        found: Tensor = values.masked_fill(~here.unsqueeze(2), 0).sum(1) / here.sum(1, keepdim=True).clamp_min(1)
+        return found
+
+    def _channels_first(self, layer: str) -> bool:
+        """Return whether a layer's sequences are [batch, channels, positions], as its last module with parameters gives them."""
+        having = [each for each in self._modules[layer].modules() if any(True for _ in each.parameters(recurse=False))]
+        place = 0 if self.path(layer).endswith(_INPUT) else -1
+        return bool(having) and isinstance(having[place], _CHANNELS_FIRST)
+
+    def _refuse_padded(self, feature: Feature, output: Tensor, batch: Mapping[str, Any]) -> None:
+        """Refuse what would be reduced over the padding of sequences, too."""
+        if output.ndim > 2 and batch.get(LENGTH) is not None:
+            wish = f"as many positions as the sequences have, {batch[INPUT].shape[1]}, to take their mean"
+            do = "What else is kept of them would depend on how far they are padded: name another layer."
+            got = f"{feature.reduction} of shape {list(output.shape)}"
+            raise ConfigError(expected(feature.name, wish, got, where=self._where, do=do))
 
     def _with_constants(self, feature: Feature, output: Tensor) -> Tensor:
         """Return what is kept by a reduction that has to know the network."""
@@ -217,15 +263,18 @@ class Capture:
         return modules[path]
 
 
-def shapes_of(capture: Capture, run: Callable[[], Any]) -> dict[str, tuple[int, ...]]:
+def shapes_of(
+    capture: Capture, run: Callable[[], Any], batch: Mapping[str, Any] | None = None
+) -> dict[str, tuple[int, ...]]:
     """Return field -> shape of one record, by calling `run` without gradient.
 
     Args:
         capture: Of the network that `run` calls.
         run: Passes at least one sample through the network.
+        batch: As of `Capture`.
     """
     with torch.no_grad():
-        _, fields = capture(run)
+        _, fields = capture(run, batch)
     return {name: tuple(values.shape[1:]) for name, values in fields.items()}
 
 

@@ -32,6 +32,7 @@ class LiveKnowledge:
         self.teacher = teacher
         self.task = task.of_teacher()
         self._inside: dict[str, FieldInfo] = {}
+        self._captures: dict[tuple[str, ...], tuple[Teacher, Capture]] = {}
         self._forwards = 0
         self.width: int | None = None
         """Outputs of the network at a position, of which a task may keep fewer; None before it has spoken."""
@@ -54,7 +55,7 @@ class LiveKnowledge:
         inside = [name for name in dict.fromkeys(names) if is_feature(name) and name not in self._inside]
         if inside:
             capture, inputs = self._capture(inside), self.task.inputs(batch)
-            shapes = shapes_of(capture, lambda: self.teacher(*inputs))
+            shapes = shapes_of(capture, lambda: self.teacher(*inputs), batch)
             self._inside |= {name: FieldInfo(shape) for name, shape in shapes.items()}
 
     @property
@@ -63,7 +64,16 @@ class LiveKnowledge:
         return self.teacher.constants
 
     def _capture(self, names: Sequence[str]) -> Capture:
-        return Capture(self.teacher.network, names, layers=self.teacher.layers, constants=self.teacher.constants)
+        """Return what takes these fields, built once for each teacher that it is of: one that `knowing` has changed is another."""
+        kept = self._captures.get(tuple(names))
+        if kept is None or kept[0] is not self.teacher:
+            teacher = self.teacher
+            kept = (
+                teacher,
+                Capture(teacher.network, names, layers=teacher.layers, constants=teacher.constants),
+            )
+            self._captures[tuple(names)] = kept
+        return kept[1]
 
     @property
     def teacher_forwards(self) -> int:
@@ -105,7 +115,7 @@ class LiveKnowledge:
         inputs = self.task.inputs(batch)
         if not inside:
             return self.teacher(*inputs), {}
-        return self._capture(inside)(lambda: self.teacher(*inputs))
+        return self._capture(inside)(lambda: self.teacher(*inputs), batch)
 
 
 def _full(logits: torch.Tensor) -> torch.Tensor:

@@ -122,7 +122,8 @@ Make a book that holds it: bookkd make ... --task classification.
         if info is None:
             have = ", ".join(nearest(name, fields)) or "nothing"
             raise ConfigError(
-                f"Expected the knowledge to have field {name!r} for method {method}, got {have}{place}. {_how(name)}"
+                f"Expected the knowledge to have field {name!r} for method {method}, got {have}{place}. "
+                f"{_how(name, [each for each in needs.fields if is_feature(each) and each not in fields], method)}"
             )
         if info.hard and name not in needs.hard:
             agree = _figure(info, "top1_agreement")
@@ -158,10 +159,12 @@ Make a book that holds it: bookkd make ... --task classification.
             )
 
 
-def _how(name: str) -> str:
-    """Return what to do to have a field."""
+def _how(name: str, missing: Sequence[str], method: str) -> str:
+    """Return what to do to have a field, and with it all those `missing` inside of the teacher."""
     if is_feature(name):
-        return f"Make a book that holds it: bookkd make ... --features {name}, or --serve METHOD for all that a method reads."
+        what = "it" if len(missing) == 1 else "them all"
+        named = missing[0] if len(missing) == 1 else f"'[{', '.join(missing)}]'"
+        return f"Make a book that holds {what}: bookkd make ... --features {named}, or --serve {method} for what it reads by default."
     return _HOW.get(name, _OTHERWISE)
 
 

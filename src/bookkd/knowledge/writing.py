@@ -149,8 +149,11 @@ def offer(
 def taken(teacher: Teacher, name: str) -> dict[str, Any]:
     """Return where a field was taken inside of a teacher, and what was kept of it, as a book notes it."""
     feature = Feature.of(name)
-    path = {**layers_of(teacher.network), **teacher.layers}.get(feature.layer, feature.layer)
-    return {"module": path, **({"loses": feature.loses} if feature.loses else {})}
+    paths = {**layers_of(teacher.network), **teacher.layers}
+    noted = {"module": paths.get(feature.layer, feature.layer)}
+    if feature.other:
+        noted["other"] = paths.get(feature.other, feature.other)
+    return {**noted, **({"loses": feature.loses} if feature.loses else {})}
 
 
 @dataclass(frozen=True)

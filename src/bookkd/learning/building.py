@@ -12,11 +12,13 @@ from bookkd.core.errors import ConfigError, expected
 from bookkd.core.features import is_feature
 from bookkd.core.fields import TEACHER
 from bookkd.core.protocols import Knowledge
+from bookkd.core.schedules import Clock, resolve
 from bookkd.knowledge import constants_of, layers_of
 from bookkd.knowledge.writing import offer
 from bookkd.learning.cohort import Cohort
 from bookkd.learning.learner import Learner
 from bookkd.methods import Method
+from bookkd.objectives import Objective
 from bookkd.shaping import Known
 from bookkd.tasks import Task
 from bookkd.views import CachedViews, Pick, Replay, collate
@@ -82,10 +84,35 @@ def learner_for(
     if shaping.student is not student:
         layers = shaping.layers(named)
         shapes = looked_into(shaping.student)
+    _check_alike(objective, shapes, method.name)
     return Learner(
         shaping.student, task, preprocess=preprocess, connectors=objective.connectors, passes=method.passes, features=inside,
         layers=layers, shapes=shapes, shaping=shaping, constants=constants,
     )  # fmt: skip
+
+
+def _check_alike(objective: Objective, shapes: Mapping[str, tuple[int, ...]], method: str) -> None:
+    """Let losses that compare both sides without a connector refuse shapes that do not fit, before the first batch.
+
+    They are asked about four records of zeros, since some take other channels or positions and some do not.
+
+    Raises:
+        ConfigError: naming method, field and both shapes.
+    """
+    for term in objective.terms:
+        mine, theirs = shapes.get(term.field), shapes.get(f"{TEACHER}{term.teacher}")
+        asked = is_feature(term.field) and not term.own and not term.batch and not term.transforms
+        if not asked or mine is None or theirs is None or mine == theirs:
+            continue
+        hyper = {name: resolve(given, Clock()) if callable(given) else given for name, given in term.hyper.items()}
+        try:
+            with torch.no_grad():
+                term.loss(torch.zeros(4, *mine), torch.zeros(4, *theirs), **hyper)
+        except (ConfigError, RuntimeError) as error:
+            wish = f"of a shape that fits the teacher's {list(theirs)}"
+            do = "Name layers of one shape on both sides, or take a method with a connector, such as fitnets."
+            where = f"method {method}, term {term.name}"
+            raise ConfigError(expected(term.field, wish, f"{list(mine)} of the student", where=where, do=do)) from error
 
 
 def _shapes(learner: Learner, replay: Replay | CachedViews) -> dict[str, tuple[int, ...]]:

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from bookkd.book import TeacherInfo
 from bookkd.core.called import check_called
 from bookkd.core.errors import ConfigError, DataError, expected
-from bookkd.core.fields import IGNORE_LABEL, LABEL_LENGTH
+from bookkd.core.fields import IGNORE_LABEL, LABEL, LABEL_LENGTH
 from bookkd.core.names import choose
 from bookkd.core.protocols import Knowledge, Needs
+from bookkd.core.schedules import Clock, resolve
 from bookkd.knowledge import StoredKnowledge, books_of, keys_of, teachers_of
 from bookkd.learning.cohort import Cohort
 from bookkd.learning.folder import plain
@@ -43,6 +44,7 @@ __all__ = [
     "check_validation",
     "find_rows",
     "run_config",
+    "silent_labels",
 ]
 
 
@@ -204,6 +206,33 @@ def check_labels(
     if labels is not None and len(labels) and _all_hidden(np.asarray(labels)):
         do = "Show the student some labels, or learn from a book or a teacher."
         raise ConfigError(expected("labels", "known for one sample at least", "none of them", where="learn", do=do))
+
+
+def silent_labels(method: Method, objective: Objective, epochs: int) -> str:
+    """Return what to say of a run in which a method's labels never get any weight, as one that ends in its first part; empty otherwise.
+
+    Args:
+        method: Whose labels these are.
+        objective: What it minimises.
+        epochs: Of the run.
+    """
+    learnt = [
+        term.weight
+        for term in objective.terms
+        if term.teacher is None and any(key.rpartition("/")[2] == LABEL for key in term.batch)
+    ]
+    clocks = [Clock(place, place / 2, 2 * epochs) for place in range(2 * epochs)]
+    if not learnt or any(resolve(weight, clock) != 0 for weight in learnt for clock in clocks):
+        return ""
+    options = []
+    if hasattr(method, "begin_epochs"):
+        options.append(f"--method.begin_epochs below {epochs}")
+    if "labels-from-the-start" in method.presets:
+        options.append("--method.preset labels-from-the-start")
+    do = f"Pass {' or '.join([*options, 'more --training.epochs'])}."
+    return (
+        f"method {method.name} gives labels no weight in any of the {epochs} epochs: the student learns no label. {do}"
+    )
 
 
 def _all_hidden(labels: npt.NDArray[Any]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -44,6 +45,7 @@ from bookkd.learning.configuration import (
     check_validation,
     find_rows,
     run_config,
+    silent_labels,
 )
 from bookkd.learning.data import Groups, check_batches, make_groups
 from bookkd.learning.folder import RunFolder, is_main_process, plain
@@ -151,6 +153,10 @@ def learn(
     labels = None if labels is None else np.asarray(labels)
     check_labels(objective, dataset, labels, rows, task)
     check_utterances(objective, task, dataset, views, labels)
+    silent = silent_labels(method, objective, training.epochs)
+    if silent:
+        warnings.warn(silent, stacklevel=2)
+    notes = (silent,) if silent else ()
     n_rows, n_next = len(dataset) if rows is None else len(rows), method.needs(task).views_per_sample
     check_batches(training, samples=n_rows, views_per_sample=n_next, whole=objective.relational)
     trainable(student)
@@ -168,7 +174,7 @@ def learn(
         folder = RunFolder(out, config, overwrite=overwrite)
     with folder or nullcontext():
         if folder is not None and folder.result is not None:
-            return finished(learner, folder, folder.result)
+            return replace(finished(learner, folder, folder.result), notes=notes)
         fields = tuple(method.needs(task).fields)
         order = order_of_run(
             training,
@@ -200,7 +206,7 @@ def learn(
             on_policy=on_policy,
         )
         learned = job.learned(folder, door, loggers=loggers, callbacks=callbacks, progress=progress)
-        return replace(learned, order=order)
+        return replace(learned, order=order, notes=notes)
 
 
 def _check_aligned(

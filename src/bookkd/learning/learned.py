@@ -37,6 +37,7 @@ class Learned:
         peers: The other students of a cohort, in order; empty for one student.
         order: How the samples were shuffled, and why.
         shaping: What is remembered of what was done to the student while it learnt, such as tables of gates; JSON values.
+        notes: What is to be read beside the figures.
     """
 
     student: nn.Module
@@ -49,6 +50,7 @@ class Learned:
     peers: tuple[nn.Module, ...] = ()
     order: ReadingOrder | None = None
     shaping: dict[str, Any] = field(default_factory=dict, repr=False)
+    notes: tuple[str, ...] = ()
 
 
 def keep(learner: Learner, folder: RunFolder, run: Run, notes: dict[str, Any]) -> Learned:

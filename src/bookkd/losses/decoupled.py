@@ -6,11 +6,10 @@ import torch
 from torch import Tensor
 
 from bookkd.core.check import finite
-from bookkd.core.errors import ConfigError, expected
 from bookkd.core.fields import IGNORE_LABEL
 from bookkd.losses._pair import dense_only, kl, log_pair, scaled, weighted_sum
 from bookkd.losses.claims import claims
-from bookkd.losses.labels import check_labels
+from bookkd.losses.labels import check_labels, refuse_mixed
 from bookkd.losses.targets import Target
 
 __all__ = ["decoupled_kl"]
@@ -63,9 +62,7 @@ def decoupled_kl(
     """
     finite(alpha, "alpha", where=_NAME)
     finite(beta, "beta", where=_NAME)
-    if partner_labels is not None:
-        do = "Make a book of views that are not mixed, or use another method."
-        raise ConfigError(expected("views", "not mixed: each has one true class", "mixed views", where=_NAME, do=do))
+    refuse_mixed(partner_labels, _NAME)
     target = dense_only(teacher, _NAME, "how the other classes share their mass is unknown")
     log_q, log_p = log_pair(student, target, temperature, _NAME)
     check_labels(student, labels, None, _NAME)

@@ -14,17 +14,21 @@ from bookkd.core.names import choose
 from bookkd.losses._features import feature_pair, per_sample
 from bookkd.losses._pair import dense_only, kl, log_pair, scaled, weighted_sum
 from bookkd.losses.claims import claims
-from bookkd.losses.labels import check_labels
+from bookkd.losses.labels import check_labels, check_mixed, share_of
 from bookkd.losses.reductions import product, unit
 from bookkd.losses.targets import Target
 
 __all__ = ["adaptive_cross_entropy", "csc", "cwd", "pairwise_similarity"]
+
+_NOWHERE = -1e30
+"""A score of no probability that can be subtracted."""
 
 
 @claims(t_squared=True)
 def cwd(
     student: Tensor,
     teacher: Target | Tensor,
+    weights: Tensor | None = None,
     *,
     temperature: float,
     t_squared: bool,
@@ -37,6 +41,8 @@ def cwd(
     Args:
         student: Maps or logits, shape [batch, channels, *positions] or [batch, *positions, channels].
         teacher: Likewise; maps of another height and width are averaged to the smaller.
+        weights: Of the positions, shape [batch, *positions]; those of weight 0 are left out of both distributions, unless all of an
+            image are. None for all alike, as published.
         temperature: T, above 0; 4 in the published method.
         t_squared: Whether to multiply by T^2, as the published method does.
         channels: Whether channels are the "first" axis behind the batch, as in maps, or the "last", as in logits.
@@ -61,7 +67,16 @@ def cwd(
         logits = getattr(teacher, "logits", teacher)
         student, teacher = student.movedim(-1, 1), logits.movedim(-1, 1) if isinstance(logits, Tensor) else teacher
     s, t = feature_pair(student, teacher, "cwd")
-    log_q, log_p = ((x.flatten(2) / temperature).log_softmax(2) for x in (_maps(s, "cwd"), t))
+    scores = [x.flatten(2) / temperature for x in (_maps(s, "cwd"), t)]
+    if weights is not None:
+        if list(weights.shape) != [len(s), *s.shape[2:]]:
+            wish, got = f"one for each position of {[len(s), *s.shape[2:]]}", f"shape {list(weights.shape)}"
+            raise ConfigError(expected("weights", wish, got, where="cwd"))
+        out = weights.flatten(1) <= 0
+        out = (out & ~out.all(1, keepdim=True)).unsqueeze(1)
+        # A number, and the same on both sides: their difference is 0, where that of two infinities would be none.
+        scores = [x.masked_fill(out, _NOWHERE) for x in scores]
+    log_q, log_p = (x.log_softmax(2) for x in scores)
     return scaled(kl(log_p, log_q).mean(1), temperature, t_squared)
 
 
@@ -136,26 +151,34 @@ def pairwise_similarity(student: Tensor, teacher: Target | Tensor) -> Tensor:
 
 @claims(zero_at_teacher=False, why_not="it looks at labels, and its value is a cross-entropy")
 def adaptive_cross_entropy(
-    student: Tensor, teacher: Target | Tensor, labels: Tensor, *, form: Literal["switch", "blend"]
+    student: Tensor,
+    teacher: Target | Tensor,
+    labels: Tensor,
+    partner_labels: Tensor | None = None,
+    ratio: Tensor | None = None,
+    *,
+    form: Literal["switch", "blend"],
 ) -> Tensor:
     r"""Adaptive cross-entropy (ACE): the teacher's distribution where it is right, the label where it is not.
 
     -sum_k q_k log p_S,k. "switch": q = p_T where argmax p_T = y, else onehot(y). "blend": q = w p_T + (1 - w) onehot(y), with
-    w = p_T[y]. The gradient is p_S - q.
+    w = p_T[y]. The gradient is p_S - q. For a mixed view q is ratio q(y) + (1 - ratio) q(y'), with y' the partner's label.
 
     Args:
         student: Logits, shape [..., K].
         teacher: Dense target of the same positions and classes. Of equally likely classes the lowest counts.
         labels: Classes 0 to K - 1, or `IGNORE_LABEL`, integer, shape [...].
+        partner_labels: Classes of the samples that the views were mixed with, as `labels`.
+        ratio: Share of the sample itself in its mixed view, 0 to 1; shape [...] or its first axes.
         form: "switch" or "blend".
 
     Returns:
-        One value per position, shape [...]; 0 where the label is hidden.
+        One value per position, shape [...]; 0 where the label, or the partner's, is hidden.
 
     Raises:
         FidelityError: if the target is sparse.
         DataError: if a label is no class; the check costs one wait for the device.
-        ConfigError: if shapes do not match.
+        ConfigError: if shapes do not match, or only one of `partner_labels` and `ratio` is given.
 
     >>> student, teacher = torch.tensor([[0.6, 0.3, 0.1], [0.3, 0.3, 0.4]]).log(), torch.tensor([[0.7, 0.2, 0.1], [0.2, 0.5, 0.3]]).log()
     >>> adaptive_cross_entropy(student, teacher, torch.tensor([0, 2]), form="switch")
@@ -166,7 +189,18 @@ def adaptive_cross_entropy(
     choose(form, ("switch", "blend"), "form", where="adaptive_cross_entropy")
     target = dense_only(teacher, "adaptive_cross_entropy", "the probabilities of the classes left out are unknown")
     log_q, log_p = log_pair(student, target, 1.0, "adaptive_cross_entropy")
-    check_labels(student, labels, None, "adaptive_cross_entropy")
+    check_mixed(partner_labels, ratio, "adaptive_cross_entropy")
+    check_labels(student, labels, partner_labels, "adaptive_cross_entropy")
+    wanted, hidden = _adapted(log_p, labels, form), labels == IGNORE_LABEL
+    if partner_labels is not None and ratio is not None:
+        share = share_of(ratio, labels, log_p.dtype, "adaptive_cross_entropy").unsqueeze(-1)
+        wanted = torch.lerp(_adapted(log_p, partner_labels, form), wanted, share)
+        hidden = hidden | (partner_labels == IGNORE_LABEL)
+    return -weighted_sum(wanted, log_q).masked_fill(hidden, 0)
+
+
+def _adapted(log_p: Tensor, labels: Tensor, form: Literal["switch", "blend"]) -> Tensor:
+    """Return what is taught of labels: the teacher's distribution as far as it is right, the label for the rest."""
     truth = labels.long().clamp_min(0).unsqueeze(-1)
     own = log_p.gather(-1, truth)
     if form == "blend":
@@ -176,8 +210,7 @@ def adaptive_cross_entropy(
         above = (log_p > own) | ((log_p == own) & (torch.arange(log_p.shape[-1], device=log_p.device) < truth))
         share = (~above.any(-1, keepdim=True)).to(log_p.dtype)
     wanted = share * log_p.exp()
-    wanted = wanted.scatter_add(-1, truth, 1 - share)
-    return -weighted_sum(wanted, log_q).masked_fill(labels == IGNORE_LABEL, 0)
+    return wanted.scatter_add(-1, truth, 1 - share)
 
 
 def _maps(features: Tensor, loss: str) -> Tensor:

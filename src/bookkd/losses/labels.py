@@ -15,7 +15,7 @@ from bookkd.losses._picked import log_probabilities_of
 from bookkd.losses.claims import claims
 from bookkd.losses.targets import computing_dtype
 
-__all__ = ["LARGE", "check_labels", "cross_entropy", "share_of"]
+__all__ = ["LARGE", "check_labels", "check_mixed", "cross_entropy", "refuse_mixed", "share_of"]
 
 LARGE = 2**24
 """Logits from which on a loss does without a tensor of their size: 64 MiB of float32."""
@@ -61,6 +61,19 @@ def share_of(ratio: Tensor, labels: Tensor, dtype: torch.dtype, loss: str) -> Te
     return ratio.to(dtype).reshape((*ratio.shape, *[1] * (labels.ndim - ratio.ndim)))
 
 
+def check_mixed(partner_labels: Tensor | None, ratio: Tensor | None, loss: str) -> None:
+    """Refuse one of the two entries of mixed views without the other; `loss` is its name, for the error."""
+    if (partner_labels is None) != (ratio is None):
+        raise ConfigError(expected("partner_labels", "given together with `ratio`", "only one of them", where=loss))
+
+
+def refuse_mixed(partner_labels: Tensor | None, loss: str) -> None:
+    """Refuse mixed views where a loss has to know the one true class; `loss` is its name, for the error."""
+    if partner_labels is not None:
+        do = "Make a book of views that are not mixed, or use another method."
+        raise ConfigError(expected("views", "not mixed: each has one true class", "mixed views", where=loss, do=do))
+
+
 @claims(zero_at_teacher=False, why_not="it looks at labels, not at a teacher")
 def cross_entropy(
     student: Tensor,
@@ -101,9 +114,7 @@ def cross_entropy(
     """
     between(label_smoothing, 0, 1, "label_smoothing", where="cross_entropy")
     choose(smoothing_over, ("all", "others"), "smoothing_over", where="cross_entropy")
-    if (partner_labels is None) != (ratio is None):
-        got = "only one of them"
-        raise ConfigError(expected("partner_labels", "given together with `ratio`", got, where="cross_entropy"))
+    check_mixed(partner_labels, ratio, "cross_entropy")
     check_labels(student, labels, partner_labels, "cross_entropy")
     if partner_labels is None and label_smoothing == 0 and student.numel() > LARGE:
         # One class of many: in one pass each way, without a tensor of the size of the logits in between.

@@ -186,7 +186,7 @@ def average_pool(features: Tensor, *, size: int) -> Tensor:
         size: Cells along each side, at least 1.
 
     Returns:
-        Shape [batch, channels, size, size].
+        Shape [batch, channels, size, size]; of fewer positions along an axis, as many as these are: none is repeated.
 
     Raises:
         ConfigError: if they are no maps of two dimensions, or the size is below 1.
@@ -194,7 +194,8 @@ def average_pool(features: Tensor, *, size: int) -> Tensor:
     >>> average_pool(torch.tensor([[[[1.0, 2.0], [3.0, 6.0]]]]), size=1)
     tensor([[[[3.]]]])
     """
-    return adaptive_avg_pool2d(_plane(features, size, "average_pool"), size)
+    maps = _plane(features, size, "average_pool")
+    return adaptive_avg_pool2d(maps, _grid(maps, size))
 
 
 def max_pool(features: Tensor, *, size: int) -> Tensor:
@@ -205,7 +206,7 @@ def max_pool(features: Tensor, *, size: int) -> Tensor:
         size: As in `average_pool`.
 
     Returns:
-        Shape [batch, channels, size, size].
+        Shape [batch, channels, size, size]; of fewer positions along an axis, as many as these are: none is repeated.
 
     Raises:
         ConfigError: As `average_pool`.
@@ -213,7 +214,8 @@ def max_pool(features: Tensor, *, size: int) -> Tensor:
     >>> max_pool(torch.tensor([[[[1.0, 2.0], [3.0, 6.0]]]]), size=1)
     tensor([[[[6.]]]])
     """
-    return adaptive_max_pool2d(_plane(features, size, "max_pool"), size)
+    maps = _plane(features, size, "max_pool")
+    return adaptive_max_pool2d(maps, _grid(maps, size))
 
 
 def principal(features: Tensor, basis: Tensor) -> Tensor:
@@ -287,6 +289,11 @@ def _flat(features: Tensor, where: str) -> Tensor:
         got = f"{features.dtype} of shape {list(features.shape)}"
         raise ConfigError(expected("features", "floating maps [batch, channels, *positions]", got, where=where))
     return features.to(computing_dtype(features.dtype)).flatten(2)
+
+
+def _grid(maps: Tensor, size: int) -> tuple[int, int]:
+    """Return the cells along both sides of a grid of `size`, no more than there are positions."""
+    return min(size, maps.shape[2]), min(size, maps.shape[3])
 
 
 def _plane(features: Tensor, size: int, where: str) -> Tensor:

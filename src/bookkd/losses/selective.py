@@ -13,7 +13,7 @@ from bookkd.core.fields import IGNORE_LABEL
 from bookkd.core.names import choose
 from bookkd.losses._pair import kl, log_pair, scaled, weighted_sum
 from bookkd.losses.claims import claims
-from bookkd.losses.labels import check_labels
+from bookkd.losses.labels import check_labels, refuse_mixed
 from bookkd.losses.reductions import product, unit
 from bookkd.losses.targets import Target, as_target, computing_dtype, likeliest
 
@@ -27,6 +27,7 @@ def selective_kl(
     student: Tensor,
     teacher: Target | Tensor,
     labels: Tensor,
+    partner_labels: Tensor | None = None,
     *,
     temperature: float,
     t_squared: bool,
@@ -43,6 +44,7 @@ def selective_kl(
         student: Logits, shape [..., K].
         teacher: Target of the same positions and classes; a sparse one counts the classes left out as one.
         labels: Classes 0 to K - 1, or `IGNORE_LABEL`, which no teacher is right about, integer, shape [...].
+        partner_labels: Must be absent: a mixed view has two true classes.
         temperature: T, above 0.
         t_squared: Whether to multiply by T^2.
         factor: Above 0; the published schedule multiplies it by 0.9 every 30 epochs.
@@ -54,7 +56,7 @@ def selective_kl(
     Raises:
         FidelityError: if a sparse target does not promise T.
         DataError: if a label is no class; the check costs one wait for the device.
-        ConfigError: if shapes do not match or a value is out of range.
+        ConfigError: if shapes do not match, a value is out of range, or the views are mixed.
 
     >>> student, teacher = torch.tensor([[1.5, 0.5, 0.3]]), torch.tensor([[2.0, 1.0, 0.1]])
     >>> hyper = {"temperature": 1.0, "t_squared": True, "factor": 1.0}
@@ -66,6 +68,7 @@ def selective_kl(
     """
     choose(form, ("code", "clean"), "form", where="selective_kl")
     positive(factor, "factor", where="selective_kl")
+    refuse_mixed(partner_labels, "selective_kl")
     target = as_target(teacher)
     log_q, log_p = log_pair(student, target, temperature, "selective_kl")
     check_labels(student, labels, None, "selective_kl")
@@ -78,7 +81,9 @@ def selective_kl(
 
 
 @claims(scope="batch", zero_at_teacher=False, why_not="it looks at no teacher")
-def intra_class_variance(student: Tensor, labels: Tensor, *, form: Literal["code", "class"]) -> Tensor:
+def intra_class_variance(
+    student: Tensor, labels: Tensor, partner_labels: Tensor | None = None, *, form: Literal["code", "class"]
+) -> Tensor:
     r"""Intra-class variance (ICV), in both readings of it.
 
     "class", as it is named: sum_k ||var_n f_n||_2 over the samples n of class k, one unbiased variance a feature; a class of fewer
@@ -88,13 +93,14 @@ def intra_class_variance(student: Tensor, labels: Tensor, *, form: Literal["code
     Args:
         student: Features of a batch, shape [N, d], d at least 2 for "code".
         labels: Classes, or `IGNORE_LABEL`, which is left out, integer, shape [N].
+        partner_labels: Must be absent: a mixed view has two classes.
         form: "code" or "class".
 
     Returns:
         A scalar, at least 0.
 
     Raises:
-        ConfigError: if shapes do not match.
+        ConfigError: if shapes do not match, or the views are mixed.
 
     >>> features = torch.tensor([[1.0, 2, 3], [2, 2, 2], [0, 1, 5], [3, 1, 2]])
     >>> [intra_class_variance(features, torch.tensor([0, 0, 1, 1]), form=form) for form in ("code", "class")]
@@ -103,7 +109,7 @@ def intra_class_variance(student: Tensor, labels: Tensor, *, form: Literal["code
     Source: Wang, Rhodes and Feng, "Class Specialized Knowledge Distillation", ACCV 2022, and its released code.
     """
     choose(form, ("code", "class"), "form", where="intra_class_variance")
-    features, same = _by_class(student, labels, "intra_class_variance")
+    features, same = _by_class(student, labels, partner_labels, "intra_class_variance")
     counts = same.sum(1)
     # The first sample of each class stands for it: no wait for the device to know which classes there are.
     first = same.cumsum(1).diagonal().eq(1) & (counts > 0)
@@ -123,7 +129,7 @@ def intra_class_variance(student: Tensor, labels: Tensor, *, form: Literal["code
 
 
 @claims(scope="batch", zero_at_teacher=False, why_not="it looks at no teacher")
-def orthogonal_projection(student: Tensor, labels: Tensor) -> Tensor:
+def orthogonal_projection(student: Tensor, labels: Tensor, partner_labels: Tensor | None = None) -> Tensor:
     r"""Orthogonal projection loss (OPL): features of one class together, those of different classes apart.
 
     (1 - s) + d / 2, with s the mean cosine of pairs of one class, and d that of pairs of two; sums are divided by count + 1e-6.
@@ -131,12 +137,13 @@ def orthogonal_projection(student: Tensor, labels: Tensor) -> Tensor:
     Args:
         student: Features of a batch, shape [N, d].
         labels: Classes, or `IGNORE_LABEL`, which is left out, integer, shape [N].
+        partner_labels: Must be absent: a mixed view has two classes.
 
     Returns:
         A scalar, -0.5 to 2.5.
 
     Raises:
-        ConfigError: if shapes do not match.
+        ConfigError: if shapes do not match, or the views are mixed.
 
     >>> features = torch.tensor([[1.0, 2, 3], [2, 2, 2], [0, 1, 5], [3, 1, 2]])
     >>> orthogonal_projection(features, torch.tensor([0, 0, 1, 1]))
@@ -145,7 +152,7 @@ def orthogonal_projection(student: Tensor, labels: Tensor) -> Tensor:
     Source: Ranasinghe et al., "Orthogonal Projection Loss", ICCV 2021 (arXiv 2103.14021), without the absolute value, as the released
     code of CSKD has it.
     """
-    features, same = _by_class(student, labels, "orthogonal_projection")
+    features, same = _by_class(student, labels, partner_labels, "orthogonal_projection")
     directions = unit(features, 1)
     cosines = product(directions, directions.mT)
     known = same.diagonal()
@@ -155,8 +162,9 @@ def orthogonal_projection(student: Tensor, labels: Tensor) -> Tensor:
     return 1 - means[0] + means[1] / 2
 
 
-def _by_class(student: Tensor, labels: Tensor, loss: str) -> tuple[Tensor, Tensor]:
+def _by_class(student: Tensor, labels: Tensor, partner_labels: Tensor | None, loss: str) -> tuple[Tensor, Tensor]:
     """Return the features in the computing dtype, and which pairs of them are known to be of one class, bool [N, N]."""
+    refuse_mixed(partner_labels, loss)
     if student.ndim != 2 or not student.is_floating_point():
         got = f"{student.dtype} of shape {list(student.shape)}"
         raise ConfigError(expected("student", "floating features [N, d]", got, where=loss))

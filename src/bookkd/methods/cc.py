@@ -11,8 +11,8 @@ When to use: "kernel" for embeddings, between networks of any widths. "neighbour
 Parameters: `form` neighbours, `layer` pooled, `weight` 0.02, `width` 128 of the embeddings, `ce_weight` 1, `kd_weight` 0 (the benchmark
 on CIFAR-100); of the kernel `gamma` 0.4 and `order` 2 (the paper), whose weight is to be found (preset `kernel`: 1).
 What it costs: two linear layers, or one product of a batch's vectors; a book holds one vector, 2 d bytes a record as float16.
-What it clashes with: accumulation and several devices, which split batches (refused). With trained embeddings on both sides
-"neighbours" is smallest where both embed everything as 0.
+What it clashes with: accumulation and several devices, which split batches (refused); the last incomplete batch of an epoch is left out.
+With trained embeddings on both sides "neighbours" is smallest where both embed everything as 0.
 Source: Peng et al., "Correlation Congruence for Knowledge Distillation", ICCV 2019, arXiv 1904.01802, equations 7 to 9, and RepDistiller.
 """
 

@@ -15,8 +15,9 @@ from epoch 160; `ce_weight` 0 and `selective_weight` 0 in the first 60 epochs, 1
 What it costs: a connector a stage, and N^3 angles of a batch of N at each; a book holds logits and one number a channel: 960 floats,
 1,920 bytes a record as float16, for the stages of a ResNet-34 (`bookkd make --serve ccskd`). Relations depend on who shares a batch, and
 are rebuilt.
-What it clashes with: accumulation and several devices, which split batches (refused); teachers whose channel means may be below 0, since
-the connector ends with ReLU.
+What it clashes with: accumulation and several devices, which split batches (refused); the last incomplete batch of an epoch is left out;
+mixed views, which have two true classes (refused at the first batch unless `selective_weight` is 0); teachers whose channel means may be
+below 0, since the connector ends with ReLU.
 Source: Gou, Xiong, Yu, Zhan, Yi, "Channel-Correlation-Based Selective Knowledge Distillation", IEEE TCDS 2023, doi
 10.1109/tcds.2022.3232569, from its released code; "clean" is reconstructed from the abstract. The paper's tables were not read, and none of
 its numbers are claimed.
@@ -30,12 +31,13 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
+from bookkd.core.check import between
 from bookkd.core.errors import ConfigError, expected
 from bookkd.core.features import Feature
-from bookkd.core.fields import LABEL, LOGITS, SAMPLE_WEIGHT
+from bookkd.core.fields import LABEL, LOGITS, PARTNER_LABEL, SAMPLE_WEIGHT
 from bookkd.core.schedules import Schedule, Steps, times
 from bookkd.losses import feature_mse, reductions, rkd_angle, rkd_distance, selective_kl
-from bookkd.methods._features import STAGES, connected, feature, of_teacher
+from bookkd.methods._features import STAGES, connected, feature, of_teacher, part_name
 from bookkd.methods._parts import check_some_weight, check_temperatures, with_labels
 from bookkd.methods.base import BaseMethod, Card
 from bookkd.objectives import Connector, ConnectorModule, Objective, Shapes, Term, bind
@@ -78,7 +80,7 @@ class CCSKD(BaseMethod):
         selective_weight: Weight of the selective term, at least 0.
         kd_weight: Weight of T^2 KL, at least 0.
         channel_weight: Weight of the channel means, at least 0.
-        relation_weight: Weight of the relations, at least 0; one of these two above 0.
+        relation_weight: Weight of the relations, at least 0; not all four of these 0.
         angle_weight: Of the angles beside the distances, at least 0.
         selective: "code" or "clean".
         factor: g of the selective term, above 0.
@@ -111,9 +113,10 @@ class CCSKD(BaseMethod):
     def __post_init__(self) -> None:
         check_temperatures(self, "temperature")
         check_some_weight(
-            self, "channel_weight", "relation_weight", "selective_weight", "kd_weight", "angle_weight",
+            self, "channel_weight", "relation_weight", "selective_weight", "kd_weight",
             do="Without these use method supervised.",
         )  # fmt: skip
+        between(self.angle_weight, 0, float("inf"), "angle_weight", where=f"method {self.name}")
         if self.selective not in ("code", "clean"):
             raise ConfigError(expected("selective", "code or clean", self.selective, where=f"method {self.name}"))
         object.__setattr__(self, "layers", tuple(self.layers))
@@ -124,22 +127,23 @@ class CCSKD(BaseMethod):
             Feature(layer)
 
     def objective(self, task: Task) -> Objective:
-        """Return the terms whose weight is not the number 0, and a connector a layer."""
+        """Return the terms whose weight is not the number 0, and a connector a layer that any of them looks at."""
         how: dict[str, Any] = {"temperature": self.temperature, "t_squared": True}
         terms: list[Term] = []
         if self.selective_weight != 0:
             more = {"factor": self.factor, "form": self.selective, "weight": self.selective_weight, "name": "selective"}
-            terms.append(bind(selective_kl, teacher=LOGITS, batch=(LABEL,), **how, **more))  # type: ignore[arg-type]
+            # The partner's label is asked for so that the loss can refuse mixed views.
+            terms.append(bind(selective_kl, teacher=LOGITS, batch=(LABEL, PARTNER_LABEL), **how, **more))  # type: ignore[arg-type]
         if self.kd_weight != 0:
             terms.append(task.soft_term(weight=self.kd_weight, **how, class_reduction="sum", soft_loss="kl"))
         connectors = []
         for layer in self.layers:
             maps, means = feature(layer), feature(layer, "mean")
             mine = connected(maps, "means")
-            connectors.append(
-                Connector(f"means_{layer.replace('.', '_')}", maps, mine, _Means(layer), weight_decay=None)
-            )
-            terms += self._of_layer(layer, mine, means)
+            own = self._of_layer(layer, mine, means)
+            if own:
+                connectors.append(Connector(part_name("means", maps), maps, mine, _Means(layer), weight_decay=None))
+            terms += own
         return Objective(with_labels(task, tuple(terms), weight=self.ce_weight), tuple(connectors))
 
     def _of_layer(self, layer: str, mine: str, means: str) -> list[Term]:

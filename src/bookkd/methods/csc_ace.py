@@ -7,6 +7,7 @@ the label of a pixel,
     q = p where argmax p = y, else onehot(y) ("switch");  q = p_y p + (1 - p_y) onehot(y) ("blend"),
     L = ace_weight mean CE(q, student) + weight [mean (C(u) - C(v))^2 + mean (R(u) - R(v))^2] + ce_weight CE(y, student).
 
+Of a mixed view q is that of both labels, in their ratio.
 When to use: for segmentation, from a teacher that is wrong at some of the pixels.
 Parameters: `csc` factorised (the sum above; "full" has 2 (1 - cos^2(u, v)) / D^2 of the flattened maps, which comes down to one cosine),
 `ace` switch, `weight` 1, `grid` 8, `layer` last, `ace_weight` 1, `ce_weight` 0. The published weights were not found: scan `weight` over 0.1,
@@ -30,7 +31,7 @@ from torch import Tensor, nn
 from bookkd.core.check import at_least
 from bookkd.core.errors import ConfigError, expected
 from bookkd.core.features import Feature
-from bookkd.core.fields import LABEL, LOGITS, SAMPLE_WEIGHT
+from bookkd.core.fields import LABEL, LOGITS, PARTNER_LABEL, RATIO, SAMPLE_WEIGHT
 from bookkd.core.schedules import Schedule
 from bookkd.losses import adaptive_cross_entropy, csc, feature_mse, reductions
 from bookkd.methods._features import connected, feature, of_teacher
@@ -61,6 +62,9 @@ class Correlations(ConnectorModule):
         """Return the fitted map, its channel and spatial correlations, and those of the teacher."""
         # A convolution of 1 x 1 and a mean can change places: the smaller map is convolved.
         fitted = self.fit(reductions.average_pool(maps, size=self.grid))
+        fitted, teacher = reductions.same_size(
+            fitted, teacher
+        )  # where one of the maps has fewer positions than the grid
         gram, spatial = reductions.channel_gram, reductions.spatial_gram
         return fitted, gram(fitted), spatial(fitted), gram(teacher), spatial(teacher)
 
@@ -75,7 +79,7 @@ class CSCACE(BaseMethod):
         ce_weight: Of the label term beside it, at least 0.
         csc: "factorised" or "full".
         ace: "switch" or "blend".
-        grid: Cells along each axis of the pooled maps, at least 1.
+        grid: Cells along each axis of the pooled maps, at least 1; of a smaller map its positions, and the smaller of both sides.
         layer: A name of both networks' layers, or the path of a module of both.
     """
 
@@ -117,7 +121,7 @@ class CSCACE(BaseMethod):
         connectors: tuple[Connector, ...] = ()
         if self.ace_weight != 0:
             how: dict[str, Any] = {"weight": self.ace_weight, "name": "adaptive", "mask": labelled, "form": self.ace}
-            terms.append(bind(adaptive_cross_entropy, teacher=LOGITS, batch=(LABEL,), **how))
+            terms.append(bind(adaptive_cross_entropy, teacher=LOGITS, batch=(LABEL, PARTNER_LABEL, RATIO), **how))
         if self.weight != 0:
             terms += self._correlations()
             maps, theirs = feature(self.layer), of_teacher(feature(self.layer, "pool", self.grid))

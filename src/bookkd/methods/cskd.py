@@ -13,7 +13,8 @@ Parameters: `temperature` 1, `kd_weight`, `icv_weight` and `opl_weight` 0.2 (the
 code, `layer` pooled. "code" is what was released: it penalises uneven vectors and is no variance within a class, which is "class".
 What it costs: two products of a batch's features; the book holds logits alone.
 What it clashes with: top-k and sampled books, which may have left one of the classes out (refused); accumulation and several devices,
-which split batches (refused). Both sums grow with the batch ("code") and with the classes.
+which split batches (refused); mixed views, which have two classes (refused at the first batch; preset `renormalised-kd` takes them). The
+last incomplete batch of an epoch is left out. Both sums grow with the batch ("code") and with the classes.
 Source: Wang, Rhodes, Feng, "Class Specialized Knowledge Distillation", ACCV 2022, doi 10.1007/978-3-031-26284-5_24, and its released
 code; "class" is reconstructed from the abstract. Not CS-KD of Yun et al. The paper's tables were not read, none of its numbers are claimed.
 """
@@ -26,7 +27,7 @@ from typing import Any, ClassVar, Literal
 
 from bookkd.core.errors import ConfigError, expected
 from bookkd.core.features import Feature
-from bookkd.core.fields import LABEL, SAMPLE_WEIGHT
+from bookkd.core.fields import LABEL, PARTNER_LABEL, SAMPLE_WEIGHT
 from bookkd.core.schedules import Schedule
 from bookkd.losses import intra_class_variance, orthogonal_projection
 from bookkd.methods._features import feature
@@ -84,7 +85,8 @@ class CSKD(BaseMethod):
     def objective(self, task: Task) -> Objective:
         """Return the terms whose weight is not the number 0."""
         name, found = feature(self.layer), list[Term]()
-        how: dict[str, Any] = {"batch": (LABEL,), "over": SAMPLE_WEIGHT}
+        # The partner's label is asked for so that the losses can refuse mixed views.
+        how: dict[str, Any] = {"batch": (LABEL, PARTNER_LABEL), "over": SAMPLE_WEIGHT}
         if self.kd_weight != 0:
             soft = {"weight": self.kd_weight, "temperature": self.temperature, "t_squared": True}
             found.append(task.soft_term(**soft, class_reduction="sum", soft_loss="kl"))  # type: ignore[arg-type]

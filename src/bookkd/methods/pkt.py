@@ -8,7 +8,7 @@ When to use: for embeddings, and between networks of any widths; a scale of each
 Parameters: `layer` pooled, `weight` 30000, `ce_weight` 1, `kd_weight` 0 (the benchmark on CIFAR-100, batches of 64; the weight makes up
 for the mean over pairs and so goes with the batch).
 What it costs: one product of a batch's vectors with themselves; a book holds one vector, 2 d bytes a record as float16.
-What it clashes with: accumulation and several devices, which split batches (refused).
+What it clashes with: accumulation and several devices, which split batches (refused); the last incomplete batch of an epoch is left out.
 Source: Passalis and Tefas, "Learning Deep Representations with Probabilistic Knowledge Transfer", ECCV 2018, arXiv 1803.10837, with the
 cosine kernel and the diagonal kept, as in RepDistiller.
 """

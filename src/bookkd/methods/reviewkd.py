@@ -109,6 +109,9 @@ class ReviewKD(FeatureMethod):
     def __post_init__(self) -> None:
         super().__post_init__()
         where = f"method {self.name}"
+        if callable(self.weight):
+            do = "Its ramp is its schedule: pass a number, and ramp_epochs 1 for no ramp."
+            raise ConfigError(expected("weight", "a number above 0", self.weight, where=where, do=do))
         at_least(self.ramp_epochs, 1, "ramp_epochs", where=where)
         at_least(self.width, 1, "width", where=where)
         if len(self.layers) < 2:

@@ -9,7 +9,8 @@ Parameters: `layer` pooled, `distance_weight` 25, `angle_weight` 50, `weight` 1,
 CIFAR-100). Its author advises weights of 25 to 100 by trying, or such that gradients are alike.
 What it costs: N^3 angles of a batch of N, worked out a part at a time; a book holds one vector, 2 d bytes a record as float16. Matrices of
 relations depend on who shares a batch and are built from the vectors.
-What it clashes with: accumulation and several devices, which split batches (refused); batches of many hundred samples.
+What it clashes with: accumulation and several devices, which split batches (refused); the last incomplete batch of an epoch is left out;
+batches of many hundred samples.
 Source: Park, Kim, Lu, Cho, "Relational Knowledge Distillation", CVPR 2019, arXiv 1904.05068, equations 4 to 8.
 """
 

@@ -7,7 +7,8 @@ A = f' f of its cells, each a vector of norm 1,
 
 The third term of the paper, an adversarial critic on whole score maps, is left out: it is trained beside the student, on live images.
 When to use: for segmentation; the pair-wise term costs a book next to nothing.
-Parameters: `pixel_weight` 10, `weight` 1, `ce_weight` 1, `regions` 2, `layer` last (the released code).
+Parameters: `pixel_weight` 10, `weight` 1, `ce_weight` 1, `regions` 2, `layer` last (the released code, which divides the sum of its pixel
+term over a whole batch by the pixels of one image: there 10 weighs a batch of n images as 10 n does here).
 What it costs: products of a few vectors; a book holds c regions^2 numbers a record beside the logits of the grid of the task.
 What it clashes with: a book without the pooled map (`bookkd make --serve skd`); maps of odd sizes, which the released code pools to
 thinner last cells.
