@@ -199,7 +199,7 @@ def test_refusals_of_books_and_methods(books, teachers, tmp_path, capsys):
     assert learn(books / "digits-pairs", tmp_path / "a", "--task", "classification") == 2
     assert "label" in line()
     assert learn(books / "digits-angle", tmp_path / "b", "--method", "dkd") == 2
-    assert "to be one that method dkd serves (classification)" in line()
+    assert "to be one that method dkd serves (classification, segmentation)" in line()
     one = json.dumps({"name": "digits-large", "weights": str(teachers["digits-angle"])})
     several = ["--teachers", f"[{one}, {one}]", "--data", "digits-angle", "--task", "regression"]
     assert main(["make", *several, "--data.limit", "20", "--out", str(tmp_path / "c")]) == 2

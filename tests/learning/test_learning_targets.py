@@ -235,7 +235,7 @@ def test_several_teachers_of_numbers_are_refused(books, tmp_path):
 
 def test_a_method_of_classes_refuses_numbers(books):
     with pytest.raises(
-        ConfigError, match=r"`task` to be one that method dkd serves \(classification\), got .*vanilla-kd"
+        ConfigError, match=r"`task` to be one that method dkd serves \(classification, segmentation\), got .*vanilla-kd"
     ):
         run("regression", knowledge=StoredKnowledge(books["regression"]), method=DKD())
 

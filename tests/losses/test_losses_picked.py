@@ -18,6 +18,7 @@ from bookkd.losses import (
     generalised_jsd,
     guided_ctc,
     reverse_kl,
+    selective_kl,
     skew_kl,
     skew_reverse_kl,
     soft_cross_entropy,
@@ -149,7 +150,7 @@ def test_every_loss_is_differentiable_once_and_twice(loss, kind):
 
 def test_losses_on_sparse_targets_are_all_here():
     # uld sorts: it picks the student's own largest, and has no T^2; guided_ctc takes one class of the target, and has neither.
-    rest = {uld, guided_ctc, adaptive_smoothing}
+    rest = {uld, guided_ctc, adaptive_smoothing, selective_kl}  # the last also asks for the likeliest class
     assert set(SOFT) == {loss for loss in LOSSES.values() if claims_of(loss).sparse} - rest
 
 

@@ -15,7 +15,7 @@ from bookkd.book import Dense, Int8, TopK
 from bookkd.core.errors import ConfigError, DataError, TeacherOutputError
 from bookkd.core.schedules import Clock
 from bookkd.knowledge import LiveKnowledge, StoredKnowledge, Teacher
-from bookkd.learning import Cohort, Learner, Step
+from bookkd.learning import Cohort, Learner, Step, learner_for, offer_needs
 from bookkd.losses import DenseTarget
 from bookkd.making import make
 from bookkd.methods import METHODS, method_class
@@ -140,11 +140,14 @@ def test_half_of_the_classes_keep_their_tail(tmp_path):
 def test_every_method_that_says_so_learns(name):
     method, task = method_class(name)(), Segmentation(NAMES, stride=2)
     peers = [network(seed) for seed in range(method.cohort)]
-    objective = method.objective(task)
+    objective, replay, knowledge = method.objective(task), Replay(DATA, Views(None, 1)), LiveKnowledge(teacher(9), task)
     student = peers[0] if method.cohort == 1 else Cohort(peers)
-    learner = Learner(student, task, preprocess=create_preprocess("unet-small"), connectors=objective.connectors)
-    batch = Replay(DATA, Views(None, 1)).batch([Pick(0, 0), Pick(1, 0)])
-    step = Step(objective, task, LiveKnowledge(teacher(9), task))
+    offer_needs(method, task, knowledge, replay)
+    learner = learner_for(
+        student, task, method, replay=replay, knowledge=knowledge, preprocess=create_preprocess("unet-small")
+    )
+    batch = replay.batch([Pick(0, 0), Pick(1, 0)])
+    step = Step(objective, task, knowledge)
     step.loss(learner, batch, Clock(epoch=3.0)).loss.backward()
     for peer in peers:
         assert all(bool(each.grad.isfinite().all()) and bool(each.grad.any()) for each in peer.parameters())

@@ -24,7 +24,7 @@ def methods(name: str | None = None) -> dict[str, Any]:
 
 def _entry(name: str) -> dict[str, Any]:
     found = method_class(name)
-    values = {entry.name: entry.default for entry in fields(found)}  # type: ignore[arg-type]
+    values = {entry.name: _plain(entry.default) for entry in fields(found)}  # type: ignore[arg-type]
     return {
         "name": name,
         "title": found.card.title,
@@ -34,6 +34,11 @@ def _entry(name: str) -> dict[str, Any]:
         "options": values,
         "presets": sorted(found.presets),
     }
+
+
+def _plain(value: Any) -> Any:
+    """Return a default as JSON has it, a schedule in words."""
+    return str(value) if callable(value) else value
 
 
 def _card(name: str) -> str:

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_stat_scores
 
 from bookkd.core.check import at_least
 from bookkd.core.errors import DataError, expected
@@ -98,6 +97,9 @@ class PixelSums(SequenceSums):
         self._gather("pixels", _images(known))
         self._gather("nll", _images(torch.where(known, -log_q.gather(-1, labels.clamp_min(0)[..., None])[..., 0], 0)))
         self._calibration(top.exp(), guess == labels, known)
+        # Here, since importing torchmetrics takes seconds.
+        from torchmetrics.functional.classification import multiclass_stat_scores
+
         stats: Tensor = multiclass_stat_scores(
             guess.flatten(1), labels.flatten(1), len(self.class_names), average=None, multidim_average="samplewise",
             ignore_index=IGNORE_LABEL, validate_args=False,

@@ -21,6 +21,7 @@ from bookkd.zoo.masks import MaskDataset, as_mask, check_mask
 __all__ = ["CAMVID", "MaskFolders", "camvid", "image_masks"]
 
 CAMVID = ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist")
+"""Classes of CamVid, in the order of its ids."""
 _LAYOUT = (
     "Lay them out as train/1.jpg and trainannot/1.png, train/images/1.jpg and train/masks/1.png, images/train/1.jpg and masks/train/1.png, "
     "or images/1.jpg and masks/1.png."

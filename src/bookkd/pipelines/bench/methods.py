@@ -57,7 +57,7 @@ def bench_methods(*, pairs: int, quick: bool) -> list[Goal]:
         }
         book = make(
             Path(folder) / "book", teacher, dataset, views, task=task, batch_size=BATCH,
-            features=sorted({each for names in inside.values() for each in names}),
+            serve=[name for name in served if inside[name]],
         )  # fmt: skip
         knowledge = StoredKnowledge(book)
         labels = Arm(cached, Supervised(), None, task)

@@ -257,7 +257,9 @@ class Shared:
         if key not in self._live:
             found, plain_task, test = self.teacher(options), self.samples.task, self.samples.test
             if self.of_sequences:
-                measured = measure_network(found, test, plain_task.of_teacher(), device=self.device, replicates=0)
+                # Pixels are measured as images, at the task's own size, and not as cells of a book.
+                task_there = plain_task if plain_task.name == "segmentation" else plain_task.of_teacher()
+                measured = measure_network(found, test, task_there, device=self.device, replicates=0)
                 note_accuracy(found, measured, plain_task, self.sweep.test)
                 self._first[found.digest] = measured.metrics[plain_task.primary_metric].value
                 return self._live.setdefault(key, {})
