@@ -161,7 +161,7 @@ def test_a_full_book_of_mixed_views_teaches_a_part(tmp_path):
     for given in (None, labels):
         student = create_network("digits-small", n_classes=3)
         found = learn(student, some, mixed, task=Classification.of(some), rows=rows, labels=given, **options)
-        assert np.isfinite(found.history[0]["loss"])
+        assert np.isfinite(found.history[0]["train/loss"])
     plain = [some.whole[row] for row in rows]
     with pytest.raises(ConfigError, match=rf"`rows` to be of all 60 samples, .*, got {len(rows)} of them"):
         learn(create_network("digits-small", n_classes=10), plain, mixed, task=TASK_OF_ALL, rows=rows, **options)
