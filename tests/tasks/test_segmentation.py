@@ -33,8 +33,8 @@ def network(seed=0, width=6):
     return nn.Sequential(nn.Conv2d(3, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, 4, 1))
 
 
-def teacher(seed=0):
-    return Teacher(network(seed), create_preprocess("unet-small"))
+def teacher(seed=0, **options):
+    return Teacher(network(seed), create_preprocess("unet-small"), **options)
 
 
 def loss_of(task, term, output, batch, targets=()):
@@ -136,15 +136,28 @@ def test_half_of_the_classes_keep_their_tail(tmp_path):
     assert 0 < loss(learner, batch, Clock()).loss.item() < float("inf")
 
 
+LAYERS = {"stage1": "0", "stage2": "1", "stage3": "1", "last": "1"}
+
+
 @pytest.mark.parametrize("name", sorted(name for name in METHODS if "segmentation" in method_class(name).tasks))
 def test_every_method_that_says_so_learns(name):
     method, task = method_class(name)(), Segmentation(NAMES, stride=2)
     peers = [network(seed) for seed in range(method.cohort)]
-    objective, replay, knowledge = method.objective(task), Replay(DATA, Views(None, 1)), LiveKnowledge(teacher(9), task)
+    objective, replay, knowledge = (
+        method.objective(task),
+        Replay(DATA, Views(None, 1)),
+        LiveKnowledge(teacher(9, layers=LAYERS), task),
+    )
     student = peers[0] if method.cohort == 1 else Cohort(peers)
     offer_needs(method, task, knowledge, replay)
     learner = learner_for(
-        student, task, method, replay=replay, knowledge=knowledge, preprocess=create_preprocess("unet-small")
+        student,
+        task,
+        method,
+        replay=replay,
+        knowledge=knowledge,
+        preprocess=create_preprocess("unet-small"),
+        layers=LAYERS,
     )
     batch = replay.batch([Pick(0, 0), Pick(1, 0)])
     step = Step(objective, task, knowledge)
