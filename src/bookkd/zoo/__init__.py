@@ -1,7 +1,7 @@
 """Reference networks, data sets and augmentations for demo, examples and benchmarks; users bring their own by path."""
 
 from bookkd.zoo.acoustic import AcousticModel
-from bookkd.zoo.class_subset import ClassSubset, class_subset, find_classes
+from bookkd.zoo.class_subsets import ClassSubset, class_subset, find_classes
 from bookkd.zoo.continuing import Decoding, continued
 from bookkd.zoo.datasets import open_dataset
 from bookkd.zoo.decoding import Hypothesis, decode
