@@ -31,7 +31,7 @@ from bookkd.book import Book, Codec, Int8
 from bookkd.evaluation import difference_of
 from bookkd.knowledge import StoredKnowledge, Teacher
 from bookkd.learning import Training, learn
-from bookkd.learning.validation import measure_sequences
+from bookkd.learning.measuring import measure_sequences
 from bookkd.making import make
 from bookkd.methods import Method, Supervised, VanillaKD
 from bookkd.pipelines.pictures import pictures_of

@@ -28,7 +28,7 @@ from bookkd.book import Book, Codec, Dense, Sampled, TopK
 from bookkd.core.rng import generator
 from bookkd.knowledge import StoredKnowledge, Teacher
 from bookkd.learning import Training, learn
-from bookkd.learning.validation import measure_sequences
+from bookkd.learning.measuring import measure_sequences
 from bookkd.making import make
 from bookkd.methods import LLMKD, Method, Supervised
 from bookkd.tasks import CausalLM

@@ -34,7 +34,7 @@ from torch import nn
 from bookkd.core.rng import generator
 from bookkd.evaluation import difference_of
 from bookkd.learning import Cohort, Learner, Training, Validation, learn
-from bookkd.learning.validation import measure_sequences
+from bookkd.learning.measuring import measure_sequences
 from bookkd.methods import DIL, DML, Method, Supervised
 from bookkd.pipelines.rounds import Feedback, Rounds, RoundsResult, ensemble_of, run_rounds, said_on
 from bookkd.tasks import Tagging

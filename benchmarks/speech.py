@@ -34,7 +34,7 @@ from bookkd.core.rng import generator
 from bookkd.evaluation import difference_of, interval_of_mean
 from bookkd.knowledge import StoredKnowledge, Teacher
 from bookkd.learning import Training, learn
-from bookkd.learning.validation import measure_sequences
+from bookkd.learning.measuring import measure_sequences
 from bookkd.making import make
 from bookkd.methods import CTCKD, ConsKD, Method, Supervised
 from bookkd.tasks import CTC

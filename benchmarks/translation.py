@@ -28,7 +28,7 @@ from bookkd.book import Book, TopK
 from bookkd.evaluation import measure_translations
 from bookkd.knowledge import StoredKnowledge, Teacher
 from bookkd.learning import Training, Validation, learn
-from bookkd.learning.validation import measure_sequences
+from bookkd.learning.measuring import measure_sequences
 from bookkd.making import decode_dataset, make
 from bookkd.methods import LLMKD, AdaptiveLabelSmoothing, Method, Supervised
 from bookkd.tasks import Seq2Seq

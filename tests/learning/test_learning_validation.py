@@ -7,8 +7,9 @@ import torch
 
 from bookkd.core.errors import ConfigError
 from bookkd.evaluation import TokenSums, TranscriptSums, direction_of
-from bookkd.learning import validation
-from bookkd.learning.validation import Validation, measure
+from bookkd.learning import measuring
+from bookkd.learning.measuring import measure
+from bookkd.learning.validation import Validation
 from bookkd.tasks import CTC, CausalLM, Classification, MultiLabel, Predictions, Regression, Seq2Seq, Tagging, predict
 
 THREE = ("a", "b", "c")
@@ -24,7 +25,7 @@ def measured(task):
     elif task.name == "regression":
         said = Predictions({"mean": torch.randn(9, 3), "variance": torch.ones(9, 3)}, torch.randn(9, 3))
     else:
-        sums = validation._GATHERERS[task.name](task)
+        sums = measuring._GATHERERS[task.name](task)
         assert isinstance(sums, TokenSums | TranscriptSums)
         seen = {"label": torch.tensor([1, 2, 1])}
         if task.name == "ctc":
@@ -48,7 +49,7 @@ def measured(task):
     ids=lambda task: task.name,
 )
 def test_metrics_that_may_decide_are_those_that_are_measured(task):
-    names = set(validation._MEASURED[task.name])
+    names = set(measuring.MEASURED[task.name])
     assert names == measured(task)
     assert task.primary_metric in names
     for name in names - {"blank_share", "entropy"}:  # of which neither more nor less is better

@@ -14,7 +14,7 @@ from bookkd.core.schedules import Clock, Linear
 from bookkd.knowledge import LiveKnowledge, StoredKnowledge, Teacher, check_needs
 from bookkd.learning import Cohort, Learner, Step, Validation, learn
 from bookkd.learning.configuration import check_heads
-from bookkd.learning.validation import measure_sequences
+from bookkd.learning.measuring import measure_sequences
 from bookkd.losses import ClassTarget, DenseTarget
 from bookkd.making import make, merge
 from bookkd.methods import CTCKD, DML, ConsKD, Supervised, build_method

@@ -14,7 +14,7 @@ from bookkd.core.errors import BookKDError, MissingExtraError
 from bookkd.evaluation import measure_translations
 from bookkd.knowledge import StoredKnowledge, Teacher
 from bookkd.learning import measure_sequences
-from bookkd.learning.validation import measure_network
+from bookkd.learning.measuring import measure_network
 from bookkd.making import make
 from bookkd.pipelines import ViewOptions
 from bookkd.pipelines import task as tasks_of_pipelines

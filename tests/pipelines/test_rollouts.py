@@ -17,7 +17,7 @@ from bookkd.core.errors import BookMismatchError, ConfigError, FidelityError
 from bookkd.knowledge import LiveKnowledge, StoredKnowledge, Teacher
 from bookkd.learning import OnPolicy, Training, learn
 from bookkd.learning.learner import Learner
-from bookkd.learning.validation import measure_sequences
+from bookkd.learning.measuring import measure_sequences
 from bookkd.making import make, open_texts
 from bookkd.methods import LLMKD, build_method
 from bookkd.pipelines.rollouts import Rollouts, learn_by_rollouts, mixed_texts

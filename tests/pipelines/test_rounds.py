@@ -19,7 +19,7 @@ from bookkd.evaluation import pairwise_kl
 from bookkd.knowledge import StoredKnowledge, Teacher
 from bookkd.learning import Learner, Run, Training, Validation, learn
 from bookkd.learning import validation as validation_module
-from bookkd.learning.validation import measure_sequences
+from bookkd.learning.measuring import measure_sequences
 from bookkd.making import make_several
 from bookkd.methods import DIL, Supervised, VanillaKD
 from bookkd.pipelines.rounds import Feedback, Rounds, run_rounds, said_on, student_again

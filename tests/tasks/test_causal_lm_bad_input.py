@@ -13,8 +13,8 @@ from bookkd.core.schedules import Clock
 from bookkd.knowledge import LiveKnowledge, StoredKnowledge, Teacher
 from bookkd.learning import learn
 from bookkd.learning.learner import Learner
+from bookkd.learning.measuring import measure_sequences
 from bookkd.learning.step import Step
-from bookkd.learning.validation import measure_sequences
 from bookkd.making import make
 from bookkd.methods import LLMKD, Supervised
 from bookkd.tasks import CausalLM

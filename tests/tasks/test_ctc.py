@@ -16,8 +16,8 @@ from bookkd.core.errors import BookMismatchError, ConfigError, DataError, Fideli
 from bookkd.core.schedules import Clock
 from bookkd.knowledge import LiveKnowledge, StoredKnowledge, Teacher
 from bookkd.learning import Step, learn, to_device, validation
+from bookkd.learning.measuring import measure_sequences, samples_of_pass
 from bookkd.learning.step import asked_of_book
-from bookkd.learning.validation import measure_sequences, samples_of_pass
 from bookkd.losses import ClassTarget, DenseTarget, SparseTarget
 from bookkd.making import make
 from bookkd.methods import CTCKD, Supervised

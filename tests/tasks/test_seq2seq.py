@@ -12,7 +12,7 @@ from bookkd.core.errors import BookMismatchError, ConfigError, DataError, Teache
 from bookkd.evaluation import measure_translations
 from bookkd.knowledge import LiveKnowledge, StoredKnowledge, Teacher
 from bookkd.learning import Training, Validation, learn
-from bookkd.learning.validation import measure_sequences
+from bookkd.learning.measuring import measure_sequences
 from bookkd.making import decode_dataset, make
 from bookkd.methods import LLMKD, AdaptiveLabelSmoothing, Supervised, VanillaKD
 from bookkd.tasks import CausalLM, Seq2Seq, Tagging

@@ -15,7 +15,7 @@ from bookkd.core.fields import IGNORE_LABEL, INPUT, LABEL, WEIGHT
 from bookkd.core.schedules import Clock
 from bookkd.knowledge import LiveKnowledge, StoredKnowledge, Teacher
 from bookkd.learning import Cohort, Learner, Step, Training, learn
-from bookkd.learning.validation import measure_sequences
+from bookkd.learning.measuring import measure_sequences
 from bookkd.making import make
 from bookkd.methods import DIL, DML, LLMKD, BookKD, Supervised, VanillaKD, build_method
 from bookkd.tasks import Tagging

@@ -10,11 +10,12 @@ from bookkd.learning.learn import learn
 from bookkd.learning.learned import Learned
 from bookkd.learning.learner import Learner
 from bookkd.learning.loop import fit
+from bookkd.learning.measuring import measure, measure_network, measure_sequences, predictions_of
 from bookkd.learning.on_policy import OnPolicy
 from bookkd.learning.run import Run
 from bookkd.learning.step import Step, to_device
 from bookkd.learning.training import LearningRate, Training, find_device
-from bookkd.learning.validation import Validation, measure, measure_network, measure_sequences, predictions_of
+from bookkd.learning.validation import Validation
 
 __all__ = [
     "Cohort",

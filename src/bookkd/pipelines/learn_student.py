@@ -161,7 +161,7 @@ def learn_student(
     if task_args:
         options["task_args"] = dict(task_args)
     write_atomic(folder / "options.json", pretty(options))
-    notes = _notes(training, validate_on, unused=own and theirs is False)
+    notes = [*_notes(training, validate_on, unused=own and theirs is False), *learned.notes]
     if learned.order is not None and learned.order.window is not None:
         notes.append(str(learned.order))
     if known is not None:

@@ -13,8 +13,8 @@ from bookkd.core.errors import FidelityError, expected
 from bookkd.core.fields import COUNTS, LOGITS, MEAN, SAMPLE, VARIANCE, VIEW, WEIGHT
 from bookkd.evaluation import Measures
 from bookkd.knowledge import StoredKnowledge
+from bookkd.learning.measuring import gatherer_of, samples_of_pass
 from bookkd.learning.step import to_device
-from bookkd.learning.validation import gatherer_of, samples_of_pass
 from bookkd.losses import DenseTarget, FullTarget
 from bookkd.tasks import Classification, Task
 from bookkd.views import Pick, Replay, Views

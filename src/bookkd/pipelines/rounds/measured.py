@@ -13,7 +13,8 @@ from bookkd.core.errors import ConfigError, expected
 from bookkd.core.fields import LABEL, LOGITS
 from bookkd.evaluation import TokenSums, pairwise_kl
 from bookkd.learning import Learner, find_device, to_device
-from bookkd.learning.validation import Validation, samples_of_pass
+from bookkd.learning.measuring import samples_of_pass
+from bookkd.learning.validation import Validation
 from bookkd.losses import CombinedTarget, DenseTarget
 from bookkd.methods import DIL
 from bookkd.objectives import Combine
