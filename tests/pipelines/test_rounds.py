@@ -17,8 +17,7 @@ from bookkd.book import Book, Dense, TopK
 from bookkd.core.errors import ConfigError
 from bookkd.evaluation import pairwise_kl
 from bookkd.knowledge import StoredKnowledge, Teacher
-from bookkd.learning import Learner, Run, Training, Validation, learn
-from bookkd.learning import validation as validation_module
+from bookkd.learning import Learner, Run, Training, Validation, learn, measuring
 from bookkd.learning.measuring import measure_sequences
 from bookkd.making import make_several
 from bookkd.methods import DIL, Supervised, VanillaKD
@@ -284,9 +283,7 @@ def test_networks_share_no_seed(tmp_path):
 def test_validation_sets_larger_than_memory_come_to_the_same(whole, monkeypatch):
     """Parts of few samples, and passes of fewer, in place of all at once."""
     given, result = whole
-    monkeypatch.setattr(
-        validation_module, "_MOST", 2 * 3 * 8 * 3
-    )  # 2 networks say 3 classes at 8 positions of 3 samples
+    monkeypatch.setattr(measuring, "_MOST", 2 * 3 * 8 * 3)  # 2 networks say 3 classes at 8 positions of 3 samples
     passes, runner = [], Networks(given)
     real = Learner.forward
 

@@ -15,7 +15,7 @@ from bookkd.book import Argmax, Dense, TopK
 from bookkd.core.errors import BookMismatchError, ConfigError, DataError, FidelityError, TeacherOutputError
 from bookkd.core.schedules import Clock
 from bookkd.knowledge import LiveKnowledge, StoredKnowledge, Teacher
-from bookkd.learning import Step, learn, to_device, validation
+from bookkd.learning import Step, learn, measuring, to_device
 from bookkd.learning.measuring import measure_sequences, samples_of_pass
 from bookkd.learning.step import asked_of_book
 from bookkd.losses import ClassTarget, DenseTarget, SparseTarget
@@ -400,7 +400,7 @@ def test_a_pass_has_room_for_what_the_teacher_says_too(monkeypatch):
     _, _, test = taught()
     task = CTC(SYMBOLS, subsampling=4, teacher_subsampling=2)
     mine, theirs = (each.most_positions(test) * len(SYMBOLS) for each in (task, task.of_teacher()))
-    monkeypatch.setattr(validation, "_MOST", 2 * (mine + theirs))
+    monkeypatch.setattr(measuring, "_MOST", 2 * (mine + theirs))
     assert samples_of_pass(task, test, 100, teacher=True) == 2
     assert samples_of_pass(task, test, 100) == 2 * (mine + theirs) // mine > 4
     passes = []
