@@ -97,8 +97,17 @@ class CausalLM(PositionTask):
             raise ConfigError(expected("vocabulary", wish, self.vocabulary, where=where, do=do))
 
     def inputs(self, batch: Mapping[str, Any]) -> tuple[Any, ...]:
-        """Return the tokens alone: what a causal network says at one of them depends on no later one, padding least of all."""
-        return (batch[INPUT],)
+        """Return the tokens alone, without the last column: what is said at a last token describes nothing.
+
+        No mask either: what a causal network says at a token depends on no later one, padding least of all. Where all sequences are
+        of one length, every position of the output counts, and no copy of the logits is made to leave some out.
+        """
+        tokens: Tensor = batch[INPUT]
+        return (tokens[:, : max(1, tokens.shape[1] - 1)],)
+
+    def _lengths(self, batch: Mapping[str, Any]) -> tuple[int, ...]:
+        length = int(batch[INPUT].shape[1])
+        return (length - 1, length)  # of the last tokens, too, where a trainer calls the network by itself
 
     def counts(self, batch: Mapping[str, Any]) -> Tensor:
         """Return the positions of each sequence, int64 [batch]: one less than its tokens."""
