@@ -103,7 +103,22 @@ def test_an_output_layer_that_is_padded_is_cut():
     with pytest.raises(TeacherOutputError, match=r"at least 12\], got shape \(2, \d+, 9\)"):
         TASK.fields(Tiny(0, outputs=9)(found["input"]), found)
     with pytest.raises(TeacherOutputError, match="of the data's tokens"):
-        TASK.fields(wide(found["input"])[:, :-1], found)
+        TASK.fields(wide(found["input"])[:, :-2], found)
+
+
+def test_a_network_is_not_given_the_last_column_and_says_the_same():
+    """Of sequences of one length and of several; where all are as long, no logit is copied."""
+    network = Tiny(0)
+    for samples in ((0, 1), (0, 0)):
+        found = batch(*samples)
+        (given,) = TASK.inputs(found)
+        assert given.shape[1] == found["input"].shape[1] - 1
+        logits = network(given)
+        taken = TASK.fields(logits, found)["logits"]
+        torch.testing.assert_close(taken, TASK.fields(network(found["input"]), found)["logits"])
+        assert len(taken) == len(TASK.batch(found)["label"])
+        same = taken.untyped_storage().data_ptr() == logits.untyped_storage().data_ptr()
+        assert same == (len(set(samples)) == 1)
 
 
 @pytest.fixture(scope="module")
