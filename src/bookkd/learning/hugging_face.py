@@ -30,7 +30,7 @@ from bookkd.knowledge import StoredKnowledge, check_needs
 from bookkd.learning._hugging_face_rows import NUMBER, Collator, Numbered, Rows, batch_of, proof_of, tokens_of
 from bookkd.learning.configuration import check_task
 from bookkd.methods import LLMKD, BaseMethod, Method
-from bookkd.tasks import CausalLM
+from bookkd.tasks import CausalLM, found_logits
 from bookkd.views import probe
 from bookkd.zoo import (
     documents_apart,
@@ -132,7 +132,8 @@ class BookLoss(_Mixed):  # type: ignore[misc]
         probes = self._probes(rows)
         left_out = self._left_out(inputs, rows, probes[PROBE_TAKEN])
         outputs = model(**{key: value for key, value in inputs.items() if key not in left_out})
-        said = self.task.fields(outputs, batch)
+        # Transformers gives its models the last tokens, too, of which nothing is asked.
+        said = self.task.fields(found_logits(outputs)[:, :-1], batch)
         seen = self.task.batch(batch)
         # What the book is asked by stays on the processor.
         asked = {**batch, COUNTS: self.task.counts({LENGTH: rows.lengths}), **probes}
