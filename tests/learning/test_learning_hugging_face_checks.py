@@ -257,3 +257,55 @@ def test_documents_that_the_teacher_saw_together_are_not_kept_apart(book, tmp_pa
         ConfigError, match=r"counted on through each row, got 0 .*documents together\)\. Let the collator"
     ):
         trainer.train()
+
+
+def apart(given):
+    batch = collator(given)
+    return {**batch, "position_ids": positions_within(batch["input_ids"], 0)}
+
+
+def changed(**more):
+    """A collator that gives some entries otherwise, each made of the batch."""
+    return lambda given: apart(given) | {name: make_it(apart(given)) for name, make_it in more.items()}
+
+
+def turned(given):
+    return {name: value.flip(1) for name, value in apart(given).items()}
+
+
+def test_evaluation_shows_documents_as_training_does(book, tmp_path):
+    """What would let documents see one another, or keep them apart where the teacher did not, is refused there too."""
+    teacher = Teacher(LanguageModel(model(1, 32), separator=0))
+    kept = make(tmp_path / "b", teacher, tokens_of(ROWS, vocabulary=V), VIEWS, task=TASK)
+
+    def trainer(collate, of=kept):
+        return BookTrainer(
+            model(9), arguments(tmp_path), book=of.path, train_dataset=ROWS, eval_dataset=ROWS[:8], data_collator=collate
+        )  # fmt: skip
+
+    counted = changed(position_ids=lambda batch: torch.arange(batch["input_ids"].shape[1])[None])
+    for collate, of, message in (
+        (collator, kept, r"`position_ids` to be in the batch, got 'none' .*documents apart at token 0"),
+        (
+            counted,
+            kept,
+            r"`position_ids` to be counted from each separator, got \d+ at token \d+ of row \d of the batch",
+        ),
+        (turned, kept, r"`padding` to be at the end of each row, got 'elsewhere' .*padding_side"),
+        (apart, book, r"`position_ids` to be counted on through each row, got 0 .*Let the collator leave them out"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            trainer(collate, of).evaluate()
+        unlabelled = trainer(lambda given, collate=collate: collate(given) | {"labels": None}, of)
+        with pytest.raises(ConfigError, match=message):
+            unlabelled.predict(ROWS[:8])
+    # Beside positions of documents, a mask changes nothing; nor do positions of padding, which nobody sees.
+    padded = changed(position_ids=lambda batch: batch["position_ids"] * batch["attention_mask"])
+    without = changed(attention_mask=lambda batch: None)
+    losses = [trainer(collate).evaluate()["eval_loss"] for collate in (apart, padded, without)]
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-6)
+    said = [
+        trainer(lambda given, collate=collate: collate(given) | {"labels": None}).predict(ROWS[:8]).predictions
+        for collate in (apart, without)
+    ]
+    np.testing.assert_allclose(*said, rtol=1e-5, atol=1e-6)

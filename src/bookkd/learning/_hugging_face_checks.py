@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
 from bookkd.book import Book, Positions, RaggedArray
 from bookkd.core.errors import BookMismatchError, ConfigError, expected
 from bookkd.core.fields import LENGTH, PROBE_HASH, SAMPLE
-from bookkd.learning._hugging_face_rows import Rows, tokens_of
+from bookkd.learning._hugging_face_rows import tokens_of
 from bookkd.methods import BaseMethod, Method
 from bookkd.tasks import CausalLM
 from bookkd.zoo import fingerprint, positions_of, positions_within, tokenizer_digest
@@ -32,11 +31,26 @@ __all__ = [
 
 
 def check_positions(
-    given: Tensor, tokens: Tensor, rows: Rows, places: Tensor, separator: int | None, where: str
+    given: Tensor,
+    tokens: Tensor,
+    there: Tensor,
+    places: Tensor,
+    separator: int | None,
+    where: str,
+    numbers: Tensor | None,
 ) -> None:
     """Refuse position_ids that show a model other documents than the teacher saw: their shape always, their values at some rows.
 
     Transformers lays those of one row on all rows of a batch. Where no row is looked at, nothing waits for the device.
+
+    Args:
+        given: The position_ids.
+        tokens: The input_ids, [batch, length].
+        there: Where these are no padding, [batch, length].
+        places: Rows that are looked at.
+        separator: Token that begins each document; None where the teacher saw documents together.
+        where: For the error.
+        numbers: Row of the book of each; None where they are rows of none.
     """
     count, length = tokens.shape
     if tuple(given.shape) not in {(count, length), (1, length), (length,)}:
@@ -45,18 +59,25 @@ def check_positions(
     if not len(places):
         return
     here = places.to(tokens.device)
-    given, tokens = given.expand(count, length)[here], tokens[here]
-    there = torch.arange(length, device=tokens.device) < rows.lengths[places].to(tokens.device)[:, None]
+    given, tokens, there = (
+        given.expand(count, length)[here],
+        tokens[here],
+        there[places.to(there.device)].to(tokens.device),
+    )
     if separator is None:
-        wrong, wish = (given[:, 1:] - given[:, :-1] != 1) & there[:, 1:], "counted on through each row"
+        wrong = (given[:, 1:] - given[:, :-1] != 1) & there[:, 1:] & there[:, :-1]
+        wish = "counted on through each row"
     else:
         wrong, wish = (given != positions_within(tokens, separator)) & there, "counted from each separator"
     found = wrong.nonzero()[:1].tolist()
     if found:
         row, place = found[0][0], found[0][1] + int(separator is None)
         do = "Let the collator leave them out." if separator is None else "Use bookkd.zoo.positions_within."
-        got = f"{int(given[row, place])} at token {place} of row {int(rows.numbers[places[row]])}"
-        raise ConfigError(expected("position_ids", wish, got, where=where, do=do))
+        at = int(places[row]) if numbers is None else int(numbers[places[row]])
+        of = f"row {at} of the batch" if numbers is None else f"row {at}"
+        raise ConfigError(
+            expected("position_ids", wish, f"{int(given[row, place])} at token {place} of {of}", where=where, do=do)
+        )
 
 
 def why_other(book: Book, batch: Mapping[str, Any]) -> str:

@@ -61,7 +61,7 @@ class BookLoss(_Mixed):  # type: ignore[misc]
 
     The loss is the sum over terms and positions, divided by the learnt tokens of the whole accumulated batch over all devices, so
     that it does not depend on how these are divided; of a mixture of experts, its auxiliary loss is added. Evaluation measures the
-    trainer's own loss on labels. Before it starts, 64 rows are held against the probes of the book; while it trains, a share of what the
+    trainer's own loss on labels, where the model must see documents as in training. Before it starts, 64 rows are held against the probes of the book; while it trains, a share of what the
     collator made of them.
     """
 
@@ -126,14 +126,12 @@ class BookLoss(_Mixed):  # type: ignore[misc]
     ) -> Any:
         """Return the method's loss on rows of the book, the model's own on others."""
         rows: Rows | None = inputs.pop(NUMBER, None)
-        if takes(self.accelerator.unwrap_model(model), "use_cache"):
-            # With a cache Transformers does not look at position_ids for where documents begin.
-            inputs = {"use_cache": False, **inputs}
         if rows is None or not model.training:
-            return super().compute_loss(model, self._kept_apart(inputs), return_outputs, num_items_in_batch)
+            return super().compute_loss(model, self._as_seen(model, inputs), return_outputs, num_items_in_batch)
+        inputs = self._without_cache(model, inputs)
         batch = batch_of(inputs["input_ids"], rows)
         probes = self._probes(rows)
-        left_out = self._left_out(inputs, rows, probes[PROBE_TAKEN])
+        left_out = ("labels", "shift_labels", *self._proven(inputs, rows, probes[PROBE_TAKEN]))
         outputs = model(**{key: value for key, value in inputs.items() if key not in left_out})
         said = self.task.fields(outputs, batch)
         seen = self.task.batch(batch)
@@ -162,38 +160,61 @@ class BookLoss(_Mixed):  # type: ignore[misc]
         check_model(self.knowledge.book.plan, model, tokenizer, str(self.knowledge.book.path), separator=separator)
         if separator is not None and not keeps_apart(model, separator):
             do = "Make the book of a teacher with separator=None, or train another kind of model."
-            where = f"BookTrainer, whose book's teacher saw documents apart at token {separator}"
             wish = "one that keeps documents apart by position_ids"
-            raise ConfigError(expected("model", wish, type(model).__name__, where=where, do=do))
+            raise ConfigError(expected("model", wish, type(model).__name__, where=self._where, do=do))
 
-    def _left_out(self, inputs: Mapping[str, Any], rows: Rows, taken: Tensor) -> tuple[str, ...]:
-        """Return the inputs that are none of the model's, after proof that it sees of the rows `taken` what the teacher saw.
+    def _proven(self, inputs: Mapping[str, Any], rows: Rows, taken: Tensor) -> tuple[str, ...]:
+        """Return `_left_out` of rows to learn from: of the first batch with position_ids all are proven, then those `taken`."""
+        tokens = inputs["input_ids"]
+        there = torch.arange(tokens.shape[1]) < rows.lengths[:, None]
+        places = (taken if self._proven_positions else torch.ones_like(taken)).nonzero().flatten()
+        left_out = self._left_out(inputs, there, places, rows.numbers)
+        self._proven_positions |= inputs.get("position_ids") is not None
+        return left_out
 
-        Of the first batch all rows are proven. Beside a mask Transformers takes position_ids for those of one document; as rows are
-        padded at the end, none is needed.
+    def _as_seen(self, model: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Return the inputs of rows to evaluate on, after proof that the model sees in them what it does in training."""
+        inputs = self._without_cache(model, inputs)
+        if "input_ids" not in inputs:
+            return inputs
+        tokens, mask = inputs["input_ids"], inputs.get("attention_mask")
+        there = torch.ones_like(tokens, dtype=torch.bool) if mask is None or mask.dim() != 2 else mask.bool()
+        if self._separator is not None and bool((there[:, 1:] & ~there[:, :-1]).any()):
+            do = 'Set the tokenizer\'s padding_side to "right".'
+            raise ConfigError(expected("padding", "at the end of each row", "elsewhere", where=self._where, do=do))
+        left_out = self._left_out(inputs, there, torch.arange(len(tokens)), None)
+        return {key: value for key, value in inputs.items() if key not in left_out}
+
+    def _without_cache(self, model: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Return the inputs without a cache, with which Transformers does not look at position_ids for where documents begin."""
+        return {"use_cache": False, **inputs} if takes(self.accelerator.unwrap_model(model), "use_cache") else inputs
+
+    @property
+    def _where(self) -> str:
+        separator = self._separator
+        saw = "documents together" if separator is None else f"documents apart at token {separator}"
+        return f"BookTrainer, whose book's teacher saw {saw}"
+
+    def _left_out(
+        self, inputs: Mapping[str, Any], there: Tensor, places: Tensor, numbers: Tensor | None
+    ) -> tuple[str, ...]:
+        """Return the inputs that a model is not given, after proof that it sees of some rows what the teacher saw.
+
+        Beside a mask Transformers takes position_ids for those of one document; as rows are padded at the end, none is needed.
+
+        Args:
+            inputs: Of the batch.
+            there: Where there are tokens that are no padding, [batch, length].
+            places: Which rows are proven.
+            numbers: Rows of the book; None of others.
         """
         separator, given = self._separator, inputs.get("position_ids")
-        saw = "documents together" if separator is None else f"documents apart at token {separator}"
-        where = f"BookTrainer, whose book's teacher saw {saw}"
         if separator is not None and given is None:
             do = "Let the collator give them (bookkd.zoo.positions_within), or make the book with separator=None."
-            raise ConfigError(expected("position_ids", "in the batch", "none", where=where, do=do))
+            raise ConfigError(expected("position_ids", "in the batch", "none", where=self._where, do=do))
         if given is not None:
-            places = (taken if self._proven_positions else torch.ones_like(taken)).nonzero().flatten()
-            check_positions(given, inputs["input_ids"], rows, places, separator, where)
-            self._proven_positions = True
-        return ("labels", "shift_labels") if separator is None else ("labels", "shift_labels", "attention_mask")
-
-    def _kept_apart(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Return the inputs of rows to evaluate on: without a mask where documents are kept apart and padding is at the end.
-
-        Beside a mask Transformers would let documents see one another; nothing that is learnt sees what stands behind it.
-        """
-        mask = inputs.get("attention_mask")
-        if self._separator is None or mask is None or "position_ids" not in inputs or mask.dim() != 2:
-            return inputs
-        at_the_end = bool((mask[:, 1:] <= mask[:, :-1]).all())
-        return {key: value for key, value in inputs.items() if key != "attention_mask"} if at_the_end else inputs
+            check_positions(given, inputs["input_ids"], there, places, separator, self._where, numbers)
+        return () if separator is None else ("attention_mask",)
 
     def _of_experts(self, outputs: Any) -> Tensor | float:
         """Return the auxiliary loss that spreads tokens over experts, which a model adds to its own loss alone."""
@@ -265,3 +286,13 @@ class BookTrainer(BookLoss, _Trainer):  # type: ignore[misc]
         super().__init__(model, args, train_dataset=dataset, **options)
         self.check_student()
         self.data_collator: Any = Collator(self.data_collator)
+
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> Any:
+        """Return loss, logits and labels of rows to evaluate on; those without labels too are seen as in training."""
+        names = self.label_names
+        if not (all(inputs.get(name) is not None for name in names) if names else self.can_return_loss):
+            # A trainer asks the model itself, past `compute_loss`.
+            inputs = self._as_seen(model, {key: value for key, value in inputs.items() if key != NUMBER})
+        return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
