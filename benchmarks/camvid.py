@@ -27,13 +27,13 @@ import torch
 from kept_runs import Runs
 from PIL import Image
 
-from bookkd.book import Book, Codec, Int8
+from bookkd.book import Book, Int8
 from bookkd.evaluation import difference_of
 from bookkd.knowledge import StoredKnowledge, Teacher
 from bookkd.learning import Training, learn
 from bookkd.learning.measuring import measure_sequences
 from bookkd.making import make
-from bookkd.methods import Method, Supervised, VanillaKD
+from bookkd.methods import CWD, SKD, Method, Supervised, VanillaKD, build_method
 from bookkd.pipelines.pictures import pictures_of
 from bookkd.tasks import Segmentation
 from bookkd.views import Views
@@ -43,11 +43,17 @@ RESULTS = Path(__file__).parent / "results"
 OPTIONS = ("epochs", "teacher_epochs", "stride", "views")
 TEACHER, STUDENT = "unet-large", "unet-small"
 AUGMENTED = {"degrees": 5.0, "shift": 0.1, "scale": 0.25, "brightness": 0.3, "contrast": 0.3, "saturation": 0.3}
-ARMS: dict[str, tuple[Codec | None, Method]] = {
-    "supervised": (None, Supervised()),
-    "pixel-kd": (Int8(), VanillaKD(temperature=2.0, kd_weight=1.0, ce_weight=1.0)),
+ARMS: dict[str, Method] = {
+    "supervised": Supervised(),
+    "pixel-kd": VanillaKD(temperature=2.0, kd_weight=1.0, ce_weight=1.0),
+    "csc": build_method("csc-ace", preset="csc"),
+    "csc-ace": build_method("csc-ace"),
+    "cwd": CWD(),
+    "skd": SKD(),
 }
-"""Name -> what the book keeps of a cell (None: no book), and the method. What is added here is run, tabled and pictured."""
+"""Name -> the method. What is added here is run, tabled and pictured."""
+SERVED = ("csc-ace", "skd")
+"""Methods that look inside of the teacher: what they read is kept in the book from which every arm learns."""
 AGAINST = {name: "supervised" for name in ARMS if name != "supervised"}
 """Arm -> what it is held against."""
 SHOWN = ("miou", "accuracy", "balanced_accuracy", "boundary_f1", "nll", "ece", "agreement", "teacher_kl")
@@ -95,9 +101,9 @@ def taught(out: Path, data: Any, views: Views, task: Segmentation, epochs: int) 
     return Teacher(module, preprocess, name=TEACHER), time.process_time() - started
 
 
-def book_of(out: Path, teacher: Teacher, data: Any, views: Views, task: Segmentation, codec: Codec) -> Book:
-    """Return the book of a codec; made once."""
-    return make(out / f"book-{codec.name}", teacher, data, views, task=task, codec=codec, batch_size=16)
+def book_of(out: Path, teacher: Teacher, data: Any, views: Views, task: Segmentation) -> Book:
+    """Return the book that every arm learns from; made once."""
+    return make(out / "book", teacher, data, views, task=task, codec=Int8(), serve=SERVED, batch_size=16)
 
 
 def run(
@@ -112,8 +118,8 @@ def run(
     epochs: int,
 ) -> dict[str, Any]:
     """Return what one student came to."""
-    codec, method = ARMS[arm]
-    book = None if codec is None else book_of(out, teacher, train, views, task, codec)
+    method = ARMS[arm]
+    book = book_of(out, teacher, train, views, task) if method.needs(task).fields else None
     student, preprocess, started = network(STUDENT, seed), create_preprocess(STUDENT), time.process_time()
     learned = learn(
         student, train, views, task=task, method=method, knowledge=None if book is None else StoredKnowledge(book),

@@ -1,9 +1,10 @@
-"""Real images: methods, and BookKD with its parts left out, on CIFAR-10; methods on 100 classes of Tiny-ImageNet.
+"""Real images: methods, BookKD with its parts left out, and what looks inside, on CIFAR-10; methods on 100 classes of Tiny-ImageNet.
 
 Only commands that a user has: books are made, students compared, and the report is built, each by `bookkd`. An interrupted
 run goes on where it was.
 
     python benchmarks/real.py cifar10 --data DATA --out runs/real --jobs 2
+    python benchmarks/real.py cifar10-features --data DATA --out runs/real --jobs 2
     python benchmarks/real.py tinyimagenet100 --data DATA --out runs/real --jobs 2
     python benchmarks/results.py runs/real
 
@@ -15,15 +16,25 @@ writes the page `docs/results.md` from the summaries.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).parent
 VIEWS = ["--views", "crop-flip", "--views.n_views", "8", "--views.args", '{"size": 32, "padding": 4}']
 TRAINING = ["--training.epochs", "12", "--training.lr", "0.1", "--training.accelerator", "cpu"]
 IMAGES = "10000"
+INSIDE = "[at,sp,crd,reviewkd,ccskd]"
+"""Methods whose features the book of the inside holds: maps of all stages as int8, of 4 views."""
+SUBSETS = {
+    "animals": "bird,cat,deer,dog,frog,horse",
+    "vehicles": "airplane,automobile,ship,truck",
+    "alike": "cat,deer,dog",
+}
+"""Choices of classes, of which specialists are trained and everybody is measured."""
 FOUR = ("chain/resnet56/book", "books/r20", "books/r32", "books/r44")
 
 
@@ -53,13 +64,21 @@ class Study:
         """Return the options of a teacher."""
         return ["--teacher", network, "--teacher.weights", str(weights)]
 
-    def make(self, out: str, teacher: list[str], *, held_out: str = "test") -> None:
+    def make(self, out: str, teacher: list[str], *more: str, held_out: str = "test") -> None:
         """Make a book; one that is whole is left as it is."""
-        self.bookkd("make", *self.data, *teacher, *VIEWS, "--held_out", held_out, "--batch_size", "256", "--out", out)
+        how = ["--held_out", held_out, "--batch_size", "256", "--out", out]
+        self.bookkd("make", *self.data, *teacher, *VIEWS, *how, *more)
 
     def compare(self, out: str, *arguments: str) -> None:
         """Run a sweep."""
         self.bookkd("compare", *arguments, *self.data, "--seeds", self.seeds, "--out", out, "--jobs", self.jobs)
+
+    def measured(self, *arguments: str) -> dict[str, Any]:
+        """Return what a network comes to, as `bookkd evaluate` has it."""
+        command = [sys.executable, "-m", "bookkd", "evaluate", *arguments, "--latency", "false", "--json"]
+        told = subprocess.run(command, cwd=self.out, check=True, capture_output=True, text=True).stdout
+        found: dict[str, Any] = json.loads(told.splitlines()[-1])
+        return found
 
     def report(self, title: str, *runs: str) -> None:
         """Build the page of all runs, and the same numbers as JSON."""
@@ -88,6 +107,29 @@ def cifar10(arguments: argparse.Namespace) -> None:
     study.report("CIFAR-10, ResNet-8: methods, and BookKD in parts", "methods", "ablation")
 
 
+def cifar10_features(arguments: argparse.Namespace) -> None:
+    """Methods that look inside, from one book; then specialists for some classes beside the teacher and a generalist on these."""
+    study = Study("cifar10-features", "cifar10.zip", arguments)
+    weights = study.images / "teachers" / "cifar10_resnet56_jpeg.safetensors"
+    teacher = study.teacher("resnet56", weights)
+    study.make("book", teacher, "--views.n_views", "4", "--serve", INSIDE, "--feature_codec", "int8")
+    study.compare("methods", str(HERE / "cifar10-features.yaml"))
+    # Who learnt all classes by labels alone, and from the book.
+    runs = sorted((study.out / "methods" / "runs").glob("*/seed-*"))
+    generalists = [run for run in runs if run.parent.name.startswith(("supervised", "vanilla-kd"))]
+    for name, classes in SUBSETS.items():
+        study.compare(f"classes/{name}", str(HERE / "cifar10-classes.yaml"), "--data.classes", classes)
+        path = study.out / "classes" / name / "others.json"
+        if not path.exists():
+            test = [*study.data[:4], "--data.split", "test", "--data.classes", classes]
+            found = {"teacher": study.measured(*test, "--student", "resnet56", "--student.weights", str(weights))}
+            for run in generalists:
+                student = ["--student", "resnet8", "--student.weights", str(run / "student.safetensors")]
+                found[str(run.relative_to(study.out))] = study.measured(*test, *student)
+            path.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    study.report("CIFAR-10, ResNet-8: methods that look inside", "methods")
+
+
 def tinyimagenet100(arguments: argparse.Namespace) -> None:
     """One teacher of 45.7 %, 100 classes."""
     study = Study("tinyimagenet100", "tinyimagenet100-32.zip", arguments)
@@ -98,15 +140,18 @@ def tinyimagenet100(arguments: argparse.Namespace) -> None:
     study.report("100 classes of Tiny-ImageNet, ResNet-8", "methods")
 
 
+STUDIES = {"cifar10": cifar10, "cifar10-features": cifar10_features, "tinyimagenet100": tinyimagenet100}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("cifar10", "tinyimagenet100"))
+    parser.add_argument("what", choices=tuple(STUDIES))
     parser.add_argument("--data", default=os.environ.get("BOOKKD_DATA", ""), help="folder of the images and teachers")
     parser.add_argument("--out", default="runs/real")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--jobs", type=int, default=1, help="runs at once")
     arguments = parser.parse_args()
-    {"cifar10": cifar10, "tinyimagenet100": tinyimagenet100}[arguments.what](arguments)
+    STUDIES[arguments.what](arguments)
 
 
 if __name__ == "__main__":

@@ -218,3 +218,35 @@ def test_what_learns_labels_in_time_or_not_at_all_says_nothing():
         assert silent_labels(method, method.objective(TASK), 61) == ""
     ramped = build_method("vanilla-kd", ce_weight=Linear(0.0, 1.0))
     assert silent_labels(ramped, ramped.objective(TASK), 1) == ""
+
+
+@pytest.mark.parametrize("name", ["ab", "fsp"])
+def test_what_only_the_beginning_reads_is_not_read_after_it(name, monkeypatch):
+    """Neither asked of the teacher nor fitted, so that infinite features do no harm then; records have no figure of it."""
+    asked, real = [], LiveKnowledge.targets
+
+    def targets(self, batch, fields):
+        said = real(self, batch, fields)
+        asked.append(tuple(fields))
+        after = len(asked) > 2
+        return {field: torch.full_like(value, torch.inf) if after else value for field, value in said.items()}
+
+    monkeypatch.setattr(LiveKnowledge, "targets", targets)
+    fitted, forward = [], ConnectorModule.__call__
+
+    def counted(self, *given):
+        fitted.append(len(asked))
+        return forward(self, *given)
+
+    monkeypatch.setattr(ConnectorModule, "__call__", counted)
+    learned = learnt(
+        build_method(name, begin_epochs=1), LiveKnowledge(Teacher(network(0, 6 if name == "ab" else 4)), TASK), 2
+    )
+    first, second = learned.history
+    assert len(asked) == 2  # batches of the first epoch
+    assert all(read and all(field.startswith("features/") for field in read) for read in asked)
+    assert max(fitted, default=0) <= 2
+    own = {"ab": "boundary", "fsp": "flow"}[name]
+    assert [key for key in first if "/" in key and own not in key] == ["train/loss"]
+    assert {key for key in second if "/" in key} == {"train/cross_entropy", "train/loss"}
+    assert all(torch.isfinite(value).all() for value in learned.student.state_dict().values())

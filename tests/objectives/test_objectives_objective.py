@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bookkd.core.errors import ConfigError
-from bookkd.core.schedules import Clock, Linear
+from bookkd.core.schedules import Clock, During, Linear
 from bookkd.losses import claims, cross_entropy, reverse_kl, soft_target_kl
-from bookkd.objectives import Objective, bind, labelled, masked
+from bookkd.objectives import Connector, Objective, bind, labelled, masked
 
 SOFT = {"temperature": 4.0, "t_squared": True, "class_reduction": "sum"}
 Z = torch.tensor([[1.0, 2.0, 0.5]], dtype=torch.float64)
@@ -200,3 +200,30 @@ def test_shapes_that_do_not_fit_are_refused():
 def test_an_objective_that_cannot_be_is_refused(terms, message):
     with pytest.raises(ConfigError, match=message):
         Objective(terms)
+
+
+def test_terms_that_weigh_nothing_now_are_left_out_with_what_only_they_read():
+    """A connector stays where another that is read reads it; where nothing weighs anything, all is kept."""
+
+    def connector(name, fields):
+        return Connector(name, fields, (f"{name}/made",), lambda shapes: None)
+
+    first, second, third = connector("a", ("logits",)), connector("b", ("a/made",)), connector("c", ("logits",))
+    ends = bind(
+        reverse_kl, "c/made", teacher="x", weight=During(2.0, 0, 1), name="ends", temperature=1.0, t_squared=True
+    )
+    starts = bind(
+        reverse_kl, "b/made", teacher="y", weight=During(2.0, 1, None), name="starts", temperature=1.0, t_squared=True
+    )
+    objective = Objective((hard(1.0), ends, starts), (first, second, third))
+    early, late = objective.at(Clock(0, 0.5, 4)), objective.at(Clock(2, 1.0, 4))
+    assert [term.name for term in early.terms] == [hard(1.0).name, "ends"]
+    assert early.connectors == (third,)
+    assert set(early.needs()) == {"x"}
+    assert [term.name for term in late.terms] == [hard(1.0).name, "starts"]
+    assert late.connectors == (first, second)
+    assert set(late.needs()) == {"y"}
+    whole = Objective((hard(0.5), soft(1.0)))
+    assert whole.at(Clock()) is whole
+    silent = Objective((hard(0.0),))
+    assert silent.at(Clock()) is silent

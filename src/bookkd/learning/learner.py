@@ -81,12 +81,18 @@ class Learner(nn.Module):
         output, inside = (run(), {}) if self.capture is None else self.capture(run, batch)
         return {**self.task.fields(output, batch), **inside}
 
-    def forward(self, batch: Mapping[str, Any], targets: Mapping[str, Any] | None = None) -> dict[str, Tensor]:
+    def forward(
+        self,
+        batch: Mapping[str, Any],
+        targets: Mapping[str, Any] | None = None,
+        connectors: Sequence[Connector] | None = None,
+    ) -> dict[str, Tensor]:
         """Return the student's fields for a batch, those of peers (`peers/<i>/NAME`) or passes (`passes/<i>/NAME`), and of connectors.
 
         Args:
             batch: On the student's device.
             targets: What the teacher says of it, for connectors that read that; without them, those connectors are left out.
+            connectors: Of the learner's, those that are wanted; None for all.
         """
         if self.passes > 1 and self.training:
             repeated = _repeated(batch, self.passes)
@@ -105,7 +111,7 @@ class Learner(nn.Module):
             fields = self.said(batch)
         # What the student says of itself is the same for every sample, so that its mean over them is itself, however they are split.
         fields |= {name: value.expand(len(batch[INPUT])) for name, value in self.shaping.fields().items()}
-        for connector in self.connectors:
+        for connector in self.connectors if connectors is None else connectors:
             if targets is not None or not connector.reads_teacher:
                 fields |= connector.added(self.part(connector), fields, targets or {})
         return fields

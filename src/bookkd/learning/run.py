@@ -92,7 +92,7 @@ class Run:
         self._best_learner: dict[str, Any] | None = None
         self._best_epoch = 0
         self._sums: dict[str, Tensor] = {}
-        self._count = 0
+        self._counts: dict[str, int] = {}
         self._group = dist.is_available() and dist.is_initialized()
         self._forwards_before = 0
         self._forwards_at_start = self._forwards_here
@@ -153,12 +153,14 @@ class Run:
         clock, ranks = self.clock, self._ranks
         group = self._rewritten(group)
         totals = self.step.totals(group)
+        weighed: set[str] = set()
         for batch in group:
             losses = self.step.loss(self.learner, batch, clock, totals)
             # Distributed backward averages gradients over ranks, the totals already run over all of them.
             backward(losses.loss * ranks if ranks > 1 else losses.loss)
             for name, value in {**losses.terms, "loss": losses.loss.detach()}.items():
                 self._sums[name] = self._sums[name] + value if name in self._sums else value
+                weighed.add(name)
         if self.training.clip_norm is not None:
             clip_grad_norm_(self.learner.parameters(), self.training.clip_norm)
         (apply or self.optimizer.step)()
@@ -167,7 +169,8 @@ class Run:
         self.lr = self.optimizer.param_groups[0]["lr"]
         self.rate.after_step()
         self.steps += 1
-        self._count += 1
+        for name in weighed:
+            self._counts[name] = self._counts.get(name, 0) + 1
         self.sampler.consumed(len(group))
         self.fire("step_end")
 
@@ -181,7 +184,7 @@ class Run:
         """Close an epoch and start the next one's order of samples.
 
         Returns:
-            Term name -> mean over the steps of the epoch and over all ranks, and `loss`.
+            Term name -> mean over the steps of the epoch in which it weighed something and over all ranks, and `loss`.
 
         Raises:
             DataError: if the loss is not finite, which means that training has diverged.
@@ -191,7 +194,7 @@ class Run:
         if self._group:
             # Each rank's values are already divided by the weight over all ranks.
             dist.all_reduce(sums)
-        means = dict(zip(names, (sums / self._count).tolist(), strict=True))
+        means = {name: value / self._counts[name] for name, value in zip(names, sums.tolist(), strict=True)}
         if not math.isfinite(means["loss"]):
             raise DataError(
                 expected(
@@ -202,7 +205,7 @@ class Run:
                     do="Training has diverged: lower --training.lr, or set --training.clip_norm.",
                 )
             )
-        self._sums, self._count = {}, 0
+        self._sums, self._counts = {}, {}
         self.fire("epoch_end")
         self.sampler.set_epoch(self.epoch)
         return {**means, **self.learner.logged()}
@@ -258,7 +261,7 @@ class Run:
             "best_epoch": self._best_epoch,
             "best_learner": self._best_learner,
             "sums": self._sums,
-            "count": self._count,
+            "counts": self._counts,
             "teacher_forwards": self.teacher_forwards,
             "handlers": [handler.state_dict() for handler in self.handlers],
         }
@@ -278,7 +281,7 @@ class Run:
         self._best_epoch, self._best_learner = state["best_epoch"], state["best_learner"]
         device = next(self.learner.parameters()).device
         self._sums = {name: value.to(device) for name, value in state["sums"].items()}
-        self._count = state["count"]
+        self._counts = dict(state["counts"])
         self._forwards_before, self._forwards_at_start = state["teacher_forwards"], self._forwards_here
         self.sampler.load_state_dict(state["sampler"])
         self.rate.load_state_dict(state["rate"])

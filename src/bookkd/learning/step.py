@@ -77,7 +77,7 @@ class Losses:
 
     Args:
         loss: Scalar with gradient; micro-batches of a step add up to the loss of the whole.
-        terms: Term name -> its mean over the batch, unweighted, without gradient.
+        terms: Term name -> its mean over the batch, unweighted, without gradient; of those that weigh something.
     """
 
     loss: Tensor
@@ -97,7 +97,7 @@ class Step:
         self.objective = objective
         self.task = task
         self.knowledge = knowledge
-        self.fields = tuple(dict.fromkeys(source for name in objective.needs() for source in task.sources(name)))
+        self.fields = self._read(objective)
 
     def totals(self, group: Sequence[Batch]) -> Tensor:
         """Return the weight that each term's mean is divided by: over micro-batches and over ranks, [n_terms]."""
@@ -118,8 +118,15 @@ class Step:
         others = {name: target for name, target in said.items() if name not in inside}
         return {**self.task.targets(others, batch), **inside}
 
+    def _read(self, objective: Objective) -> tuple[str, ...]:
+        """Return what an objective reads of the teacher, as knowledge has it."""
+        return tuple(dict.fromkeys(source for name in objective.needs() for source in self.task.sources(name)))
+
     def loss(self, learner: Learner, batch: Batch, clock: Clock, totals: Tensor | None = None) -> Losses:
         """Return the loss of a batch.
+
+        Terms that weigh nothing at this clock are neither read nor worked out, but over several ranks, where every parameter has to
+        come to a gradient.
 
         Args:
             learner: The student.
@@ -127,17 +134,22 @@ class Step:
             clock: Resolves schedules.
             totals: From `totals` of the whole group that the batch is part of; None where the batch stands alone.
         """
+        active = self.objective if _distributed() else self.objective.at(clock)
+        fields = self.fields if active is self.objective else self._read(active)
         said: Mapping[str, Any] = {}
-        if self.knowledge is not None and self.fields:
-            said = self.knowledge.targets(asked_of_book(self.task, batch), self.fields)
+        if self.knowledge is not None and fields:
+            said = self.knowledge.targets(asked_of_book(self.task, batch), fields)
         totals = self.totals([batch]) if totals is None else totals
+        if active is not self.objective:
+            kept = {term.name for term in active.terms}
+            totals = totals[[place for place, term in enumerate(self.objective.terms) if term.name in kept]]
         # From here on everything is as losses see it, which may be another shape than networks and books have.
         student, targets, seen = (
-            self.task.student(learner(batch, said)),
+            self.task.student(learner(batch, said, active.connectors)),
             self._targets(said, batch),
             self._seen(batch),
         )
-        sums = self.objective.sums(student, targets, seen, self.task.weights(seen), clock)
+        sums = active.sums(student, targets, seen, self.task.weights(seen), clock)
         means = sums.detach() / totals.clamp_min(torch.finfo(totals.dtype).tiny)
-        names = [term.name for term in self.objective.terms]
-        return Losses(self.objective.loss(sums, totals, clock), dict(zip(names, means.unbind(), strict=True)))
+        names = [term.name for term in active.terms]
+        return Losses(active.loss(sums, totals, clock), dict(zip(names, means.unbind(), strict=True)))

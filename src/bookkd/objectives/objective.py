@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -117,6 +117,22 @@ class Objective:
         read = [term for term in self.terms if term.teacher is not None and not term.own]
         whole = {term.teacher for term in read if not term.claims.hard or term.transforms}
         return tuple(sorted({term.teacher for term in read if term.teacher is not None} - whole))
+
+    def at(self, clock: Clock) -> Objective:
+        """Return the terms that weigh something now, and the connectors that they read; all of them where none does.
+
+        What weighs nothing need not be read or worked out, and infinity times 0 is no number.
+        """
+        terms = tuple(term for term in self.terms if resolve(term.weight, clock) != 0)
+        if not terms or len(terms) == len(self.terms):
+            return self
+        read = {name for term in terms for name in (term.field, term.teacher, *term.beside) if name}
+        connectors: list[Connector] = []
+        for connector in reversed(self.connectors):  # one may read what another before it has made
+            if read.intersection(connector.outputs):
+                connectors.insert(0, connector)
+                read.update(connector.fields)
+        return replace(self, terms=terms, connectors=tuple(connectors))
 
     def refuse_split(self, parts: int) -> None:
         """Refuse to divide a batch over `parts` micro-batches or ranks where a term relates its rows.
