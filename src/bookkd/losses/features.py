@@ -8,7 +8,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 from bookkd.core.errors import ConfigError, DataError, expected
 from bookkd.losses._features import feature_pair, per_sample
 from bookkd.losses.claims import claims
-from bookkd.losses.reductions import flat_positions, product, unit
+from bookkd.losses.reductions import FLOOR, flat_positions, product, unit
 from bookkd.losses.targets import Target
 
 __all__ = ["feature_l1", "feature_mse", "hcl", "nst", "vid"]
@@ -105,15 +105,24 @@ def nst(student: Tensor, teacher: Target | Tensor) -> Tensor:
         raise ConfigError(
             expected("student", "maps [batch, channels, *positions]", f"shape {list(s.shape)}", where="nst")
         )
-    s, t = unit(flat_positions(s), 2), unit(flat_positions(t), 2)
+    s, t = flat_positions(s), flat_positions(t)
     if s.shape[2] <= max(s.shape[1], t.shape[1]):
-        moments = [product(rows.mT, rows) / rows.shape[1] for rows in (s, t)]
+        moments = [product(rows.mT, rows) / rows.shape[1] for rows in (unit(s, 2), unit(t, 2))]
         return (moments[0] - moments[1]).square().sum((1, 2))
+    # Products first and norms, their diagonals, afterwards: the maps themselves are only read.
+    alike, other = product(s, s.mT), product(t, t.mT)
+    a, b = _reciprocal_norms(alike), _reciprocal_norms(other)
 
-    def kernel(a: Tensor, b: Tensor) -> Tensor:
-        return product(a, b.mT).square().mean((1, 2))
+    def kernel(products: Tensor, left: Tensor, right: Tensor) -> Tensor:
+        return (products * left.unsqueeze(2) * right.unsqueeze(1)).square().mean((1, 2))
 
-    return kernel(t, t) + kernel(s, s) - 2 * kernel(s, t)
+    return kernel(other, b, b) + kernel(alike, a, a) - 2 * kernel(product(s, t.mT), a, b)
+
+
+def _reciprocal_norms(products: Tensor) -> Tensor:
+    """Return 1 / norm of each channel, from the products of all, as `unit` has it: 0 of a channel of zeros."""
+    squares = products.diagonal(dim1=1, dim2=2)
+    return (squares + FLOOR).rsqrt().masked_fill(squares == 0, 0)
 
 
 @claims(zero_at_teacher=False, why_not="it is a log-likelihood: at the teacher half the mean log variance is left")

@@ -17,6 +17,7 @@ from bookkd.core.errors import ConfigError, expected
 from bookkd.losses.targets import computing_dtype
 
 __all__ = [
+    "FLOOR",
     "attention_map",
     "average_pool",
     "channel_gram",
@@ -33,7 +34,8 @@ __all__ = [
     "without_scale",
 ]
 
-_FLOOR = 1e-12  # under the root, so that the gradient of a tiny vector's direction stays bounded
+FLOOR = 1e-12
+"""Under the root, so that the gradient of a tiny vector's direction stays bounded."""
 
 
 def unit(vectors: Tensor, dim: int) -> Tensor:
@@ -44,7 +46,7 @@ def unit(vectors: Tensor, dim: int) -> Tensor:
             [0.0000, 0.0000]])
     """
     squares = vectors.square().sum(dim, keepdim=True)
-    return vectors * (squares + _FLOOR).rsqrt().masked_fill(squares == 0, 0)
+    return vectors * (squares + FLOOR).rsqrt().masked_fill(squares == 0, 0)
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
