@@ -229,6 +229,7 @@ def test_a_translator_by_commands(tmp_path, capsys):
     load_weights(student, learned["weights"])
     found = measure_translations(student.eval(), pairs(tmp_path, "test", source="en", target="de"), replicates=0)
     assert measured["metrics"]["chrf"]["value"] == pytest.approx(found.measures.metrics["chrf"].value)
+    assert measured["signatures"] == found.signatures
     assert measured["metrics"]["bleu"]["low"] <= measured["metrics"]["bleu"]["value"]
     plain = run(
         capsys, "evaluate", *network("student", 16), "--student.weights", learned["weights"], *data, "--task", "seq2seq",

@@ -138,6 +138,16 @@ def test_a_book_or_teacher_that_the_method_does_not_ask_is_noted(made, weights, 
     assert last_json()["notes"] == []
 
 
+def test_labels_without_weight_are_noted_and_not_warned_of_too(weights, tmp_path, capsys, recwarn):
+    argv = ["learn", *DATA, "--student", "digits-small", "--teacher", "digits-large", "--teacher.weights", str(weights)]
+    argv += ["--method", "ccskd", "--training.epochs", "1", "--training.batch_size", "32", "--validate_on", ""]
+    assert main([*argv, "--loggers", "[]", "--training.accelerator", "cpu", "--out", str(tmp_path / "run")]) == 0
+    told = "method ccskd gives labels no weight in any of the 1 epochs"
+    said = capsys.readouterr()
+    assert (said.out + said.err).count(told) == 1
+    assert not any(told in str(each.message) for each in recwarn)
+
+
 def test_learn_takes_yaml_and_overrides(made, tmp_path, last_json):
     config = tmp_path / "run.yaml"
     config.write_text(

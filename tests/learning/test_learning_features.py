@@ -14,7 +14,7 @@ from bookkd.core.errors import ConfigError
 from bookkd.core.fields import SAMPLE_WEIGHT
 from bookkd.core.schedules import Clock, Linear
 from bookkd.knowledge import LiveKnowledge, StoredKnowledge, Teacher
-from bookkd.learning import Cohort, Step, Training, learn, learner_for, offer_needs
+from bookkd.learning import Cohort, LearningWarning, Step, Training, learn, learner_for, offer_needs
 from bookkd.learning.configuration import silent_labels
 from bookkd.losses import claims, nst
 from bookkd.making import make
@@ -204,7 +204,7 @@ class Plain(Hint):
 def test_a_run_that_ends_before_its_labels_begin_says_so(name, options, do):
     method = build_method(name, **options)
     live = LiveKnowledge(Teacher(network(0, 4)), TASK)
-    with pytest.warns(UserWarning, match=f"method {name} gives labels no weight in any of the 1 epochs.*{do}"):
+    with pytest.warns(LearningWarning, match=f"method {name} gives labels no weight in any of the 1 epochs.*{do}"):
         learned = learnt(method, live)
     assert do in learned.notes[0]
 

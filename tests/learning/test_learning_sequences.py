@@ -148,7 +148,7 @@ class TestPasses:
         said = Learner(network, task, passes=3)(batch)
         assert len(said["logits"]) == int(task.counts(batch).sum())
         for i in range(3):
-            assert torch.equal(said[f"passes/{i}/logits"], task.fields(network(batch["input"]), batch)["logits"])
+            assert torch.equal(said[f"passes/{i}/logits"], task.fields(network(*task.inputs(batch)), batch)["logits"])
 
     @pytest.mark.parametrize("gradient", [False, True])
     def test_a_term_between_them_sends_gradient_where_it_is_asked(self, gradient):

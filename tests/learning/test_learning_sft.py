@@ -10,7 +10,7 @@ transformers = pytest.importorskip("transformers")
 trl = pytest.importorskip("trl")
 datasets = pytest.importorskip("datasets")
 
-from tests.learning.test_learning_hugging_face import model  # noqa: E402
+from tests.learning.hugging_face import model  # noqa: E402
 from tokenizers import Tokenizer, models, pre_tokenizers  # noqa: E402
 
 from bookkd.book import Dense, TopK  # noqa: E402

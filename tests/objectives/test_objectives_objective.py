@@ -227,3 +227,5 @@ def test_terms_that_weigh_nothing_now_are_left_out_with_what_only_they_read():
     assert whole.at(Clock()) is whole
     silent = Objective((hard(0.0),))
     assert silent.at(Clock()) is silent
+    logged = Objective((hard(1.0), soft(0.0), ends), (third,))  # the number 0 is for the log, and stays
+    assert [term.name for term in logged.at(Clock(2, 1.0, 4)).terms] == [hard(1.0).name, soft(0.0).name]

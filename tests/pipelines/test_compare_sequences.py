@@ -216,10 +216,13 @@ def test_translations_are_written_out_and_measured(tmp_path, monkeypatch):
     for name in ("bleu", "chrf"):
         assert record.metric(name) == pytest.approx(found.measures.metrics[name].value)
         assert row[name]["mean"] == pytest.approx(record.metric(name))
+    assert record.signatures == found.signatures
+    assert result["signatures"] == {name: (said,) for name, said in found.signatures.items()}
     assert result["notes"] == []
     _, plain = run(tmp_path / "b", **given, beam=0)
     (unwritten,) = plain.values()
     assert "bleu" not in unwritten.metrics
+    assert unwritten.signatures == {}
     assert np.isclose(unwritten.metric("perplexity"), record.metric("perplexity"))
 
     def missing(module, extra):

@@ -184,3 +184,27 @@ def test_runs_without_their_first_metric_say_so():
     found = numbers_of(as_found([replace(each, metrics={}) for each in numbers()]))
     assert "No run has R²." in summary(found)
     render(found, "md")
+
+
+def translated(arm, seed, bleu, signature):
+    metrics = {"perplexity": 9.0 - bleu / 10, "bleu": bleu, "chrf": 50.0}
+    return run("seq2seq", arm, seed, metrics, signatures={"bleu": signature, "chrf": "nc:6|nw:0|version:2.6.0"})
+
+
+def test_translations_are_told_with_the_signatures_of_their_scores():
+    """Version and tokenisation stand beside the figures in every format; of two, a caution says that they do not compare."""
+    pytest.importorskip("altair")
+    mine, other = "tok:13a|version:2.6.0", "tok:none|version:2.5.1"
+    runs = [translated(arm, seed, 20.0 + seed, mine) for arm in ("supervised", "vanilla-kd") for seed in (0, 1)]
+    found = numbers_of(as_found(runs))
+    told = "Signatures: BLEU tok:13a|version:2.6.0; chrF nc:6|nw:0|version:2.6.0."
+    assert told in main_table(found).note
+    assert told in render(found, "html")
+    assert told in render(found, "md").replace("\\", "")
+    assert json.loads(render(found, "json"))["provenance"]["signatures"]["bleu"] == [mine]
+    assert not any("several versions" in each for each in cautions(found))
+    mixed = numbers_of(as_found([*runs, translated("vanilla-kd", 2, 30.0, other)]))
+    assert f"BLEU {mine} and {other};" in main_table(mixed).note
+    assert "Runs computed BLEU by several versions or settings, whose values cannot be compared." in cautions(mixed)
+    # Without BLEU in the table, nothing is said of it.
+    assert main_table(numbers_of(as_found(labels()))).note == "Mean ± standard deviation between seeds."

@@ -66,7 +66,7 @@ def test_positions_are_those_that_describe_a_token():
     lengths = [len(DATA[row][0]) for row in (3, 0, 7)]
     assert found["length"].tolist() == lengths
     assert found["input"].shape == (3, max(lengths))
-    logits = Tiny(0)(found["input"])
+    logits = Tiny(0)(*TASK.inputs(found))
     said = TASK.fields(logits, found)["logits"]
     wanted = torch.cat([logits[row, : length - 1] for row, length in enumerate(lengths)])
     assert torch.equal(said, wanted)
@@ -81,8 +81,8 @@ def test_padding_is_never_seen():
     alone, padded = batch(3), batch(3, 0, 7)
     network = Tiny(1)
     count = int(alone["length"]) - 1
-    first = TASK.fields(network(padded["input"]), padded)["logits"][:count]
-    torch.testing.assert_close(first, TASK.fields(network(alone["input"]), alone)["logits"])
+    first = TASK.fields(network(*TASK.inputs(padded)), padded)["logits"][:count]
+    torch.testing.assert_close(first, TASK.fields(network(*TASK.inputs(alone)), alone)["logits"])
     assert torch.equal(TASK.batch(padded)["label"][:count], TASK.batch(alone)["label"])
 
 
@@ -99,24 +99,46 @@ def test_tokens_of_a_prompt_weigh_nothing():
 def test_an_output_layer_that_is_padded_is_cut():
     found = batch(0, 1)
     wide = Tiny(0, outputs=V + 4)
-    assert TASK.fields(wide(found["input"]), found)["logits"].shape[1] == V
+    assert TASK.fields(wide(*TASK.inputs(found)), found)["logits"].shape[1] == V
     with pytest.raises(TeacherOutputError, match=r"at least 12\], got shape \(2, \d+, 9\)"):
-        TASK.fields(Tiny(0, outputs=9)(found["input"]), found)
+        TASK.fields(Tiny(0, outputs=9)(*TASK.inputs(found)), found)
     with pytest.raises(TeacherOutputError, match="of the data's tokens"):
-        TASK.fields(wide(found["input"])[:, :-2], found)
+        TASK.fields(wide(*TASK.inputs(found))[:, :-1], found)
 
 
-def test_a_network_is_not_given_the_last_column_and_says_the_same():
+class Shifted(Tiny):
+    """Puts a token of its own in front, so that what it says at a position is one token behind."""
+
+    def forward(self, tokens):
+        return super().forward(torch.cat([torch.zeros_like(tokens[:, :1]), tokens], 1))
+
+
+def test_a_network_that_says_one_position_more_is_refused(tmp_path):
+    with pytest.raises(TeacherOutputError, match=r"`logits` to be \[\d+, \d+, at least 12\], got shape"):
+        make(tmp_path / "book", Teacher(Shifted(0), name="shifted"), DATA, VIEWS, task=TASK)
+    with pytest.raises(TeacherOutputError, match=r"`logits` to be \[\d+, \d+, at least 12\], got shape"):
+        learn(Shifted(0), DATA, VIEWS, task=TASK, method=Supervised(), training=training(epochs=1))
+
+
+class Viewing(Tiny):
+    """Takes its tokens apart by `view`, as scripts do."""
+
+    def forward(self, tokens):
+        return super().forward(tokens.view(-1).view(tokens.shape))
+
+
+def test_a_network_is_not_given_the_last_column():
     """Of sequences of one length and of several; where all are as long, no logit is copied."""
-    network = Tiny(0)
+    network = Viewing(0)
     for samples in ((0, 1), (0, 0)):
         found = batch(*samples)
         (given,) = TASK.inputs(found)
-        assert given.shape[1] == found["input"].shape[1] - 1
+        assert torch.equal(given, found["input"][:, :-1])
         logits = network(given)
         taken = TASK.fields(logits, found)["logits"]
-        torch.testing.assert_close(taken, TASK.fields(network(found["input"]), found)["logits"])
-        assert len(taken) == len(TASK.batch(found)["label"])
+        full = network(found["input"])
+        wanted = [full[row, : length - 1] for row, length in enumerate(found["length"].tolist())]
+        torch.testing.assert_close(taken, torch.cat(wanted))
         same = taken.untyped_storage().data_ptr() == logits.untyped_storage().data_ptr()
         assert same == (len(set(samples)) == 1)
 

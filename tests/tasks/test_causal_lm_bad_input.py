@@ -73,7 +73,7 @@ def test_masked_tokens_make_no_nan(tmp_path, codec):
         assert np.isfinite(learned.history[-1]["train/loss"])
         assert torch.isfinite(flat(student)).all()
         assert np.isfinite(learned.metrics["perplexity"])
-    said = MASKED.fields(student(batch(0, data=WITHOUT)["input"]), batch(0, data=WITHOUT))["logits"]
+    said = MASKED.fields(student(*MASKED.inputs(batch(0, data=WITHOUT))), batch(0, data=WITHOUT))["logits"]
     assert (said.softmax(-1)[:, list(RESERVED)] == 0).all()
 
 

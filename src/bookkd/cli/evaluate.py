@@ -66,6 +66,8 @@ def show(result: dict[str, Any]) -> None:
             for name, one in zip(result["class_names"], found, strict=True)
         ]
         out.print(f"{measure.replace('_', ' ').capitalize()} by class: {', '.join(shown)}")
+    for measure, signature in result.get("signatures", {}).items():
+        out.print(f"Signature of {measure}: {signature}", soft_wrap=True, markup=False, highlight=False)
     for note in result.get("notes", []):
         out.print(f"Note: {note}", soft_wrap=True, markup=False)
     if "cost" in result:

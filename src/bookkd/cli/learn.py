@@ -9,7 +9,7 @@ from typing import Any
 from bookkd.book import newest_plan
 from bookkd.cli._show import console
 from bookkd.cli._verb import Choice, Verb, asked
-from bookkd.core.errors import BookKDError
+from bookkd.core.errors import BookKDError, StorageError
 from bookkd.learning import Training
 from bookkd.methods import Method, build_method, method_class
 from bookkd.pipelines.learn_student import learn_student
@@ -83,13 +83,19 @@ def show(result: dict[str, Any]) -> None:
 
 
 def _usual(arguments: Sequence[str]) -> str:
-    """Return the method of the task that is named, or of the book on this machine that is."""
+    """Return the method of the task that is named, or of the book that is, on this machine or at an address.
+
+    Raises:
+        StorageError: for an address that cannot be read, since whoever opens it would wait for it once more.
+    """
     task = asked("--task.name", arguments, "")
-    for word in [] if task else arguments:
-        first = word.split(",")[0]
+    for word in [] if task or asked("--method.name", arguments, "") else arguments:
+        first = word.split(",")[0].strip()
         try:
-            plan = None if word.startswith("--") or "://" in first else newest_plan(first)
-        except (BookKDError, OSError, ValueError):
+            plan = None if word.startswith("--") else newest_plan(first)
+        except (BookKDError, OSError, ValueError) as error:
+            if "://" in first and isinstance(error, StorageError):
+                raise
             continue  # whoever opens it says what is wrong
         if plan is not None:
             return usual_method(plan.task)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,8 @@ class Measures:
         n: Number of samples.
         replicates: Bootstrap replicates behind the intervals.
         level: Share of them inside.
+        signatures: Metric -> version and settings of the package that computed it, where it says them: two values compare only where
+            these are equal.
     """
 
     metrics: dict[str, Interval]
@@ -41,6 +43,7 @@ class Measures:
     n: int
     replicates: int
     level: float
+    signatures: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for a result file."""
@@ -54,6 +57,7 @@ class Measures:
             "n": self.n,
             "replicates": self.replicates,
             "level": self.level,
+            **({"signatures": dict(self.signatures)} if self.signatures else {}),
         }
 
 

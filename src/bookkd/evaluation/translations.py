@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,18 +26,21 @@ class Translations:
     """What a network wrote, and how good it is.
 
     Args:
-        measures: `bleu` and `chrf`, 0 to 100, and `length_ratio`, words written for each of the references.
-        signatures: Of each score, as sacreBLEU gives it: two scores compare only where these are equal.
+        measures: `bleu` and `chrf`, 0 to 100, with sacreBLEU's signatures, and `length_ratio`, words written for each of the references.
         texts: What was written, one for each sentence.
     """
 
     measures: Measures
-    signatures: dict[str, str]
     texts: tuple[str, ...]
+
+    @property
+    def signatures(self) -> Mapping[str, str]:
+        """Of each score, as sacreBLEU gives it: two scores compare only where these are equal."""
+        return self.measures.signatures
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for a result file, without the texts."""
-        return {**self.measures.to_json(), "signatures": self.signatures}
+        return self.measures.to_json()
 
 
 def measure_translations(
@@ -189,7 +192,7 @@ def score_translations(
         statistic, len(texts), class_names=(), replicates=replicates, seed=seed, level=level
     )  # fmt: skip
     signatures = {name: str(scorer.get_signature()) for name, scorer in scorers.items()}
-    return Translations(measures, signatures, tuple(texts))
+    return Translations(replace(measures, signatures=signatures), tuple(texts))
 
 
 def likeness(metric: str, *, words: bool) -> Callable[[str, str], float]:

@@ -209,11 +209,9 @@ class Capture:
         lengths = batch.get(LENGTH)
         if lengths is None:
             return values.mean(1)
-        # A causal network is not given the last column: what is said at a sequence's last token describes nothing.
-        left_out = batch[INPUT].shape[1] - values.shape[1]
-        if left_out not in (0, 1):
+        if values.shape[1] != batch[INPUT].shape[1]:
             self._refuse_padded(feature, output, batch)
-        here = torch.arange(values.shape[1], device=values.device) < lengths.to(values.device).unsqueeze(1) - left_out
+        here = torch.arange(values.shape[1], device=values.device) < lengths.to(values.device).unsqueeze(1)
         found: Tensor = values.masked_fill(~here.unsqueeze(2), 0).sum(1) / here.sum(1, keepdim=True).clamp_min(1)
         return found
 

@@ -55,7 +55,7 @@ class LiveKnowledge:
         inside = [name for name in dict.fromkeys(names) if is_feature(name) and name not in self._inside]
         if inside:
             capture, inputs = self._capture(inside), self.task.inputs(batch)
-            shapes = shapes_of(capture, lambda: self.teacher(*inputs), batch)
+            shapes = shapes_of(capture, lambda: self.teacher(*inputs), self.task.given(batch))
             self._inside |= {name: FieldInfo(shape) for name, shape in shapes.items()}
 
     @property
@@ -115,7 +115,7 @@ class LiveKnowledge:
         inputs = self.task.inputs(batch)
         if not inside:
             return self.teacher(*inputs), {}
-        return self._capture(inside)(lambda: self.teacher(*inputs), batch)
+        return self._capture(inside)(lambda: self.teacher(*inputs), self.task.given(batch))
 
 
 def _full(logits: torch.Tensor) -> torch.Tensor:

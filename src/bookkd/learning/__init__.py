@@ -7,7 +7,7 @@ from bookkd.learning.building import learner_for, offer_needs
 from bookkd.learning.cohort import Cohort
 from bookkd.learning.data import Groups, check_batches, make_groups, visible_labels
 from bookkd.learning.learn import learn
-from bookkd.learning.learned import Learned
+from bookkd.learning.learned import Learned, LearningWarning
 from bookkd.learning.learner import Learner
 from bookkd.learning.loop import fit
 from bookkd.learning.measuring import measure, measure_network, measure_sequences, predictions_of
@@ -23,6 +23,7 @@ __all__ = [
     "Learned",
     "Learner",
     "LearningRate",
+    "LearningWarning",
     "OnPolicy",
     "Run",
     "Step",

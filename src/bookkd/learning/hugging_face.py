@@ -17,30 +17,34 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.utils.data import IterableDataset
 
-from bookkd.book import Book, Positions, RaggedArray
 from bookkd.core.check import between
-from bookkd.core.errors import BookMismatchError, ConfigError, ViewMismatchError, expected
-from bookkd.core.fields import COUNTS, LENGTH, PROBE_HASH, PROBE_PROJECTIONS, PROBE_TAKEN, SAMPLE, WEIGHT
+from bookkd.core.errors import ConfigError, ViewMismatchError, expected
+from bookkd.core.fields import COUNTS, LENGTH, PROBE_HASH, PROBE_PROJECTIONS, PROBE_TAKEN, WEIGHT
 from bookkd.core.names import require
 from bookkd.core.rng import draw64
 from bookkd.core.schedules import Clock
 from bookkd.knowledge import StoredKnowledge, check_needs
+from bookkd.learning._hugging_face_checks import (
+    check_book,
+    check_fingerprint,
+    check_method,
+    check_model,
+    check_options,
+    check_positions,
+    rows_of,
+    why_other,
+)
 from bookkd.learning._hugging_face_rows import NUMBER, Collator, Numbered, Rows, batch_of, proof_of, tokens_of
 from bookkd.learning.configuration import check_task
-from bookkd.methods import LLMKD, BaseMethod, Method
-from bookkd.tasks import CausalLM
+from bookkd.methods import LLMKD, Method
+from bookkd.tasks import CausalLM, found_logits
 from bookkd.views import probe
 from bookkd.zoo import (
     LanguageModel,
     documents_apart,
-    fingerprint,
     keeps_apart,
-    positions_of,
-    positions_within,
     takes,
-    tokenizer_digest,
 )
 
 __all__ = ["BookLoss", "BookTrainer", "tokens_of"]
@@ -58,7 +62,7 @@ class BookLoss(_Mixed):  # type: ignore[misc]
 
     The loss is the sum over terms and positions, divided by the learnt tokens of the whole accumulated batch over all devices, so
     that it does not depend on how these are divided; of a mixture of experts, its auxiliary loss is added. Evaluation measures the
-    trainer's own loss on labels. Before it starts, 64 rows are held against the probes of the book; while it trains, a share of what the
+    trainer's own loss on labels, where the model must see documents as in training. Before it starts, 64 rows are held against the probes of the book; while it trains, a share of what the
     collator made of them.
     """
 
@@ -69,28 +73,27 @@ class BookLoss(_Mixed):  # type: ignore[misc]
         self.knowledge = book if isinstance(book, StoredKnowledge) else StoredKnowledge(book)
         self.probe_share = between(probe_share, 0, 1, "probe_share", where="BookTrainer")
         method, plan = method or LLMKD(), self.knowledge.book.plan
-        _check_book(plan, str(self.knowledge.book.path))
+        check_book(plan, str(self.knowledge.book.path))
         self.task = CausalLM(int(plan.data["vocabulary"]), masked=tuple(plan.masked_classes))
         check_task(method, self.task, "BookTrainer")
         self.objective = method.objective(self.task)
-        _check_method(method, self.objective, args)
+        check_method(method, self.objective, args)
         check_needs(method.needs(self.task), self.knowledge, method.name)
-        _check_options(args, options)
+        check_options(args, options)
         # The loss is divided over the accumulated batch here.
         self.loss_is_scaled_for_ga = True
         self._proven_positions = False
 
     def numbered(self, dataset: Any, rows: Any) -> Numbered:
         """Return the rows with their numbers, after proof that the book is of them."""
-        found = Numbered(dataset, _rows_of(self.knowledge.book.plan, dataset, rows, str(self.knowledge.book.path)))
+        found = Numbered(dataset, rows_of(self.knowledge.book.plan, dataset, rows, str(self.knowledge.book.path)))
         if not {PROBE_HASH, PROBE_PROJECTIONS} <= self.knowledge.book.fields.keys():
-            _check_fingerprint(self.knowledge.book.plan, dataset, rows, str(self.knowledge.book.path))
+            check_fingerprint(self.knowledge.book.plan, dataset, rows, str(self.knowledge.book.path))
         proof = proof_of(found.dataset, found.rows, _PROVEN)
         try:
             self.knowledge.check(proof)
         except ViewMismatchError as error:
-            why = _moved(self.knowledge.book, proof) or _cut(self.knowledge.book, proof)
-            raise ViewMismatchError(f"{error}{why}") from error
+            raise ViewMismatchError(f"{error}{why_other(self.knowledge.book, proof)}") from error
         return found
 
     def _set_signature_columns_if_needed(self) -> None:
@@ -124,16 +127,15 @@ class BookLoss(_Mixed):  # type: ignore[misc]
     ) -> Any:
         """Return the method's loss on rows of the book, the model's own on others."""
         rows: Rows | None = inputs.pop(NUMBER, None)
-        if takes(self.accelerator.unwrap_model(model), "use_cache"):
-            # With a cache Transformers does not look at position_ids for where documents begin.
-            inputs = {"use_cache": False, **inputs}
         if rows is None or not model.training:
-            return super().compute_loss(model, self._kept_apart(inputs), return_outputs, num_items_in_batch)
+            return super().compute_loss(model, self._as_seen(model, inputs), return_outputs, num_items_in_batch)
+        inputs = self._without_cache(model, inputs)
         batch = batch_of(inputs["input_ids"], rows)
         probes = self._probes(rows)
-        left_out = self._left_out(inputs, rows, probes[PROBE_TAKEN])
+        left_out = ("labels", "shift_labels", *self._proven(inputs, rows, probes[PROBE_TAKEN]))
         outputs = model(**{key: value for key, value in inputs.items() if key not in left_out})
-        said = self.task.fields(outputs, batch)
+        # Transformers gives its models the last tokens, too, of which nothing is asked.
+        said = self.task.fields(found_logits(outputs)[:, :-1], batch)
         seen = self.task.batch(batch)
         # What the book is asked by stays on the processor.
         asked = {**batch, COUNTS: self.task.counts({LENGTH: rows.lengths}), **probes}
@@ -165,38 +167,61 @@ class BookLoss(_Mixed):  # type: ignore[misc]
         check_model(self.knowledge.book.plan, model, tokenizer, str(self.knowledge.book.path), separator=separator)
         if separator is not None and not keeps_apart(model, separator):
             do = "Make the book of a teacher with separator=None, or train another kind of model."
-            where = f"BookTrainer, whose book's teacher saw documents apart at token {separator}"
             wish = "one that keeps documents apart by position_ids"
-            raise ConfigError(expected("model", wish, type(model).__name__, where=where, do=do))
+            raise ConfigError(expected("model", wish, type(model).__name__, where=self._where, do=do))
 
-    def _left_out(self, inputs: Mapping[str, Any], rows: Rows, taken: Tensor) -> tuple[str, ...]:
-        """Return the inputs that are none of the model's, after proof that it sees of the rows `taken` what the teacher saw.
+    def _proven(self, inputs: Mapping[str, Any], rows: Rows, taken: Tensor) -> tuple[str, ...]:
+        """Return `_left_out` of rows to learn from: of the first batch with position_ids all are proven, then those `taken`."""
+        tokens = inputs["input_ids"]
+        there = torch.arange(tokens.shape[1]) < rows.lengths[:, None]
+        places = (taken if self._proven_positions else torch.ones_like(taken)).nonzero().flatten()
+        left_out = self._left_out(inputs, there, places, rows.numbers)
+        self._proven_positions |= inputs.get("position_ids") is not None
+        return left_out
 
-        Of the first batch all rows are proven. Beside a mask Transformers takes position_ids for those of one document; as rows are
-        padded at the end, none is needed.
+    def _as_seen(self, model: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Return the inputs of rows to evaluate on, after proof that the model sees in them what it does in training."""
+        inputs = self._without_cache(model, inputs)
+        if "input_ids" not in inputs:
+            return inputs
+        tokens, mask = inputs["input_ids"], inputs.get("attention_mask")
+        there = torch.ones_like(tokens, dtype=torch.bool) if mask is None or mask.dim() != 2 else mask.bool()
+        if self._separator is not None and bool((there[:, 1:] & ~there[:, :-1]).any()):
+            do = 'Set the tokenizer\'s padding_side to "right".'
+            raise ConfigError(expected("padding", "at the end of each row", "elsewhere", where=self._where, do=do))
+        left_out = self._left_out(inputs, there, torch.arange(len(tokens)), None)
+        return {key: value for key, value in inputs.items() if key not in left_out}
+
+    def _without_cache(self, model: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Return the inputs without a cache, with which Transformers does not look at position_ids for where documents begin."""
+        return {"use_cache": False, **inputs} if takes(self.accelerator.unwrap_model(model), "use_cache") else inputs
+
+    @property
+    def _where(self) -> str:
+        separator = self._separator
+        saw = "documents together" if separator is None else f"documents apart at token {separator}"
+        return f"BookTrainer, whose book's teacher saw {saw}"
+
+    def _left_out(
+        self, inputs: Mapping[str, Any], there: Tensor, places: Tensor, numbers: Tensor | None
+    ) -> tuple[str, ...]:
+        """Return the inputs that a model is not given, after proof that it sees of some rows what the teacher saw.
+
+        Beside a mask Transformers takes position_ids for those of one document; as rows are padded at the end, none is needed.
+
+        Args:
+            inputs: Of the batch.
+            there: Where there are tokens that are no padding, [batch, length].
+            places: Which rows are proven.
+            numbers: Rows of the book; None of others.
         """
         separator, given = self._separator, inputs.get("position_ids")
-        saw = "documents together" if separator is None else f"documents apart at token {separator}"
-        where = f"BookTrainer, whose book's teacher saw {saw}"
         if separator is not None and given is None:
             do = "Let the collator give them (bookkd.zoo.positions_within), or make the book with separator=None."
-            raise ConfigError(expected("position_ids", "in the batch", "none", where=where, do=do))
+            raise ConfigError(expected("position_ids", "in the batch", "none", where=self._where, do=do))
         if given is not None:
-            places = (taken if self._proven_positions else torch.ones_like(taken)).nonzero().flatten()
-            _check_positions(given, inputs["input_ids"], rows, places, separator, where)
-            self._proven_positions = True
-        return ("labels", "shift_labels") if separator is None else ("labels", "shift_labels", "attention_mask")
-
-    def _kept_apart(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Return the inputs of rows to evaluate on: without a mask where documents are kept apart and padding is at the end.
-
-        Beside a mask Transformers would let documents see one another; nothing that is learnt sees what stands behind it.
-        """
-        mask = inputs.get("attention_mask")
-        if self._separator is None or mask is None or "position_ids" not in inputs or mask.dim() != 2:
-            return inputs
-        at_the_end = bool((mask[:, 1:] <= mask[:, :-1]).all())
-        return {key: value for key, value in inputs.items() if key != "attention_mask"} if at_the_end else inputs
+            check_positions(given, inputs["input_ids"], there, places, separator, self._where, numbers)
+        return () if separator is None else ("attention_mask",)
 
     def _of_experts(self, outputs: Any) -> Tensor | float:
         """Return the auxiliary loss that spreads tokens over experts, which a model adds to its own loss alone."""
@@ -269,141 +294,12 @@ class BookTrainer(BookLoss, _Trainer):  # type: ignore[misc]
         self.check_student()
         self.data_collator: Any = Collator(self.data_collator)
 
-
-def _check_positions(
-    given: Tensor, tokens: Tensor, rows: Rows, places: Tensor, separator: int | None, where: str
-) -> None:
-    """Refuse position_ids that show a model other documents than the teacher saw: their shape always, their values at some rows.
-
-    Transformers lays those of one row on all rows of a batch. Where no row is looked at, nothing waits for the device.
-    """
-    count, length = tokens.shape
-    if tuple(given.shape) not in {(count, length), (1, length), (length,)}:
-        wish = f"of shape [{count}, {length}], or [1, {length}] for all rows alike"
-        raise ConfigError(expected("position_ids", wish, f"shape {list(given.shape)}", where=where))
-    if not len(places):
-        return
-    here = places.to(tokens.device)
-    given, tokens = given.expand(count, length)[here], tokens[here]
-    there = torch.arange(length, device=tokens.device) < rows.lengths[places].to(tokens.device)[:, None]
-    if separator is None:
-        wrong, wish = (given[:, 1:] - given[:, :-1] != 1) & there[:, 1:], "counted on through each row"
-    else:
-        wrong, wish = (given != positions_within(tokens, separator)) & there, "counted from each separator"
-    found = wrong.nonzero()[:1].tolist()
-    if found:
-        row, place = found[0][0], found[0][1] + int(separator is None)
-        do = "Let the collator leave them out." if separator is None else "Use bookkd.zoo.positions_within."
-        got = f"{int(given[row, place])} at token {place} of row {int(rows.numbers[places[row]])}"
-        raise ConfigError(expected("position_ids", wish, got, where=where, do=do))
-
-
-def _moved(book: Book, batch: Mapping[str, Any]) -> str:
-    """Return where in the book a row stands that is another one there; empty where it is nowhere."""
-    places = np.arange(book.n_samples)
-    known = np.asarray(book.read(places, np.zeros_like(places), [PROBE_HASH])[PROBE_HASH])
-    mine = batch[PROBE_HASH].numpy().view(np.uint64)
-    for row, each in zip(batch[SAMPLE].tolist(), mine, strict=True):
-        if known[row] != each and len(found := np.flatnonzero(known == each)):
-            do = "give the rows in the book's order, or say which they are: rows=."
-            return f" Row {row} here is row {int(found[0])} of the book: the rows stand in another order; {do}"
-    return ""
-
-
-def _cut(book: Book, batch: Mapping[str, Any]) -> str:
-    """Return, of rows that are not the book's, whether they were cut at another length; empty where not."""
-    names = [name for name, plan in book.fields.items() if plan.positions is not None][:1]
-    for row, length in zip(batch[SAMPLE].tolist(), batch[LENGTH].tolist(), strict=True) if names else ():
-        said = book.read(np.array([row]), np.array([0]), names)[names[0]]  # one at a time: it may be of every token
-        kept = int(said.counts[0]) + 1 if isinstance(said, RaggedArray | Positions) else length
-        if kept != length:
-            return f" Row {row} has {length} tokens, the book's {kept}: one of them was cut at another length."
-    return ""
-
-
-def _check_fingerprint(plan: Any, dataset: Any, rows: Any, where: str) -> None:
-    """Refuse rows of a book without probes, unless they are all of them and have its fingerprint."""
-    known = plan.data.get("samples")
-    mine = None if rows is not None else fingerprint(tokens_of(dataset, vocabulary=plan.data["vocabulary"]))["samples"]
-    if known is None or mine != known:
-        do = "Pass the rows that the book was made of, all and in their order, or make a book with probes."
-        wish = f"those of {where}, which has no probes but a fingerprint {known}"
-        raise BookMismatchError(expected("rows", wish, mine or "a part of them", do=do))
-
-
-def _check_book(plan: Any, where: str) -> None:
-    if plan.task != CausalLM.name or "vocabulary" not in plan.data:
-        do = "Make it with the task causal-lm, of the rows that tokens_of gives."
-        raise ConfigError(expected("book", "one of a causal language model", plan.task, where=where, do=do))
-    if plan.n_views != 1:
-        do = "Learn with bookkd.learning.learn, which replays views."
-        raise ConfigError(expected("n_views", "1: rows are seen as they are", plan.n_views, where=where, do=do))
-
-
-def _check_method(method: Method, objective: Any, args: Any) -> None:
-    """Refuse what needs a loop of ours: events, several students or passes, parts that are trained beside the student."""
-    do = "Learn with bookkd.learning.learn."
-    own = getattr(type(method), "own_knowledge", None) is not BaseMethod.own_knowledge
-    for what, asked in (
-        ("connectors", bool(objective.connectors)),
-        ("events of a run", bool(method.handlers()) or own),
-        ("a student of another shape", getattr(type(method), "shape", None) is not BaseMethod.shape),
-        ("several students", method.cohort > 1),
-        ("several passes", method.passes > 1),
-    ):
-        if asked:
-            raise ConfigError(expected("method", f"one without {what}", method.name, where="BookTrainer", do=do))
-    accumulate, processes = getattr(args, "gradient_accumulation_steps", 1), getattr(args, "world_size", 1)
-    objective.refuse_split(int(accumulate) * int(processes))
-
-
-def _check_options(args: Any, options: Mapping[str, Any]) -> None:
-    """Refuse options of a `Trainer` that would have no effect, or split sequences over devices."""
-    given = {
-        "compute_loss_func": options.get("compute_loss_func"),
-        **{name: getattr(args, name, None) for name in ("label_smoothing_factor", "parallelism_config")},
-    }
-    for name, value in given.items():
-        if value:
-            do = "The loss is the method's: leave it out."
-            raise ConfigError(expected(name, "absent", value, where="BookTrainer", do=do))
-
-
-def _rows_of(plan: Any, dataset: Any, rows: Any, where: str) -> npt.NDArray[np.int64]:
-    """Return the row of the book of each row of the data set."""
-    indexed = hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
-    if not indexed or isinstance(dataset, IterableDataset):
-        do = "Rows are found by their number: pass a data set with a length."
-        raise ConfigError(expected("train_dataset", "one that is indexed", type(dataset).__name__, do=do))
-    if rows is None:
-        if len(dataset) != plan.n_samples:
-            do = "Pass the rows that the book was made of, in their order, or say which they are: rows=."
-            raise BookMismatchError(expected("rows", f"{plan.n_samples}, as {where} has", len(dataset), do=do))
-        return np.arange(plan.n_samples, dtype=np.int64)
-    found = np.asarray(rows)
-    wish = f"one row of the book, below {plan.n_samples}, for each of {len(dataset)}"
-    if found.shape != (len(dataset),) or (found.dtype.kind not in "ui" and len(found)):
-        raise ConfigError(expected("rows", wish, f"{found.dtype} {found.shape}", where="BookTrainer"))
-    wrong = np.flatnonzero((found < 0) | (found >= plan.n_samples))
-    if len(wrong):
-        got = f"{int(found[wrong[0]])} for row {int(wrong[0])}"
-        raise ConfigError(expected("rows", wish, got, where="BookTrainer"))
-    return found.astype(np.int64)
-
-
-def check_model(plan: Any, model: nn.Module, tokenizer: Any, where: str, *, separator: int | None = None) -> None:
-    """Refuse another tokenizer, or a model of fewer tokens than the book's, or of fewer positions where these are counted through a sequence."""
-    outputs = getattr(getattr(model, "config", None), "vocab_size", None)
-    if isinstance(outputs, int) and outputs < plan.data["vocabulary"]:
-        wish = f"at least {plan.data['vocabulary']}, the vocabulary of {where}"
-        raise BookMismatchError(expected("vocabulary of the model", wish, outputs, do="Use the teacher's tokenizer."))
-    room, longest = positions_of(model), max((field.positions or 0 for field in plan.fields.values()), default=0)
-    if room is not None and longest + 1 > room and separator is None:
-        wish = f"at least {longest + 1}, the longest sequence of {where}"
-        raise BookMismatchError(expected("positions of the model", wish, room, do="Use a model of more positions."))
-    made = plan.data.get("tokenizer")
-    if tokenizer is not None and made and hasattr(tokenizer, "backend_tokenizer"):
-        mine = tokenizer_digest(tokenizer)
-        if mine != made:
-            do = "Use the tokenizer that the book's tokens were made by."
-            raise BookMismatchError(expected("tokenizer", f"{made[:12]}, as {where} has", mine[:12], do=do))
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> Any:
+        """Return loss, logits and labels of rows to evaluate on; those without labels too are seen as in training."""
+        names = self.label_names
+        if not (all(inputs.get(name) is not None for name in names) if names else self.can_return_loss):
+            # A trainer asks the model itself, past `compute_loss`.
+            inputs = self._as_seen(model, {key: value for key, value in inputs.items() if key != NUMBER})
+        return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)

@@ -49,7 +49,7 @@ from bookkd.learning.configuration import (
 )
 from bookkd.learning.data import Groups, check_batches, make_groups
 from bookkd.learning.folder import RunFolder, is_main_process, plain
-from bookkd.learning.learned import Learned, finished, keep, learned_of
+from bookkd.learning.learned import Learned, LearningWarning, finished, keep, learned_of
 from bookkd.learning.learner import Learner
 from bookkd.learning.loop import fit
 from bookkd.learning.on_policy import OnPolicy
@@ -155,7 +155,7 @@ def learn(
     check_utterances(objective, task, dataset, views, labels)
     silent = silent_labels(method, objective, training.epochs)
     if silent:
-        warnings.warn(silent, stacklevel=2)
+        warnings.warn(silent, LearningWarning, stacklevel=2)
     notes = (silent,) if silent else ()
     n_rows, n_next = len(dataset) if rows is None else len(rows), method.needs(task).views_per_sample
     check_batches(training, samples=n_rows, views_per_sample=n_next, whole=objective.relational)

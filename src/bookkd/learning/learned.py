@@ -18,7 +18,11 @@ from bookkd.learning.order import ReadingOrder
 from bookkd.learning.run import Run
 from bookkd.zoo import load_weights, save_weights
 
-__all__ = ["Learned", "finished", "keep", "learned_of"]
+__all__ = ["Learned", "LearningWarning", "finished", "keep", "learned_of"]
+
+
+class LearningWarning(UserWarning):
+    """What a run is warned of as it begins; `Learned.notes` says it too, for whoever shows these."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -78,7 +78,7 @@ class Learner(nn.Module):
         def run() -> Any:
             return self.compute(*self.task.inputs(batch))
 
-        output, inside = (run(), {}) if self.capture is None else self.capture(run, batch)
+        output, inside = (run(), {}) if self.capture is None else self.capture(run, self.task.given(batch))
         return {**self.task.fields(output, batch), **inside}
 
     def forward(

@@ -275,7 +275,8 @@ def measure_network(
         if beam and task.name == "seq2seq":
             size = min(batch_size, _MOST_WRITTEN)
             written = measure_translations(network, dataset, beam=beam, batch_size=size, device=device, **options)
-            return replace(found, metrics={**found.metrics, **written.measures.metrics})
+            metrics = {**found.metrics, **written.measures.metrics}
+            return replace(found, metrics=metrics, signatures=written.signatures)
         return found
     said = predict(network, dataset, task, batch_size=batch_size, device=device)
     theirs = None

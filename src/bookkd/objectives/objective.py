@@ -121,10 +121,12 @@ class Objective:
     def at(self, clock: Clock) -> Objective:
         """Return the terms that weigh something now, and the connectors that they read; all of them where none does.
 
-        What weighs nothing need not be read or worked out, and infinity times 0 is no number.
+        What weighs nothing need not be read or worked out, and infinity times 0 is no number. A term of the number 0 is a figure for the
+        log, and stays.
         """
-        terms = tuple(term for term in self.terms if resolve(term.weight, clock) != 0)
-        if not terms or len(terms) == len(self.terms):
+        idle = [resolve(term.weight, clock) == 0 for term in self.terms]
+        terms = tuple(term for term, no in zip(self.terms, idle, strict=True) if not no or not callable(term.weight))
+        if all(idle) or len(terms) == len(self.terms):
             return self
         read = {name for term in terms for name in (term.field, term.teacher, *term.beside) if name}
         connectors: list[Connector] = []

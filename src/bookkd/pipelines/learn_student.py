@@ -22,7 +22,7 @@ from bookkd.core.jsonio import pretty
 from bookkd.core.names import import_reference, is_reference, require
 from bookkd.core.protocols import Knowledge
 from bookkd.knowledge import Ensemble, LiveKnowledge, StoredKnowledge, Teacher, books_of, unmeasured
-from bookkd.learning import Learned, Training, find_device, learn, visible_labels
+from bookkd.learning import Learned, LearningWarning, Training, find_device, learn, visible_labels
 from bookkd.learning.folder import plain
 from bookkd.methods import Method
 from bookkd.pipelines.options import DataOptions, NetworkOptions, ViewOptions
@@ -131,26 +131,28 @@ def learn_student(
     chosen = with_variance(named, teacher=theirs, student=own)
     _quiet_lightning()
     started = time.perf_counter()
-    learned = learn(
-        network,
-        dataset,
-        drawn,
-        task=chosen,
-        knowledge=known if speaker is None else LiveKnowledge(speaker, chosen),
-        method=method,
-        preprocess=preprocess,
-        training=training,
-        validation=_validation(data, validate_on),
-        labels=hidden,
-        rows=None if rows is None else rows.tolist(),
-        out=folder,
-        door="lightning",
-        loggers=make_loggers(loggers, folder / "logs"),
-        progress=progress,
-        overwrite=overwrite,
-        start=weights_digest(network),
-        layers=student.layers,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", LearningWarning)  # it is among the notes
+        learned = learn(
+            network,
+            dataset,
+            drawn,
+            task=chosen,
+            knowledge=known if speaker is None else LiveKnowledge(speaker, chosen),
+            method=method,
+            preprocess=preprocess,
+            training=training,
+            validation=_validation(data, validate_on),
+            labels=hidden,
+            rows=None if rows is None else rows.tolist(),
+            out=folder,
+            door="lightning",
+            loggers=make_loggers(loggers, folder / "logs"),
+            progress=progress,
+            overwrite=overwrite,
+            start=weights_digest(network),
+            layers=student.layers,
+        )
     options: dict[str, Any] = {
         "student": plain(student),
         "data": plain(data),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bookkd.report.figures import Row
+from bookkd.report.formats import joined
 from bookkd.report.numbers import Numbers
 
 __all__ = ["cautions"]
@@ -29,6 +30,10 @@ def cautions(numbers: Numbers) -> tuple[str, ...]:
     crossed = {row.baseline for row in rows if row.baseline and _student(rows, row.baseline) != row.student}
     if crossed:
         found.append(f"Some arms are held against an arm with another student: {_some(sorted(crossed))}.")
+    titles = {column.key: column.title for column in numbers.columns}
+    mixed = [titles.get(name, name) for name, said in numbers.provenance.signatures.items() if len(said) > 1]
+    if mixed:
+        found.append(f"Runs computed {joined(mixed)} by several versions or settings, whose values cannot be compared.")
     other = [row.arm for row in rows if row.teacher_quality is not None and not row.same_split]
     if other:
         found.append(f"The teacher's {numbers.first.title} is of another split than the student's: {_some(other)}.")

@@ -10,10 +10,11 @@ from bookkd.book import TeacherInfo, lineage_tree
 from bookkd.core.jsonio import digest
 from bookkd.report.arms import Arm, flat
 from bookkd.report.columns import first_of
+from bookkd.report.record import RunRecord
 from bookkd.report.runs import FoundRun, number
 from bookkd.report.teachers import Teacher
 
-__all__ = ["Configuration", "Counted", "Provenance", "RunLine", "provenance_of"]
+__all__ = ["Configuration", "Counted", "Provenance", "RunLine", "provenance_of", "signatures_of"]
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ class Provenance:
         runs: Each run.
         lineages: Teacher -> who taught it, back to the first, one line each.
         configurations: One an arm that has any.
+        signatures: Metric -> each version and setting that it was computed by; of more than one, values cannot be compared.
     """
 
     data: tuple[Counted, ...]
@@ -94,6 +96,7 @@ class Provenance:
     runs: tuple[RunLine, ...]
     lineages: Mapping[str, tuple[str, ...]]
     configurations: tuple[Configuration, ...]
+    signatures: Mapping[str, tuple[str, ...]]
 
 
 def provenance_of(runs: Sequence[FoundRun], arms: Sequence[Arm], teachers: Sequence[Teacher]) -> Provenance:
@@ -104,7 +107,17 @@ def provenance_of(runs: Sequence[FoundRun], arms: Sequence[Arm], teachers: Seque
         runs=tuple(_line(run) for arm in arms for run in (*arm.done, *arm.failed)),
         lineages={f"{each.name} {each.digest[:12]}".strip(): lines for each in teachers if (lines := _lineage(each))},
         configurations=tuple(_configuration(arm) for arm in arms if arm.first.record.configuration),
+        signatures=signatures_of(run.record for run in runs),
     )
+
+
+def signatures_of(records: Iterable[RunRecord]) -> dict[str, tuple[str, ...]]:
+    """Return metric -> each version and setting that runs computed it by, in their order."""
+    found: dict[str, dict[str, None]] = {}
+    for record in records:
+        for name, said in record.signatures.items():
+            found.setdefault(name, {})[str(said)] = None
+    return {name: tuple(said) for name, said in found.items()}
 
 
 def _counted(values: Iterable[Mapping[str, Any]]) -> tuple[Counted, ...]:

@@ -40,6 +40,7 @@ class RunRecord:
         data: `{"name", "split", "samples", "train_samples", "label_fraction"}`.
         metrics: Metric -> `{"value", "low", "high"}`, on the split of `data`, as `to_json` of `evaluation.Evaluation` or
             `evaluation.Measures` gives them.
+        signatures: Metric -> version and settings of the package that computed it, where it says them, as sacreBLEU does.
         per_class_recall: One `{"value", "low", "high"}` or None a class; of classification.
         per_class: Metric -> one such a class or output; of other tasks.
         pictures: Of segmentation: `{"colours": ["#rrggbb"] a class, "samples": [{"sample", "image", "truth", "student", "teacher"}]}` with
@@ -76,6 +77,7 @@ class RunRecord:
     student: Mapping[str, Any] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    signatures: Mapping[str, str] = field(default_factory=dict)
     per_class_recall: tuple[Mapping[str, float] | None, ...] = ()
     per_class: Mapping[str, Any] = field(default_factory=dict)
     pictures: Mapping[str, Any] = field(default_factory=dict)

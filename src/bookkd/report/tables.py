@@ -172,7 +172,15 @@ def main_table(numbers: Numbers) -> Table:
         )
     rows = tuple(tuple(_main_cells(row, shown, scored)) for row in numbers.rows)
     falling = None if lower_is_better(first.key) else 3
-    return Table("All arms", tuple(heads), rows, "Mean ± standard deviation between seeds.", falling=falling)
+    note = f"Mean ± standard deviation between seeds.{_computed_by(numbers, shown)}"
+    return Table("All arms", tuple(heads), rows, note, falling=falling)
+
+
+def _computed_by(numbers: Numbers, columns: Sequence[Column]) -> str:
+    """Return the signatures of the columns that have one, to be told with their figures."""
+    said = numbers.provenance.signatures
+    found = [f"{column.title} {' and '.join(said[column.key])}" for column in columns if said.get(column.key)]
+    return f" Signatures: {'; '.join(found)}." if found else ""
 
 
 def _shown(numbers: Numbers, columns: Sequence[Column]) -> list[Column]:

@@ -28,7 +28,9 @@ class PositionTask(BaseTask):
     """
 
     name: ClassVar[str]
-    _hint: ClassVar[str] = "Use a network of the data's tokens and classes, which says something at every position."
+    _hint: ClassVar[str] = (
+        "Use a network of the data's tokens and classes, which says something at every position that it is given."
+    )
 
     @property
     @abstractmethod
@@ -48,9 +50,9 @@ class PositionTask(BaseTask):
     def _labels(self, batch: Mapping[str, Any]) -> Tensor:
         """Return the label of each position, int64 [batch, at least the largest count]."""
 
-    def _lengths(self, batch: Mapping[str, Any]) -> tuple[int, ...]:
-        """Return how many positions a network's padded output may have."""
-        return (int(batch[INPUT].shape[1]),)
+    def _length(self, batch: Mapping[str, Any]) -> int:
+        """Return how many positions a network's padded output has."""
+        return int(batch[INPUT].shape[1])
 
     @property
     def rule(self) -> str:
@@ -104,17 +106,17 @@ class PositionTask(BaseTask):
         return weights
 
     def _flat(self, found: Any, batch: Mapping[str, Any], kind: str) -> Tensor:
-        rows, lengths, classes = len(batch[INPUT]), self._lengths(batch), self._n_outputs
+        rows, length, classes = len(batch[INPUT]), self._length(batch), self._n_outputs
         exact = len(cast(Any, self).class_names) > 0  # tokens have no names, and an output layer may be padded
         if (
             not isinstance(found, Tensor)
             or found.ndim != 3
             or len(found) != rows
-            or found.shape[1] not in lengths
+            or found.shape[1] != length
             or (found.shape[2] != classes if exact else found.shape[2] < classes)
         ):
             got = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {kind} without them"
-            wish = f"[{rows}, {' or '.join(map(str, lengths))}, {'' if exact else 'at least '}{classes}]"
+            wish = f"[{rows}, {length}, {'' if exact else 'at least '}{classes}]"
             rule = f", by {self.rule}" if self.rule else ""
             raise TeacherOutputError(expected("logits", wish + rule, got, where="output of a network", do=self._hint))
         places = self._kept(batch, found.shape[1], found.device).flatten().nonzero().squeeze(1)

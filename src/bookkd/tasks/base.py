@@ -88,6 +88,10 @@ class Task(Protocol):
         """Return what a network is called with; preprocessing is of the first alone."""
         ...
 
+    def given(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the batch as networks are given it: `input` and `length` are those that are met inside of them."""
+        ...
+
     def counts(self, batch: Mapping[str, Any]) -> Tensor | None:
         """Return the positions of each record of a batch as networks and books have it, int64 [batch]; None where a record is one."""
         ...
@@ -184,6 +188,10 @@ class BaseTask:
     def inputs(self, batch: Mapping[str, Any]) -> tuple[Any, ...]:
         """Return the views; of sequences, with their lengths."""
         return (batch[INPUT],) if batch.get(LENGTH) is None else (batch[INPUT], batch[LENGTH])
+
+    def given(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the batch itself."""
+        return batch
 
     def counts(self, batch: Mapping[str, Any]) -> Tensor | None:
         """Return None: a record is one array."""

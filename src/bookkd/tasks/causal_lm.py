@@ -25,11 +25,11 @@ _FEW = 32
 
 @dataclass(frozen=True)
 class CausalLM(PositionTask):
-    """Logits [batch, length, vocabulary] of a network, of which those at position i describe token i + 1.
+    """Logits [batch, length - 1, vocabulary] of a network, of which those at position i describe token i + 1.
 
     Alignment: a sequence of n tokens has n - 1 positions, 0 to n - 2, in a book, in losses and in metrics alike. What a network says
-    at the last token is about none that is there, and what it says behind the length of a sequence is about padding: neither is
-    kept. Losses see the positions of all sequences of a batch one after another, [positions, vocabulary].
+    at the last token is about none that is there: it is not given the last column of a batch. What it says behind the length of a
+    sequence is about padding, and is not kept. Losses see the positions of all sequences of a batch one after another, [positions, vocabulary].
 
     Labels are those of Transformers: one a token, the token itself, with `IGNORE_LABEL` where it is not to be learnt (a prompt);
     without any, every token but the first of a sequence is. A position whose label is hidden has weight 0 in every term.
@@ -42,7 +42,7 @@ class CausalLM(PositionTask):
     >>> import torch
     >>> task = CausalLM(4)
     >>> batch = {"input": torch.tensor([[2, 3, 1], [0, 1, 0]]), "length": torch.tensor([3, 2]), "weight": torch.ones(2)}
-    >>> task.batch(batch)["label"], task.fields(torch.zeros(2, 3, 8), batch)["logits"].shape
+    >>> task.batch(batch)["label"], task.fields(torch.zeros(2, 2, 8), batch)["logits"].shape
     (tensor([3, 1, 1]), torch.Size([3, 4]))
     """
 
@@ -102,12 +102,15 @@ class CausalLM(PositionTask):
         No mask either: what a causal network says at a token depends on no later one, padding least of all. Where all sequences are
         of one length, every position of the output counts, and no copy of the logits is made to leave some out.
         """
-        tokens: Tensor = batch[INPUT]
-        return (tokens[:, : max(1, tokens.shape[1] - 1)],)
+        return (self.given(batch)[INPUT],)
 
-    def _lengths(self, batch: Mapping[str, Any]) -> tuple[int, ...]:
-        length = int(batch[INPUT].shape[1])
-        return (length - 1, length)  # of the last tokens, too, where a trainer calls the network by itself
+    def given(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the batch without the last token of each sequence."""
+        tokens: Tensor = batch[INPUT]
+        return {**batch, INPUT: tokens[:, : self._length(batch)].contiguous(), LENGTH: self.counts(batch)}
+
+    def _length(self, batch: Mapping[str, Any]) -> int:
+        return max(1, int(batch[INPUT].shape[1]) - 1)
 
     def counts(self, batch: Mapping[str, Any]) -> Tensor:
         """Return the positions of each sequence, int64 [batch]: one less than its tokens."""

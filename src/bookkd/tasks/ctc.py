@@ -257,8 +257,8 @@ class CTC(PositionTask):
             where = f"{getattr(dataset, 'name', 'data')}, sample {row}; {len(bad)} of {len(heard)}"
             raise DataError(expected("frames", wish, int(kept[row]), where=where, do=do))
 
-    def _lengths(self, batch: Mapping[str, Any]) -> tuple[int, ...]:
-        return (int(frames_of(int(batch[INPUT].shape[1]), self.subsampling)),)
+    def _length(self, batch: Mapping[str, Any]) -> int:
+        return int(frames_of(int(batch[INPUT].shape[1]), self.subsampling))
 
     @property
     def rule(self) -> str:

@@ -123,8 +123,8 @@ class Seq2Seq(PositionTask):
     def _labels(self, batch: Mapping[str, Any]) -> Tensor:
         return self._targets(batch)
 
-    def _lengths(self, batch: Mapping[str, Any]) -> tuple[int, ...]:
-        return (int(self._targets(batch).shape[1]),)
+    def _length(self, batch: Mapping[str, Any]) -> int:
+        return int(self._targets(batch).shape[1])
 
     def _targets(self, batch: Mapping[str, Any]) -> Tensor:
         labels = batch.get(LABEL)

@@ -90,9 +90,11 @@ class LanguageModel(nn.Module):
         check_room(self.model, dataset, where, positions=False)
         room = self.most_positions
         longest = 0 if room is None else _longest(dataset, self.separator)
-        if longest > (room or 0):
+        # The last token of a sequence is what the position before it describes; no network is given it.
+        room = (room or 0) + (self.separator is None)
+        if longest > room:
             do = "Cut the text shorter, or use a model of more positions."
-            wish = f"sequences of at most {room} tokens, the positions of the model"
+            wish = f"sequences of at most {room} tokens, by the positions of the model"
             raise ConfigError(expected("data", wish, longest, where=where, do=do))
 
     def check_student(self) -> None:

@@ -7,17 +7,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tests.book.remote import servers
 from tests.learning import digits
 
 from bookkd.book import Book, BookWriter, Dense, FieldPlan, Plan
 from bookkd.book._far import FarShards
 from bookkd.cli import main
-from bookkd.knowledge import StoredKnowledge
+from bookkd.cli.learn import VERB
+from bookkd.core.errors import StorageError
+from bookkd.knowledge import StoredKnowledge, Teacher
 from bookkd.learning import Training, make_groups
 from bookkd.learning.order import choose_order
-from bookkd.views import BlockWindow, Replay
-from bookkd.zoo import create_network, save_weights
+from bookkd.making import make
+from bookkd.tasks import CausalLM
+from bookkd.views import BlockWindow, Replay, Views
+from bookkd.zoo import TokenDataset, create_network, save_weights
 
 DATA = ["--data", "digits", "--data.limit", "90"]
 TRAIN = ["--training.epochs", "1", "--training.batch_size", "32", "--training.accelerator", "cpu", "--loggers", "[]"]
@@ -48,6 +53,37 @@ def test_made_there_and_learnt_from(shelf, tmp_path, capsys, monkeypatch):
     assert learnt("run-cached", shelf) == here
     monkeypatch.setenv("BOOKKD_CACHE", "none")
     assert learnt("run-streamed", shelf) == here
+
+
+def test_the_method_of_a_book_at_an_address_is_that_of_its_task(tmp_path):
+    """As of the same book on this machine; what is named is not asked of the server."""
+    pytest.importorskip("obstore")
+    data, teacher = TokenDataset.of("text", [[1, 2, 3], [2, 1]], vocabulary=4), Teacher(Bigrams(), name="bigrams")
+    make(tmp_path / "served" / "book", teacher, data, Views(None, n_views=1), task=CausalLM(4), codec=Dense())
+
+    def method(*words):
+        return VERB.parse([*words, "--student", "any"])["method"]["name"]
+
+    with servers.files(tmp_path / "served") as server:
+        for book in (f"{server.url}/book", str(tmp_path / "served" / "book")):
+            assert method(book) == method(f"{book},{book}") == method("--book", book) == "llm-kd"
+        asked = server.count("")
+        assert method(f"{server.url}/book", "--method", "uld") == "uld"
+        assert method(f"{server.url}/book", "--task", "classification") == "vanilla-kd"
+        assert server.count("") == asked > 0
+    with pytest.raises(StorageError, match=r"127\.0\.0\.1:9/book to arrive"):
+        method("http://127.0.0.1:9/book")  # which nobody serves
+
+
+class Bigrams(torch.nn.Module):
+    """Says of the next token what the last one tells."""
+
+    def __init__(self):
+        super().__init__()
+        self.said = torch.nn.Embedding(4, 4)
+
+    def forward(self, tokens, lengths=None):
+        return self.said(tokens)
 
 
 ROWS, CLASSES = 640, 10

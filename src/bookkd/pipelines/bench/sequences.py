@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import tempfile
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -67,27 +68,12 @@ def bench_sequences(*, pairs: int, quick: bool) -> list[Goal]:
         pairs: Interleaved pairs of each ratio.
         quick: Smaller sets.
     """
-    vocabulary, sequences = (512, 16) if quick else (8192, 256)
-    tokens = generator(0, "bench tokens").integers(0, vocabulary, size=sequences * _LENGTH)
-    ends = torch.arange(1, sequences + 1).numpy() * _LENGTH
-    data, task, views = TokenDataset("random", tokens, ends, vocabulary), CausalLM(vocabulary), Views(None, n_views=1)
-    teacher = Teacher(_model(vocabulary, 256, 6, sharp=True), name="teacher")
+    task = CausalLM(512 if quick else 8192)
+    teacher = Teacher(_model(task.vocabulary, 256, 6, sharp=True), name="teacher")
     with tempfile.TemporaryDirectory(prefix="bookkd-bench-") as folder:
-        books = {
-            name: make(Path(folder) / name, teacher, data, views, task=task, codec=codec, batch_size=_BATCH)
-            for name, codec in _codecs().items()
-        }
-        replay = Replay(data, views, probe_share=0.02)
-        plain = _Script(replay, task)
-        goals = [
-            Goal.of(
-                f"tokens a second from a book ({name}) / cross-entropy alone",
-                paired(plain.epoch, _arm(replay, LLMKD(), StoredKnowledge(book), task).epoch, pairs),
-                0.9,
-                ">=",
-            )
-            for name, book in books.items()
-        ]
+        replay = _random_text(task, 16 if quick else 256, shortest=_LENGTH)
+        plain, books = _Script(replay, task), _books(Path(folder) / "full", replay, task, teacher)
+        goals = _from_books(replay, task, plain, books, pairs, "")
         live = _arm(replay, LLMKD(), LiveKnowledge(teacher, task), task)
         shown = Goal.of(
             "tokens a second with the teacher in memory / cross-entropy alone",
@@ -110,7 +96,42 @@ def bench_sequences(*, pairs: int, quick: bool) -> list[Goal]:
             )
             for name, goal in zip(books, goals, strict=True)
         ]
+        ragged = _random_text(task, 16 if quick else 256, shortest=_LENGTH // 4)
+        cut = _books(Path(folder) / "ragged", ragged, task, teacher)
+        words = f", sequences of {_LENGTH // 4} to {_LENGTH}"
+        goals += _from_books(ragged, task, _Script(ragged, task), cut, min(pairs, 5), words)
         return [*goals, labels, shown, *beside, *_encoding(pairs, quick), _bytes(books["sampled"]), *_memory(quick)]
+
+
+def _random_text(task: CausalLM, sequences: int, *, shortest: int) -> Replay:
+    """Return sequences of `shortest` to `_LENGTH` tokens, evenly."""
+    draws = generator(0, "bench tokens")
+    lengths = draws.integers(shortest, _LENGTH + 1, size=sequences)
+    tokens = draws.integers(0, task.vocabulary, size=int(lengths.sum()))
+    data = TokenDataset("random", tokens, lengths.cumsum(), task.vocabulary)
+    return Replay(data, Views(None, n_views=1), probe_share=0.02)
+
+
+def _books(folder: Path, replay: Replay, task: CausalLM, teacher: Teacher) -> dict[str, Book]:
+    return {
+        name: make(folder / name, teacher, replay.dataset, replay.views, task=task, codec=codec, batch_size=_BATCH)
+        for name, codec in _codecs().items()
+    }
+
+
+def _from_books(
+    replay: Replay, task: CausalLM, plain: _Script, books: Mapping[str, Book], pairs: int, words: str
+) -> list[Goal]:
+    """Return the tokens a second from each book over those of a plain loop."""
+    return [
+        Goal.of(
+            f"tokens a second from a book ({name}) / cross-entropy alone{words}",
+            paired(plain.epoch, _arm(replay, LLMKD(), StoredKnowledge(book), task).epoch, pairs),
+            0.9,
+            ">=",
+        )
+        for name, book in books.items()
+    ]
 
 
 def _model(vocabulary: int, width: int, layers: int, *, sharp: bool = False) -> Decoder:
@@ -139,9 +160,10 @@ class _Script:
         self.network.train()
         for group in self.groups:
             for batch in group:
-                tokens = batch[INPUT]
-                labels = nn.functional.pad(tokens[:, 1:], (0, 1), value=-100)
-                loss = nn.functional.cross_entropy(self.network(tokens).flatten(0, 1), labels.flatten())
+                tokens, last = batch[INPUT], batch[LENGTH][:, None] - 1
+                labels = tokens[:, 1:].masked_fill(torch.arange(tokens.shape[1] - 1) >= last, -100)
+                logits = self.network(tokens[:, :-1]).flatten(0, 1)
+                loss = nn.functional.cross_entropy(logits, labels.flatten())
                 self.optimizer.zero_grad()
                 torch.autograd.backward(loss)
                 self.optimizer.step()
@@ -186,32 +208,41 @@ def _memory(quick: bool) -> list[Goal]:
     """Return the peak memory of the loss over that of torch's cross-entropy, each in a process of its own."""
     positions, vocabulary = (256, 4096) if quick else (_POSITIONS, _VOCABULARY)
     context = multiprocessing.get_context("spawn")
-    found = {}
-    for kind in ("cross-entropy", "draws", "draws and labels", "top-k"):
-        with context.Pool(1) as pool:
-            found[kind] = pool.apply(loss_memory, (kind, positions, vocabulary))
-    base = found.pop("cross-entropy")
-    if not base or base < 0:  # nothing was measured to compare with
-        return []
     note = f"{positions:,} positions of {vocabulary:,} tokens, {positions * vocabulary * 4 / 2**20:.0f} MiB of logits"
-    return [
-        Goal(f"peak memory of llm-kd from {kind} / cross-entropy of torch", each / base, 1.2, "<=", note=note)
-        for kind, each in found.items()
-        if each is not None
-    ]
+    goals = []
+    for ragged in (False, True):
+        found = {}
+        for kind in ("cross-entropy", "draws", "draws and labels", "top-k"):
+            with context.Pool(1) as pool:
+                found[kind] = pool.apply(loss_memory, (kind, positions, vocabulary, ragged))
+        base = found.pop("cross-entropy")
+        if not base or base < 0:  # nothing was measured to compare with
+            return []
+        words = ", every other sequence half as long" if ragged else ""
+        goals += [
+            Goal(
+                f"peak memory of llm-kd from {kind} / cross-entropy of torch{words}", each / base, 1.2, "<=", note=note
+            )
+            for kind, each in found.items()
+            if each is not None
+        ]
+    return goals
 
 
-def loss_memory(kind: str, positions: int, vocabulary: int) -> int | None:
+def loss_memory(kind: str, positions: int, vocabulary: int, ragged: bool) -> int | None:
     """Return by how many bytes what follows a network's logits, to their gradient, raises the memory of this process.
 
-    The logits are [sequences, length, vocabulary] as a network gives them: taking the positions that count is part of it. None where
-    nobody says how much memory a process holds.
+    The logits are [sequences, length, vocabulary] as a network gives them: taking the positions that count is part of it, where every
+    other sequence is half as long (`ragged`). None where nobody says how much memory a process holds.
     """
     keep_freed_memory()
     length = min(512, positions)
     logits = torch.ones(positions // length, length, vocabulary, requires_grad=True)
-    tokens = torch.arange(logits.shape[0] * length).reshape(-1, length) % vocabulary
-    kept, count = _TOP if kind == "top-k" else _KEPT, tokens.shape[0] * (length - 1)
+    tokens = torch.arange(logits.shape[0] * (length + 1)).reshape(-1, length + 1) % vocabulary
+    lengths = torch.full((len(tokens),), length + 1)
+    if ragged:
+        lengths[1::2] = length // 2 + 1
+    kept, count = _TOP if kind == "top-k" else _KEPT, int(lengths.sum()) - len(tokens)
     classes = ((torch.arange(kept) * 7)[None].expand(count, -1) % vocabulary).contiguous()
     target: Target = SampledTarget(classes, torch.full((count, kept), 1 / kept), 1.0, vocabulary)
     if kind == "top-k":
@@ -221,11 +252,11 @@ def loss_memory(kind: str, positions: int, vocabulary: int) -> int | None:
         return None
     before = peak_memory()
     if kind == "cross-entropy":
-        labels = nn.functional.pad(tokens[:, 1:], (0, 1), value=-100)
+        labels = tokens[:, 1:].masked_fill(torch.arange(length) >= lengths[:, None] - 1, -100)
         loss = nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
     else:
         task = CausalLM(vocabulary)
-        batch = {INPUT: tokens, LENGTH: torch.full((len(tokens),), length), WEIGHT: torch.ones(len(tokens))}
+        batch = {INPUT: tokens, LENGTH: lengths, WEIGHT: torch.ones(len(tokens))}
         objective = LLMKD(ce_weight=1.0 if kind == "draws and labels" else 0.0).objective(task)
         said, seen = task.fields(logits, batch), task.batch(batch)
         sums = objective.sums(said, {LOGITS: target}, seen, seen[WEIGHT], Clock())

@@ -187,7 +187,7 @@ def _measured(shared: Shared, run: Run, learner: Learner) -> dict[str, Any]:
             device=shared.device,
             replicates=shared.sweep.replicates,
         ).to_json()
-        found = {"metrics": measured["metrics"], "per_class": measured.get("per_class", {})}
+        found = {name: measured.get(name, {}) for name in ("metrics", "per_class", "signatures")}
         if samples.task.name == "segmentation":
             live = shared.beside(run.arm.source).get("teacher")
             found["pictures"] = pictures_of(

@@ -13,6 +13,7 @@ from bookkd.pipelines.compare.sweep import Sweep
 from bookkd.pipelines.compare.tables import ablation, orthogonality
 from bookkd.report import FoundRun, RunRecord
 from bookkd.report.books import books_of
+from bookkd.report.provenance import signatures_of
 from bookkd.tasks import Task
 
 __all__ = ["Records", "figures", "summarise"]
@@ -41,7 +42,8 @@ def summarise(
         task: Of the sweep; its primary metric is what differences are of.
 
     Returns:
-        `task`, `metric`, `lower_is_better`, `beside` (further metrics of the rows), `arms` (a row for each), `ledger`, `failed`,
+        `task`, `metric`, `lower_is_better`, `beside` (further metrics of the rows), `signatures` (metric -> how
+        it was computed, where a package says so), `arms` (a row for each), `ledger`, `failed`,
         and `ablation` or `orthogonality` for these presets.
     """
     metric, beside = task.primary_metric, BESIDE.get(task.name, ())
@@ -51,6 +53,7 @@ def summarise(
         "metric": metric,
         "lower_is_better": lower_is_better(metric),
         "beside": list(beside),
+        "signatures": signatures_of(record for by_seed in records.values() for record in by_seed.values()),
         "preset": sweep.tables,
         "seeds": list(sweep.seeds),
         "arms": rows,
