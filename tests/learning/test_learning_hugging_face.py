@@ -61,7 +61,9 @@ def test_one_step_is_that_of_our_own_loop(book, tmp_path, method):
 
 
 def test_a_network_of_ours_is_refused_with_what_to_pass(book, tmp_path):
-    with pytest.raises(ConfigError, match=r"`model` to be one of Transformers, got LanguageModel .* Pass its \.model"):
+    with pytest.raises(
+        ConfigError, match=r"`model` to be one of Transformers, got a LanguageModel .* Pass its \.model"
+    ):
         BookTrainer(LanguageModel(model(9)), arguments(tmp_path), book=book.path, train_dataset=ROWS)
 
 

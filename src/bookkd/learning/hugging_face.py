@@ -161,7 +161,7 @@ class BookLoss(_Mixed):  # type: ignore[misc]
         if isinstance(model, LanguageModel):
             do = "Pass its .model: a Trainer calls it by names."
             raise ConfigError(
-                expected("model", "one of Transformers", type(model).__name__, where="BookTrainer", do=do)
+                expected("model", "one of Transformers", "a LanguageModel around it", where="BookTrainer", do=do)
             )
         tokenizer = getattr(self, "processing_class", None)
         check_model(self.knowledge.book.plan, model, tokenizer, str(self.knowledge.book.path), separator=separator)
