@@ -44,7 +44,8 @@ below.""",
 
 `bookkd bench sequences`: a transformer of two layers of 128 over 8,192 tokens, random text in sequences of 128, books of a teacher of six
 layers of 256. Memory is what follows a network's logits, to their gradient, at 2,048 positions of 32,000
-tokens. Cross-entropy alone is a loop of PyTorch with its own cross-entropy, on the same batches.""",
+tokens, all of them of sequences of 512, or where every other one is half as long. Cross-entropy alone is a loop of PyTorch with its own
+cross-entropy, on the same batches and the same tokens.""",
     "remote": """## From a server
 
 `benchmarks/remote.py`: a server of the S3 protocol (moto) on the same machine, whose own work falls on the epoch that is measured.

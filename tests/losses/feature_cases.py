@@ -102,9 +102,10 @@ def ref_nst(student, teacher):
     return np.array([kernel(t, t) + kernel(s, s) - 2 * kernel(s, t) for s, t in zip(*flat, strict=True)])
 
 
-def ref_vid(student, teacher):
-    mean, deviation = student[..., 0], np.sqrt(student[..., 1])
-    return each(-norm.logpdf(teacher, mean, deviation) - math.log(2 * math.pi) / 2)
+def ref_vid(student, teacher, variance=None):
+    deviation = np.ones(student.shape[:2]) if variance is None else np.sqrt(variance)
+    deviation = deviation.reshape(*deviation.shape, *[1] * (student.ndim - 2))
+    return each(-norm.logpdf(teacher, student, deviation) - math.log(2 * math.pi) / 2)
 
 
 def ref_hcl(student, teacher):
@@ -304,13 +305,7 @@ def on_classes(name, loss, reference, hyper, *worked, given=lambda logits: (Dens
 def normals(generator):
     shape = (ROWS, 3, 4, 4)
     means, teacher = torch.randn(2, *shape, generator=generator, dtype=torch.float64)
-    return torch.stack([means, 0.1 + torch.rand(*shape, generator=generator, dtype=torch.float64)], -1), teacher
-
-
-def far(given):
-    """Means of +-10,000 that are as sure as 0.0001 and as unsure as 10,000."""
-    variance = torch.where(given[..., 1] > given[..., 1].mean(), 1e4, 1e-4)
-    return torch.stack([given[..., 0].sign() * 1e4, variance.to(given)], -1)
+    return means, teacher, 0.1 + torch.rand(*shape[:2], generator=generator, dtype=torch.float64)
 
 
 def with_margins(generator):
@@ -355,7 +350,7 @@ def crd_case(name, normaliser, labels, *worked):
     )  # fmt: skip
 
 
-V5 = torch.full((2, 2, 1, 2), 5.0, dtype=torch.float64)
+V5 = torch.full((2, 2), 5.0, dtype=torch.float64)
 RAMP = tuple(tuple(map(tuple, row)) for row in (np.arange(64.0).reshape(1, 1, 8, 8) / 63).tolist()[0])
 OFFSET = ((((0.3,) * 8,) * 8,),)
 A, B = ((-2.0,), (-0.5,), (0.3,), (1.7,)), number(((-1.0,), (0.4,), (-0.2,), (2.0,)))
@@ -403,14 +398,11 @@ FEATURES = (
         "vid",
         vid,
         ref_vid,
-        Worked(torch.stack([number(FS), V5], -1).tolist(), (number(FT),), {}, 0.992219),
-        Worked(torch.stack([number(FT), V5], -1).tolist(), (number(FT),), {}, 0.804719),
+        Worked(FS, (number(FT), V5), {}, 0.992219),
+        Worked(FT, (number(FT), V5), {}, 0.804719),
         make=normals,
-        from_logits=lambda features: (features[..., 0],),
-        at_teacher="moves",
-        why="it is a likelihood: the variance still moves",
-        wild=far,
     ),
+    on_features("vid/one", vid, ref_vid, make=drawn(4)),
     on_features(
         "hcl",
         hcl,

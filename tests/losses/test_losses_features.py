@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -19,7 +21,6 @@ from bookkd.losses import (
     activation_boundary,
     adaptive_cross_entropy,
     agreement_weight,
-    as_normal,
     attention_map,
     channel_mean,
     cross_entropy,
@@ -38,6 +39,7 @@ from bookkd.losses import (
     teacher_deviation,
     vid,
 )
+from bookkd.losses.reductions import flat_positions
 from bookkd.objectives import Objective, bind
 
 CWD = {"temperature": 4.0, "t_squared": True, "channels": "first"}
@@ -156,10 +158,18 @@ def test_pixelwise_structure_is_soft_cross_entropy():
 
 def test_variational_with_a_mean_alone_is_half_the_squared_error():
     student, teacher = maps(5)
-    assert_close(vid(student.unsqueeze(-1), teacher), feature_mse(student, teacher) / 2)
-    large = as_normal(maps(5, 3, 4, 4, 8)[0], torch.full((3, 4, 4, 8), 2.0, dtype=torch.float64))
-    pooled = large.reshape(3, 4, 2, 2, 4, 2, 2).mean((3, 5))
-    assert_close(vid(large, teacher), vid(pooled, teacher))
+    assert_close(vid(student, teacher), feature_mse(student, teacher) / 2)
+    large, variance = maps(5, 3, 4, 4, 8)[0], torch.full((3, 4), 2.0, dtype=torch.float64)
+    pooled = large.reshape(3, 4, 2, 2, 4, 2).mean((3, 5))
+    assert_close(vid(large, teacher, variance), vid(pooled, teacher, variance))
+
+
+def test_a_variance_is_learnt():
+    student, teacher = maps(5)
+    v = torch.full((len(student), student.shape[1]), 2.0, dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(vid(student, teacher, v).sum(), v)
+    error = (student - teacher).square().flatten(2).mean(2)
+    assert_close(slope, (1 / 2 - error / 4) / 2 / student.shape[1])
 
 
 def test_adaptive_forms_at_their_ends():
@@ -301,8 +311,8 @@ MAPS = torch.zeros(3, 4, 2, 2)
         (lambda: nst(MAPS.flatten(2), MAPS[:, :, :1].flatten(2)), ConfigError, r"batch and positions, as in \[3, 4, 2\].*Pool both"),
         (lambda: nst(MAPS[:, :, 0, 0], MAPS[:, :, 0, 0]), ConfigError, r"maps \[batch, channels, \*positions\], got shape \[3, 4\]"),
         (lambda: hcl(MAPS.flatten(2), MAPS.flatten(2)), ConfigError, r"maps \[batch, channels, height, width\].*\(hcl\)"),
-        (lambda: vid(torch.zeros(3, 4), torch.zeros(3, 4)), ConfigError, r"mean and variance of features .*through as_normal"),
-        (lambda: vid(as_normal(MAPS, MAPS), MAPS), DataError, r"`variance` to be above 0, got 0\.0"),
+        (lambda: vid(MAPS, MAPS, torch.ones(4)), ConfigError, r"`variance` to be one number a channel, \[3, 4\], got .*shape \[4\] \(vid\)"),
+        (lambda: vid(MAPS, MAPS, torch.zeros(3, 4)), DataError, r"`variance` to be above 0, got 0\.0"),
         (lambda: overhaul(MAPS, MAPS, torch.zeros(3)), ConfigError, r"one for each of 4 channels, got shape \[3\]"),
         (lambda: activation_boundary(MAPS, MAPS, margin=0.0), ConfigError, "`margin` to be a number above 0"),
         (lambda: cwd(MAPS, MAPS, **{**CWD, "channels": "second"}), UnknownNameError, "Unknown channels 'second'"),
@@ -318,3 +328,22 @@ MAPS = torch.zeros(3, 4, 2, 2)
 def test_refused(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_maps_with_channels_last_in_memory_come_to_the_same():
+    """Values and gradients; and nothing is laid out anew of what is only flattened."""
+    last = torch.channels_last
+    student, teacher = (each[0] for each in (maps(5, 6, 4, 3, 5), maps(6, 6, 4, 3, 5)))
+    losses = (feature_mse, nst, hcl, vid, overhaul, partial(activation_boundary, margin=1.0))
+    for loss in (*losses, lambda s, t: (attention_map(s) - attention_map(t)).square().sum(1)):
+        found = []
+        for mine, theirs in ((False, False), (True, False), (True, True)):
+            leaf = student.contiguous(memory_format=last) if mine else student
+            leaf = leaf.clone().requires_grad_()
+            value = loss(leaf, teacher.contiguous(memory_format=last) if theirs else teacher)
+            found.append((value, *torch.autograd.grad(value.sum(), leaf)))
+        for each in found[1:]:
+            for one, two in zip(each, found[0], strict=True):
+                assert_close(one, two, rtol=1e-12, atol=1e-12)
+    for laid in (student, student.contiguous(memory_format=last)):
+        assert flat_positions(laid).untyped_storage().data_ptr() == laid.untyped_storage().data_ptr()

@@ -143,6 +143,29 @@ def test_a_network_is_not_given_the_last_column():
         assert same == (len(set(samples)) == 1)
 
 
+def test_features_are_of_the_columns_that_a_network_is_given(tmp_path):
+    """A mean over the tokens but the last, whoever else is in the batch, from a book as from a live teacher."""
+    network, name, rows = Tiny(2), "features/cell/mean", (3, 0, 7)
+    teacher = Teacher(network, name="tiny")
+    live = LiveKnowledge(teacher, TASK)
+    live.offer([name], batch(3))
+    said = live.targets(batch(*rows), [name])[name]
+    for place, row in enumerate(rows):
+        tokens = DATA[row][0][:-1]
+        torch.testing.assert_close(said[place], network.cell(network.embed(tokens[None]))[0][0].mean(0))
+    book = make(
+        tmp_path / "book",
+        teacher,
+        DATA,
+        VIEWS,
+        task=TASK,
+        features=[name],
+        feature_codec=Dense("float32"),
+        batch_size=5,
+    )
+    torch.testing.assert_close(StoredKnowledge(book).targets(batch(*rows), [name])[name], said)
+
+
 @pytest.fixture(scope="module")
 def teacher():
     network = Tiny(5, width=24)

@@ -33,6 +33,7 @@ __all__ = [
     "RATIO",
     "SAMPLE",
     "SAMPLE_WEIGHT",
+    "STUDENT",
     "TEACHER",
     "TEACHER_LENGTH",
     "TEACHER_SHIFT",
@@ -56,6 +57,9 @@ OWN = "own/"
 
 TEACHER = "teacher/"
 """Begins, in what a connector reads, the fields of the teacher."""
+
+STUDENT = "student/"
+"""Begins, in what a loss reads beside the two sides, further fields of the student's own."""
 
 SAMPLE = "sample"
 """int64 [batch]: the row of the book, 0 to n_samples - 1."""

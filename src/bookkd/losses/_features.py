@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from bookkd.core.errors import ConfigError, FidelityError, expected
@@ -50,6 +51,8 @@ def feature_pair(
     t = t if mutual else t.detach()
     if alike in ("shape", "positions") and s.ndim == t.ndim == 4:
         s, t = same_size(s, t)
+    if alike == "shape":
+        t = _laid_as(t, s)
     fits = {
         "shape": s.shape == t.shape,
         "positions": _positions(s) == _positions(t),
@@ -63,7 +66,14 @@ def feature_pair(
 
 def per_sample(values: Tensor) -> Tensor:
     """Return the mean over all but the first axis, shape [batch]."""
-    return values.flatten(1).mean(1)
+    return values.mean(tuple(range(1, values.ndim)))
+
+
+def _laid_as(t: Tensor, s: Tensor) -> Tensor:
+    """Return maps with channels where the student's have them in memory: each step on two layouts would cost more than one copy."""
+    last = torch.channels_last
+    mine = s.ndim == 4 and s.is_contiguous(memory_format=last) and not s.is_contiguous()
+    return t.contiguous(memory_format=last) if mine and t.ndim == 4 else t
 
 
 def _positions(features: Tensor) -> list[int]:

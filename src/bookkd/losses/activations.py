@@ -45,7 +45,7 @@ def activation_boundary(student: Tensor, teacher: Target | Tensor, *, margin: fl
     s, t = feature_pair(student, teacher, "activation_boundary")
     # How far the unit still is from its side of the margin.
     short = torch.where(t > 0, margin - s, s + margin).clamp_min(0)
-    return short.square().flatten(1).sum(1)
+    return short.square().sum(tuple(range(1, short.ndim)))
 
 
 @claims()
@@ -82,7 +82,9 @@ def overhaul(student: Tensor, teacher: Target | Tensor, teacher_margins: Tensor 
             raise ConfigError(expected("teacher_margins", wish, f"shape {got}", where="overhaul"))
         margins = teacher_margins.detach().to(t.dtype)
         t = torch.maximum(t, margins.reshape((*margins.shape, *[1] * (t.ndim - 2))))
-    return (s - t).square().masked_fill((s <= t) & (t <= 0), 0).flatten(1).sum(1)
+    # As a choice, and not as a product, where either side may be infinite.
+    apart = torch.where((s > t) | (t > 0), s - t, 0)
+    return apart.square().sum(tuple(range(1, apart.ndim)))
 
 
 def overhaul_margins(mean: Tensor, deviation: Tensor) -> Tensor:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from bookkd.core.errors import ConfigError, expected
+from bookkd.core.errors import ConfigError, DataError, expected
 from bookkd.losses._features import feature_pair, per_sample
 from bookkd.losses.claims import claims
-from bookkd.losses.reductions import product, same_size, unit
-from bookkd.losses.regression import gaussian_nll
+from bookkd.losses.reductions import flat_positions, product, unit
 from bookkd.losses.targets import Target
 
 __all__ = ["feature_l1", "feature_mse", "hcl", "nst", "vid"]
@@ -107,7 +105,7 @@ def nst(student: Tensor, teacher: Target | Tensor) -> Tensor:
         raise ConfigError(
             expected("student", "maps [batch, channels, *positions]", f"shape {list(s.shape)}", where="nst")
         )
-    s, t = unit(s.flatten(2), 2), unit(t.flatten(2), 2)
+    s, t = unit(flat_positions(s), 2), unit(flat_positions(t), 2)
     if s.shape[2] <= max(s.shape[1], t.shape[1]):
         moments = [product(rows.mT, rows) / rows.shape[1] for rows in (s, t)]
         return (moments[0] - moments[1]).square().sum((1, 2))
@@ -119,15 +117,16 @@ def nst(student: Tensor, teacher: Target | Tensor) -> Tensor:
 
 
 @claims(zero_at_teacher=False, why_not="it is a log-likelihood: at the teacher half the mean log variance is left")
-def vid(student: Tensor, teacher: Target | Tensor) -> Tensor:
+def vid(student: Tensor, teacher: Target | Tensor, variance: Tensor | None = None) -> Tensor:
     r"""Variational information distillation: negative log-likelihood of the teacher's features under the student's normal distribution.
 
     mean (log v + (m - t)^2 / v) / 2 over all but the batch, up to a constant, with the mean m and the variance v of a connector; in
     the published method v is one trained number a channel, softplus(r_c) + 1e-5, begun at 5. It can be negative.
 
     Args:
-        student: Mean and variance on a last axis, see `as_normal`, shape [batch, ..., 2]; a last axis of 1 has the variance 1.
-        teacher: Features, shape [batch, ...]; maps of another height and width are averaged to the smaller, as are the variances.
+        student: m, shape [batch, channels, ...].
+        teacher: Features, likewise; maps of another height and width are averaged to the smaller.
+        variance: v of each channel, above 0, shape [batch, channels]; 1 where it is not given. It keeps its gradient.
 
     Returns:
         One value per sample, shape [batch].
@@ -137,21 +136,24 @@ def vid(student: Tensor, teacher: Target | Tensor) -> Tensor:
         FidelityError: for a target of classes.
         ConfigError: if the shapes do not fit.
 
-    >>> from bookkd.losses import as_normal
-    >>> vid(as_normal(torch.zeros(1, 3), torch.full((1, 3), 5.0)), torch.zeros(1, 3))
+    >>> vid(torch.zeros(1, 3, 2), torch.zeros(1, 3, 2), torch.full((1, 3), 5.0))
     tensor([0.8047])
 
     Source: Ahn et al., "Variational Information Distillation for Knowledge Transfer", CVPR 2019 (arXiv 1904.05835), equation 6.
     """
-    if student.ndim < 3:
-        do = "Pass them through as_normal."
-        wish, got = "mean and variance of features [batch, ..., 2]", f"shape {list(student.shape)}"
-        raise ConfigError(expected("student", wish, got, where="vid", do=do))
-    mean, given = feature_pair(student[..., 0], teacher, "vid")
-    parts = [part.to(mean.dtype) for part in student.unbind(-1)]
-    if mean.ndim == 4:
-        parts = [same_size(part, mean)[0] for part in parts]
-    return per_sample(gaussian_nll(torch.stack(parts, -1), given))
+    mean, given = feature_pair(student, teacher, "vid")
+    # One variance a channel: the mean over its positions first, so that no tensor of the features' size is divided.
+    error = (mean - given).square()
+    error = error if error.ndim == 2 else error.mean(tuple(range(2, error.ndim)))
+    if variance is None:
+        return error.mean(1) / 2
+    if variance.shape != error.shape or not variance.is_floating_point():
+        got = f"{variance.dtype} of shape {list(variance.shape)}"
+        raise ConfigError(expected("variance", f"one number a channel, {list(error.shape)}", got, where="vid"))
+    v = variance.to(error.dtype)
+    if not bool((v > 0).all()):
+        raise DataError(expected("variance", "above 0", float(v.detach().min()), where="vid"))
+    return (v.log() + error / v).mean(1) / 2
 
 
 @claims()

@@ -21,6 +21,7 @@ __all__ = [
     "average_pool",
     "channel_gram",
     "channel_mean",
+    "flat_positions",
     "fsp_matrix",
     "max_pool",
     "paraphrase",
@@ -50,6 +51,15 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     """Return a @ b as exactly as its dtype allows: autocast would round it to 16 bits, of which differences leave few."""
     with torch.autocast(a.device.type, enabled=False):
         return a @ b
+
+
+def flat_positions(maps: Tensor) -> Tensor:
+    """Return maps [batch, channels, *positions] as [batch, channels, positions]: without a copy, whether channels come first or last in memory.
+
+    >>> flat_positions(torch.zeros(2, 3, 4, 5).contiguous(memory_format=torch.channels_last)).stride()
+    (60, 1, 3)
+    """
+    return maps.movedim(1, -1).flatten(1, -2).mT
 
 
 def same_size(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -103,8 +113,7 @@ def attention_map(features: Tensor) -> Tensor:
     Source: Zagoruyko and Komodakis, "Paying More Attention to Attention", ICLR 2017 (arXiv 1612.03928), p = 2, as in RepDistiller:
     the mean in place of the sum over channels, which the norm takes away.
     """
-    flat = without_scale(_flat(features, "attention_map"), (1, 2))
-    return unit(flat.square().mean(1), 1)
+    return unit(without_scale(_flat(features, "attention_map").square().mean(1), 1), 1)
 
 
 def channel_gram(features: Tensor) -> Tensor:
@@ -288,7 +297,7 @@ def _flat(features: Tensor, where: str) -> Tensor:
     if features.ndim < 3 or not features.is_floating_point():
         got = f"{features.dtype} of shape {list(features.shape)}"
         raise ConfigError(expected("features", "floating maps [batch, channels, *positions]", got, where=where))
-    return features.to(computing_dtype(features.dtype)).flatten(2)
+    return flat_positions(features.to(computing_dtype(features.dtype)))
 
 
 def _grid(maps: Tensor, size: int) -> tuple[int, int]:

@@ -107,7 +107,7 @@ class FeatureMethod(BaseMethod):
         field: str,
         part: str,
         build: Callable[[tuple[int, ...], tuple[int, ...]], ConnectorModule],
-        *,
+        *more: str,
         axes: int = 3,
     ) -> Connector:
         """Return a connector on the student's `field`, built from its shape and the teacher's, that gives `connected(field, part)`.
@@ -116,12 +116,13 @@ class FeatureMethod(BaseMethod):
             field: Of both sides.
             part: What it is for.
             build: From the shapes of one record of student and teacher.
+            more: Further parts that it gives.
             axes: That a record must have on both sides: 3 of maps, 1 of vectors.
         """
         return Connector(
             part_name(part, field),
             field,
-            connected(field, part),
+            tuple(connected(field, each) for each in (part, *more)),
             _Built(build, field, axes, self.name),
             weight_decay=None,
         )

@@ -30,9 +30,9 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from bookkd.core.check import between
-from bookkd.core.fields import SAMPLE_WEIGHT
+from bookkd.core.fields import SAMPLE_WEIGHT, STUDENT
 from bookkd.core.schedules import Schedule
-from bookkd.losses import as_normal, vid
+from bookkd.losses import vid
 from bookkd.methods._features import STAGES, FeatureMethod, connected, feature
 from bookkd.methods.base import Card
 from bookkd.objectives import Connector, ConnectorModule, Term, bind
@@ -64,10 +64,9 @@ class Regressor(ConnectorModule):
         """Of each channel, [c_T]."""
         return softplus(self.raw) + _LEAST
 
-    def forward(self, maps: Tensor) -> Tensor:
-        """Return mean and variance on a last axis, [batch, c_T, h, w, 2]."""
-        mean: Tensor = self.mean(maps)
-        return as_normal(mean, self.variance.to(mean.dtype)[:, None, None].expand_as(mean))
+    def forward(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean [batch, c_T, h, w], and the variance [batch, c_T], the same for every sample."""
+        return self.mean(maps), self.variance.expand(len(maps), -1)
 
 
 @dataclass(frozen=True)
@@ -102,12 +101,10 @@ class VID(FeatureMethod):
 
     def own(self, task: Task) -> tuple[tuple[Term, ...], tuple[Connector, ...]]:
         """Return the likelihood of the teacher's maps, a term and a regressor a layer."""
-        names = {layer: feature(layer) for layer in self.layers}
-        terms = tuple(
-            bind(
-                vid, connected(name, "told"), teacher=name, weight=self.weight, name=f"told/{layer}", over=SAMPLE_WEIGHT
-            )
-            for layer, name in names.items()
-        )
+        names, terms = {layer: feature(layer) for layer in self.layers}, []
+        for layer, name in names.items():
+            how: dict[str, Any] = {"weight": self.weight, "name": f"told/{layer}", "over": SAMPLE_WEIGHT}
+            variance = STUDENT + connected(name, "variance")
+            terms.append(bind(vid, connected(name, "told"), teacher=name, batch=(variance,), **how))
         build = partial(Regressor, variance=self.variance)
-        return terms, tuple(self.adapter(name, "told", build) for name in names.values())
+        return tuple(terms), tuple(self.adapter(name, "told", build, "variance") for name in names.values())

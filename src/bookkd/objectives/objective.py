@@ -85,7 +85,7 @@ class Objective:
         made = {name for connector in self.connectors for name in connector.outputs}
         read = [name for connector in self.connectors for name in connector.fields]
         for term in self.terms:
-            read += [term.field, *((term.teacher or "", *term.beside) if term.own else ())]
+            read += [term.field, *term.further, *((term.teacher or "", *term.beside) if term.own else ())]
         return tuple(dict.fromkeys(name for name in read if is_feature(name) and name not in made))
 
     def dense_only(self) -> tuple[str, ...]:
@@ -128,7 +128,7 @@ class Objective:
         terms = tuple(term for term, no in zip(self.terms, idle, strict=True) if not no or not callable(term.weight))
         if all(idle) or len(terms) == len(self.terms):
             return self
-        read = {name for term in terms for name in (term.field, term.teacher, *term.beside) if name}
+        read = {name for term in terms for name in (term.field, term.teacher, *term.beside, *term.further) if name}
         connectors: list[Connector] = []
         for connector in reversed(self.connectors):  # one may read what another before it has made
             if read.intersection(connector.outputs):
@@ -235,10 +235,10 @@ class Objective:
             return term.value(student_fields, targets, batch, clock) * kept.sum()
         skipped, left_out = kept == 0, term.left_out(student_fields, targets, batch)
         silenced = skipped if left_out is None else skipped | left_out
-        sides = [name for name in (term.field, term.teacher if term.gradient else None) if name in student_fields]
+        sides = [term.field, *term.further, *([term.teacher] if term.gradient and term.teacher else [])]
         student_fields = {
             **student_fields,
-            **{name: _shielded(student_fields[name], silenced) for name in sides if name},
+            **{name: _shielded(student_fields[name], silenced) for name in sides if name in student_fields},
         }
         value = _value(term, student_fields, targets, batch, clock)
         if value.shape != kept.shape:
@@ -256,7 +256,8 @@ def _value(
 ) -> Tensor:
     """Return the values of a pointwise term; where it has many positions of many classes, a few at a time."""
     student = student_fields.get(term.field)
-    whole = term.claims.scope != "position" or term.gradient or term.over is not None or _picks(term, targets, batch)
+    alone = not (term.gradient or term.further) and term.over is None
+    whole = term.claims.scope != "position" or not alone or _picks(term, targets, batch)
     rows = None if student is None or whole else rows_of_chunk(student)
     if student is None or rows is None:
         return term.value(student_fields, targets, batch, clock)

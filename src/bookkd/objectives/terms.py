@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bookkd.core.check import finite
 from bookkd.core.errors import ConfigError, DataError, UnknownNameError, expected
-from bookkd.core.fields import IGNORE_LABEL, LABEL, LOGITS, OWN, PARTNER_LABEL, check_field_name
+from bookkd.core.fields import IGNORE_LABEL, LABEL, LOGITS, OWN, PARTNER_LABEL, STUDENT, check_field_name
 from bookkd.core.names import choose, nearest
 from bookkd.core.schedules import Clock, Schedule, resolve
 from bookkd.losses import Claims, CombinedTarget, FullTarget, Loss, Target, as_target, claims_of
@@ -81,7 +81,8 @@ class Term:
         field: The student's field.
         teacher: The teacher's field; None for a loss whose second parameter is not named `teacher...`.
         batch: Keys of the batch, passed in this order behind the fields; an absent optional one gives None. One that begins with `own/`
-            is a field of the method's own knowledge, which a connector has to read too.
+            is a field of the method's own knowledge, which a connector has to read too; one that begins with `student/` is another field
+            of the student's own, with its gradient.
         weight: Factor of the term in the objective.
         hyper: Hyper-parameters of the loss, each a value or a `Schedule`.
         mask: Where the term counts; None for every position of positive weight.
@@ -145,6 +146,11 @@ class Term:
             )
 
     @property
+    def further(self) -> tuple[str, ...]:
+        """The student's own fields that the loss reads beside its two sides."""
+        return tuple(key.removeprefix(STUDENT) for key in self.batch if key.startswith(STUDENT))
+
+    @property
     def claims(self) -> Claims:
         """What the loss declares."""
         return claims_of(self.loss)
@@ -201,7 +207,10 @@ class Term:
             inputs.append(target)
         signature = _signature(self.loss)
         for key in self.batch:
-            given = targets.get(key) if key.startswith(OWN) else batch.get(key)
+            if key.startswith(STUDENT):
+                given = self._look_up(key.removeprefix(STUDENT), student_fields, "student")
+            else:
+                given = targets.get(key) if key.startswith(OWN) else batch.get(key)
             if given is None and len(inputs) < signature.required:
                 found = ", ".join(sorted(batch))
                 raise DataError(expected("batch", f"one with `{key}`", f"the keys {found}", where=f"term {self.name}"))

@@ -8,6 +8,7 @@ Use it on a loss of your own in a test:
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from bookkd.core.errors import FidelityError
+from bookkd.core.fields import VARIANCE
 from bookkd.losses import ClassTarget, DenseTarget, Loss, SampledTarget, SparseTarget, claims_of
 
 __all__ = ["CHECKS", "LossCase", "SparseArrays", "Worked", "as_arrays", "check_loss", "take"]
@@ -261,17 +263,19 @@ def check_fixed_point(case: LossCase) -> None:
 
 
 def check_teacher_gradient(case: LossCase) -> None:
-    """No gradient flows to the teacher's side; of a mutual loss, to both sides."""
+    """No gradient flows to the teacher's side; of a mutual loss, to both sides. A variance is the student's own."""
     if case.from_logits is None:
         return
     student, *args = case.inputs()
+    names = list(inspect.signature(case.loss).parameters)[1:]
     leaves: list[Tensor] = []
 
     def leaf(given: Tensor) -> Tensor:
         leaves.append(given.detach().clone().requires_grad_())
         return leaves[-1]
 
-    value = case(student.requires_grad_(), *(_change(given, leaf) for given in args))
+    others = (given if name == VARIANCE else _change(given, leaf) for name, given in zip(names, args, strict=False))
+    value = case(student.requires_grad_(), *others)
     mutual = claims_of(case.loss).mutual
     if not leaves:  # classes alone have no gradient to speak of
         return
