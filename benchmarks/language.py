@@ -199,7 +199,12 @@ def main() -> None:
     found = list(all_runs(arguments))
     if arguments.keep and not arguments.quick:
         kept = {key: getattr(arguments, key) for key in (*OPTIONS, "seeds")}
-        KEPT.write_text(json.dumps({"options": kept, "runs": found}, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        sizes = {
+            name: sum(each.numel() for each in model(shape, 0).parameters())
+            for name, shape in (("teacher", TEACHER), ("student", STUDENT))
+        }
+        record = {"options": kept, "parameters": sizes, "runs": found}
+        KEPT.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

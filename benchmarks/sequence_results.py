@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,12 +45,14 @@ class Section:
         base: Arm that the others are held against.
         columns: The first one's difference to the base is shown.
         pairs: Of arms, whose difference is shown beside.
+        told: What was kept -> other figures that the text names, so that no rerun makes it untrue.
     """
 
     text: str
     base: str
     columns: Sequence[Column]
     pairs: Sequence[tuple[str, str]] = ()
+    told: Callable[[Mapping[str, Any]], Mapping[str, str]] = lambda found: {}
 
 
 def arms_of(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, Mapping[str, Any]]]:
@@ -134,12 +136,35 @@ def page() -> str:
         path = KEPT / f"{name}.json"
         if path.exists():
             found = json.loads(path.read_text(encoding="utf-8"))
-            parts.append(
-                section.text.format(
-                    table=table(found, section), pairs=pairs(found, section), **found.get("options", {})
-                )
-            )
+            parts.append(written(found, section))
     return "\n".join(parts)
+
+
+def written(found: Mapping[str, Any], section: Section) -> str:
+    """Return the section of what was kept of a set of runs."""
+    options = {**found.get("options", {}), **section.told(found)}
+    return section.text.format(table=table(found, section), pairs=pairs(found, section), **options)
+
+
+def of_language(found: Mapping[str, Any]) -> dict[str, str]:
+    """Return the figures that the text on the language model names: how near arms come, in how many bytes, of which size."""
+    arms, sizes = arms_of(found["runs"]), found["parameters"]
+    values = {arm: figures(runs, "perplexity") for arm, runs in arms.items()}
+    means = {arm: statistics.fmean(each.values()) for arm, each in values.items()}
+    size = {arm: next(iter(runs.values())).get("bytes_per_token") for arm, runs in arms.items()}
+    full, behind = values["full"], sorted(values["labels"][seed] - each for seed, each in values["full"].items())
+    gain = difference(arms, "full", "labels", "perplexity")
+    return {
+        "size": f"{sizes['student'] / sizes['teacher']:.2f}",
+        "unique": f"{next(iter(arms['sampled 13'].values()))['unique']:.0f}",
+        "near13": f"{100 * (means['sampled 13'] / means['full'] - 1):.1f} %",
+        "near50": f"{100 * (means['sampled 50'] / means['full'] - 1):.1f} %",
+        "times": f"{size['full'] / size['sampled 13']:.0f}",
+        "teacher": f"{means['teacher']:.0f}",
+        "full": f"{min(full.values()):.0f} to {max(full.values()):.0f}",
+        "behind": ", ".join(f"{each:+.0f}" for each in behind),
+        "holds": "does not hold" if gain is not None and gain.better is not None else "holds",
+    }
 
 
 HEAD = """# Results on sequences
@@ -162,18 +187,19 @@ SECTIONS: dict[str, Section] = {
 `benchmarks/language.py`: {sequences} sequences of 64 tokens, a byte-pair vocabulary of 8,192 learnt on them, documents divided into
 training and held-out ones. The teacher is a GPT-2 of 4 layers of 192, trained for {teacher_epochs} epochs; students have 2 layers of 64 and
 see {epochs} epochs. Every student but the first learns from a book alone, by forward KL, at temperature 1. "sampled N" keeps N draws of a
-position, with about 12 different tokens at N = 13; "top-k" keeps the likeliest and the mass of the rest as one bucket.
+position, with about {unique} different tokens at N = 13; "top-k" keeps the likeliest and the mass of the rest as one bucket.
 
 {table}
 
 {pairs}
 
-Nearly what the literature expects shows here: 13 draws a position come within 3 % of the perplexity that the whole distribution teaches, in
-one 475th of its bytes, and 50 draws within about 1 %; both gaps are small and more than the noise. The likeliest tokens alone do not: a bucket for the rest says how much they have together and not
-which, and over text that the teacher is unsure of (its perplexity is above 400) most of what is learnt is in the rest, so that a student of
-12 or 50 of them is worse than one of labels. That it agrees with the teacher more often than one of labels is no contradiction: it learns
-the teacher's first choice, and little else. A student of a third of the teacher's size reaches its perplexity from the whole distribution, every seed
-alike; labels alone end 17 to 23 above it, and in one seed 122, which makes the interval of what is gained over them wide enough to hold 0.
+Nearly what the literature expects shows here: the perplexity of 13 draws a position is {near13} above that of the whole distribution, in
+1/{times} of its bytes, and that of 50 draws {near50}; the gaps are in bold where they are more than the noise. The likeliest tokens alone
+do not: a bucket for the rest says how much they have together and not which, and over text that the teacher is unsure of (its perplexity is
+{teacher}) most of what is learnt is in the rest, so that a student of 12 or 50 of them is worse than one of labels. That it agrees with the
+teacher more often than one of labels is no contradiction: it learns the teacher's first choice, and little else. A student of {size} of
+the teacher's parameters comes to about its perplexity from the whole distribution ({full} over seeds); labels alone end elsewhere from seed
+to seed ({behind} to the same seed's), and the interval of what is gained over them {holds} 0.
 """,
         "labels",
         (
@@ -183,6 +209,7 @@ alike; labels alone end 17 to 23 above it, and in one seed 122, which makes the 
             Column("acceptance", "acceptance %", 2, 100),
         ),
         tuple((arm, "full") for arm in ("sampled 13", "sampled 50", "top-k 12", "top-k 50")),
+        of_language,
     ),
     "texts": Section(
         """## Genres of the Brown corpus

@@ -55,6 +55,41 @@ def test_differences_are_those_of_the_seeds(script, path):
     assert lower_is_better(column.name) or column.name in ("accuracy", "bleu")
 
 
+def test_figures_in_words_are_those_of_the_runs(script):
+    """What the text on the language model names follows what was kept: other runs, other words."""
+    found = json.loads((ROOT / "benchmarks" / "results" / "sequences" / "language.json").read_text())
+    text, section = script.written(found, script.SECTIONS["language"]), script.SECTIONS["language"]
+
+    def mean(arm, entry=lambda run: run["metrics"]["perplexity"]["value"]):
+        return np.mean([entry(run) for run in found["runs"] if run["arm"] == arm])
+
+    near = 100 * (mean("sampled 13") - mean("full")) / mean("full")
+    fewer = mean("full", lambda run: run["bytes_per_token"]) / mean("sampled 13", lambda run: run["bytes_per_token"])
+    for told in (
+        f"is {near:.1f} % above",
+        f"1/{fewer:.0f} of its bytes",
+        "of 0.19 of\nthe teacher's parameters",
+        "them holds 0",
+    ):
+        assert told in text
+    for run in found["runs"]:
+        if run["arm"] == "sampled 13":
+            run["metrics"]["perplexity"]["value"] *= 2
+            run["bytes_per_token"] /= 2
+        if run["arm"] == "labels":
+            run["metrics"]["perplexity"]["value"] = 500.0 + run["seed"]
+    found["parameters"]["student"] *= 2
+    text = script.written(found, section)
+    for told in (
+        f"is {100 + 2 * near:.1f} % above",
+        f"1/{2 * fewer:.0f} of",
+        "of 0.37 of",
+        "(+90, +91, +93 to",
+        "them does not hold 0.",
+    ):
+        assert told in text
+
+
 def test_runs_of_other_options_are_refused(tmp_path):
     """A quick run, or one of fewer epochs, is never read as what was asked for now."""
     runs, calls = load("kept_runs").Runs, []

@@ -60,6 +60,13 @@ def test_one_step_is_that_of_our_own_loop(book, tmp_path, method):
     torch.testing.assert_close(flat(student), flat(mine), rtol=1e-5, atol=1e-6)
 
 
+def test_a_network_of_ours_is_refused_with_what_to_pass(book, tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"`model` to be one of Transformers, got a LanguageModel .* Pass its \.model"
+    ):
+        BookTrainer(LanguageModel(model(9)), arguments(tmp_path), book=book.path, train_dataset=ROWS)
+
+
 def test_the_step_does_not_depend_on_how_the_batch_is_divided(book, tmp_path):
     whole, _ = trained(book, tmp_path / "a")
     for size, accumulate in ((6, 4), (1, 24)):

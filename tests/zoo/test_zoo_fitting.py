@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -60,7 +62,7 @@ def seeded():
 
 def classifier(**options):
     config = transformers.BertConfig(
-        **{**SMALL, "vocab_size": 10, "max_position_embeddings": 16, "num_labels": 2, **options}
+        **{**SMALL, "vocab_size": 10, "max_position_embeddings": 16, "id2label": dict(enumerate(NAMES)), **options}
     )
     return sharp(transformers.BertForSequenceClassification(config))
 
@@ -157,11 +159,55 @@ def test_a_fine_tuned_classifier_is_loaded_whole(tmp_path):
     assert not brings_weights(f"text-classifier:{tmp_path / 'e'}", {})
     with pytest.raises(ConfigError, match=r"`head` to be new, as the model has none"):
         load_text_classifier(tmp_path / "e", 2, head="own")
-    named = EncoderModel(classifier(id2label={0: "yes", 1: "no"}))
-    with pytest.raises(ConfigError, match=r"`class_names` to be yes, no, as the model has them, got no, yes"):
-        check_takes(named, TEXTS)
-    check_takes(EncoderModel(classifier(id2label={0: "no", 1: "yes"})), TEXTS)
     assert callable(create_preprocess(name))
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (
+            ("yes", "no"),
+            r"`class_names` to be yes, no, as the model has them, got no, yes \(texts\). Give the data set",
+        ),
+        (
+            ("YES", "No"),
+            r"to be YES, No, as the model has them, got no, yes \(texts\). Give the data set the model's order",
+        ),
+        (
+            ("ham", "spam"),
+            r"to be ham, spam, .* got no, yes \(texts\). If they mean the same in this order, pass them as",
+        ),
+    ],
+)
+def test_classes_of_another_order_or_other_names_are_refused(names, message, tmp_path):
+    model = classifier(id2label=dict(enumerate(names)))
+    with pytest.raises(ConfigError, match=message):
+        make(tmp_path / "b", Teacher(EncoderModel(model)), TEXTS, VIEWS, task=TASK)
+    check_takes(EncoderModel(model, class_names=NAMES), TEXTS)  # whoever made it says what it means
+
+
+def test_names_that_differ_in_case_alone_are_one():
+    for names in (NAMES, ("NO", "Yes")):
+        check_takes(EncoderModel(classifier(id2label=dict(enumerate(names)))), TEXTS)
+    apart = EncoderModel(classifier(), class_names=("A", "a"))
+    with pytest.raises(ConfigError, match="to be A, a, as the model has them, got a, A"):
+        check_takes(apart, replace(TEXTS, class_names=("a", "A")))
+
+
+def test_a_model_without_names_of_classes_is_warned_of_once(tmp_path):
+    raw, folder = classifier(id2label=None, num_labels=2), str(tmp_path / "c")
+    raw.save_pretrained(folder)
+    network = EncoderModel(raw)
+    with pytest.warns(UserWarning, match=r"LABEL_0, LABEL_1, by which the order of classes cannot be .* as no, yes"):
+        check_takes(network, TEXTS)
+    check_takes(network, TEXTS)
+    name, said = f"text-classifier:{folder}", {"class_names": list(NAMES)}
+    assert brings_weights(name, said)
+    check_takes(create_network(name, n_classes=2, args=said), TEXTS)
+    with pytest.raises(ConfigError, match="`class_names` to be absent"):
+        create_network(name, n_classes=2, args={**said, "head": "new"})
+    with pytest.raises(ConfigError, match="one name for each of 2 outputs, got no, yes, or"):
+        EncoderModel(raw, class_names=("no", "yes", "or"))
 
 
 BERT = {"model_type": "bert", **SMALL}

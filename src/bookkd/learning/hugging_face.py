@@ -41,6 +41,7 @@ from bookkd.methods import LLMKD, Method
 from bookkd.tasks import CausalLM, found_logits
 from bookkd.views import probe
 from bookkd.zoo import (
+    LanguageModel,
     documents_apart,
     keeps_apart,
     takes,
@@ -157,6 +158,11 @@ class BookLoss(_Mixed):  # type: ignore[misc]
     def check_student(self) -> None:
         """Refuse a model of fewer tokens than the book's, or one whose documents see one another where the teacher's did not."""
         model, separator = self.accelerator.unwrap_model(self.model), self._separator
+        if isinstance(model, LanguageModel):
+            do = "Pass its .model: a Trainer calls it by names."
+            raise ConfigError(
+                expected("model", "one of Transformers", "a LanguageModel around it", where="BookTrainer", do=do)
+            )
         tokenizer = getattr(self, "processing_class", None)
         check_model(self.knowledge.book.plan, model, tokenizer, str(self.knowledge.book.path), separator=separator)
         if separator is not None and not keeps_apart(model, separator):

@@ -1,7 +1,9 @@
-"""Whether a network can take the samples of a data set: its tokens, and how many there are in a sequence."""
+"""Whether a network can take the samples of a data set: its tokens, how many there are in a sequence, and its classes."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ from torch import nn
 from bookkd.core.errors import ConfigError, expected
 
 __all__ = [
+    "check_classes",
     "check_features",
     "check_positions",
     "check_room",
@@ -53,6 +56,43 @@ def check_room(model: nn.Module, dataset: Any, where: str, *, positions: bool = 
     room = positions_of(model) if positions else None
     if room is not None:
         check_positions(dataset, room, where)
+    padding, tokens = _counted_from(model), getattr(dataset, "tokens", None)
+    if padding is not None and tokens is not None and bool(np.any(np.asarray(tokens) == padding)):
+        do = "Name one that no text has in the model's configuration: positions are counted from it."
+        raise ConfigError(expected("pad_token_id", "a token of no text", padding, where=where, do=do))
+
+
+def check_classes(names: Sequence[str], dataset: Any, where: str) -> bool:
+    """Refuse a data set whose classes stand in another order than a model's outputs, or have other names.
+
+    Names are one where they differ in case alone. A data set of more or fewer classes is none of this: its logits do not fit.
+
+    Args:
+        names: What the outputs of the model are called, in their order; empty where nobody knows.
+        dataset: With or without `class_names`.
+        where: Who is asked, for the error.
+
+    Returns:
+        Whether the order is known: not where the names of the model are its numbers alone (`LABEL_0`).
+
+    Raises:
+        ConfigError: saying both orders.
+    """
+    theirs = tuple(map(str, getattr(dataset, "class_names", ())))
+    if not names or len(theirs) != len(names):
+        return True
+    mine, others = ([each.casefold() for each in some] for some in (names, theirs))
+    if len(set(mine)) < len(mine) or len(set(others)) < len(others):
+        mine, others = list(names), list(theirs)  # some differ in case alone
+    if mine == others:
+        return True
+    if all(re.fullmatch(rf"(label[ _]?)?{place}", each.casefold()) for place, each in enumerate(names)):
+        return False
+    do = "Give the data set the model's order of classes (id2label)."
+    if sorted(mine) != sorted(others):
+        do = "If they mean the same in this order, pass them as class_names to EncoderModel or load_text_classifier."
+    wish = f"{', '.join(names)}, as the model has them"
+    raise ConfigError(expected("class_names", wish, ", ".join(theirs), where=where, do=do))
 
 
 def check_positions(dataset: Any, room: int, where: str) -> None:
@@ -127,11 +167,21 @@ def positions_of(model: Any) -> int | None:
     found = getattr(getattr(model, "config", None), "max_position_embeddings", None)
     if not isinstance(found, int) or found <= 0:
         return None
+    table = _counting(model)
+    return found if table is None else int(table.num_embeddings - table.padding_idx - 1)
+
+
+def _counting(model: Any) -> Any:
+    """Return the table of positions of a model that counts them on from its padding, as RoBERTa does; None of others."""
     for name, part in model.named_modules() if isinstance(model, nn.Module) else ():
-        padding = getattr(part, "padding_idx", None)
-        if name.endswith("position_embeddings") and isinstance(part, nn.Embedding) and padding is not None:
-            return int(part.num_embeddings - padding - 1)  # RoBERTa counts on from its padding
-    return found
+        if name.endswith("position_embeddings") and isinstance(part, nn.Embedding) and part.padding_idx is not None:
+            return part
+    return None
+
+
+def _counted_from(model: Any) -> int | None:
+    table = _counting(model)
+    return None if table is None else int(table.padding_idx)
 
 
 def _decoder(model: Any) -> Any:

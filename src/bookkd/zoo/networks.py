@@ -109,11 +109,11 @@ def _causal_lm(name: str, n_classes: int, args: dict[str, Any]) -> Any:
 
 def _text_classifier(name: str, n_classes: int, args: dict[str, Any]) -> Any:
     """A classifier from a folder, or its encoder alone, or one with initial values from a kind and its options, under a new head."""
-    own = {key: args.pop(key) for key in ("pooling", "dropout") if key in args}
+    own: dict[str, Any] = {key: args.pop(key) for key in ("pooling", "dropout") if key in args}
     if _is_folder(name):
-        head = args.pop("head", None)
+        own |= {key: args.pop(key) for key in ("head", "class_names") if key in args}
         _refuse_options(f"text-classifier:{name}", args)
-        return load_text_classifier(name, n_classes, head=head, **own)
+        return load_text_classifier(name, n_classes, **own)
     vocabulary = args.pop("vocabulary", None)
     if not isinstance(vocabulary, int):
         do = "It is the number of tokens of the tokenizer."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,8 @@ from bookkd.core.errors import BookFormatError, ConfigError, DataError, expected
 from bookkd.core.fields import IGNORE_LABEL
 from bookkd.core.jsonio import read
 from bookkd.core.names import choose
-from bookkd.zoo.fitting import check_room
+from bookkd.zoo.fitting import check_classes, check_room
+from bookkd.zoo.padding import check_padding, filled, mask_of
 from bookkd.zoo.sequences import FlatSequences, check_tokens, piece
 from bookkd.zoo.transformers_files import configured, loaded, plain_tokenizer, tokenizer_digest
 
@@ -120,7 +122,7 @@ class TextDataset(FlatSequences):
 class TextClassifier(nn.Module):
     """An encoder with a linear head: tokens [batch, length] and lengths [batch] in, logits [batch, classes] out.
 
-    Padding is masked, so that it changes no result.
+    Padding is masked, so that it changes no result, which is tried out on a few short texts.
 
     Args:
         encoder: `encoder(input_ids=..., attention_mask=...)` gives an object with `last_hidden_state`, such as any `AutoModel`
@@ -128,6 +130,9 @@ class TextClassifier(nn.Module):
         n_classes: Classes.
         pooling: "mean" of the tokens that are there, as sentence encoders have it, or "first" token, as BERT has it.
         dropout: Before the head, 0 to 1.
+
+    Raises:
+        ConfigError: for an encoder whose states padding changes.
     """
 
     def __init__(
@@ -140,8 +145,10 @@ class TextClassifier(nn.Module):
             got = f"{type(encoder).__name__} without one"
             raise ConfigError(expected("encoder", "one whose config has hidden_size", got, where="TextClassifier"))
         self.encoder = encoder
+        self.padding: int | None = getattr(encoder.config, "pad_token_id", None)
         self.dropout = nn.Dropout(between(dropout, 0, 1, "dropout", where="TextClassifier"))
         self.head = nn.Linear(width, at_least(n_classes, 2, "n_classes", where="TextClassifier"))
+        check_padding(self, encoder)
 
     def check_data(self, dataset: Any) -> None:
         """Refuse texts of more tokens than the encoder embeds, or longer than its positions.
@@ -153,8 +160,10 @@ class TextClassifier(nn.Module):
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """Return the logits of each text."""
-        there = _there(tokens, lengths)
-        said = self.encoder(input_ids=tokens, attention_mask=there.long()).last_hidden_state
+        there = mask_of(tokens, lengths)
+        said = self.encoder(
+            input_ids=filled(tokens, there, self.padding), attention_mask=there.long()
+        ).last_hidden_state
         if self.pooling == "first":
             pooled = said[:, 0]
         else:
@@ -166,54 +175,54 @@ class TextClassifier(nn.Module):
 class EncoderModel(nn.Module):
     """A whole model of Transformers that gives logits, called as our networks are: inputs [batch, length, ...] and lengths [batch] in.
 
-    Its mask is made of the lengths, so that padding changes no result; it may give one distribution a sequence or one a step, as any
-    `AutoModelForSequenceClassification`, `AutoModelForTokenClassification` or `AutoModelForCTC` does.
+    Its mask is made of the lengths, so that padding changes no result, which is tried out on a few short texts where it reads tokens; it
+    may give one distribution a sequence or one a step, as any `AutoModelForSequenceClassification`, `AutoModelForTokenClassification`
+    or `AutoModelForCTC` does.
 
     Args:
         model: `model(inputs, attention_mask=...)` gives an object with `.logits`.
+        class_names: What its outputs are called, in their order, as data sets call them; None for what its configuration says (`id2label`).
+
+    Raises:
+        ConfigError: for other names than it has outputs, a model whose outputs padding changes, or one that has to know its padding.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, class_names: Sequence[str] | None = None) -> None:
         super().__init__()
         self.model = model
         config = getattr(model, "config", None)
         self.padding: int | None = getattr(config, "pad_token_id", None)
         """Token that a classifier of the decoder's kind looks for the end of a text by."""
         names = getattr(config, "id2label", None) or {}
-        self.class_names = tuple(str(names[place]) for place in sorted(names))
+        own = tuple(str(names[place]) for place in sorted(names))
+        self.class_names = own if class_names is None else tuple(class_names)
+        if own and len(self.class_names) != len(own):
+            wish = f"one name for each of {len(own)} outputs"
+            raise ConfigError(expected("class_names", wish, ", ".join(self.class_names), where=type(model).__name__))
+        self._warned = False
+        check_padding(self, model)
 
     def check_data(self, dataset: Any) -> None:
-        """Refuse data of tokens or lengths that the model cannot take, or whose classes stand in another order than the model's.
+        """Refuse data of tokens or lengths that the model cannot take, or whose classes are not the model's in its order.
+
+        Where the names of the model are its numbers alone (`LABEL_0`) nothing tells the order, of which there is one warning.
 
         Raises:
             ConfigError: naming which.
         """
         where = str(getattr(dataset, "name", "data"))
         check_room(self.model, dataset, where)
-        theirs = tuple(map(str, getattr(dataset, "class_names", ())))
-        if theirs != self.class_names and sorted(theirs) == sorted(self.class_names):
-            do = "Give the data set the model's order of classes (id2label)."
-            raise ConfigError(
-                expected(
-                    "class_names",
-                    f"{', '.join(self.class_names)}, as the model has them",
-                    ", ".join(theirs),
-                    where=where,
-                    do=do,
-                )
-            )
+        if not check_classes(self.class_names, dataset, where) and not self._warned:
+            self._warned = True
+            do = f"They are taken as {', '.join(dataset.class_names)}: pass that as class_names if it is right."
+            got = f"{', '.join(self.class_names)}, by which the order of classes cannot be checked"
+            warnings.warn(expected("class_names", "names, of the model", got, where=where, do=do), stacklevel=2)
 
     def forward(self, inputs: Tensor, lengths: Tensor) -> Tensor:
         """Return the logits of each sequence, or of each step."""
-        there = _there(inputs, lengths)
-        if inputs.dim() == 2 and not inputs.is_floating_point() and self.padding is not None:
-            inputs = inputs.masked_fill(~there, self.padding)
-        logits: Tensor = self.model(inputs, attention_mask=there.long()).logits
+        there = mask_of(inputs, lengths)
+        logits: Tensor = self.model(filled(inputs, there, self.padding), attention_mask=there.long()).logits
         return logits
-
-
-def _there(inputs: Tensor, lengths: Tensor) -> Tensor:
-    return torch.arange(inputs.shape[1], device=inputs.device) < lengths.to(inputs.device)[:, None]
 
 
 _WHOLE = "ForSequenceClassification"
@@ -230,7 +239,12 @@ def is_classifier(folder: str | Path) -> bool:
 
 
 def load_text_classifier(
-    folder: str | Path, n_classes: int, *, head: Literal["own", "new"] | None = None, **options: Any
+    folder: str | Path,
+    n_classes: int,
+    *,
+    head: Literal["own", "new"] | None = None,
+    class_names: Sequence[str] | None = None,
+    **options: Any,
 ) -> TextClassifier | EncoderModel:
     """Load a classifier of Transformers from a folder on this machine, or its encoder alone under a new head.
 
@@ -241,12 +255,13 @@ def load_text_classifier(
         n_classes: Classes.
         head: "own" for that of the folder, where the model is a classifier (`*ForSequenceClassification`); "new" for one over the
             encoder; None for its own where it has one and no `options` of a new one are given.
+        class_names: See `EncoderModel`; of its own head alone.
         options: Of `TextClassifier`, of a new head.
 
     Raises:
         MissingExtraError: if Transformers is not installed.
         WeightsError: if there is no such folder, or no encoder of a kind that Transformers knows in it.
-        ConfigError: for a classifier of other classes, or none where its own head is asked for.
+        ConfigError: for a classifier of other classes, none where its own head is asked for, or one that padding changes.
     """
     if head is None:
         head = "own" if is_classifier(folder) and not options else "new"
@@ -264,7 +279,10 @@ def load_text_classifier(
             raise ConfigError(
                 expected("n_classes", f"{theirs}, those of the model", n_classes, where=str(folder), do=do)
             )
-        return EncoderModel(model)
+        return EncoderModel(model, class_names=class_names)
+    if class_names is not None:
+        do = "A new head learns the order of the data: leave them out."
+        raise ConfigError(expected("class_names", "absent", class_names, where="load_text_classifier", do=do))
     return TextClassifier(loaded("AutoModel", folder, "an encoder of Transformers"), n_classes, **options)
 
 

@@ -80,6 +80,9 @@ def _quiet(transformers: Any) -> Iterator[None]:
 def configured(auto: str, config: Mapping[str, Any], vocabulary: int, where: str, **fixed: Any) -> nn.Module:
     """Build a model of Transformers by the name of its `Auto` class, from its configuration; `fixed` options stand over its own.
 
+    Special tokens are those that are given, and no others: by default they would be those of some vocabulary. Kinds that count positions
+    from their padding, as RoBERTa does, keep it.
+
     Raises:
         MissingExtraError: if Transformers is not installed.
         ConfigError: for a kind or an option that Transformers does not know.
@@ -102,13 +105,26 @@ def configured(auto: str, config: Mapping[str, Any], vocabulary: int, where: str
             raise ConfigError(expected(option, f"an option of {kind}, such as {near}", option, where=where))
     ends = {key: None for key in ("bos_token_id", "eos_token_id", "pad_token_id") if options.get(key) is not None}
     try:
-        model: nn.Module = getattr(transformers, auto).from_config(
-            known[kind](**{**ends, **given, "vocab_size": vocabulary, **fixed})
-        )
-    except (ValueError, TypeError, KeyError) as error:
+        model = _built(transformers, auto, known[kind](**{**ends, **given, "vocab_size": vocabulary, **fixed}))
+        if "pad_token_id" in ends.keys() - given.keys() - fixed.keys() and _counts_from_padding(model):
+            del ends["pad_token_id"]
+            model = _built(transformers, auto, known[kind](**{**ends, **given, "vocab_size": vocabulary, **fixed}))
+    except (ValueError, TypeError, KeyError, AssertionError) as error:
         text = " ".join(str(error).split())
         raise ConfigError(expected("config", f"that of a {kind}", text, where=where)) from error
     return model
+
+
+def _built(transformers: Any, auto: str, config: Any) -> nn.Module:
+    model: nn.Module = getattr(transformers, auto).from_config(config)
+    return model
+
+
+def _counts_from_padding(model: nn.Module) -> bool:
+    """Whether embeddings of a model, which was given no padding, would count positions from one."""
+    return any(
+        hasattr(part, "position_embeddings") and getattr(part, "padding_idx", "") is None for part in model.modules()
+    )
 
 
 def load_tokenizer(folder: str | Path, file: str = "tokenizer.json") -> Any:
