@@ -42,10 +42,11 @@ class Arm:
         method: What it minimises.
         knowledge: What it learns from; None for labels alone.
         task: The task.
-        network: The student; None for a ResNet-8 over the classes of the task.
+        network: The student; None for one named `student` over the classes of the task.
         preprocess: Of a student that is given.
         batch_size: Samples of a batch.
         layers: Name -> module path of the student's layers, over those that it has by itself.
+        student: Name of the network where none is given.
     """
 
     def __init__(
@@ -59,10 +60,11 @@ class Arm:
         preprocess: Callable[[Tensor], Tensor] | None = None,
         batch_size: int = BATCH,
         layers: Mapping[str, str] | None = None,
+        student: str = "resnet8",
     ) -> None:
         training = Training(epochs=10**6, batch_size=batch_size, accelerator="cpu", schedule="constant", lr=0.01)
         if network is None:
-            network, preprocess = NetworkOptions("resnet8").cohort(len(task.class_names), method.cohort, seed=0)
+            network, preprocess = NetworkOptions(student).cohort(len(task.class_names), method.cohort, seed=0)
         objective = method.objective(task)
         offer_needs(method, task, knowledge, replay)
         learner = learner_for(
