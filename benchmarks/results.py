@@ -1,4 +1,4 @@
-"""The page `docs/results.md` from the summaries that `real.py` left in `benchmarks/results/`.
+"""The page `docs/results.md` from the summaries that `real.py` and `camvid.py` left in `benchmarks/results/`.
 
 python benchmarks/results.py            # writes the page
 python benchmarks/results.py RUNS       # takes new summaries from the runs of real.py first
@@ -7,10 +7,13 @@ python benchmarks/results.py RUNS       # takes new summaries from the runs of r
 from __future__ import annotations
 
 import json
+import statistics
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import camvid
 
 from bookkd.evaluation import Difference, difference_of
 from bookkd.evaluation.paired import EQUAL
@@ -36,6 +39,24 @@ def take(runs: Path) -> None:
             kept["teachers"] = teachers_of(runs / name)
             text = json.dumps(kept, indent=1, sort_keys=True) + "\n"
             (KEPT / f"{name.replace('/', '-')}.json").write_text(text, encoding="utf-8")
+    subsets = {name: subset_of(runs / "cifar10-features" / "classes" / name) for name in SUBSETS}
+    if all(subsets.values()):
+        (KEPT / CLASSES).write_text(json.dumps(subsets, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def subset_of(sweep: Path) -> dict[str, Any]:
+    """Return who comes to which accuracy on some classes, by seed: the teacher, generalists, and the arms of the sweep; empty without them."""
+    if not (sweep / "summary.json").exists() or not (sweep / "others.json").exists():
+        return {}
+    others = json.loads((sweep / "others.json").read_text(encoding="utf-8"))
+    found: dict[str, Any] = {"classes": others["teacher"]["class_names"], "by_seed": {}}
+    for run, measured in others.items():
+        arm, seed = ("teacher", "0") if run == "teacher" else Path(run).parts[-2:]
+        who = "teacher" if run == "teacher" else f"generalist, {arm.partition('-resnet8')[0]}"
+        found["by_seed"].setdefault(who, {})[seed.removeprefix("seed-")] = measured["metrics"]["accuracy"]["value"]
+    for arm in json.loads((sweep / "summary.json").read_text(encoding="utf-8"))["arms"]:
+        found["by_seed"][f"specialist, {arm['method']}"] = arm["accuracy"]["by_seed"]
+    return found
 
 
 def teachers_of(sweep: Path) -> list[dict[str, Any]]:
@@ -63,7 +84,45 @@ def page() -> str:
                     teachers=teachers_table(found),
                 )
             )
+    if (KEPT / CLASSES).exists():
+        parts.append(SPECIALISTS.format(table=classes_table(json.loads((KEPT / CLASSES).read_text(encoding="utf-8")))))
+    if (KEPT / CAMVID).exists():
+        parts.append(camvid_section(json.loads((KEPT / CAMVID).read_text(encoding="utf-8"))))
     return "\n".join(parts)
+
+
+def classes_table(subsets: Mapping[str, Any]) -> str:
+    """Return the accuracy of everybody on each choice of classes, and what specialists gain over the best generalist."""
+    names = list(next(iter(subsets.values()))["by_seed"])
+    lines = [f"| accuracy % on | {' | '.join(names)} |", f"|{'---|' * (len(names) + 1)}"]
+    for name, found in subsets.items():
+        cells = []
+        for who in names:
+            values = [100 * each for each in found["by_seed"][who].values()]
+            spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+            cells.append(f"{statistics.fmean(values):.2f}{spread}")
+        lines.append(f"| {name}: {', '.join(found['classes'])} | {' | '.join(cells)} |")
+    lines += ["", "Specialists less the generalist of vanilla-kd, paired over seeds:", ""]
+    lines += ["| | points of accuracy (95 %) | that is |", "|---|---|---|"]
+    for name, found in subsets.items():
+        base = {int(seed): each for seed, each in found["by_seed"]["generalist, vanilla-kd"].items()}
+        for who in names:
+            if who.startswith("specialist"):
+                mine = {int(seed): each for seed, each in found["by_seed"][who].items()}
+                gain = difference_of(mine, base, "generalist")
+                lines.append(f"| {who}, {name} | {points(gain)} | {verdict(gain)} |")
+    return "\n".join(lines)
+
+
+def camvid_section(found: Mapping[str, Any]) -> str:
+    """Return the section of segmentation."""
+    options, teacher = found["options"], next(run for run in found["runs"] if run["arm"] == "teacher")
+    sizes = teacher["parameters"]
+    share = sizes["unet-small"] / sizes["unet-large"]
+    size = next(run["book_bytes"] for run in found["runs"] if run.get("book_bytes"))
+    return CAMVID_SECTION.format(
+        **options, share=share, megabytes=size / 2**20, table=camvid.table(found["runs"])
+    )  # fmt: skip
 
 
 def to_labels_only(found: Mapping[str, Any], arm: Mapping[str, Any]) -> Difference | None:
@@ -222,7 +281,51 @@ Held against labels alone:
 {cost}
 """
 
-SECTIONS = {"cifar10/methods": METHODS, "cifar10/ablation": ABLATION, "tinyimagenet100/methods": MANY}
+INSIDE = """## Methods that look inside, on CIFAR-10, ResNet-8
+
+{seeds} seeds. `r56` is one book of a ResNet-56 with the logits and what these methods read, maps of all stages as int8, of 4 views. `ccskd`
+has labels from the start, since its 60 epochs without any would not end, and the ramp of `reviewkd` is 4 epochs; everything else is the
+default, whose weights are those of published setups of other networks: nothing was tuned. `vam` and `crd` are reconstructions.
+
+{teachers}
+
+{arms}
+
+Held against labels alone:
+
+{said}
+
+{cost}
+"""
+
+SPECIALISTS = """## Some classes of ten: specialists and generalists
+
+Students of a few classes, from the same book of all ten, beside the teacher, whose word is taken on these classes alone, and students of
+all ten classes (those of the table above), of which the same is asked. A specialist sees the images of its classes only, for as many
+epochs, and so makes fewer steps.
+
+{table}
+"""
+
+CAMVID_SECTION = """## Road scenes: segmentation from books
+
+`benchmarks/camvid.py` on CamVid at 240 x 180: a U-Net teacher of {teacher_epochs} epochs, students of {share:.3f} of its parameters of
+{epochs} epochs each, {seeds} seeds, {views} views that move image and labels alike. One book of {megabytes:,.0f} MiB serves every arm: logits
+as int8, one cell for {stride} x {stride} pixels, and the pooled maps that `csc-ace` and `skd` read. Weights are the methods' defaults, none
+was tuned; `csc` and `csc-ace` are reconstructions, `skd` is without its adversarial term. Metrics are of the test split.
+
+{table}
+"""
+
+SUBSETS = ("animals", "vehicles", "alike")
+CLASSES, CAMVID = "cifar10-features-classes.json", "camvid.json"
+
+SECTIONS = {
+    "cifar10/methods": METHODS,
+    "cifar10/ablation": ABLATION,
+    "tinyimagenet100/methods": MANY,
+    "cifar10-features/methods": INSIDE,
+}
 """Sweep, by its folder -> its section of the page."""
 
 

@@ -18,6 +18,7 @@ from bookkd.knowledge.writing import offer
 from bookkd.losses.reductions import paraphrase
 from bookkd.making import grow, repair
 from bookkd.methods import build_method
+from bookkd.pipelines import NetworkOptions
 from bookkd.shaping import ReusedClassifier
 from bookkd.views import Replay
 from bookkd.zoo import create_network
@@ -258,6 +259,15 @@ class TestSimKD:
         again = run(tmp_path / "run", network=student("digits-small"), **options)  # finished: weights are loaded
         for one, two in zip(learned.student.state_dict().values(), again.student.state_dict().values(), strict=True):
             assert torch.equal(one, two)
+        # The file is enough to have it again, by the name of the network that it began as.
+        path = str(tmp_path / "run" / "student.safetensors")
+        named, _ = NetworkOptions("digits-small", weights=path).build(10, role="student")
+        with torch.no_grad():
+            assert torch.equal(named.eval()(images), learned.student(images))
+        with pytest.raises(
+            ConfigError, match=r"`configuration` to be what a ReusedClassifier notes of itself.*resnet8|CifarResNet"
+        ):
+            NetworkOptions("resnet8", weights=path).build(10, role="student")[0](torch.zeros(1, 3, 8, 8))
 
     def test_a_part_of_the_classes_is_refused(self, tmp_path):
         from bookkd.shaping.reuse import check_classifier

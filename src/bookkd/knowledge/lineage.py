@@ -13,7 +13,7 @@ from bookkd.core.jsonio import parse
 from bookkd.core.protocols import Knowledge
 from bookkd.knowledge.ensemble import books_of, teachers_of
 
-__all__ = ["NOTES", "lineage_of_weights", "teachers_behind"]
+__all__ = ["NOTES", "lineage_of_weights", "notes_of_weights", "teachers_behind"]
 
 NOTES = "bookkd"
 """The one key of the metadata of a student's weights: JSON with `method`, `epoch` and `lineage`.
@@ -29,16 +29,21 @@ def teachers_behind(knowledge: Knowledge | None) -> tuple[TeacherInfo, ...]:
     return (*stored, *(live.teacher.info for live in teachers_of(knowledge)))
 
 
+def notes_of_weights(path: str | Path) -> dict[str, Any]:
+    """Return what `learn` noted in a safetensors file: plain values; none where there are none, or damaged ones."""
+    try:
+        with safe_open(path, framework="np") as file:
+            text = (file.metadata() or {}).get(NOTES, "")
+        return parse(text.encode(), str(path), limit=_LIMIT)
+    except (SafetensorError, BookFormatError, OSError):
+        return {}
+
+
 def lineage_of_weights(path: str | Path) -> dict[str, Any] | None:
     """Return the lineage that a safetensors file carries; None where it carries none, or a damaged one.
 
     Plain values for people: nothing is done with them but showing and passing on.
     """
-    try:
-        with safe_open(path, framework="np") as file:
-            text = (file.metadata() or {}).get(NOTES, "")
-        found = parse(text.encode(), str(path), limit=_LIMIT).get("lineage")
-    except (SafetensorError, BookFormatError, OSError):
-        return None
+    found = notes_of_weights(path).get("lineage")
     whole = isinstance(found, dict) and all(isinstance(found.get(key), list) for key in ("parents", "ancestors"))
     return found if whole else None

@@ -16,6 +16,7 @@ from bookkd.learning.folder import RunFolder
 from bookkd.learning.learner import Learner
 from bookkd.learning.order import ReadingOrder
 from bookkd.learning.run import Run
+from bookkd.shaping import REUSED, ReusedClassifier
 from bookkd.zoo import load_weights, save_weights
 
 __all__ = ["Learned", "LearningWarning", "finished", "keep", "learned_of"]
@@ -61,7 +62,8 @@ def keep(learner: Learner, folder: RunFolder, run: Run, notes: dict[str, Any]) -
     """Write weights and result, and what is to be remembered of the student's shaping."""
     learned = learned_of(learner, folder.history(), run.chosen_epoch, run.teacher_forwards, folder.path)
     for name, network in _weights(learner).items():
-        text = canonical({**notes, "epoch": learned.epoch}).decode()
+        more = {REUSED: network.configuration} if isinstance(network, ReusedClassifier) else {}
+        text = canonical({**notes, **more, "epoch": learned.epoch}).decode()
         save_weights(network, folder.path / name, {NOTES: text})
     if learned.shaping:
         folder.note_shaping(learned.shaping)

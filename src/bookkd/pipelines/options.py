@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from bookkd.core.errors import ConfigError, expected
 from bookkd.core.names import is_reference
 from bookkd.core.rng import draw64
-from bookkd.knowledge import Teacher, lineage_of_weights
+from bookkd.knowledge import Teacher, lineage_of_weights, notes_of_weights
 from bookkd.learning import Cohort
+from bookkd.shaping import REUSED, ReusedClassifier
 from bookkd.views import CutMix, MixUp, Views
 from bookkd.zoo import (
     FAMILIES,
@@ -23,6 +24,7 @@ from bookkd.zoo import (
     create_network,
     create_preprocess,
     create_transform,
+    load_weights,
     open_dataset,
 )
 
@@ -140,7 +142,15 @@ class NetworkOptions:
             raise ConfigError(expected(role, "the name of a network", self.name, do=do))
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(int(draw64(seed, "initial values", [peer], [0])[0, 0] >> 1))
-            network = create_network(self.name, n_classes=n_classes, weights=self.weights, args=self.args)
+            noted = {} if self.weights is None else notes_of_weights(self.weights)
+            network = create_network(
+                self.name, n_classes=n_classes, weights=None if REUSED in noted else self.weights, args=self.args
+            )
+            if (
+                REUSED in noted and self.weights is not None
+            ):  # a student of `simkd`, which is more than the network it began as
+                network = ReusedClassifier.around(network, noted[REUSED])
+                load_weights(network, self.weights)
         return network, create_preprocess(self.name, mean=self.mean, std=self.std, size=self.size)
 
     def refuse_untrained(self, role: str) -> None:

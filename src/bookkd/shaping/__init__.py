@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from bookkd.shaping.base import Known, ParameterGroup, Shaped, penalty
 from bookkd.shaping.gates import GATE_ENTROPY, GateTable, gate_record, gate_shares, table_of
-from bookkd.shaping.reuse import ReusedClassifier, ReusingStudent
+from bookkd.shaping.reuse import REUSED, ReusedClassifier, ReusingStudent
 from bookkd.shaping.tree import GateTree, ShapedTree
 from bookkd.shaping.vam import GatedStudent, VirtualGates, find_classifier, fold, gates_of, insert_gates
 
 __all__ = [
     "GATE_ENTROPY",
+    "REUSED",
     "GateTable",
     "GateTree",
     "GatedStudent",

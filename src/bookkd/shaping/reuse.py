@@ -12,8 +12,10 @@ from torch.nn.functional import adaptive_avg_pool2d
 from bookkd.core.errors import ConfigError, expected
 from bookkd.shaping.base import Shaped
 
-__all__ = ["ReusedClassifier", "ReusingStudent", "check_classifier"]
+__all__ = ["REUSED", "ReusedClassifier", "ReusingStudent", "check_classifier"]
 
+REUSED = "reused_classifier"
+"""What a weights file calls the configuration of such a student."""
 _INPUT = ":input"
 
 
@@ -52,6 +54,9 @@ class ReusedClassifier(nn.Module):
         pooled: str = "",
     ) -> None:
         super().__init__()
+        self.configuration: dict[str, Any] = {
+            "last": last, "channels": channels, "grid": list(grid), "shape": list(weight.shape), "width": width, "pooled": pooled,
+        }  # fmt: skip
         self.trunk, self.last = trunk, last
         self.grid = (int(grid[0]), int(grid[1]))
         own = pooled.removesuffix(_INPUT)
@@ -72,6 +77,21 @@ class ReusedClassifier(nn.Module):
             self.classifier.weight.copy_(weight)
             self.classifier.bias.copy_(bias)
         self.classifier.requires_grad_(False)
+
+    @classmethod
+    def around(cls, trunk: nn.Module, configuration: Any) -> ReusedClassifier:
+        """Return one of the `configuration` of another, such as a weights file notes, around a fresh trunk; its weights are to be loaded.
+
+        Raises:
+            ConfigError: for what is no configuration, or of another trunk.
+        """
+        wish, do = "what a ReusedClassifier notes of itself", "Name the network that the student was."
+        try:
+            given = dict(configuration)
+            shape = [int(each) for each in given.pop("shape")]
+            return cls(trunk, weight=torch.zeros(*shape), bias=torch.zeros(shape[0]), **given)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ConfigError(expected("configuration", wish, str(error), where=type(trunk).__name__, do=do)) from error
 
     def forward(self, views: Tensor, *more: Any) -> Tensor:
         """Return the logits of the teacher's classifier."""
