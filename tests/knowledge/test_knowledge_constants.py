@@ -10,7 +10,7 @@ from torch import nn
 
 import bookkd.knowledge.constants as constants_module
 from bookkd.book import Book, Dense
-from bookkd.core.errors import ConfigError, UnknownNameError
+from bookkd.core.errors import ConfigError, UnknownNameError, WeightsError
 from bookkd.core.features import Feature
 from bookkd.knowledge import LiveKnowledge, StoredKnowledge, Teacher, check_needs, missing_constants, work_out
 from bookkd.knowledge.constants import Source, trained_paraphraser
@@ -264,10 +264,10 @@ class TestSimKD:
         named, _ = NetworkOptions("digits-small", weights=path).build(10, role="student")
         with torch.no_grad():
             assert torch.equal(named.eval()(images), learned.student(images))
-        with pytest.raises(
-            ConfigError, match=r"`configuration` to be what a ReusedClassifier notes of itself.*resnet8|CifarResNet"
-        ):
-            NetworkOptions("resnet8", weights=path).build(10, role="student")[0](torch.zeros(1, 3, 8, 8))
+        with pytest.raises(WeightsError, match="Check the network's name"):
+            NetworkOptions("resnet8", weights=path).build(10, role="student")
+        with pytest.raises(ConfigError, match="what a ReusedClassifier notes of itself"):
+            ReusedClassifier.around(nn.Flatten(), {"last": "", "shape": [10, 4]})
 
     def test_a_part_of_the_classes_is_refused(self, tmp_path):
         from bookkd.shaping.reuse import check_classifier
