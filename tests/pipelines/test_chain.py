@@ -15,9 +15,11 @@ from bookkd.core.errors import ConfigError, FidelityError, UnknownNameError
 from bookkd.knowledge import lineage_of_weights
 from bookkd.learning import Training
 from bookkd.methods import (
+    AT,
     DIST,
     DML,
     MLKD,
+    OFD,
     TAKD,
     BetaLabelSmoothing,
     SelfDistillation,
@@ -68,6 +70,19 @@ def test_a_chain_of_assistants_goes_through_books_alone(tmp_path):
     again = run_chain(shared, [path])
     assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.safetensors")} == before
     assert [entry["accuracy"] for entry in again["networks"]] == [entry["accuracy"] for entry in found["networks"]]
+
+
+@pytest.mark.parametrize("method", [AT(layers=("stage1", "stage2")), OFD(layers=("pre1", "pre2"))])
+def test_books_of_a_chain_hold_what_its_method_reads_inside(tmp_path, method):
+    shared, path = chain(tmp_path, method=method), ("digits-large", "digits-large", "digits-small")
+    found = run_chain(shared, [path])
+    assert found["networks"][0]["teacher_forwards"] == 0
+    for teacher in (path[:1], path[:2]):
+        book = Book(shared.folder(teacher) / "book")
+        assert {name for name in book.fields if name.startswith("features/")} == {
+            f"features/{layer}{'/attention' if method.name == 'at' else ''}" for layer in method.layers
+        }
+        assert set(book.constants) == ({"margins/pre1", "margins/pre2"} if method.name == "ofd" else set())
 
 
 def test_samples_as_they_are_have_one_view(tmp_path):

@@ -17,7 +17,7 @@ from bookkd.learning import find_device, measure_network
 from bookkd.making import grow as grow_book
 from bookkd.making import make, make_several
 from bookkd.making.local import Progress
-from bookkd.methods import build_method
+from bookkd.methods import Method, build_method
 from bookkd.pipelines.options import DataOptions, NetworkOptions, ViewOptions
 from bookkd.pipelines.task import build_task, check_task, says_variance, with_variance
 from bookkd.tasks import Task
@@ -73,7 +73,7 @@ def make_book(
     progress: Progress | None = None,
     told: Callable[[Choice], None] | None = None,
     features: Sequence[str] = (),
-    serve: Sequence[str] = (),
+    serve: Sequence[str | Method] = (),
     feature_codec: str = "float16",
     hint: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
@@ -165,16 +165,19 @@ def _of_every_token(codec: Codec | Auto | None, task: Task, dataset: Any, spoken
     )
 
 
-def features_of(method: str, task: Task) -> list[str]:
-    """Return what a method, at its defaults, reads inside of a teacher.
+def features_of(method: str | Method, task: Task) -> list[str]:
+    """Return what a method, at its defaults where it is a name, reads inside of a teacher.
 
     Raises:
         ConfigError: for a method that reads nothing there.
     """
-    found = [name for name in build_method(method).needs(task).fields if is_feature(name)]
+    chosen = build_method(method) if isinstance(method, str) else method
+    found = [name for name in chosen.needs(task).fields if is_feature(name)]
     if not found:
         do = "It learns from what every book of this task holds: leave it out."
-        raise ConfigError(expected("serve", "a method that looks inside of the teacher", method, where="make", do=do))
+        raise ConfigError(
+            expected("serve", "a method that looks inside of the teacher", chosen.name, where="make", do=do)
+        )
     return found
 
 

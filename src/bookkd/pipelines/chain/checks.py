@@ -6,6 +6,8 @@ from dataclasses import replace
 
 from bookkd.book import Codec, Dense
 from bookkd.core.errors import ConfigError, expected
+from bookkd.core.features import is_feature
+from bookkd.core.fields import FieldInfo
 from bookkd.knowledge import check_fields, check_views
 from bookkd.learning import Training, check_batches
 from bookkd.learning.configuration import check_task
@@ -66,6 +68,8 @@ def check_link(
     for name, info in task.field_infos.items():
         used.parts(info.shape)  # refuses a record that the codec cannot hold
         fields[name] = replace(info, sparse=used.sparse, temperatures=used.promised, linear=used.linear, hard=used.hard)
+    # What is read inside of a teacher is kept in its book; of which shape it is, each teacher says.
+    fields |= {name: FieldInfo(()) for name in needs.fields if is_feature(name)}
     check_fields(needs, fields, method.name, where=_WHERE)
     check_views(needs, n_views, method.name, where=_WHERE)
     whole = method.objective(task).relational

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from bookkd.core.features import is_feature
 from bookkd.methods import Supervised
 from bookkd.pipelines.chain.checks import check_link, check_unvalidated
 from bookkd.pipelines.chain.links import Chain, NetworkPath, prefixes, refuse_shared_folders
@@ -141,6 +142,7 @@ class ChainTrainer:
                 held_out=chain.test,
                 accuracy=record["accuracy"],
                 accelerator=chain.training.accelerator,
+                serve=[chain.method] if any(map(is_feature, chain.method.needs(self.task).fields)) else (),
             )
         return self._books[path]
 
