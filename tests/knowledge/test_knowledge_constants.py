@@ -264,10 +264,25 @@ class TestSimKD:
         named, _ = NetworkOptions("digits-small", weights=path).build(10, role="student")
         with torch.no_grad():
             assert torch.equal(named.eval()(images), learned.student(images))
-        with pytest.raises(WeightsError, match="Check the network's name"):
+        with pytest.raises(
+            ConfigError, match="what a ReusedClassifier notes of itself.*Name the network that the student was"
+        ):
             NetworkOptions("resnet8", weights=path).build(10, role="student")
         with pytest.raises(ConfigError, match="what a ReusedClassifier notes of itself"):
             ReusedClassifier.around(nn.Flatten(), {"last": "", "shape": [10, 4]})
+        good = learned.student.configuration
+        for changes in (
+            {"shape": [10]},
+            {"shape": [10**9, 10**9]},
+            {"grid": [0, 1]},
+            {"width": -1},
+            {"last": "nope"},
+            {"pooled": 5},
+        ):
+            with pytest.raises(ConfigError, match="what a ReusedClassifier notes of itself"):
+                ReusedClassifier.around(student("digits-small"), {**good, **changes})
+        with pytest.raises(WeightsError, match="of 3 classes, got 10"):
+            NetworkOptions("digits-small", weights=path).build(3, role="student")
 
     def test_a_part_of_the_classes_is_refused(self, tmp_path):
         from bookkd.shaping.reuse import check_classifier

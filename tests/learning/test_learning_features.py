@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import pytest
@@ -12,7 +12,7 @@ from torch import nn
 from bookkd.book import Dense
 from bookkd.core.errors import ConfigError
 from bookkd.core.fields import SAMPLE_WEIGHT
-from bookkd.core.schedules import Clock, Linear
+from bookkd.core.schedules import Clock, During, Linear
 from bookkd.knowledge import LiveKnowledge, StoredKnowledge, Teacher
 from bookkd.learning import Cohort, LearningWarning, Step, Training, learn, learner_for, offer_needs
 from bookkd.learning.configuration import silent_labels
@@ -20,7 +20,7 @@ from bookkd.losses import claims, nst
 from bookkd.making import make
 from bookkd.methods import build_method
 from bookkd.methods.base import BaseMethod, Card
-from bookkd.objectives import Connector, ConnectorModule, Objective, bind
+from bookkd.objectives import Connector, ConnectorModule, Objective, bind, weighted
 from bookkd.tasks import Classification
 from bookkd.views import Replay, Views
 from bookkd.zoo.resnet import resnet8
@@ -250,3 +250,21 @@ def test_what_only_the_beginning_reads_is_not_read_after_it(name, monkeypatch):
     assert [key for key in first if "/" in key and own not in key] == ["train/loss"]
     assert {key for key in second if "/" in key} == {"train/cross_entropy", "train/loss"}
     assert all(torch.isfinite(value).all() for value in learned.student.state_dict().values())
+
+
+def test_what_is_idle_has_a_gradient_of_zero(book):
+    """So that weight decay and momentum act on it as where it is worked out, and processes wait for none."""
+    method, knowledge, replay = Hint(), StoredKnowledge(book), Replay(Images(), VIEWS)
+    offer_needs(method, TASK, knowledge, replay)
+    learner = learner_for(network(1, 4), TASK, method, replay=replay, knowledge=knowledge)
+    objective = method.objective(TASK)
+    terms = tuple(
+        weighted(term, During(1.0, 1, None)) if term.name != "cross_entropy" else term for term in objective.terms
+    )
+    step = Step(replace(objective, terms=terms), TASK, knowledge)
+    losses = step.loss(learner, replay.batch([(row, 0) for row in range(6)]), Clock())
+    assert list(losses.terms) == ["cross_entropy"]
+    losses.loss.backward()
+    assert all(parameter.grad is not None for parameter in learner.parameters())
+    assert all(not parameter.grad.any() for parameter in learner.parts.parameters())
+    assert learner.student.linear.weight.grad.any()

@@ -330,6 +330,13 @@ def test_refused(call, error, message):
         call()
 
 
+def test_a_teacher_that_is_no_number_is_no_match():
+    broken = torch.full((1, 2, 2, 2), torch.nan)
+    for loss in (overhaul, feature_mse, nst, hcl):
+        assert loss(MAPS[:1, :2], broken).isnan().all()
+    assert overhaul(broken, MAPS[:1, :2]).isnan().all()
+
+
 def test_maps_with_channels_last_in_memory_come_to_the_same():
     """Values and gradients; and nothing is laid out anew of what is only flattened."""
     last = torch.channels_last

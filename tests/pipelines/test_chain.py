@@ -23,6 +23,7 @@ from bookkd.methods import (
     TAKD,
     BetaLabelSmoothing,
     SelfDistillation,
+    SimKD,
     Supervised,
     TfKDReg,
     VanillaKD,
@@ -83,6 +84,16 @@ def test_books_of_a_chain_hold_what_its_method_reads_inside(tmp_path, method):
             f"features/{layer}{'/attention' if method.name == 'at' else ''}" for layer in method.layers
         }
         assert set(book.constants) == ({"margins/pre1", "margins/pre2"} if method.name == "ofd" else set())
+
+
+def test_a_student_with_its_teachers_classifier_teaches_the_next(tmp_path):
+    shared = chain(tmp_path, method=SimKD())
+    found = run_chain(shared, [("digits-large", "digits-small", "digits-small")])
+    assert found["paths"][0]["trainings"] == 3
+    first, second = (
+        Book(shared.folder(path) / "book") for path in (("digits-large",), ("digits-large", "digits-small"))
+    )
+    np.testing.assert_array_equal(first.constants["classifier/weight"], second.constants["classifier/weight"])
 
 
 def test_samples_as_they_are_have_one_view(tmp_path):

@@ -89,12 +89,15 @@ def _usual(arguments: Sequence[str]) -> str:
         StorageError: for an address that cannot be read, since whoever opens it would wait for it once more.
     """
     task = asked("--task.name", arguments, "")
-    for word in [] if task or asked("--method.name", arguments, "") else arguments:
+    told = task or asked("--method.name", arguments, "") or {"-h", "--help"} & set(arguments)
+    for before, word in [] if told else zip(("", *arguments), arguments, strict=False):
         first = word.split(",")[0].strip()
+        there = "://" in first
         try:
-            plan = None if word.startswith("--") else newest_plan(first)
+            # No server is asked for the value of an option.
+            plan = None if word.startswith("-") or (there and before.startswith("--")) else newest_plan(first)
         except (BookKDError, OSError, ValueError) as error:
-            if "://" in first and isinstance(error, StorageError):
+            if there and isinstance(error, StorageError):
                 raise
             continue  # whoever opens it says what is wrong
         if plan is not None:

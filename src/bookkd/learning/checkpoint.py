@@ -25,7 +25,7 @@ from bookkd.core.jsonio import pretty, read
 
 __all__ = ["load_checkpoint", "remove_checkpoint", "save_checkpoint"]
 
-FORMAT = 1
+FORMAT = 2
 
 
 def _encode(value: Any, tensors: dict[str, Tensor], where: str) -> Any:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from bookkd.core.check import between
 from bookkd.core.errors import ConfigError, ViewMismatchError, expected
-from bookkd.core.fields import COUNTS, LENGTH, PROBE_HASH, PROBE_PROJECTIONS, PROBE_TAKEN, WEIGHT
+from bookkd.core.fields import COUNTS, INPUT, LENGTH, PROBE_HASH, PROBE_PROJECTIONS, PROBE_TAKEN, WEIGHT
 from bookkd.core.names import require
 from bookkd.core.rng import draw64
 from bookkd.core.schedules import Clock
@@ -38,7 +38,7 @@ from bookkd.learning._hugging_face_checks import (
 from bookkd.learning._hugging_face_rows import NUMBER, Collator, Numbered, Rows, batch_of, proof_of, tokens_of
 from bookkd.learning.configuration import check_task
 from bookkd.methods import LLMKD, Method
-from bookkd.tasks import CausalLM, found_logits
+from bookkd.tasks import CausalLM
 from bookkd.views import probe
 from bookkd.zoo import (
     LanguageModel,
@@ -134,17 +134,18 @@ class BookLoss(_Mixed):  # type: ignore[misc]
         probes = self._probes(rows)
         left_out = ("labels", "shift_labels", *self._proven(inputs, rows, probes[PROBE_TAKEN]))
         outputs = model(**{key: value for key, value in inputs.items() if key not in left_out})
-        # Transformers gives its models the last tokens, too, of which nothing is asked.
-        said = self.task.fields(found_logits(outputs)[:, :-1], batch)
+        # Transformers gives its models the last tokens, too, of which nothing is asked: as of a batch of one column more.
+        said = self.task.fields(outputs, {**batch, INPUT: nn.functional.pad(batch[INPUT], (0, 1))})
         seen = self.task.batch(batch)
         # What the book is asked by stays on the processor.
         asked = {**batch, COUNTS: self.task.counts({LENGTH: rows.lengths}), **probes}
-        targets = self.knowledge.targets(asked, tuple(self.objective.needs()))
-        sums = self.objective.sums(said, targets, seen, seen[WEIGHT], self._clock())
-        totals = self.objective.totals(seen, seen[WEIGHT])
+        objective = self.objective.at(self._clock())
+        targets = self.knowledge.targets(asked, tuple(objective.needs()))
+        sums = objective.sums(said, targets, seen, seen[WEIGHT], self._clock())
+        totals = objective.totals(seen, seen[WEIGHT])
         if num_items_in_batch is not None:
             totals = torch.ones_like(totals) * torch.as_tensor(num_items_in_batch).to(totals)
-        loss = self.objective.loss(sums, totals, self._clock())
+        loss = objective.loss(sums, totals, self._clock())
         if num_items_in_batch is not None and self._over_devices:
             loss = loss * self.accelerator.num_processes  # gradients are averaged over devices
         loss = loss + self._of_experts(outputs)

@@ -125,8 +125,7 @@ class Step:
     def loss(self, learner: Learner, batch: Batch, clock: Clock, totals: Tensor | None = None) -> Losses:
         """Return the loss of a batch.
 
-        Terms that weigh nothing at this clock are neither read nor worked out, but over several ranks, where every parameter has to
-        come to a gradient.
+        Terms that weigh nothing at this clock are neither read nor worked out; what only they would train has a gradient of 0.
 
         Args:
             learner: The student.
@@ -134,15 +133,15 @@ class Step:
             clock: Resolves schedules.
             totals: From `totals` of the whole group that the batch is part of; None where the batch stands alone.
         """
-        active = self.objective if _distributed() else self.objective.at(clock)
+        active = self.objective.at(clock)
         fields = self.fields if active is self.objective else self._read(active)
         said: Mapping[str, Any] = {}
         if self.knowledge is not None and fields:
             said = self.knowledge.targets(asked_of_book(self.task, batch), fields)
         totals = self.totals([batch]) if totals is None else totals
         if active is not self.objective:
-            kept = {term.name for term in active.terms}
-            totals = totals[[place for place, term in enumerate(self.objective.terms) if term.name in kept]]
+            kept, each = {term.name for term in active.terms}, zip(self.objective.terms, totals.unbind(), strict=True)
+            totals = torch.stack([total for term, total in each if term.name in kept])
         # From here on everything is as losses see it, which may be another shape than networks and books have.
         student, targets, seen = (
             self.task.student(learner(batch, said, active.connectors)),
@@ -152,4 +151,17 @@ class Step:
         sums = active.sums(student, targets, seen, self.task.weights(seen), clock)
         means = sums.detach() / totals.clamp_min(torch.finfo(totals.dtype).tiny)
         names = [term.name for term in active.terms]
-        return Losses(active.loss(sums, totals, clock), dict(zip(names, means.unbind(), strict=True)))
+        loss = active.loss(sums, totals, clock)
+        if active is not self.objective and loss.requires_grad:
+            loss = loss + _nothing(learner, loss)
+        return Losses(loss, dict(zip(names, means.unbind(), strict=True)))
+
+
+def _nothing(learner: Learner, like: Tensor) -> Tensor:
+    """Return 0, in dtype and on the device of `like`, with a gradient of 0 for every trained parameter.
+
+    So that what is idle has a gradient as what weighs nothing has: an optimizer treats both alike, and processes that add theirs up
+    wait for none.
+    """
+    trained = [parameter.sum().to(like) for parameter in learner.parameters() if parameter.requires_grad]
+    return torch.stack(trained).sum() * 0

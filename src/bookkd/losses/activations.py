@@ -84,7 +84,7 @@ def overhaul(student: Tensor, teacher: Target | Tensor, teacher_margins: Tensor 
         margins = teacher_margins.detach().to(t.dtype)
         t = torch.maximum(t, margins.reshape((*margins.shape, *[1] * (t.ndim - 2))))
     # As a choice, and not as a product, where either side may be infinite.
-    apart = torch.where((s > t) | (t > 0), s - t, 0)
+    apart = torch.where((s <= t) & (t <= 0), 0, s - t)
     return apart.square().sum(tuple(range(1, apart.ndim)))
 
 

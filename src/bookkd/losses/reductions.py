@@ -98,7 +98,8 @@ def channel_mean(features: Tensor) -> Tensor:
 def attention_map(features: Tensor) -> Tensor:
     r"""Where a network looks: the squares of its channels, averaged, as one vector of norm 1.
 
-    a / ||a||, with a = mean_c F_c^2, flattened. A factor of the whole map changes nothing.
+    a / ||a||, with a = mean_c F_c^2, flattened. A factor of the whole map changes nothing, as long as squares stay within the dtype:
+    magnitudes of 1e-18 to 1e18 in float32.
 
     Args:
         features: As in `channel_mean`.

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from bookkd.core.errors import ConfigError, expected
+from bookkd.core.errors import ConfigError, WeightsError, expected
 from bookkd.core.names import is_reference
 from bookkd.core.rng import draw64
 from bookkd.knowledge import Teacher, lineage_of_weights, notes_of_weights
@@ -149,8 +149,15 @@ class NetworkOptions:
             if (
                 REUSED in noted and self.weights is not None
             ):  # a student of `simkd`, which is more than the network it began as
-                network = ReusedClassifier.around(network, noted[REUSED])
-                load_weights(network, self.weights)
+                reused = ReusedClassifier.around(network, noted[REUSED])
+                if reused.classifier.out_features != n_classes:
+                    do = "Check the number of classes."
+                    got = reused.classifier.out_features
+                    raise WeightsError(
+                        expected("weights", f"of {n_classes} classes", got, where=str(self.weights), do=do)
+                    )
+                load_weights(reused, self.weights)
+                network = reused
         return network, create_preprocess(self.name, mean=self.mean, std=self.std, size=self.size)
 
     def refuse_untrained(self, role: str) -> None:

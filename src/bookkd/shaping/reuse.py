@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,8 @@ __all__ = ["REUSED", "ReusedClassifier", "ReusingStudent", "check_classifier"]
 REUSED = "reused_classifier"
 """What a weights file calls the configuration of such a student."""
 _INPUT = ":input"
+_MOST = 2**16
+"""Channels and classes that a file may ask for."""
 
 
 class ReusedClassifier(nn.Module):
@@ -87,11 +89,24 @@ class ReusedClassifier(nn.Module):
         """
         wish, do = "what a ReusedClassifier notes of itself", "Name the network that the student was."
         try:
-            given = dict(configuration)
-            shape = [int(each) for each in given.pop("shape")]
-            return cls(trunk, weight=torch.zeros(*shape), bias=torch.zeros(shape[0]), **given)
+            sizes = [*configuration["shape"], *configuration["grid"], configuration["channels"], configuration["width"]]
+            paths = [configuration["last"], configuration["pooled"]]
+            if len(sizes) != 6 or any(type(each) is not int or not 0 < each <= _MOST for each in sizes):
+                raise ValueError(sizes)
+            for path in paths:
+                trunk.get_submodule(path.removesuffix(_INPUT))
+            classes, wide = configuration["shape"]
+            more = {name: configuration[name] for name in ("last", "channels", "grid", "width", "pooled")}
+            return cls(trunk, weight=torch.zeros(classes, wide), bias=torch.zeros(classes), **more)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ConfigError(expected("configuration", wish, str(error), where=type(trunk).__name__, do=do)) from error
+
+    @property
+    def feature_layers(self) -> dict[str, str]:
+        """Names of what it has in place of the trunk's own: the projector's maps, and their mean that the classifier is given."""
+        own = getattr(self.trunk, "feature_layers", None)
+        inner = {f"{name}": f"trunk.{path}" for name, path in own.items()} if isinstance(own, Mapping) else {}
+        return {**inner, "last": "projector", "pooled": f"classifier{_INPUT}"}
 
     def forward(self, views: Tensor, *more: Any) -> Tensor:
         """Return the logits of the teacher's classifier."""
@@ -125,8 +140,8 @@ class ReusingStudent(Shaped):
 
     def layers(self, named: Mapping[str, str]) -> Mapping[str, str]:
         """Return the trunk's layers at their paths, but the last, which is what the projector gives."""
-        inner = {name: f"trunk.{path}" for name, path in named.items() if name != "pooled"}
-        return {**inner, "last": "projector", "pooled": f"classifier{_INPUT}"}
+        student = cast(ReusedClassifier, self.student)
+        return {**{name: f"trunk.{path}" for name, path in named.items()}, **student.feature_layers}
 
 
 def check_classifier(weight: Tensor, maps: Sequence[int], n_outputs: int, where: str) -> None:

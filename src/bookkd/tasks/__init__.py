@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bookkd.core.names import look_up
 from bookkd.core.subsampling import Convolutions
-from bookkd.tasks._outputs import found_logits, width_of
+from bookkd.tasks._outputs import width_of
 from bookkd.tasks.base import BaseTask, LogitsTask, SoftOptions, Task
 from bookkd.tasks.causal_lm import CausalLM, paired_positions
 from bookkd.tasks.classification import Classification
@@ -32,7 +32,6 @@ __all__ = [
     "SoftOptions",
     "Tagging",
     "Task",
-    "found_logits",
     "paired_positions",
     "plain_loader",
     "predict",

@@ -86,7 +86,9 @@ def check_classes(names: Sequence[str], dataset: Any, where: str) -> bool:
         mine, others = list(names), list(theirs)  # some differ in case alone
     if mine == others:
         return True
-    if all(re.fullmatch(rf"(label[ _]?)?{place}", each.casefold()) for place, each in enumerate(names)):
+    if sorted(mine) != sorted(others) and all(
+        re.fullmatch(rf"(label[ _]?)?{place}", each.casefold()) for place, each in enumerate(names)
+    ):
         return False
     do = "Give the data set the model's order of classes (id2label)."
     if sorted(mine) != sorted(others):

@@ -70,7 +70,7 @@ def check_padding(network: nn.Module, model: nn.Module) -> None:
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             alone, padded = (network(each, lengths).float() for each in (tokens[:, :_LENGTH], tokens))
-    except (ValueError, TypeError, AttributeError, IndexError) as error:
+    except (ValueError, TypeError, AttributeError, IndexError, RuntimeError) as error:
         if padding is None and "pad" in str(error):
             do = "Set it in the model's config (config.json) to the padding of its tokenizer, or to its eos_token_id."
             wish = "the token that texts are filled up with, which the model finds their end by"

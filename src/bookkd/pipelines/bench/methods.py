@@ -35,6 +35,8 @@ _LARGE = ("crd", "reviewkd")
 _USUAL, _SMALL = "resnet20", "resnet8"
 """Students of methods that look inside: the usual one of a ResNet-56, to which the goals are, and one of a third of its cost, of which
 adapters and maps are as much work as itself: shown."""
+_PRESETS = {"ccskd": "labels-from-the-start"}
+"""Of methods that leave most of their terms out at first: nobody waits 60 epochs for them here."""
 _SECOND_PASS = {
     "adaptive-label-smoothing": "its own past is passed too",
     "beta-smoothing": "an averaged student is passed too",
@@ -142,7 +144,7 @@ class _Held:
         if method.needs(self.task).validation:
             arm.run.fire("validation_improved")
         ratios = paired(arm.epoch, labels.epoch, self.pairs)
-        words = f"epoch of {name} / labels only"
+        words = f"epoch of {name}{f', {_PRESETS[name]},' if name in _PRESETS else ''} / labels only"
         if inside:
             limit = LARGE_FEATURES if name in _LARGE else FEATURES
             return Goal.of(f"{words} ({student})", ratios, limit if student == _USUAL else None)
@@ -154,5 +156,5 @@ class _Held:
 
 def _measured(name: str) -> Method:
     """Return a method as it is by default, those with a beginning in it for as long as they are measured."""
-    method = method_class(name)()
+    method = build_method(name, _PRESETS.get(name))
     return replace(method, begin_epochs=10**6) if isinstance(method, BeginningMethod) else method

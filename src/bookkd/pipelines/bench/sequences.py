@@ -236,7 +236,7 @@ def loss_memory(kind: str, positions: int, vocabulary: int, ragged: bool) -> int
     other sequence is half as long (`ragged`). None where nobody says how much memory a process holds.
     """
     keep_freed_memory()
-    length = min(512, positions)
+    length = min(512, positions // 4)
     logits = torch.ones(positions // length, length, vocabulary, requires_grad=True)
     tokens = torch.arange(logits.shape[0] * (length + 1)).reshape(-1, length + 1) % vocabulary
     lengths = torch.full((len(tokens),), length + 1)
