@@ -120,9 +120,15 @@ def camvid_section(found: Mapping[str, Any]) -> str:
     sizes = teacher["parameters"]
     share = sizes["unet-small"] / sizes["unet-large"]
     size = next(run["book_bytes"] for run in found["runs"] if run.get("book_bytes"))
+    by_arm: dict[str, dict[int, float]] = {}
+    for run in found["runs"]:
+        by_arm.setdefault(run["arm"], {})[int(run["seed"])] = run["metrics"]["miou"]["value"]
+    gains = {arm: difference_of(by_arm[arm], by_arm[base], base) for arm, base in camvid.AGAINST.items()}
+    clear = [f"{arm} ({words})" for arm, gain in gains.items() if (words := verdict(gain)) in (GAIN, LOSS)]
+    said = f"Different from labels alone by more than the noise over seeds: {', '.join(clear) or 'nobody'}."
     return CAMVID_SECTION.format(
-        **options, share=share, megabytes=size / 2**20, table=camvid.table(found["runs"])
-    )  # fmt: skip
+        **options, share=share, megabytes=size / 2**20, table=camvid.table(found["runs"]), said=said
+    )
 
 
 def to_labels_only(found: Mapping[str, Any], arm: Mapping[str, Any]) -> Difference | None:
@@ -312,7 +318,7 @@ CAMVID_SECTION = """## Road scenes: segmentation from books
 `benchmarks/camvid.py` on CamVid at 240 x 180: a U-Net teacher of {teacher_epochs} epochs, students of {share:.3f} of its parameters of
 {epochs} epochs each, {seeds} seeds, {views} views that move image and labels alike. One book of {megabytes:,.0f} MiB serves every arm: logits
 as int8, one cell for {stride} x {stride} pixels, and the pooled maps that `csc-ace` and `skd` read. Weights are the methods' defaults, none
-was tuned; `csc` and `csc-ace` are reconstructions, `skd` is without its adversarial term. Metrics are of the test split.
+was tuned; `csc` and `csc-ace` are reconstructions, `skd` is without its adversarial term. Metrics are of the test split. {said}
 
 {table}
 """
