@@ -270,6 +270,8 @@ class TestSimKD:
             NetworkOptions("resnet8", weights=path).build(10, role="student")
         with pytest.raises(ConfigError, match="what a ReusedClassifier notes of itself"):
             ReusedClassifier.around(nn.Flatten(), {"last": "", "shape": [10, 4]})
+        with pytest.raises(ConfigError, match="a plain network, got one that has a teacher's classifier already"):
+            run(None, network=learned.student, **options)
         good = learned.student.configuration
         for changes in (
             {"shape": [10]},

@@ -24,6 +24,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from bookkd.core.check import at_least
+from bookkd.core.errors import ConfigError, expected
 from bookkd.core.fields import SAMPLE_WEIGHT
 from bookkd.core.protocols import Needs
 from bookkd.core.schedules import Schedule
@@ -81,7 +82,15 @@ class SimKD(FeatureMethod):
         return Needs(fields=needs.fields, dense=needs.dense, nonlinear=needs.nonlinear, constants=_CLASSIFIER)
 
     def shape(self, student: nn.Module, task: Task, known: Known) -> Shaped:
-        """Return the student with projector and classifier."""
+        """Return the student with projector and classifier.
+
+        Raises:
+            ConfigError: for a student that has a teacher's classifier already, and what does not fit.
+        """
+        if isinstance(student, ReusedClassifier):
+            do = "Begin with the network that it was, without its weights."
+            got = "one that has a teacher's classifier already"
+            raise ConfigError(expected("student", "a plain network", got, where="method simkd", do=do))
         weight, bias = (known.constants[name] for name in _CLASSIFIER)
         mine, theirs = shapes_in(known.shapes, _LAST, of_teacher(_LAST), axes=3, where="method simkd")
         check_classifier(weight, theirs, task.n_outputs, "method simkd")
