@@ -265,7 +265,7 @@ class TestSimKD:
         with torch.no_grad():
             assert torch.equal(named.eval()(images), learned.student(images))
         with pytest.raises(
-            ConfigError, match="what a ReusedClassifier notes of itself.*Name the network that the student was"
+            ConfigError, match=r"what a ReusedClassifier notes of itself.*Name the network that the student was"
         ):
             NetworkOptions("resnet8", weights=path).build(10, role="student")
         with pytest.raises(ConfigError, match="what a ReusedClassifier notes of itself"):
