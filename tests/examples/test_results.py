@@ -15,6 +15,7 @@ from bookkd.evaluation import difference_of
 
 ROOT = Path(__file__).parents[2]
 KEPT = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
+SWEEPS = [path for path in KEPT if "arms" in json.loads(path.read_text())]
 
 
 @pytest.fixture(scope="module")
@@ -22,16 +23,21 @@ def script():
     spec = importlib.util.spec_from_file_location("results_page", ROOT / "benchmarks" / "results.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
+    sys.path.insert(0, str(ROOT / "benchmarks"))  # as of a script that is run
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.pop(0)
     return module
 
 
 def test_the_page_is_what_the_script_writes(script):
-    assert {path.stem for path in KEPT} == {name.replace("/", "-") for name in script.SECTIONS}
+    assert {path.stem for path in SWEEPS} <= {name.replace("/", "-") for name in script.SECTIONS}
+    assert {path.name for path in KEPT if path not in SWEEPS} <= {script.CLASSES, script.CAMVID}
     assert (ROOT / "docs" / "results.md").read_text() == script.page()
 
 
-@pytest.mark.parametrize("path", KEPT, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
 def test_gains_and_intervals_are_those_of_the_seeds(script, path):
     found = json.loads(path.read_text())
     base = next(arm for arm in found["arms"] if "supervised" in arm["arm"])
@@ -51,7 +57,7 @@ def test_gains_and_intervals_are_those_of_the_seeds(script, path):
         assert (script.verdict(difference) == "more than the noise") == certain
 
 
-@pytest.mark.parametrize("path", KEPT, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
 def test_a_sweep_costs_each_teacher_once(path):
     """Teacher passes are samples x views x teachers, whatever the number of students."""
     ledger = json.loads(path.read_text())["ledger"]

@@ -179,7 +179,7 @@ WHOLE = r"to be a whole checkpoint, got .*Delete the checkpoint folder to start 
         (lambda path: tensors_of(path).unlink(), WHOLE),
         (lambda path: cut(tensors_of(path)), "to have its recorded hash, got other bytes"),
         (lambda path: flip(tensors_of(path)), "to have its recorded hash, got other bytes"),
-        (rewritten(lambda found: found.update(format=2)), r"Expected checkpoint format 1 in .*, got 2\. Update bookkd"),
+        (rewritten(lambda found: found.update(format=1)), r"Expected checkpoint format 2 in .*, got 1\. Update bookkd"),
         (rewritten(lambda found: found.pop("format")), r"got None\. Update bookkd or start again"),
         (rewritten(lambda found: found.pop("state")), WHOLE),
         (rewritten(lambda found: found.pop("digest")), WHOLE),

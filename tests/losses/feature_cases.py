@@ -401,6 +401,9 @@ FEATURES = (
         Worked(FS, (number(FT), V5), {}, 0.992219),
         Worked(FT, (number(FT), V5), {}, 0.804719),
         make=normals,
+        from_logits=lambda features: (features, torch.full(features.shape[:2], 5.0, dtype=features.dtype)),
+        at_teacher="stationary",
+        why="it is a likelihood: half the mean log variance is left",
     ),
     on_features("vid/one", vid, ref_vid, make=drawn(4)),
     on_features(

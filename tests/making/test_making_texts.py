@@ -230,7 +230,7 @@ def test_a_student_learns_what_was_written_and_names_the_writer(tmp_path):
 @pytest.mark.parametrize(
     ("separator", "data", "message"),
     [
-        (None, [[1] * 30] * 4, r"at most 24 tokens, the positions of the model, got 30 \(given\)"),
+        (None, [[1] * 30] * 4, r"at most 25 tokens, by the positions of the model, got 30 \(given\)"),
         (7, [[0, 1, 2, 0, 3, 4]] * 4, r"`separator` to be 0, as documents begin, got 7 \(given\)"),
     ],
 )

@@ -64,15 +64,16 @@ def test_memory_that_nobody_measured_meets_no_goal(monkeypatch, memory, names):
 
     monkeypatch.setattr(sequences.multiprocessing, "get_context", lambda _: Context())
     goals = sequences._memory(True)
-    assert [goal.name.split(" from ")[1].split(" / ")[0] for goal in goals] == names
-    assert [goal.value for goal in goals] == [memory[name] / 100 for name in names]
+    # Of sequences of one length, and of two.
+    assert [goal.name.split(" from ")[1].split(" / ")[0] for goal in goals] == [*names, *names]
+    assert [goal.value for goal in goals] == [memory[name] / 100 for name in [*names, *names]]
 
 
 def test_memory_of_a_loss_is_none_where_nobody_says_it(monkeypatch):
     monkeypatch.setattr(sequences, "forget_peak_memory", lambda: True)
     monkeypatch.setattr(sequences, "keep_freed_memory", lambda: True)
     monkeypatch.setattr(sequences, "peak_memory", lambda: None)
-    assert sequences.loss_memory("cross-entropy", 8, 16) is None
+    assert sequences.loss_memory("cross-entropy", 8, 16, True) is None
 
 
 @pytest.mark.parametrize("name", BENCHES)

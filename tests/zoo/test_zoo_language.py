@@ -175,7 +175,7 @@ def test_what_a_book_notes_of_documents_is_read_again():
 def test_sequences_that_a_model_cannot_take_are_refused():
     packed = pack("long", [[1, 2, 3, 4, 5]] * 12, length=36, separator=0, vocabulary=10)
     create_causal_lm(GPT2, vocabulary=10, separator=0).check_data(packed)  # its documents are short
-    with pytest.raises(ConfigError, match=r"at most 32 tokens, the positions of the model, got 36 \(long\)"):
+    with pytest.raises(ConfigError, match=r"at most 33 tokens, by the positions of the model, got 36 \(long\)"):
         create_causal_lm(GPT2, vocabulary=10).check_data(packed)
     whole = pack("one", [[1] * 40], length=41, separator=0, vocabulary=10)
     with pytest.raises(ConfigError, match=r"at most 32 tokens.* got 41 \(one\)"):

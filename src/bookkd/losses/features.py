@@ -39,6 +39,7 @@ def feature_mse(student: Tensor, teacher: Target | Tensor) -> Tensor:
         FidelityError: for a target of classes.
         ConfigError: if the shapes do not fit.
 
+    >>> import torch
     >>> feature_mse(torch.tensor([[1.0, 2.0], [0.0, 0.0]]), torch.tensor([[1.0, 4.0], [0.0, 0.0]]))
     tensor([2., 0.])
 
@@ -67,6 +68,7 @@ def feature_l1(student: Tensor, teacher: Target | Tensor) -> Tensor:
         FidelityError: As `feature_mse`.
         ConfigError: As `feature_mse`.
 
+    >>> import torch
     >>> feature_l1(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 4.0]]))
     tensor([1.])
 
@@ -95,6 +97,7 @@ def nst(student: Tensor, teacher: Target | Tensor) -> Tensor:
         FidelityError: for a target of classes.
         ConfigError: if the shapes do not fit.
 
+    >>> import torch
     >>> nst(torch.tensor([[[[1.0, 0.0]], [[0.0, 1.0]]]]), torch.tensor([[[[2.0, 0.0]], [[3.0, 0.0]]]]))
     tensor([0.5000])
 
@@ -145,6 +148,7 @@ def vid(student: Tensor, teacher: Target | Tensor, variance: Tensor | None = Non
         FidelityError: for a target of classes.
         ConfigError: if the shapes do not fit.
 
+    >>> import torch
     >>> vid(torch.zeros(1, 3, 2), torch.zeros(1, 3, 2), torch.full((1, 3), 5.0))
     tensor([0.8047])
 
@@ -183,6 +187,7 @@ def hcl(student: Tensor, teacher: Target | Tensor) -> Tensor:
         FidelityError: for a target of classes.
         ConfigError: if the shapes do not fit.
 
+    >>> import torch
     >>> hcl(torch.full((1, 2, 8, 8), 0.3), torch.zeros(1, 2, 8, 8))
     tensor([0.0900])
 
