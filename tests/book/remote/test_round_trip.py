@@ -22,7 +22,7 @@ from bookkd.core.errors import (
 )
 
 
-def same(one, other, rows=None):
+def assert_same(one, other, rows=None):
     samples = np.arange(one.n_samples) if rows is None else rows
     for view in range(one.n_views):
         found, known = one.gather(samples, view), other.gather(samples, view)
@@ -44,7 +44,7 @@ def test_made_on_s3_and_read_from_there(shelf, tmp_path):
     assert str(there.path) == shelf
     assert is_finished(shelf)
     assert [each.content_digest for each in editions(shelf)] == [here.content_digest]
-    same(there, here)
+    assert_same(there, here)
     assert verify(shelf) == []
 
 
@@ -169,7 +169,7 @@ def test_pickles_by_address(shelf):
 
 def test_plain_http_reads_and_does_not_write(served):
     server, url, here = served
-    same(Book(url), here)
+    assert_same(Book(url), here)
     assert verify(url) == []
     assert [each.number for each in editions(url)] == [1]
     with pytest.raises(StorageError, match="creates an object if it is absent"):
@@ -216,7 +216,7 @@ def test_a_late_edition_alone_is_found_by_its_number(served):
 def test_a_server_that_forbids_what_is_absent(served, status):
     server, url, here = served
     server.fault = lambda request, name, data: data is None and (request.answer(status), True)[1]
-    same(Book(url), here)
+    assert_same(Book(url), here)
     with pytest.raises(BookMissingError, match="to have edition 5, got editions 1"):
         Book(url, edition=5)
     with pytest.raises(StorageError, match=f"open to these credentials, got the answer {status}"):
@@ -226,7 +226,7 @@ def test_a_server_that_forbids_what_is_absent(served, status):
 def test_a_server_that_knows_no_head(served):
     server, url, here = served
     server.fault = lambda request, name, data: request.command == "HEAD" and (request.answer(405), True)[1]
-    same(Book(url), here)
+    assert_same(Book(url), here)
 
 
 def test_a_bucket_that_may_not_be_listed(shelf, tmp_path, monkeypatch):
@@ -240,7 +240,7 @@ def test_a_bucket_that_may_not_be_listed(shelf, tmp_path, monkeypatch):
 
     real = by_obstore.ObstoreStore._ask
     monkeypatch.setattr(by_obstore.ObstoreStore, "_ask", forbidden)
-    same(Book(shelf), here)
+    assert_same(Book(shelf), here)
 
 
 def test_fsspec_reads_other_schemes(tmp_path):
@@ -248,8 +248,8 @@ def test_fsspec_reads_other_schemes(tmp_path):
     here = books.make(tmp_path / "here")
     memory = fsspec.filesystem("memory")
     memory.put(str(tmp_path / "here"), "/shelf/book", recursive=True)
-    same(Book("memory://shelf/book"), here)
-    same(Book("memory://shelf/book", cache="none"), here)
+    assert_same(Book("memory://shelf/book"), here)
+    assert_same(Book("memory://shelf/book", cache="none"), here)
     with pytest.raises(StorageError, match="creates an object if it is absent"):
         BookWriter("memory://shelf/new", books.plan())
 
@@ -265,8 +265,8 @@ def test_ragged_parts_streamed(shelf, tmp_path):
             writer.write_rows(0, 0, {"logits": logits})
             opened.append(writer.finish())
     for cache in (None, "none"):
-        same(Book(shelf, cache=cache), opened[0])
-        same(Book(shelf, cache=cache), opened[0], rows=np.array([70, 3, 3, 89]))
+        assert_same(Book(shelf, cache=cache), opened[0])
+        assert_same(Book(shelf, cache=cache), opened[0], rows=np.array([70, 3, 3, 89]))
 
 
 def test_program(shelf, tmp_path, capsys):
