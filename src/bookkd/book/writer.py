@@ -256,7 +256,11 @@ class BookWriter(WriterSession):
     def _start(self, plan: Plan, packed: bytes | None, constants: Mapping[str, Packed]) -> None:
         _files.remove_leftovers(self.path)
         self._finished = is_finished(self.path)
-        if (self.path / _layout.PLAN_NAME).exists():
+        began = (self.path / _layout.PLAN_NAME).exists()
+        foreign = [] if began else self._foreign()
+        if _layout.PLAN_NAME in foreign:  # of another machine, which no lock keeps out: it has begun since we looked
+            began, self._finished = True, is_finished(self.path)
+        if began:
             self.plan = self._compared(plan)
             if packed is not None and not (self.path / _layout.KEYS_NAME).exists():
                 _files.write_atomic(self.path, _layout.KEYS_NAME, [packed])
@@ -264,7 +268,6 @@ class BookWriter(WriterSession):
                 put_constants(self.path, self.plan.constants, constants)
                 self._collect()
             return
-        foreign = self._foreign()
         if foreign:
             raise BookFormatError(
                 expected(

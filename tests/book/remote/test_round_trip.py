@@ -153,6 +153,21 @@ def test_a_race_has_one_winner(shelf):
     assert verify(shelf) == []
 
 
+def test_a_plan_that_comes_while_one_looks_is_gone_on_with(shelf, monkeypatch):
+    real = BookWriter._foreign
+
+    def late(self):
+        monkeypatch.setattr(BookWriter, "_foreign", real)
+        books.make(shelf)
+        return real(self)
+
+    monkeypatch.setattr(BookWriter, "_foreign", late)
+    with BookWriter(shelf, books.plan()) as writer:
+        assert list(writer.pending()) == []
+    assert len(editions(shelf)) == 1
+    assert verify(shelf) == []
+
+
 @pytest.mark.parametrize("verb", ["compact", "prune", "repair"])
 def test_what_needs_files_says_so(shelf, verb):
     import bookkd.book
