@@ -80,10 +80,10 @@ class Study:
         found: dict[str, Any] = json.loads(told.splitlines()[-1])
         return found
 
-    def report(self, title: str, *runs: str) -> None:
+    def report(self, title: str, *runs: str, name: str = "report") -> None:
         """Build the page of all runs, and the same numbers as JSON."""
         for form in ("html", "json"):
-            self.bookkd("report", *runs, "-o", f"report.{form}", "--title", title)
+            self.bookkd("report", *runs, "-o", f"{name}.{form}", "--title", title)
 
 
 def cifar10(arguments: argparse.Namespace) -> None:
@@ -108,7 +108,7 @@ def cifar10(arguments: argparse.Namespace) -> None:
 
 
 def cifar10_features(arguments: argparse.Namespace) -> None:
-    """Methods that look inside, from one book; then specialists for some classes beside the teacher and a generalist on these."""
+    """Methods that look inside, from one book; specialists for some classes beside the teacher and a generalist on these; gates."""
     study = Study("cifar10-features", "cifar10.zip", arguments)
     weights = study.images / "teachers" / "cifar10_resnet56_jpeg.safetensors"
     teacher = study.teacher("resnet56", weights)
@@ -127,7 +127,9 @@ def cifar10_features(arguments: argparse.Namespace) -> None:
                 student = ["--student", "resnet8", "--student.weights", str(run / "student.safetensors")]
                 found[str(run.relative_to(study.out))] = study.measured(*test, *student)
             path.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    study.compare("gates", str(HERE / "cifar10-gates.yaml"))
     study.report("CIFAR-10, ResNet-8: methods that look inside", "methods")
+    study.report("CIFAR-10: the gates of a tree", "gates", name="gates")
 
 
 def tinyimagenet100(arguments: argparse.Namespace) -> None:

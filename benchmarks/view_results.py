@@ -145,13 +145,18 @@ def section(kept: Mapping[str, Any]) -> str:
     """Return what the page says of one set."""
     options, runs = kept["options"], kept["runs"]
     teacher = next(run for run in runs if run["arm"] == "teacher")
+    recipes = ""
+    if any(run["arm"] == "none" for run in runs):
+        recipes = (
+            f"\n\nBooks of {options['recipe_views']} views (`none` has one) under other recipes, and their score from "
+            f"{options['passes']:,} passes in groups of {options['group_rows']}:\n\n{table_of_recipes(runs, options['recipe_views'])}"
+        )
     return (
         f"### {options['name']}\n\n"
         f"{options['student']} from {options['teacher_network']} ({accuracy(teacher):.2f} %), {options['epochs']} epochs, {options['seeds']} seeds; "
         "intervals of 95 % over seeds.\n\n"
         f"![Accuracy and KL over the number of views](../images/views-{options['name']}.svg)\n\n"
-        f"{table_of_counts(runs)}\n\nBooks of {options['recipe_views']} views (`none` has one) under other recipes, and their score from "
-        f"{options['passes']:,} passes in groups of {options['group_rows']}:\n\n{table_of_recipes(runs, options['recipe_views'])}\n"
+        f"{table_of_counts(runs)}{recipes}\n"
     )
 
 
