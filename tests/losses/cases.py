@@ -10,6 +10,7 @@ from functools import partial
 
 import numpy as np
 import torch
+from scipy.spatial.distance import cosine
 from scipy.special import log_softmax, logsumexp, rel_entr, softmax
 from scipy.stats import entropy, pearsonr, wasserstein_distance
 from tests.losses.feature_cases import FEATURES
@@ -23,6 +24,7 @@ from bookkd.losses import (
     SampledTarget,
     SparseTarget,
     adaptive_smoothing,
+    agreed_kl,
     batch_gram,
     class_gram,
     correlation_inter,
@@ -255,6 +257,13 @@ def ref_batch_gram(student, teacher, *, temperature, views):
     return ref_gram(student, teacher, temperature, views, "ik,jk->ij")
 
 
+def ref_agreed_kl(student, teacher, *, temperature, t_squared):
+    q, p = outcomes(student, teacher, temperature)
+    apart = rel_entr(p, q).sum(-1)
+    weights = [2 - cosine(one, other) for one, other in zip(teacher[::2], teacher[1::2], strict=True)]
+    return factor(temperature, t_squared) * (apart[::2].mean() + np.mean(weights * apart[1::2])) / 2
+
+
 # Worked numbers.
 
 
@@ -265,6 +274,8 @@ def at(temperature, **more):
 def kl_at(temperature, **more):
     return at(temperature, class_reduction="sum", **more)
 
+
+PAIR = [[1.5, 0.5, 0.3], [0.8, 1.0, 0.2]], torch.tensor([[2.0, 1.0, 0.1], [1.0, 1.5, -0.5]], dtype=torch.float64)
 
 VANILLA_KL = (
     Worked(Z, (V,), kl_at(1.0), 0.136520),
@@ -664,6 +675,17 @@ CASES = (
     ),
     *gram_cases("class_gram", class_gram, ref_class_gram, three(0.041288, 1.0, views=1), three(0.002881, 4.0, views=1)),
     *gram_cases("batch_gram", batch_gram, ref_batch_gram, three(0.040865, 1.0, views=1), three(0.001219, 4.0, views=1)),
+    LossCase(
+        "agreed_kl",
+        agreed_kl,
+        at(4.0),
+        made(dense),
+        ref_agreed_kl,
+        (Worked(PAIR[0], (PAIR[1],), at(4.0, t_squared=False), 0.008117),),  # card kd-augmentation, test 3
+        dense,
+        shift_invariant=False,
+        together=2,
+    ),
     LossCase("uld", uld, {"temperature": 2.0}, made(dense), ref_uld, ULD, dense),
     LossCase("uld/other classes", uld, {"temperature": 2.0}, other_classes, ref_uld),
     LossCase("uld/sparse", uld, {"temperature": 4.0}, made(sparse(3, 1.0, 4.0)), ref_uld, (), sparse(3, 1.0, 4.0)),

@@ -20,6 +20,7 @@ from bookkd.losses import (
     DenseTarget,
     activation_boundary,
     adaptive_cross_entropy,
+    agreed_kl,
     agreement_weight,
     attention_map,
     channel_mean,
@@ -258,16 +259,6 @@ def test_weight_of_a_changed_view():
     one, other = number([2, 1, 0.1]), number([1, 1.5, -0.5])
     assert agreement_weight(one, other).item() == pytest.approx(1.823884, abs=1e-6)
     assert agreement_weight(one + 5, other + 5).item() == pytest.approx(1.994089, abs=1e-6)
-    plain, changed = (
-        soft_target_kl(number(z), t, temperature=4.0, t_squared=False, class_reduction="sum")
-        for z, t in (((1.5, 0.5, 0.3), one), ((0.8, 1.0, 0.2), other))
-    )
-    assert [plain.item(), changed.item()] == pytest.approx([0.003020, 0.007245], abs=1e-6)
-    soft = (plain + agreement_weight(one, other) * changed) / 2
-    assert soft.item() == pytest.approx(0.008117, abs=1e-6)
-    zeros = torch.tensor(0)
-    hard = [cross_entropy(number(z), zeros, label_smoothing=0.0) for z in ((1.5, 0.5, 0.3), (0.8, 1.0, 0.2))]
-    assert (2 * (0.5 * sum(hard) / 2 + 0.5 * 16 * soft)).item() == pytest.approx(0.895468, abs=1e-6)
     with pytest.raises(ConfigError, match=r"`other` to be of shape \[3\], got shape \[2\]"):
         agreement_weight(one, other[:2])
 
@@ -354,3 +345,23 @@ def test_maps_with_channels_last_in_memory_come_to_the_same():
                 assert_close(one, two, rtol=1e-12, atol=1e-12)
     for laid in (student, student.contiguous(memory_format=last)):
         assert flat_positions(laid).untyped_storage().data_ptr() == laid.untyped_storage().data_ptr()
+
+
+def test_what_two_views_are_matched_to():
+    """Card kd-augmentation, tests 3 and 4: the whole of CCD, and one view given twice; rows without a pair and without logits are refused."""
+    student, teacher = number([[1.5, 0.5, 0.3], [0.8, 1, 0.2]]), number([[2, 1, 0.1], [1, 1.5, -0.5]])
+    soft = agreed_kl(student, teacher, temperature=4.0, t_squared=True)
+    hard = cross_entropy(student, torch.tensor([0, 0]), label_smoothing=0.0).mean()
+    assert (hard + soft).item() == pytest.approx(0.895468, abs=1e-6)
+    twice = [given[:1].repeat(2, 1) for given in (student, teacher)]
+    once = soft_target_kl(student[:1], teacher[:1], class_reduction="sum", **ONE)
+    assert_close(agreed_kl(*twice, **ONE), 1.5 * once[0])
+    with pytest.raises(
+        ConfigError, match=r"`student` to be \[rows, classes\], two rows a sample, got shape \[1, 3\] \(agreed_kl"
+    ):
+        agreed_kl(student[:1], teacher[:1], **ONE)
+    combined = CombinedTarget.of([DenseTarget(teacher), DenseTarget(teacher)])
+    with pytest.raises(
+        FidelityError, match=r"`teacher` to be the logits of one teacher, got .*\(agreed_kl\)\. Read one book"
+    ):
+        agreed_kl(student, combined, **ONE)

@@ -43,6 +43,8 @@ DEFAULTS = {
         "scale_low": 0.05,
         "scale_high": 20.0,
     },
+    # Card kd-augmentation: a = 0.5 and T = 4, so 2 (1 - a) and 2 a.
+    "ccd": {"temperature": 4.0, "kd_weight": 1.0, "ce_weight": 1.0},
     # Card cons-kd-ctc: the terms are certain, their weights unknown and so 1; two passes, temperature and KL as the tests that pin it.
     "cons-kd": {
         "form": "kl",
@@ -174,6 +176,7 @@ NEEDS = {
     "adaptive-label-smoothing": ({}, ()),
     "beta-smoothing": ({}, ()),
     "bookkd": ({"logits": (4.0,)}, ()),
+    "ccd": ({"logits": (4.0,)}, ("logits",)),
     "cons-kd": ({"logits": (1.0,)}, ()),
     "ctc-kd": ({"logits": (1.0,)}, ()),
     "dil-seq2seq": ({}, ()),
@@ -196,11 +199,11 @@ NEEDS = {
 }
 
 # Name -> views of a sample in one batch, where there are several.
-VIEWS = {"mlkd": 2}
+VIEWS = {"ccd": 2, "mlkd": 2}
 
 # Methods that relate the rows of a batch: their worked sample is the three rows of card modern-logit-losses, of which the first is
 # that of all others, with the labels of the other two hidden; each row stands there once a view.
-RELATIONAL = ("dist", "mlkd")
+RELATIONAL = ("ccd", "dist", "mlkd")
 
 # Methods of speech, whose worked sample and data are others: see tests/methods/speech.py.
 SPEECH = ("cons-kd", "ctc-kd")
@@ -214,6 +217,8 @@ TOTALS = {
     # 0.4 CE + 0.6 (0.8 CE + 0.1 (CE + 1) + 0.1 (CE + 1.5)): -log q is CE, CE + 1 and CE + 1.5.
     "beta-smoothing": 0.4 * 0.464369 + 0.6 * (0.464369 + 0.25),
     "bookkd": 0.1 * 0.547702 + 0.9 * 0.636975,  # label smoothing 0.1, and the one-teacher L_book at a = 1
+    # The same view twice, of which the teacher says the same: 1.5 KL, card kd-augmentation; three rows as of mlkd.
+    "ccd": 0.464369 + 1.5 * 0.271685,
     "cons-kd": 0.842712,  # card cons-kd-ctc, weights 1 and frame KL
     "ctc-kd": 0.504357 + 0.162295,  # card cons-kd-ctc, CTC and frame KL of the first pass
     "dil-seq2seq": 4 * 0.5 * 0.464369,  # a student and three assistants that agree: half of the labels' term each
@@ -355,6 +360,9 @@ REFUSED = [
     ("dil-seq2seq", "beta", 1.5, r"`beta` to be between 0 and 1, got 1\.5"),
     ("dil-seq2seq", "ramp_epochs", -1, r"`ramp_epochs` to be a whole number of at least 0, got -1"),
     ("dist", "beta", -1.0, r"`beta` to be at least 0, got -1\.0 \(method dist\)"),
+    ("ccd", "temperature", 0.0, r"`temperature` to be a number above 0, got 0\.0 \(method ccd\)"),
+    ("ccd", "kd_weight", 0.0, r"`kd_weight` to be above 0, got 0 "),
+    ("ccd", "ce_weight", -1.0, r"`ce_weight` to be at least 0, got -1\.0"),
     ("dist", "temperature", 0.0, r"`temperature` to be a number above 0, got 0\.0"),
     ("dist", "ce_weight", float("inf"), r"`ce_weight` to be a finite number, got inf"),
     ("dkd", "alpha", -1.0, r"`alpha` to be at least 0, got -1\.0 \(method dkd\)"),

@@ -36,7 +36,7 @@ from bookkd.losses.smoothing import beta_targets
 from bookkd.losses.soft import probability_cross_entropy, soft_cross_entropy, soft_target_kl, softened_mse
 from bookkd.losses.targets import DenseTarget, FullTarget, SparseTarget, Target, as_target
 from bookkd.losses.truncated import truncated_kl
-from bookkd.losses.views import agreement_weight, teacher_deviation
+from bookkd.losses.views import agreed_kl, agreement_weight, teacher_deviation
 
 __all__ = [
     "LOSSES",
@@ -54,6 +54,7 @@ __all__ = [
     "activation_boundary",
     "adaptive_cross_entropy",
     "adaptive_smoothing",
+    "agreed_kl",
     "agreement_weight",
     "as_normal",
     "as_target",

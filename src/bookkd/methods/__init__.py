@@ -13,6 +13,7 @@ from bookkd.methods.at import AT
 from bookkd.methods.base import BaseMethod, Card, Handler, Method
 from bookkd.methods.bookkd import BookKD
 from bookkd.methods.cc import CC
+from bookkd.methods.ccd import CCD
 from bookkd.methods.ccskd import CCSKD
 from bookkd.methods.cons_kd import ConsKD
 from bookkd.methods.crd import CRD
@@ -53,6 +54,7 @@ __all__ = [
     "AB",
     "AT",
     "CC",
+    "CCD",
     "CCSKD",
     "CRD",
     "CSCACE",
@@ -108,6 +110,7 @@ METHODS = {
     "beta-smoothing": "bookkd.methods.instance_label_smoothing:BetaLabelSmoothing",
     "bookkd": "bookkd.methods.bookkd:BookKD",
     "cc": "bookkd.methods.cc:CC",
+    "ccd": "bookkd.methods.ccd:CCD",
     "ccskd": "bookkd.methods.ccskd:CCSKD",
     "cons-kd": "bookkd.methods.cons_kd:ConsKD",
     "crd": "bookkd.methods.crd:CRD",

@@ -91,6 +91,7 @@ class LossCase:
             at its value, so that finite differences are those of the rest.
         samples: Whether the positions are the samples, on the first axis alone, as of features; of logits they are all axes but the
             last.
+        together: Rows that stand next to each other in an order that matters, such as the views of a sample.
         seed: Of the generator that `make` is called with.
     """
 
@@ -110,6 +111,7 @@ class LossCase:
     stops: bool = False
     frozen: Callable[..., Mapping[str, Any]] | None = None
     samples: bool = False
+    together: int = 1
     seed: int = field(default=20, repr=False)
 
     def inputs(self) -> tuple[Any, ...]:
@@ -290,7 +292,7 @@ def check_rows(case: LossCase) -> None:
         return
     student, *args = case.inputs()
     value = case(student, *args)
-    order = torch.arange(len(student)).flip(0)
+    order = torch.arange(len(student)).reshape(-1, case.together).flip(0).flatten()
     turned = case(student[order], *(take(given, order) for given in args))
     if case.relational:
         assert_close(turned, value)

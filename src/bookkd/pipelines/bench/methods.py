@@ -40,6 +40,7 @@ _PRESETS = {"ccskd": "labels-from-the-start"}
 _SECOND_PASS = {
     "adaptive-label-smoothing": "its own past is passed too",
     "beta-smoothing": "an averaged student is passed too",
+    "ccd": "two views of each sample",
     "mlkd": "two views of each sample",
 }
 
