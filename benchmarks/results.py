@@ -42,6 +42,9 @@ def take(runs: Path) -> None:
     subsets = {name: subset_of(runs / "cifar10-features" / "classes" / name) for name in SUBSETS}
     if all(subsets.values()):
         (KEPT / CLASSES).write_text(json.dumps(subsets, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    gates = gates_of(runs / "cifar10-features" / "gates")
+    if gates:
+        (KEPT / GATES).write_text(json.dumps(gates, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def subset_of(sweep: Path) -> dict[str, Any]:
@@ -56,6 +59,22 @@ def subset_of(sweep: Path) -> dict[str, Any]:
         found["by_seed"].setdefault(who, {})[seed.removeprefix("seed-")] = measured["metrics"]["accuracy"]["value"]
     for arm in json.loads((sweep / "summary.json").read_text(encoding="utf-8"))["arms"]:
         found["by_seed"][f"specialist, {arm['method']}"] = arm["accuracy"]["by_seed"]
+    return found
+
+
+def gates_of(sweep: Path) -> dict[str, Any]:
+    """Return whom trees learnt from -> "accuracy" and each layer -> seed -> accuracy, and spread of the gates; empty without runs."""
+    found: dict[str, Any] = {}
+    for path in sorted(sweep.glob("runs/*/seed-*/record.json")):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        spreads = {
+            table["layer"]: table["spread"] for table in record["shaping"]["gates"]["tables"] if not table["derived"]
+        }
+        method = record["method"]
+        who = "teacher" if method["kd_weight"] else "smoothed labels" if method["label_smoothing"] else "labels"
+        of_arm = found.setdefault(who, {})
+        for what, value in {"accuracy": record["metrics"]["accuracy"]["value"], **spreads}.items():
+            of_arm.setdefault(what, {})[str(record["seed"])] = value
     return found
 
 
@@ -86,6 +105,9 @@ def page() -> str:
             )
     if (KEPT / CLASSES).exists():
         parts.append(SPECIALISTS.format(table=classes_table(json.loads((KEPT / CLASSES).read_text(encoding="utf-8")))))
+    if (KEPT / GATES).exists():
+        found = json.loads((KEPT / GATES).read_text(encoding="utf-8"))
+        parts.append(EXPLAINED.format(seeds=len(found["labels"]["accuracy"]), table=gates_table(found)))
     if (KEPT / CAMVID).exists():
         parts.append(camvid_section(json.loads((KEPT / CAMVID).read_text(encoding="utf-8"))))
     return "\n".join(parts)
@@ -111,6 +133,22 @@ def classes_table(subsets: Mapping[str, Any]) -> str:
                 mine = {int(seed): each for seed, each in found["by_seed"][who].items()}
                 gain = difference_of(mine, base, "generalist")
                 lines.append(f"| {who}, {name} | {points(gain)} | {verdict(gain)} |")
+    return "\n".join(lines)
+
+
+def gates_table(found: Mapping[str, Any]) -> str:
+    """Return accuracy and the spread of each layer's gates by whom the trees learnt from, and what changes it."""
+    whos = [who for who in ("labels", "smoothed labels", "teacher") if who in found]
+    lines = [f"| | {' | '.join(whos)} | {' | '.join(f'{who} less labels (95 %)' for who in whos[1:])} |"]
+    lines.append("|" + "---|" * (2 * len(whos)))
+    for what in found["labels"]:
+        by_seed = {who: {int(seed): value for seed, value in found[who][what].items()} for who in whos}
+        of_spread = what != "accuracy"
+        means = [statistics.fmean(by_seed[who].values()) for who in whos]
+        cells = [f"{mean:.3f}" if of_spread else f"{100 * mean:.2f} %" for mean in means]
+        gaps = [difference_of(by_seed[who], by_seed["labels"], "labels") for who in whos[1:]]
+        cells += [shares(gap) if of_spread else points(gap) for gap in gaps]
+        lines.append(f"| {f'spread of {what}' if of_spread else what} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -185,6 +223,12 @@ def points(found: Difference | None) -> str:
         return "-"
     interval = "" if found.low is None else f" ({100 * found.low:+.2f} to {100 * found.high:+.2f})"
     return f"{100 * found.mean:+.2f}{interval}"
+
+
+def shares(found: Difference) -> str:
+    """Return a difference of shares with its interval, where there is one."""
+    interval = "" if found.low is None else f" ({found.low:+.3f} to {found.high:+.3f})"
+    return f"{found.mean:+.3f}{interval}"
 
 
 def verdict(found: Difference | None) -> str:
@@ -313,6 +357,16 @@ epochs, and so makes fewer steps.
 {table}
 """
 
+EXPLAINED = """## What a teacher does to gates
+
+Trees of `kdexplainer` (2, 4 and 8 blocks of 16 channels, a head for each class; 12 epochs, {seeds} seeds) on the same images, which learn from
+labels, from smoothed labels (0.1) and from the book of ResNet-56. *Spread* is the mean entropy of a layer's gates over the log of its
+parents: 1 where a child reads all parents alike, 0 where it reads one. The paper says that soft targets sharpen gates and that
+smoothed labels do not; a quarter of its channels and few of its 300 epochs neither confirm nor refute it.
+
+{table}
+"""
+
 CAMVID_SECTION = """## Road scenes: segmentation from books
 
 `benchmarks/camvid.py` on CamVid at 240 x 180: a U-Net teacher of {teacher_epochs} epochs, students of {share:.3f} of its parameters of
@@ -324,7 +378,7 @@ was tuned; `csc` and `csc-ace` are reconstructions, `skd` is without its adversa
 """
 
 SUBSETS = ("animals", "vehicles", "alike")
-CLASSES, CAMVID = "cifar10-features-classes.json", "camvid.json"
+CLASSES, GATES, CAMVID = "cifar10-features-classes.json", "cifar10-features-gates.json", "camvid.json"
 
 SECTIONS = {
     "cifar10/methods": METHODS,
