@@ -104,7 +104,7 @@ def _learned(
 
 
 def _done(shared: Shared, run: Run, cost: dict[str, Any]) -> RunRecord:
-    shared.measure_teachers(run.arm.source)  # before learning, so that the weights' lineage has it too
+    shared.asked.measure(run.arm.source)  # before learning, so that the weights' lineage has it too
     learned, learner, knowledge = _learned(shared, run.arm, run.seed, run.folder, other=begin(run))
     seconds = sum(float(epoch["seconds"]) for epoch in learned.history)
     return RunRecord(
@@ -182,20 +182,20 @@ def _measured(shared: Shared, run: Run, learner: Learner) -> dict[str, Any]:
             network.student if shared.beam else network.compute,
             samples.test,
             learner.task,
-            **shared.beside(run.arm.source),
+            **shared.asked.beside(run.arm.source),
             beam=shared.beam,
             device=shared.device,
             replicates=shared.sweep.replicates,
         ).to_json()
         found = {name: measured.get(name, {}) for name in ("metrics", "per_class", "signatures")}
         if samples.task.name == "segmentation":
-            live = shared.beside(run.arm.source).get("teacher")
+            live = shared.asked.beside(run.arm.source).get("teacher")
             found["pictures"] = pictures_of(
                 learner.compute, samples.test, learner.task, teacher=live, device=shared.device
             )
         return found
     said = predictions_of(learner, samples.test)
-    theirs = shared.said_on_test(run.arm.source)
+    theirs = shared.asked.said(run.arm.source)
     found = measure(learner.task, said, teacher=theirs, replicates=shared.sweep.replicates).to_json()
     if samples.task.name != "classification":
         return {"metrics": found["metrics"], "per_class": found["per_class"]}
@@ -218,7 +218,7 @@ def _measured(shared: Shared, run: Run, learner: Learner) -> dict[str, Any]:
 
 def _teacher(shared: Shared, info: TeacherInfo) -> dict[str, Any]:
     noted = {key: value for key, value in info.to_json().items() if key != "mode"}
-    return noted | shared.quality(info)
+    return noted | shared.asked.quality(info)
 
 
 def _books(run: Run, knowledge: Knowledge | None) -> tuple[dict[str, Any], ...]:

@@ -1,22 +1,19 @@
-"""What the runs of one process share: data, open books, teachers, views drawn once, and what teachers say of the test split."""
+"""What the runs of one process share: data, open books, teachers, and views drawn once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bookkd.book import TeacherInfo
 from bookkd.core.errors import BookMismatchError, ConfigError, expected
 from bookkd.core.features import is_feature
 from bookkd.core.fields import LOGITS, VARIANCE, FieldInfo
 from bookkd.core.jsonio import digest
 from bookkd.core.protocols import Knowledge
-from bookkd.evaluation import lower_is_better
 from bookkd.knowledge import (
     Ensemble,
     LiveKnowledge,
@@ -27,25 +24,16 @@ from bookkd.knowledge import (
     check_views,
     with_pool_of,
 )
-from bookkd.learning import find_device, measure, measure_network
+from bookkd.learning import find_device
 from bookkd.learning.folder import plain
 from bookkd.pipelines.compare.arms import Arm
+from bookkd.pipelines.compare.asked import AskedTeachers
 from bookkd.pipelines.compare.sweep import Source, Sweep
-from bookkd.pipelines.compare.teacher_predictions import (
-    TeacherPredictions,
-    live_predictions,
-    mean_of,
-    measure_stored,
-    refuse_sparse,
-    stored_predictions,
-)
-from bookkd.pipelines.evaluate_student import unchanged_views
 from bookkd.pipelines.learn_student import views_of_book
-from bookkd.pipelines.make_book import note_accuracy
 from bookkd.pipelines.options import NetworkOptions, ViewOptions
 from bookkd.pipelines.samples import Rows, Samples, open_samples
 from bookkd.pipelines.task import beam_of, check_book, says_variance, task_name, with_grid, with_masked, with_variance
-from bookkd.tasks import Task, predict
+from bookkd.tasks import Task
 from bookkd.views import CachedViews, Replay, Views
 
 __all__ = ["Shared"]
@@ -66,11 +54,9 @@ class Shared:
         self.share = share
         self._books: dict[tuple[str, tuple[str | int, ...]], StoredKnowledge] = {}
         self._teachers: dict[str, Teacher] = {}
-        self._live: dict[str, TeacherPredictions] = {}
-        self._first: dict[str, float] = {}
-        self._said: dict[str, dict[str, Tensor] | None] = {}
         self._views: dict[str, CachedViews] = {}
         self._checked: set[str] = set()
+        self.asked = AskedTeachers(self)
 
     @cached_property
     def samples(self) -> Samples:
@@ -118,24 +104,6 @@ class Shared:
         asked = [*source.teachers, *(info for stored in self.stored(source) for info in stored.teachers)]
         return len(asked) > 1
 
-    def beside(self, source: Source | None) -> dict[str, Any]:
-        """Return what sequences of the test split are compared with: the source's book of it, or a live teacher with its weights.
-
-        One alone, as `measure_network` takes it; nothing where there are several, or nobody can be asked.
-        """
-        if source is not None and source.test_books:
-            ((path, members),) = self._test_members(source)
-            return {"book": self.book(path, members)}
-        found = self.live_behind(source)
-        return {"teacher": self.teacher(found[0])} if len(found) == 1 else {}
-
-    def live_behind(self, source: Source | None) -> Sequence[NetworkOptions]:
-        """Return the live teachers of a source; of sequences those with the weights of its books' teachers too."""
-        if source is None or source.teachers or not self.of_sequences:
-            return () if source is None else source.teachers
-        twin = self._live_twin(source)
-        return () if twin is None else twin.teachers
-
     def check_sources(self) -> None:
         """Refuse what the task cannot learn from, before anything starts.
 
@@ -146,7 +114,7 @@ class Shared:
         task = self.samples.task
         for source in self.sweep.every_source:
             self.stored(source)  # says which of its teachers are not there
-            members = self._test_members(source)  # says which books are of other teachers
+            members = self.asked.members_on_test(source)  # says which books are of other teachers
             for path in (*source.books, *source.test_books):
                 plan = self.book(path).book.plan
                 if plan.task != task.name:
@@ -157,22 +125,11 @@ class Shared:
                     wish, masked = f"{list(task.masked)}, as the sweep's", list(plan.masked_classes)
                     raise BookMismatchError(expected("masked tokens", wish, masked, where=path, do=do))
             if self.of_sequences and source.test_books:
-                self._check_one_beside(source, members)
+                self.asked.check_one_beside(source, members)
             if LOGITS not in task.field_infos and len(source.books or source.teachers) > 1:
                 wish = f"read one by one for task {task.name}, which has no ensembles"
                 got = f"{len(source.books or source.teachers)} together"
                 raise ConfigError(expected("books", wish, got, where=f"sweep, {source.label}"))
-
-    def _check_one_beside(self, source: Source, members: Sequence[tuple[str, tuple[int, ...]]]) -> None:
-        """Refuse books of the test split that sequences cannot be compared with: what is said of all of them is never averaged."""
-        books = [self.book(path, places) for path, places in members]
-        teachers = [teacher.name for book in books for teacher in book.teachers]
-        if len(books) != 1 or len(teachers) > 1:
-            do = "Leave `test` out: agreement is measured with one teacher at a time."
-            where, got = f"sweep, {source.label}", f"{len(books)} books by {', '.join(teachers) or 'no teacher'}"
-            raise ConfigError(expected("test", "one book by one teacher, for sequences", got, where=where, do=do))
-        self._check_test_book(books[0])
-        refuse_sparse(self.samples.task, books[0], self.samples.test)
 
     def check_arm(self, arm: Arm) -> None:
         """Refuse a method that needs what its books, teachers or views have not, or books of other data; no teacher is asked.
@@ -244,70 +201,12 @@ class Shared:
         return [self.book(path, source.members) for path in source.books]
 
     def teacher(self, options: NetworkOptions) -> Teacher:
-        """Return a live teacher; what it scores is not known before `measured`."""
+        """Return a live teacher; what it scores is not known before it is `asked`."""
         key = digest(plain(options))
         if key not in self._teachers:
             width = self.samples.task.of_teacher().n_outputs
             self._teachers[key] = options.for_data(self.samples.whole).teacher(width, self.device)
         return self._teachers[key]
-
-    def measured(self, options: NetworkOptions) -> TeacherPredictions:
-        """Return what a live teacher says of the test split, and note on it what it scores there."""
-        key = digest(plain(options))
-        if key not in self._live:
-            found, plain_task, test = self.teacher(options), self.samples.task, self.samples.test
-            if self.of_sequences:
-                # Pixels are measured as images, at the task's own size, and not as cells of a book.
-                task_there = plain_task if plain_task.name == "segmentation" else plain_task.of_teacher()
-                measured = measure_network(found, test, task_there, device=self.device, replicates=0)
-                note_accuracy(found, measured, plain_task, self.sweep.test)
-                self._first[found.digest] = measured.metrics[plain_task.primary_metric].value
-                return self._live.setdefault(key, {})
-            task = with_variance(plain_task, teacher=None, student=says_variance(plain_task, found, test))
-            said = predict(found, test, task, device=self.device)
-            found.accuracy = measure(task, said, replicates=0).metrics[task.primary_metric].value
-            found.split = self.sweep.test
-            self._first[found.digest] = found.accuracy
-            self._live[key] = live_predictions(task, said.fields)
-        return self._live[key]
-
-    def measure_teachers(self, source: Source | None) -> None:
-        """Measure the teachers of a source on the test split as far as they can be asked, once each."""
-        for options in self.live_behind(source):
-            self.measured(options)
-        for stored in [] if source is None else self.stored(source):
-            for info in stored.teachers:
-                self.quality(info)
-
-    def quality(self, info: TeacherInfo) -> dict[str, Any]:
-        """Return the first metric of the task that a teacher has (`accuracy`), and the split on which it was measured.
-
-        That is what it notes itself, unless less of the metric is better, or students are of some of its classes alone. A teacher notes
-        a share of all classes, which says nothing of these, of perplexity or of word errors: they are measured on the test split, of any
-        live teacher of the sweep with its weights, or of what a book of that split says.
-        """
-        task = self.samples.task
-        if not lower_is_better(task.primary_metric) and not task.every_class:
-            return {"accuracy": info.accuracy, "split": info.split}
-        if info.digest not in self._first:
-            self._measure_first(info.digest)
-        value = self._first.get(info.digest)
-        return {"accuracy": value, "split": "" if value is None else self.sweep.test}
-
-    def _measure_first(self, wanted: str) -> None:
-        """Measure the teacher of a digest, whatever arm or source it is of: which runs come first has no say."""
-        for source in self.sweep.every_source:
-            for options in source.teachers:
-                if self.teacher(options).digest == wanted:
-                    self.measured(options)
-                    return
-        for source in self.sweep.every_source if self.of_sequences else ():
-            for path, members in self._test_members(source):
-                stored, task = self.book(path, members), self.samples.task
-                if [teacher.digest for teacher in stored.teachers] == [wanted]:
-                    found = measure_stored(task, stored, self.samples.test, device=self.device)
-                    self._first[wanted] = found.metrics[task.primary_metric].value
-                    return
 
     def knowledge(self, source: Source | None, task: Task) -> Knowledge | None:
         """Return whom a run of this task asks, with its own count of teacher passes; None for nobody."""
@@ -353,62 +252,6 @@ class Shared:
             except ConfigError:  # they do not fit
                 return None
         return self._views.get(key)
-
-    def said_on_test(self, source: Source | None) -> dict[str, Tensor] | None:
-        """Return what a source's teachers say of the test split, together; None where nobody can be asked.
-
-        A book of the training samples says nothing of them: they come from a book of the test split, or from live teachers
-        of the sweep with the same weights.
-        """
-        if source is None or self.of_sequences:
-            return None
-        key = digest(plain(source))
-        if key not in self._said:
-            said = self._ask(source)
-            self._said[key] = mean_of(said) if said else None
-        return self._said[key]
-
-    def _ask(self, source: Source) -> list[TeacherPredictions]:
-        if source.test_books:
-            return [self._read(path, members) for path, members in self._test_members(source)]
-        live = source if source.teachers else self._live_twin(source)
-        return [] if live is None else [self.measured(options) for options in live.teachers]
-
-    def _test_members(self, source: Source) -> list[tuple[str, tuple[int, ...]]]:
-        """Return which teachers of each book of the test split are those of a source, () where books name none.
-
-        Raises:
-            BookMismatchError: if a teacher of the source speaks in none of them.
-        """
-        wanted = {teacher.digest: teacher.name for book in self.stored(source) for teacher in book.teachers}
-        found, missing = [], dict(wanted)
-        for path in source.test_books:
-            theirs = [teacher.digest for teacher in self.book(path).teachers]
-            mine = tuple(place for place, digest in enumerate(theirs) if digest in wanted)
-            if mine or not theirs or not wanted:
-                found.append((path, mine))
-            missing = {} if not theirs else {key: name for key, name in missing.items() if key not in theirs}
-        if source.test_books and missing:
-            do = "Make it with the teachers of the training book, or leave it out."
-            got = f"none by {next(iter(missing.values()))}"
-            where = f"sweep, {source.label}"
-            raise BookMismatchError(expected("test books", "by the teachers of the books", got, where=where, do=do))
-        return found
-
-    def _live_twin(self, source: Source) -> Source | None:
-        digests = {teacher.digest for stored in self.stored(source) for teacher in stored.teachers}
-        for live in self.sweep.teachers:
-            if {self.teacher(options).digest for options in live.teachers} == digests:
-                return live
-        return None
-
-    def _read(self, path: str, members: tuple[int, ...]) -> TeacherPredictions:
-        stored = self.book(path, members)
-        self._check_test_book(stored)
-        return stored_predictions(self.samples.task, stored, len(self.samples.test))
-
-    def _check_test_book(self, stored: StoredKnowledge) -> None:
-        check_book(stored, self.samples.test, unchanged_views(stored), self.samples.task)
 
 
 def _views_of(books: list[StoredKnowledge]) -> ViewOptions:
