@@ -115,7 +115,8 @@ def page() -> str:
 
 def classes_table(subsets: Mapping[str, Any]) -> str:
     """Return the accuracy of everybody on each choice of classes, and what specialists gain over the best generalist."""
-    names = list(next(iter(subsets.values()))["by_seed"])
+    kinds = ("teacher", "generalist", "specialist")
+    names = sorted(next(iter(subsets.values()))["by_seed"], key=lambda who: (kinds.index(who.split(",")[0]), who))
     lines = [f"| accuracy % on | {' | '.join(names)} |", f"|{'---|' * (len(names) + 1)}"]
     for name, found in subsets.items():
         cells = []
@@ -351,8 +352,8 @@ Held against labels alone:
 SPECIALISTS = """## Some classes of ten: specialists and generalists
 
 Students of a few classes, from the same book of all ten, beside the teacher, whose word is taken on these classes alone, and students of
-all ten classes (those of the table above), of which the same is asked. A specialist sees the images of its classes only, for as many
-epochs, and so makes fewer steps.
+all ten classes (those of the table above), of which the same is asked: the likeliest of these classes. A specialist sees the images of its
+classes only, for as many epochs, and so makes fewer steps from fewer images: both are in its difference to a generalist.
 
 {table}
 """
