@@ -373,7 +373,7 @@ CAMVID_SECTION = """## Road scenes: segmentation from books
 `benchmarks/camvid.py` on CamVid at 240 x 180: a U-Net teacher of {teacher_epochs} epochs, students of {share:.3f} of its parameters of
 {epochs} epochs each, {seeds} seeds, {views} views that move image and labels alike. One book of {megabytes:,.0f} MiB serves every arm: logits
 as int8, one cell for {stride} x {stride} pixels, and the pooled maps that `csc-ace` and `skd` read. Weights are the methods' defaults, none
-was tuned; `csc` and `csc-ace` are reconstructions, `skd` is without its adversarial term. Metrics are of the test split. {said}
+was tuned; `csc` and `csc-ace` are reconstructions (the adaptive term of the latter sees the label of a cell's middle pixel, no term those of the others), `skd` is without its adversarial term. Metrics are of the test split. {said}
 
 {table}
 """

@@ -7,13 +7,14 @@ from typing import ClassVar
 
 import pytest
 import torch
+from tests.learning.digits import StopError, assert_equal, stopped_after, without_seconds
 from torch import nn
 
-from bookkd.book import Dense
+from bookkd.book import Dense, Int8
 from bookkd.core.errors import ConfigError
 from bookkd.core.fields import SAMPLE_WEIGHT
 from bookkd.core.schedules import Clock, During, Linear
-from bookkd.knowledge import LiveKnowledge, StoredKnowledge, Teacher
+from bookkd.knowledge import LiveKnowledge, StoredKnowledge, Teacher, constants
 from bookkd.learning import Cohort, LearningWarning, Step, Training, learn, learner_for, offer_needs
 from bookkd.learning.configuration import silent_labels
 from bookkd.losses import claims, nst
@@ -136,16 +137,110 @@ def test_gradients_reach_connectors_on_both_sides_and_no_teacher(book):
     assert "mine" not in said  # connectors of the teacher's fields are left out where nobody teaches
 
 
-def test_a_killed_run_goes_on_to_the_same_weights(book, tmp_path):
-    whole = trained(StoredKnowledge(book))
-    torch.manual_seed(7)
-    part = tmp_path / "run"
-    again = trained(StoredKnowledge(book), out=part)
-    for one, two in zip(whole.student.parameters(), again.student.parameters(), strict=True):
-        torch.testing.assert_close(one, two)
-    assert '"inside"' in (part / "config.json").read_text() or any(
-        "inside" in p.read_text() for p in part.glob("*.json")
-    )
+@pytest.fixture(scope="module")
+def served(teacher, tmp_path_factory):
+    """A book with what a few methods read, and the method of each."""
+    methods = {
+        "hint": Hint(),
+        "crd": build_method("crd", negatives=5),
+        "vid": build_method("vid"),
+        "reviewkd": build_method("reviewkd", width=8),
+    }
+    path = tmp_path_factory.mktemp("books") / "served"
+    return make(path, teacher, Images(), VIEWS, task=TASK, serve=list(methods.values())), methods
+
+
+@pytest.mark.parametrize("name", ["hint", "crd", "vid", "reviewkd"])
+def test_a_killed_run_goes_on_to_the_same_weights(served, tmp_path, monkeypatch, name):
+    """Connectors are in the checkpoint, and which records a step contrasts is a matter of the step."""
+    book, methods = served
+
+    def trained(out):
+        torch.manual_seed(7)  # connectors are drawn
+        training = Training(epochs=3, batch_size=6, lr=0.05, accelerator="cpu", seed=3)
+        knowledge = StoredKnowledge(book)
+        return learn(
+            network(1, 4), Images(), VIEWS, task=TASK, method=methods[name], knowledge=knowledge, training=training, out=out
+        )  # fmt: skip
+
+    whole = trained(tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        stopped_after(patch, 3)
+        with pytest.raises(StopError):
+            trained(tmp_path / "cut")
+    gone_on = trained(tmp_path / "cut")
+    assert_equal(gone_on.student, whole.student)
+    assert without_seconds(gone_on.history) == without_seconds(whole.history)
+
+
+INSIDE = [
+    "ab", "at", "cc", "ccskd", "crd", "fitnets", "fsp", "ft", "nst", "ofd", "pkt", "reviewkd", "rkd", "simkd", "sp", "vid",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", INSIDE)
+def test_losses_of_stored_features_are_those_of_live_ones(teacher, tmp_path, monkeypatch, name):
+    """Within the error of their codec, term by term."""
+    monkeypatch.setattr(constants, "STEPS", 3)
+    method = build_method(name, **({"negatives": 0} if name == "crd" else {}))
+    terms = []
+    for codec in (None, Dense("float16"), Int8()):
+        knowledge = LiveKnowledge(Teacher(teacher.network), TASK)
+        if codec is not None:
+            knowledge = StoredKnowledge(
+                make(tmp_path / codec.name, Teacher(teacher.network), Images(), VIEWS, task=TASK, serve=[method],
+                     codec=Dense("float32"), feature_codec=codec, batch_size=6)
+            )  # fmt: skip
+        replay = Replay(Images(), VIEWS)
+        offer_needs(method, TASK, knowledge, replay)
+        torch.manual_seed(3)
+        learner = learner_for(network(1, 6), TASK, method, replay=replay, knowledge=knowledge)
+        batch = replay.batch([(row, 0) for row in range(8)])
+        found = Step(method.objective(TASK), TASK, knowledge).loss(learner, batch, Clock())
+        terms.append({name: float(value) for name, value in found.terms.items()})
+    live, half, int8 = terms
+    assert len(live) >= 1
+    assert half == pytest.approx(live, rel=2e-3, abs=1e-4)
+    assert int8 == pytest.approx(live, rel=2e-2, abs=1e-3)
+
+
+class Staged(nn.Module):
+    """Convolutions one behind the other, each a stage."""
+
+    def __init__(self, *widths):
+        super().__init__()
+        pairs = zip((3, *widths), widths, strict=False)
+        self.stages = nn.ModuleList(nn.Sequential(nn.Conv2d(a, b, 3, padding=1), nn.ReLU()) for a, b in pairs)
+        self.linear = nn.Linear(widths[-1], 4)
+        self.feature_layers = {f"stage{place}": f"stages.{place - 1}" for place in range(1, len(widths) + 1)}
+
+    def forward(self, images):
+        for stage in self.stages:
+            images = stage(images)
+        return self.linear(images.mean((2, 3)))
+
+
+def test_every_stage_is_looked_at_that_both_networks_have(tmp_path):
+    """Card ccskd: 64 + 128 + 256 + 512 channel means of a ResNet-34, 1,920 bytes as float16."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        four, three = Staged(64, 128, 256, 512), Staged(4, 4, 4)
+    book = make(tmp_path / "book", Teacher(four), Images(), VIEWS, task=TASK, serve=["ccskd"])
+    plans = {name: plan for name, plan in book.fields.items() if name.startswith("features/")}
+    assert list(plans) == [f"features/stage{stage}/mean" for stage in (1, 2, 3, 4)]
+    assert sum(plan.bytes_per_record for plan in plans.values()) == 1920
+
+    def terms(student, **options):
+        method = build_method("ccskd", "labels-from-the-start", **options)
+        training = Training(epochs=1, batch_size=6, accelerator="cpu")
+        history = learn(
+            student, Images(), VIEWS, task=TASK, method=method, knowledge=StoredKnowledge(book), training=training
+        ).history
+        return {name.rpartition("stage")[2] for name in history[-1] if "stage" in name}
+
+    assert terms(Staged(4, 4, 4, 4)) == {"1", "2", "3", "4"}
+    assert terms(Staged(4, 4, 4, 4), layers=("stage2",)) == {"2"}
+    assert terms(three) == {"1", "2", "3"}
 
 
 def test_another_layer_of_the_student_is_taken_by_name(book):

@@ -37,7 +37,6 @@ from bookkd.losses import (
     selective_kl,
     soft_cross_entropy,
     soft_target_kl,
-    teacher_deviation,
     vid,
 )
 from bookkd.losses.reductions import flat_positions
@@ -245,16 +244,6 @@ def test_selective_forms_differ_by_a_square():
     assert_close(slope, weights.square()[:, None] * (student.softmax(-1) - teacher.softmax(-1)))
 
 
-def test_score_of_views():
-    groups = number([[0.2, 0.5, 0.3], [0.25, 0.45, 0.3], [0.15, 0.5, 0.35]])
-    assert teacher_deviation(groups).item() == pytest.approx(0.035912, abs=1e-6)
-    rows = groups.unsqueeze(1) + number([[0.1, -0.1, 0], [-0.1, 0.1, 0]])
-    assert teacher_deviation(rows).item() == pytest.approx(0.035912, abs=1e-6)
-    assert teacher_deviation(groups[:1].expand(4, 3)).item() == 0
-    with pytest.raises(ConfigError, match=r"at least 2 groups, got torch\.float64 of shape"):
-        teacher_deviation(groups[:1])
-
-
 def test_weight_of_a_changed_view():
     one, other = number([2, 1, 0.1]), number([1, 1.5, -0.5])
     assert agreement_weight(one, other).item() == pytest.approx(1.823884, abs=1e-6)
@@ -365,3 +354,12 @@ def test_what_two_views_are_matched_to():
         FidelityError, match=r"`teacher` to be the logits of one teacher, got .*\(agreed_kl\)\. Read one book"
     ):
         agreed_kl(student, combined, **ONE)
+
+
+def test_a_position_of_nothing_moves_nothing():
+    """`pairwise_similarity` of maps with one dead position: no similarity to any other there, and no gradient."""
+    student, teacher = maps(12, 2, 8, 2, 2)
+    student[:, :, 1, 0] = 0
+    (slope,) = torch.autograd.grad(pairwise_similarity(student.requires_grad_(), teacher).sum(), student)
+    assert slope[:, :, 1, 0].abs().max() == 0
+    assert 0 < slope.abs().max() < 1

@@ -26,7 +26,7 @@ from bookkd.losses import (
     similarity_preserving,
     spatial_gram,
 )
-from bookkd.losses.reductions import same_size, unit
+from bookkd.losses.reductions import paraphrase, same_size, unit
 
 STUDENT, TEACHER = number(FS), number(FT)
 OF_MAPS = {
@@ -188,3 +188,12 @@ def test_a_grid_finer_than_the_map_repeats_nothing():
     for pool in (average_pool, max_pool):
         torch.testing.assert_close(pool(maps, size=8), maps)
         assert pool(maps[:, :, :1], size=2).shape == (1, 1, 1, 2)
+
+
+def test_paraphrasers_are_exact_under_autocast():
+    generator = torch.Generator().manual_seed(5)
+    maps, weights = torch.randn(2, 3, 4, 4, generator=generator), [torch.randn(2, 3, 3, 3, generator=generator)]
+    biases = [torch.zeros(2)]
+    wanted = paraphrase(maps.double(), weights, biases).float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert_close(paraphrase(maps, weights, biases), wanted, rtol=1e-5, atol=1e-6)

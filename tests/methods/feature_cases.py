@@ -98,12 +98,11 @@ CONSTANTS = {
 }
 """What methods must know of the teacher once and for all."""
 COMMON = {"ce_weight": 1.0, "kd_weight": 0.0, "temperature": 4.0}
-THREE_STAGES = ("stage1", "stage2", "stage3")
 DEFAULTS = {
     # Card feature-losses, the table of beta: gamma 1, alpha 0.
     # "m = 1", "times 3/1000", "FSP and AB are initial stages in the benchmark (30 epochs)".
-    "ab": {"weight": 1.0, **COMMON, "layers": ("pre1", "pre2", "pre3"), "margin": 1.0, "begin_epochs": 30},
-    "at": {"weight": 1000.0, **COMMON, "layers": THREE_STAGES},
+    "ab": {"weight": 1.0, **COMMON, "layers": None, "margin": 1.0, "begin_epochs": 30},
+    "at": {"weight": 1000.0, **COMMON, "layers": None},
     # "d = 128", "P = 2, g = 0.4".
     "cc": {"weight": 0.02, **COMMON, "layer": "pooled", "form": "neighbours", "width": 128, "gamma": 0.4, "order": 2},
     # The released CIFAR configuration; epochs are counted from 0 here.
@@ -120,7 +119,7 @@ DEFAULTS = {
             "values": (1.0, 0.9, 0.81, 0.729, 0.6561, 0.59049, 0.531441),
             "epochs": (29, 59, 89, 119, 149, 179),
         },
-        "layers": THREE_STAGES,
+        "layers": None,
     },
     # "dimension 128", "tau = 0.07"; the number of negatives is ours.
     "crd": {
@@ -154,19 +153,19 @@ DEFAULTS = {
     },
     "fitnets": {"weight": 100.0, **COMMON, "layer": "stage2"},
     # "50, pre-training stage only".
-    "fsp": {"weight": 50.0, **COMMON, "begin_epochs": 30, "layers": THREE_STAGES},
+    "fsp": {"weight": 50.0, **COMMON, "begin_epochs": 30, "layers": None},
     "ft": {"weight": 200.0, **COMMON, "layer": "last"},
-    "nst": {"weight": 50.0, **COMMON, "layers": THREE_STAGES},
-    "ofd": {"weight": 1e-3, **COMMON, "layers": ("pre1", "pre2", "pre3")},
+    "nst": {"weight": 50.0, **COMMON, "layers": None},
+    "ofd": {"weight": 1e-3, **COMMON, "layers": None},
     "pkt": {"weight": 30000.0, **COMMON, "layer": "pooled"},
     # "stages + pooled", "config; ramp epoch/20"; the weight is ours.
-    "reviewkd": {"weight": 1.0, **COMMON, "layers": (*THREE_STAGES, "pooled"), "ramp_epochs": 20, "width": 512},
+    "reviewkd": {"weight": 1.0, **COMMON, "layers": None, "ramp_epochs": 20, "width": 512},
     "rkd": {"weight": 1.0, **COMMON, "layer": "pooled", "distance_weight": 25.0, "angle_weight": 50.0},
     # "CE and KD weights 0", "f = 2".
     "simkd": {"weight": 1.0, **COMMON, "ce_weight": 0.0, "reduction": 2},
     "sp": {"weight": 3000.0, **COMMON, "layer": "last"},
     # "rho init log(exp(5 - 1e-5) - 1) (v = 5)".
-    "vid": {"weight": 1.0, **COMMON, "layers": THREE_STAGES, "variance": 5.0},
+    "vid": {"weight": 1.0, **COMMON, "layers": None, "variance": 5.0},
 }
 TOTALS = {
     "ab": 3 / 1000 * (0.25 + 0.5 + 1) * 3.94,  # (0, 2.25, 1.69, 0) on the card; no labels at first

@@ -8,7 +8,7 @@ from tests.methods.feature_cases import S, T, identity
 
 from bookkd.core.errors import ConfigError
 from bookkd.core.fields import LABEL, PARTNER_LABEL, RATIO, SAMPLE_WEIGHT, WEIGHT
-from bookkd.core.schedules import Clock
+from bookkd.core.schedules import Clock, resolve
 from bookkd.losses import DenseTarget
 from bookkd.methods import build_method
 from bookkd.tasks import Classification
@@ -97,3 +97,13 @@ def test_mixed_views_are_refused_where_labels_tell_classes(name):
         with pytest.raises(ConfigError, match=r"`views` to be not mixed"):
             term.value({"features/pooled": STUDENT}, {}, batch, Clock())
     assert len(own) == 2
+
+
+def test_the_other_schedule_of_the_release():
+    """Card ccskd, "imagenet": labels from epoch 30 on (from 0), channels at 6 x 0.9^floor(epoch / 30) (from 1)."""
+    method = build_method("ccskd", "imagenet")
+    epochs = (0, 28, 29, 30, 59, 89)
+    assert [resolve(method.ce_weight, Clock(epoch=epoch)) for epoch in epochs] == [0, 0, 0, 1, 1, 1]
+    assert [resolve(method.selective_weight, Clock(epoch=epoch)) for epoch in epochs] == [0, 0, 0, 0.1, 0.1, 0.1]
+    wanted = [6 * 0.9 ** ((epoch + 1) // 30) for epoch in epochs]
+    assert [resolve(method.channel_weight, Clock(epoch=epoch)) for epoch in epochs] == pytest.approx(wanted)

@@ -151,6 +151,12 @@ def test_refused_recipes(tmp_path, text, message):
     [
         ({"recipes": {}}, ConfigError, r"`recipes` to be a whole number of at least 1"),
         ({"passes": 50}, ConfigError, r"`group_rows` to be between 1 and 25, got 64 \(plan --views\)"),
+        # Of 150 samples three views each, so 133 of them: 399.
+        (
+            {"passes": 401, "group_rows": 200, "data": replace(DATA, limit=150)},
+            ConfigError,
+            r"between 1 and 199, got 200 .*of 399 passes",
+        ),
         ({"recipes": {"a": ViewOptions("digts")}}, UnknownNameError, "Unknown transform 'digts'. Nearest: digits"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
@@ -237,3 +238,11 @@ def test_the_entropy_of_all_layers_is_the_sum_of_their_means():
     record = shaped.finish()
     assert len(record["gates"]["tables"]) == len(parts)
     assert gates_of(shaped.student) == {}
+
+
+def test_the_entropy_is_exact_under_autocast():
+    network = create_network("resnet8", n_classes=4)
+    insert_gates(network, blocks=4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        (entropy,) = GatedStudent(network).fields().values()
+    assert entropy.item() == pytest.approx(len(gates_of(network)) * math.log(4), rel=1e-6)

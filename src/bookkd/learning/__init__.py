@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bookkd.learning.beginning import begin_run
-from bookkd.learning.building import learner_for, offer_needs
+from bookkd.learning.building import for_networks, learner_for, offer_needs
 from bookkd.learning.cohort import Cohort
 from bookkd.learning.data import Groups, check_batches, make_groups, visible_labels
 from bookkd.learning.learn import learn
@@ -33,6 +33,7 @@ __all__ = [
     "check_batches",
     "find_device",
     "fit",
+    "for_networks",
     "learn",
     "learner_for",
     "make_groups",

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from bookkd.core.errors import ConfigError, expected
-from bookkd.core.features import is_feature
+from bookkd.core.features import Feature, is_feature
 from bookkd.core.fields import TEACHER
 from bookkd.core.protocols import Knowledge
 from bookkd.core.schedules import Clock, resolve
-from bookkd.knowledge import constants_of, layers_of
+from bookkd.knowledge import books_of, constants_of, layers_of, teachers_of
 from bookkd.knowledge.writing import offer
 from bookkd.learning.cohort import Cohort
 from bookkd.learning.learner import Learner
@@ -23,7 +23,26 @@ from bookkd.shaping import Known
 from bookkd.tasks import Task
 from bookkd.views import CachedViews, Pick, Replay, collate
 
-__all__ = ["learner_for", "offer_needs"]
+__all__ = ["for_networks", "learner_for", "offer_needs"]
+
+
+def for_networks(
+    method: Method, student: nn.Module, knowledge: Knowledge | None, layers: Mapping[str, str] | None = None
+) -> Method:
+    """Return the method with the layers that its options leave open: those that the student and all who teach name.
+
+    Args:
+        method: Looks inside, or not.
+        student: The network; of several students nothing is read inside.
+        knowledge: Books, which name what they hold, and live teachers.
+        layers: Name -> module path of the student's layers, over those that it has by itself.
+    """
+    if isinstance(student, Cohort):
+        return method
+    books = [{Feature.of(name).layer for name in book.fields if is_feature(name)} for book in books_of(knowledge)]
+    live = [{*layers_of(each.teacher.network), *each.teacher.layers} for each in teachers_of(knowledge)]
+    mine = {**layers_of(student), **(layers or {})}
+    return method.looking_at([name for name in mine if all(name in named for named in (*books, *live))])
 
 
 def offer_needs(method: Method, task: Task, knowledge: Knowledge | None, replay: Replay | CachedViews) -> None:

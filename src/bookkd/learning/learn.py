@@ -29,7 +29,7 @@ from bookkd.knowledge import (
 )
 from bookkd.knowledge.writing import Viewed
 from bookkd.learning.beginning import begin_run
-from bookkd.learning.building import learner_for, offer_needs
+from bookkd.learning.building import for_networks, learner_for, offer_needs
 from bookkd.learning.cohort import Cohort
 from bookkd.learning.configuration import (
     check_cached,
@@ -139,6 +139,7 @@ def learn(
     check_task(method, task)
     check_data(task, dataset, checked)
     _check_cohort(student, method)
+    method = for_networks(method, student, knowledge, layers)
     objective = method.objective(task)
     rows = find_rows(dataset, knowledge, rows, keys)
     for book in books_of(knowledge):

@@ -36,7 +36,7 @@ from bookkd.losses.smoothing import beta_targets
 from bookkd.losses.soft import probability_cross_entropy, soft_cross_entropy, soft_target_kl, softened_mse
 from bookkd.losses.targets import DenseTarget, FullTarget, SparseTarget, Target, as_target
 from bookkd.losses.truncated import truncated_kl
-from bookkd.losses.views import agreed_kl, agreement_weight, teacher_deviation
+from bookkd.losses.views import agreed_kl, agreement_weight
 
 __all__ = [
     "LOSSES",
@@ -113,7 +113,6 @@ __all__ = [
     "spatial_gram",
     "squared_error",
     "student_entropy",
-    "teacher_deviation",
     "teacher_entropy",
     "truncated_kl",
     "uld",

@@ -143,7 +143,7 @@ def pairwise_similarity(student: Tensor, teacher: Target | Tensor) -> Tensor:
     def relations(maps: Tensor) -> Tensor:
         columns = _maps(maps, "pairwise_similarity").flatten(2)
         squares = columns.detach().square().sum(1, keepdim=True)
-        directions = columns * (squares + 1e-12).rsqrt()
+        directions = columns * (squares + 1e-12).rsqrt().masked_fill(squares == 0, 0)
         return product(directions.mT, directions)
 
     return per_sample((relations(s) - relations(t)).square())

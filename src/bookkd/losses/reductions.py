@@ -281,8 +281,9 @@ def paraphrase(features: Tensor, weights: Sequence[Tensor], biases: Sequence[Ten
         wish = f"maps [batch, {weights[0].shape[1]}, height, width], as the paraphraser takes"
         raise ConfigError(expected("features", wish, f"shape {list(features.shape)}", where="paraphrase"))
     factors = features.to(computing_dtype(features.dtype))
-    for weight, bias in zip(weights, biases, strict=True):
-        factors = leaky_relu(conv2d(factors, weight.to(factors), bias.to(factors), padding=1), 0.1)
+    with torch.autocast(features.device.type, enabled=False):
+        for weight, bias in zip(weights, biases, strict=True):
+            factors = leaky_relu(conv2d(factors, weight.to(factors), bias.to(factors), padding=1), 0.1)
     return attention_map(factors)
 
 

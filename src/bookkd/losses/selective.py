@@ -86,7 +86,7 @@ def intra_class_variance(
 ) -> Tensor:
     r"""Intra-class variance (ICV), in both readings of it.
 
-    "class", as it is named: sum_k ||var_n f_n||_2 over the samples n of class k, one unbiased variance a feature; a class of fewer
+    "class" (reconstructed), as it is named: sum_k ||var_n f_n||_2 over the samples n of class k, one unbiased variance a feature; a class of fewer
     than two samples gives nothing. "code", as it was released: sum_k ||(var_d f_n,d)_n||_2, the unbiased variance over the features
     of each one sample, which penalises uneven vectors and grows with the batch. Both are sums over classes.
 

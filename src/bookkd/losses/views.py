@@ -1,4 +1,4 @@
-"""What a teacher's answers say of the views that they were given: whether they make a good book, and which to trust."""
+"""What a teacher's answers say of the views that they were given: which to trust."""
 
 from __future__ import annotations
 
@@ -10,39 +10,7 @@ from bookkd.losses.claims import claims
 from bookkd.losses.reductions import unit
 from bookkd.losses.targets import DenseTarget, Target, computing_dtype
 
-__all__ = ["agreed_kl", "agreement_weight", "teacher_deviation"]
-
-
-def teacher_deviation(probabilities: Tensor) -> Tensor:
-    r"""Standard deviation of the teacher's mean probabilities (T. stddev): the lower, the better the views are to distil with.
-
-    mean_c std_g(u_gc), unbiased, with u_g the mean of the probabilities of group g. It depends on the classes in a group, and on how
-    many rows one has (about as 1 / sqrt(rows)): compare at one group size, of views of the same samples.
-
-    Args:
-        probabilities: softmax of the teacher at T = 1, shape [groups, rows, classes]; or the groups' means, [groups, classes]. At
-            least two groups; 640 rows each in the published score.
-
-    Returns:
-        A scalar, at least 0.
-
-    Raises:
-        ConfigError: if there are fewer than two groups.
-
-    >>> import torch
-    >>> teacher_deviation(torch.tensor([[0.2, 0.5, 0.3], [0.25, 0.45, 0.3], [0.15, 0.5, 0.35]]))
-    tensor(0.0359)
-
-    Source: Wang, Lohit, Jones and Fu, "What Makes a 'Good' Data Augmentation in Knowledge Distillation", NeurIPS 2022 (arXiv
-    2012.02909), and its released code.
-    """
-    if probabilities.ndim not in (2, 3) or len(probabilities) < 2 or not probabilities.is_floating_point():
-        got = f"{probabilities.dtype} of shape {list(probabilities.shape)}"
-        wish = "floating, [groups, rows, classes] or [groups, classes], at least 2 groups"
-        raise ConfigError(expected("probabilities", wish, got, where="teacher_deviation"))
-    wide = probabilities.to(computing_dtype(probabilities.dtype))
-    means = wide.mean(1) if wide.ndim == 3 else wide
-    return means.std(0).mean()
+__all__ = ["agreed_kl", "agreement_weight"]
 
 
 def agreement_weight(teacher: Tensor, other: Tensor) -> Tensor:

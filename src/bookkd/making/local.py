@@ -16,7 +16,7 @@ import torch
 from bookkd.book import Auto, Book, BookWriter, Codec, Dense, newest_constants, newest_plan
 from bookkd.core.errors import DataError, expected
 from bookkd.core.features import is_feature
-from bookkd.knowledge import LiveKnowledge, Teacher, keys_of, missing_constants
+from bookkd.knowledge import LiveKnowledge, Teacher, keys_of, layers_of, missing_constants
 from bookkd.knowledge.writing import Progress, check_speaker, offer, plan_book, write_units
 from bookkd.making.batch_size import find_batch_size
 from bookkd.making.choosing import Told, chosen_codec
@@ -97,7 +97,9 @@ def make(
     task.check_data(dataset)
     if batch_size is None:
         batch_size = _planned_batch_size(path) or find_batch_size(teacher, *_longest_record(replay, task))
-    needs = [(build_method(each) if isinstance(each, str) else each).needs(task) for each in serve]
+    named = {**layers_of(teacher.network), **teacher.layers}
+    served = [build_method(each) if isinstance(each, str) else each for each in serve]
+    needs = [each.looking_at(named).needs(task) for each in served]
     inside = [name for each in needs for name in each.fields if is_feature(name)]
     features = tuple(dict.fromkeys((*features, *inside)))
     needed = [name for each in needs for name in each.constants]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 from bookkd.core.check import at_least, finite, positive
 from bookkd.core.errors import ConfigError, expected
@@ -15,7 +17,9 @@ from bookkd.methods.base import BaseMethod
 from bookkd.objectives import Connector, ConnectorModule, Objective, Shapes, Term, weighted
 from bookkd.tasks import Task
 
-__all__ = ["STAGES", "BeginningMethod", "FeatureMethod", "connected", "feature", "of_teacher", "part_name"]
+__all__ = [
+    "STAGES", "BeginningMethod", "FeatureMethod", "OfStages", "check_layers", "connected", "feature", "of_teacher", "part_name",
+]  # fmt: skip
 
 STAGES = ("stage1", "stage2", "stage3")
 """The stages of a network of three, as for small images; one of four has `stage4`, too."""
@@ -49,6 +53,52 @@ def part_name(part: str, field: str) -> str:
     return f"{part}_{field.removeprefix(FEATURES).replace('/', '_').replace('.', '_').replace('-', '_')}"
 
 
+def check_layers(method: BaseMethod) -> None:
+    """Make `layers` a tuple, and refuse one that is empty or names a layer twice; None is left open."""
+    given = getattr(method, "layers", None)
+    if given is None:
+        return
+    listed = (given,) if isinstance(given, str) else tuple(given)
+    object.__setattr__(method, "layers", listed)
+    if not listed or len(set(listed)) < len(listed):
+        raise ConfigError(expected("layers", "at least one layer, none twice", listed, where=f"method {method.name}"))
+    for each in listed:
+        Feature(each)
+
+
+class OfStages:
+    """What methods share that look at every stage of both networks, unless `layers` says at which."""
+
+    usual: ClassVar[tuple[str, ...]] = STAGES
+    """What is looked at where the networks are not known: the stages of a network of three, and what stands behind them."""
+    fewest: ClassVar[int] = 1
+    """Layers that the method wants at least."""
+    layers: tuple[str, ...] | None
+
+    @property
+    def looked_at(self) -> tuple[str, ...]:
+        """The layers, first to deepest."""
+        return self.usual if self.layers is None else self.layers
+
+    def looking_at(self, named: Collection[str]) -> Self:
+        """Return the method with `layers` chosen from these names of both networks: every stage; as it is where they were given.
+
+        >>> from bookkd.methods import build_method
+        >>> build_method("reviewkd").looking_at(["stage1", "stage2", "stage3", "stage4", "last", "pooled"]).layers
+        ('stage1', 'stage2', 'stage3', 'stage4', 'pooled')
+        >>> build_method("at", layers=("stage2",)).looking_at(["stage1", "stage2"]).layers
+        ('stage2',)
+        """
+        kind = self.usual[0].rstrip("0123456789")
+        stages = sorted(
+            (name for name in named if re.fullmatch(rf"{kind}\d+", name)), key=lambda name: int(name[len(kind) :])
+        )
+        layers = (*stages, *(name for name in self.usual if not name.startswith(kind)))
+        if self.layers is not None or not stages or len(layers) < self.fewest:
+            return self
+        return replace(self, layers=layers)  # type: ignore[type-var]
+
+
 @dataclass(frozen=True)
 class FeatureMethod(BaseMethod):
     """A method whose own terms look inside of both networks; beside them stand labels and, if wished, softened logits.
@@ -74,15 +124,9 @@ class FeatureMethod(BaseMethod):
         if not callable(self.weight):
             positive(self.weight, "weight", where=where, do="Without it use method vanilla-kd or supervised.")
         check_temperatures(self, "temperature")
-        for name in ("layer", "layers"):
-            given = getattr(self, name, ())
-            listed = (given,) if isinstance(given, str) else tuple(given)
-            if name == "layers" and hasattr(self, name):
-                object.__setattr__(self, name, listed)
-                if not listed or len(set(listed)) < len(listed):
-                    raise ConfigError(expected(name, "at least one layer, none twice", listed, where=where))
-            for each in listed:
-                Feature(each)
+        check_layers(self)
+        if hasattr(self, "layer"):
+            Feature(self.layer)
 
     def own(self, task: Task) -> tuple[tuple[Term, ...], tuple[Connector, ...]]:
         """Return the method's own terms, of weight `weight`, and their connectors; every method says it."""

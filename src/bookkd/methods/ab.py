@@ -27,7 +27,7 @@ from bookkd.core.check import positive
 from bookkd.core.fields import SAMPLE_WEIGHT
 from bookkd.core.schedules import times
 from bookkd.losses import activation_boundary
-from bookkd.methods._features import BeginningMethod, connected, feature
+from bookkd.methods._features import BeginningMethod, OfStages, connected, feature
 from bookkd.methods.base import Card
 from bookkd.objectives import Connector, Term, bind
 from bookkd.objectives.adapters import map_adapter
@@ -40,7 +40,7 @@ _SCALE = 3 / 1000
 
 
 @dataclass(frozen=True)
-class AB(BeginningMethod):
+class AB(OfStages, BeginningMethod):
     """Begin with the teacher's activation boundaries.
 
     Args:
@@ -49,13 +49,15 @@ class AB(BeginningMethod):
         kd_weight: Weight of T^2 KL on the logits after the beginning, at least 0.
         temperature: T of that, above 0.
         begin_epochs: Epochs of boundaries alone, at least 1.
-        layers: Of both networks, before their activation, first to deepest.
+        layers: Of both networks, before their activation, first to deepest. None: `pre1`, `pre2`, ... as far as both name them, three where that is
+            not known.
         margin: m, above 0.
     """
 
-    layers: tuple[str, ...] = ("pre1", "pre2", "pre3")
+    layers: tuple[str, ...] | None = None
     margin: float = 1.0
 
+    usual: ClassVar[tuple[str, ...]] = ("pre1", "pre2", "pre3")
     name: ClassVar[str] = "ab"
     card: ClassVar[Card] = Card(
         "Units are first active where the teacher's are",
@@ -71,7 +73,7 @@ class AB(BeginningMethod):
 
     def begin(self, task: Task) -> tuple[tuple[Term, ...], tuple[Connector, ...]]:
         """Return a term and an adapter a layer."""
-        names, terms = {layer: feature(layer) for layer in self.layers}, []
+        names, terms = {layer: feature(layer) for layer in self.looked_at}, []
         for place, (layer, name) in enumerate(names.items()):
             weight = times(self.weight, _SCALE * 2.0 ** (place - len(names) + 1))
             how: dict[str, Any] = {"weight": weight, "name": f"boundary/{layer}", "over": SAMPLE_WEIGHT}

@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 from bookkd.core.fields import SAMPLE_WEIGHT
 from bookkd.core.schedules import Schedule
 from bookkd.losses import feature_mse
-from bookkd.methods._features import STAGES, FeatureMethod, feature
+from bookkd.methods._features import FeatureMethod, OfStages, feature
 from bookkd.methods.base import Card
 from bookkd.objectives import Connector, Term, bind
 from bookkd.tasks import Task
@@ -31,7 +31,7 @@ __all__ = ["AT"]
 
 
 @dataclass(frozen=True)
-class AT(FeatureMethod):
+class AT(OfStages, FeatureMethod):
     """Match where both networks look.
 
     Args:
@@ -39,11 +39,11 @@ class AT(FeatureMethod):
         ce_weight: Weight of the label term, at least 0; 0 leaves the labels unused.
         kd_weight: Weight of T^2 KL on the logits, at least 0.
         temperature: T of that, above 0.
-        layers: Names of both networks' layers, or paths of modules of both.
+        layers: Names of both networks' layers, or paths of modules of both; None: every stage that both name, three where that is not known.
     """
 
     weight: float | Schedule = 1000.0
-    layers: tuple[str, ...] = STAGES
+    layers: tuple[str, ...] | None = None
 
     name: ClassVar[str] = "at"
     tasks: ClassVar[tuple[str, ...]] = ("classification", "multi-label", "segmentation")
@@ -58,7 +58,7 @@ class AT(FeatureMethod):
     def own(self, task: Task) -> tuple[tuple[Term, ...], tuple[Connector, ...]]:
         """Return the squared error of the attention maps, a term a layer."""
         found = []
-        for layer in self.layers:
+        for layer in self.looked_at:
             name = feature(layer, "attention")
             label = f"attention/{layer}"
             found.append(bind(feature_mse, name, teacher=name, weight=self.weight, name=label, over=SAMPLE_WEIGHT))

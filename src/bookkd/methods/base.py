@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
 from torch import nn
 
@@ -84,6 +84,14 @@ class Method(Protocol):
         """Return what the knowledge must have."""
         ...
 
+    def looking_at(self, named: Collection[str]) -> Self:
+        """Return the method for networks that both name these layers: with those that its options leave open.
+
+        Args:
+            named: Such as `stage1`, see `bookkd.knowledge.layers_of`.
+        """
+        ...
+
     def handlers(self) -> tuple[Handler, ...]:
         """Return fresh event handlers; empty for most methods."""
         ...
@@ -160,6 +168,10 @@ class BaseMethod:
             hard=sources(hard),
             constants=objective.constants(),
         )
+
+    def looking_at(self, named: Collection[str]) -> Self:
+        """Return the method as it is: it leaves no layers open."""
+        return self
 
     def handlers(self) -> tuple[Handler, ...]:
         """Return none."""

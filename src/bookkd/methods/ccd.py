@@ -7,7 +7,7 @@ What it does: with z and v the logits of student and teacher of a view of a samp
 means over samples, the cosine of raw logits. Both views stand next to each other in a batch.
 When to use: with strong views (`jda`), of which the teacher may say something else than of the image; nothing but the stored records of
 both views is needed for the weight.
-Parameters: temperature 4, kd_weight 1 and ce_weight 1, the released 2 (1 - a) and 2 a with a = 0.5. In the released code the first view
+Parameters: temperature 4, kd_weight 1 and ce_weight 1, the released 2 (1 - a) and 2 a with a = 0.5; preset `without-labels` is the soft term alone. In the released code the first view
 is a plain crop and flip, the second JDA of it; our views are all drawn by one recipe, so that either may be the strong one.
 What it costs: two passes of the student and two reads of the book a sample: an epoch is as long as two of another method, so
 compare at equal steps or equal time.
@@ -60,7 +60,7 @@ class CCD(BaseMethod):
     )
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "released": {"temperature": 4.0, "kd_weight": 1.0, "ce_weight": 1.0},
+        "without-labels": {"ce_weight": 0.0},
     }
 
     def __post_init__(self) -> None:

@@ -11,7 +11,7 @@ the teacher, d and a the distances and angles between the samples of a batch as 
 When to use: with a book of small records: channel means instead of maps.
 Parameters: of the released CIFAR configuration: T 1, `kd_weight` 0.1, `relation_weight` 6, `channel_weight` 6, 5.4 from epoch 60, 4.86
 from epoch 160; `ce_weight` 0 and `selective_weight` 0 in the first 60 epochs, 1 and 0.1 after them; `factor` g = 0.9^floor(epoch / 30).
-**The student has no labels for 60 epochs**; runs that are shorter want preset `labels-from-the-start`. `selective` code.
+**The student has no labels for 60 epochs**; runs that are shorter want preset `labels-from-the-start`; preset `imagenet` has none for 30, and decays `channel_weight` as g. `selective` code. `layers` every stage.
 What it costs: a connector a stage, and N^3 angles of a batch of N at each; a book holds logits and one number a channel: 960 floats,
 1,920 bytes a record as float16, for the stages of a ResNet-34 (`bookkd make --serve ccskd`). Relations depend on who shares a batch, and
 are rebuilt.
@@ -33,11 +33,10 @@ from torch import Tensor, nn
 
 from bookkd.core.check import between
 from bookkd.core.errors import ConfigError, expected
-from bookkd.core.features import Feature
 from bookkd.core.fields import LABEL, LOGITS, PARTNER_LABEL, SAMPLE_WEIGHT
 from bookkd.core.schedules import Schedule, Steps, times
 from bookkd.losses import feature_mse, reductions, rkd_angle, rkd_distance, selective_kl
-from bookkd.methods._features import STAGES, connected, feature, of_teacher, part_name
+from bookkd.methods._features import OfStages, check_layers, connected, feature, of_teacher, part_name
 from bookkd.methods._parts import check_some_weight, check_temperatures, with_labels
 from bookkd.methods.base import BaseMethod, Card
 from bookkd.objectives import Connector, ConnectorModule, Objective, Shapes, Term, bind
@@ -50,7 +49,8 @@ __all__ = ["CCSKD", "ChannelMeans"]
 _LABELS = Steps((0.0, 1.0), (60,))
 _SELECTIVE = Steps((0.0, 0.1), (60,))
 _CHANNELS = Steps((6.0, 5.4, 4.86), (59, 159))
-_FACTOR = Steps((1.0, 0.9, 0.81, 0.729, 0.6561, 0.59049, 0.531441), (29, 59, 89, 119, 149, 179))
+_DECAY = (29, 59, 89, 119, 149, 179)
+_FACTOR = Steps((1.0, 0.9, 0.81, 0.729, 0.6561, 0.59049, 0.531441), _DECAY)
 
 
 class ChannelMeans(ConnectorModule):
@@ -71,7 +71,7 @@ class ChannelMeans(ConnectorModule):
 
 
 @dataclass(frozen=True)
-class CCSKD(BaseMethod):
+class CCSKD(OfStages, BaseMethod):
     """Match channel means, relations between samples and, selectively, logits.
 
     Args:
@@ -84,7 +84,7 @@ class CCSKD(BaseMethod):
         angle_weight: Of the angles beside the distances, at least 0.
         selective: "code" or "clean".
         factor: g of the selective term, above 0.
-        layers: Names of both networks' layers, or paths of modules of both.
+        layers: Names of both networks' layers, or paths of modules of both; None: every stage that both name, three where that is not known.
     """
 
     temperature: float | Schedule = 1.0
@@ -96,7 +96,7 @@ class CCSKD(BaseMethod):
     angle_weight: float = 2.0
     selective: Literal["code", "clean"] = "code"
     factor: float | Schedule = _FACTOR
-    layers: tuple[str, ...] = STAGES
+    layers: tuple[str, ...] | None = None
 
     name: ClassVar[str] = "ccskd"
     card: ClassVar[Card] = Card(
@@ -108,6 +108,11 @@ class CCSKD(BaseMethod):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "labels-from-the-start": {"ce_weight": 1.0, "selective_weight": 0.1, "channel_weight": 6.0, "factor": 1.0},
         "clean": {"selective": "clean"},
+        "imagenet": {
+            "ce_weight": Steps((0.0, 1.0), (30,)),
+            "selective_weight": Steps((0.0, 0.1), (30,)),
+            "channel_weight": Steps(tuple(6 * factor for factor in _FACTOR.values), _DECAY),
+        },
     }
 
     def __post_init__(self) -> None:
@@ -119,12 +124,7 @@ class CCSKD(BaseMethod):
         between(self.angle_weight, 0, float("inf"), "angle_weight", where=f"method {self.name}")
         if self.selective not in ("code", "clean"):
             raise ConfigError(expected("selective", "code or clean", self.selective, where=f"method {self.name}"))
-        object.__setattr__(self, "layers", tuple(self.layers))
-        if not self.layers or len(set(self.layers)) < len(self.layers):
-            wish = "at least one layer, none twice"
-            raise ConfigError(expected("layers", wish, self.layers, where=f"method {self.name}"))
-        for layer in self.layers:
-            Feature(layer)
+        check_layers(self)
 
     def objective(self, task: Task) -> Objective:
         """Return the terms whose weight is not the number 0, and a connector a layer that any of them looks at."""
@@ -137,7 +137,7 @@ class CCSKD(BaseMethod):
         if self.kd_weight != 0:
             terms.append(task.soft_term(weight=self.kd_weight, **how, class_reduction="sum", soft_loss="kl"))
         connectors = []
-        for layer in self.layers:
+        for layer in self.looked_at:
             maps, means = feature(layer), feature(layer, "mean")
             mine = connected(maps, "means")
             own = self._of_layer(layer, mine, means)

@@ -7,11 +7,12 @@ the label of a pixel,
     q = p where argmax p = y, else onehot(y) ("switch");  q = p_y p + (1 - p_y) onehot(y) ("blend"),
     L = ace_weight mean CE(q, student) + weight [mean (C(u) - C(v))^2 + mean (R(u) - R(v))^2] + ce_weight CE(y, student).
 
-Of a mixed view q is that of both labels, in their ratio.
+Of a mixed view q is that of both labels, in their ratio. The adaptive term is of the positions of the book: where its grid is coarser than
+the image (`stride`), p is that of a cell and y the label of its middle pixel, and the labels of all other pixels are in `ce_weight` alone.
 When to use: for segmentation, from a teacher that is wrong at some of the pixels.
 Parameters: `csc` factorised (the sum above; "full" has 2 (1 - cos^2(u, v)) / D^2 of the flattened maps, which comes down to one cosine),
 `ace` switch, `weight` 1, `grid` 8, `layer` last, `ace_weight` 1, `ce_weight` 0. The published weights were not found: scan `weight` over 0.1,
-1 and 10.
+1 and 10. With a stride above 1 give labels a weight: `ce_weight` 1.
 What it costs: one 1 x 1 convolution and products of a small grid; a book holds one pooled map, 2 c grid^2 bytes a record as float16, of
 which both correlations are worked out, and the logits of the grid of the task.
 What it clashes with: sparse books, which do not know every class of a pixel (refused); a book without the map (`--serve csc-ace`).

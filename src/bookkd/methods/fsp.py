@@ -26,7 +26,7 @@ from bookkd.core.features import Feature
 from bookkd.core.fields import SAMPLE_WEIGHT
 from bookkd.core.schedules import Schedule
 from bookkd.losses import feature_mse
-from bookkd.methods._features import STAGES, BeginningMethod
+from bookkd.methods._features import BeginningMethod, OfStages
 from bookkd.methods.base import Card
 from bookkd.objectives import Connector, Term, bind
 from bookkd.tasks import Task
@@ -35,7 +35,7 @@ __all__ = ["FSP"]
 
 
 @dataclass(frozen=True)
-class FSP(BeginningMethod):
+class FSP(OfStages, BeginningMethod):
     """Begin with the teacher's flow between layers.
 
     Args:
@@ -44,12 +44,14 @@ class FSP(BeginningMethod):
         kd_weight: Weight of T^2 KL on the logits after the beginning, at least 0.
         temperature: T of that, above 0.
         begin_epochs: Epochs of the flow alone, at least 1.
-        layers: Names of both networks' layers, or paths of modules of both, at least two; neighbours make pairs.
+        layers: Names of both networks' layers, or paths of modules of both, at least two; neighbours make pairs. None: every stage that both
+            name, three where that is not known.
     """
 
     weight: float | Schedule = 50.0
-    layers: tuple[str, ...] = STAGES
+    layers: tuple[str, ...] | None = None
 
+    fewest: ClassVar[int] = 2
     name: ClassVar[str] = "fsp"
     card: ClassVar[Card] = Card(
         "The flow between layers is first the teacher's",
@@ -61,13 +63,13 @@ class FSP(BeginningMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if len(self.layers) < 2:
-            raise ConfigError(expected("layers", "at least two", self.layers, where=f"method {self.name}"))
+        if len(self.looked_at) < 2:
+            raise ConfigError(expected("layers", "at least two", self.looked_at, where=f"method {self.name}"))
 
     def begin(self, task: Task) -> tuple[tuple[Term, ...], tuple[Connector, ...]]:
         """Return the squared error of the flows, a term a pair."""
         found = []
-        for first, second in pairwise(self.layers):
+        for first, second in pairwise(self.looked_at):
             name = Feature(first, "fsp", other=second).name
             label = f"flow/{first}.{second}"
             found.append(bind(feature_mse, name, teacher=name, weight=self.weight, name=label, over=SAMPLE_WEIGHT))

@@ -24,7 +24,7 @@ from typing import Any, ClassVar
 from bookkd.core.fields import SAMPLE_WEIGHT
 from bookkd.core.schedules import Schedule
 from bookkd.losses import nst
-from bookkd.methods._features import STAGES, FeatureMethod, feature
+from bookkd.methods._features import FeatureMethod, OfStages, feature
 from bookkd.methods.base import Card
 from bookkd.objectives import Connector, Term, bind
 from bookkd.tasks import Task
@@ -33,7 +33,7 @@ __all__ = ["NST"]
 
 
 @dataclass(frozen=True)
-class NST(FeatureMethod):
+class NST(OfStages, FeatureMethod):
     """Match the distribution of channels over positions.
 
     Args:
@@ -41,11 +41,11 @@ class NST(FeatureMethod):
         ce_weight: Weight of the label term, at least 0; 0 leaves the labels unused.
         kd_weight: Weight of T^2 KL on the logits, at least 0.
         temperature: T of that, above 0.
-        layers: Names of both networks' layers, or paths of modules of both.
+        layers: Names of both networks' layers, or paths of modules of both; None: every stage that both name, three where that is not known.
     """
 
     weight: float | Schedule = 50.0
-    layers: tuple[str, ...] = STAGES
+    layers: tuple[str, ...] | None = None
 
     name: ClassVar[str] = "nst"
     card: ClassVar[Card] = Card(
@@ -58,7 +58,7 @@ class NST(FeatureMethod):
 
     def own(self, task: Task) -> tuple[tuple[Term, ...], tuple[Connector, ...]]:
         """Return the distance of the sets of channels, a term a layer."""
-        names = {layer: feature(layer) for layer in self.layers}
+        names = {layer: feature(layer) for layer in self.looked_at}
         terms = tuple(
             bind(nst, name, teacher=name, weight=self.weight, name=f"selectivity/{layer}", over=SAMPLE_WEIGHT)
             for layer, name in names.items()

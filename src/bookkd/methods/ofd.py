@@ -28,7 +28,7 @@ from bookkd.core.errors import ConfigError, expected
 from bookkd.core.fields import SAMPLE_WEIGHT
 from bookkd.core.schedules import Schedule, times
 from bookkd.losses import overhaul
-from bookkd.methods._features import FeatureMethod, connected, feature, of_teacher, part_name
+from bookkd.methods._features import FeatureMethod, OfStages, connected, feature, of_teacher, part_name
 from bookkd.methods.base import Card
 from bookkd.objectives import Connector, Shapes, Term, bind
 from bookkd.objectives.adapters import BehindMargin, shapes_in
@@ -38,7 +38,7 @@ __all__ = ["OFD"]
 
 
 @dataclass(frozen=True)
-class OFD(FeatureMethod):
+class OFD(OfStages, FeatureMethod):
     """Match maps before their activation, as far as the activation lets them through.
 
     Args:
@@ -46,12 +46,14 @@ class OFD(FeatureMethod):
         ce_weight: Weight of the label term, at least 0; 0 leaves the labels unused.
         kd_weight: Weight of T^2 KL on the logits, at least 0.
         temperature: T of that, above 0.
-        layers: Of both networks, before their activation, first to deepest.
+        layers: Of both networks, before their activation, first to deepest. None: `pre1`, `pre2`, ... as far as both name them, three where that is
+            not known.
     """
 
     weight: float | Schedule = 1e-3
-    layers: tuple[str, ...] = ("pre1", "pre2", "pre3")
+    layers: tuple[str, ...] | None = None
 
+    usual: ClassVar[tuple[str, ...]] = ("pre1", "pre2", "pre3")
     name: ClassVar[str] = "ofd"
     card: ClassVar[Card] = Card(
         "Maps before their activation, as far as it lets them through",
@@ -64,11 +66,11 @@ class OFD(FeatureMethod):
     def own(self, task: Task) -> tuple[tuple[Term, ...], tuple[Connector, ...]]:
         """Return a term and an adapter a layer."""
         terms, connectors = [], []
-        for place, layer in enumerate(self.layers):
+        for place, layer in enumerate(self.looked_at):
             name = feature(layer)
             mine, theirs = connected(name, "fit"), connected(name, "behind")
             how: dict[str, Any] = {"name": f"overhaul/{layer}", "own": True, "over": SAMPLE_WEIGHT}
-            weight = times(self.weight, 2.0 ** (place - len(self.layers) + 1))
+            weight = times(self.weight, 2.0 ** (place - len(self.looked_at) + 1))
             terms.append(bind(overhaul, mine, teacher=theirs, weight=weight, **how))
             connectors.append(
                 Connector(

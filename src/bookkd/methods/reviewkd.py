@@ -32,7 +32,7 @@ from bookkd.core.errors import ConfigError, expected
 from bookkd.core.fields import SAMPLE_WEIGHT
 from bookkd.core.schedules import Ramp, Times
 from bookkd.losses import feature_mse, hcl
-from bookkd.methods._features import STAGES, FeatureMethod, connected, feature, of_teacher
+from bookkd.methods._features import STAGES, FeatureMethod, OfStages, connected, feature, of_teacher
 from bookkd.methods.base import Card
 from bookkd.objectives import Connector, ConnectorModule, Shapes, Term, bind
 from bookkd.tasks import Task
@@ -79,7 +79,7 @@ class Review(ConnectorModule):
 
 
 @dataclass(frozen=True)
-class ReviewKD(FeatureMethod):
+class ReviewKD(OfStages, FeatureMethod):
     """Learn each layer of the teacher with all deeper ones of the student.
 
     Args:
@@ -87,16 +87,19 @@ class ReviewKD(FeatureMethod):
         ce_weight: Weight of the label term, at least 0; 0 leaves the labels unused.
         kd_weight: Weight of T^2 KL on the logits, at least 0.
         temperature: T of that, above 0.
-        layers: Names of both networks' layers, or paths of modules of both, first to deepest; at least two.
+        layers: Names of both networks' layers, or paths of modules of both, first to deepest; at least two. None: every stage that both
+            name, three where that is not known, and `pooled`.
         ramp_epochs: In which the weight grows from its first part to the whole, at least 1.
         width: Most channels of the running map; those of the student's deepest layer where these are fewer.
     """
 
     weight: float = 1.0
-    layers: tuple[str, ...] = (*STAGES, "pooled")
+    layers: tuple[str, ...] | None = None
     ramp_epochs: int = 20
     width: int = 512
 
+    usual: ClassVar[tuple[str, ...]] = (*STAGES, "pooled")
+    fewest: ClassVar[int] = 2
     name: ClassVar[str] = "reviewkd"
     card: ClassVar[Card] = Card(
         "Each layer of the teacher is learnt with all deeper ones of the student",
@@ -114,24 +117,24 @@ class ReviewKD(FeatureMethod):
             raise ConfigError(expected("weight", "a number above 0", self.weight, where=where, do=do))
         at_least(self.ramp_epochs, 1, "ramp_epochs", where=where)
         at_least(self.width, 1, "width", where=where)
-        if len(self.layers) < 2:
+        if len(self.looked_at) < 2:
             do = "Of one layer use method fitnets."
-            raise ConfigError(expected("layers", "at least two", self.layers, where=where, do=do))
+            raise ConfigError(expected("layers", "at least two", self.looked_at, where=where, do=do))
 
     def own(self, task: Task) -> tuple[tuple[Term, ...], tuple[Connector, ...]]:
         """Return the hierarchical error of each layer, and the fusion."""
-        names = tuple(feature(layer) for layer in self.layers)
+        names = tuple(feature(layer) for layer in self.looked_at)
         made = tuple(connected(name, "reviewed") for name in names)
         weight = Times(Ramp(self.ramp_epochs), self.weight)
         terms = tuple(
             # Of a vector, a map of one position, the squared error is all that there is.
             bind(_reviewed, mine, teacher=name, weight=weight, name=f"review/{layer}", over=SAMPLE_WEIGHT)
-            for layer, mine, name in zip(self.layers, made, names, strict=True)
+            for layer, mine, name in zip(self.looked_at, made, names, strict=True)
         )
         return terms, (Connector("review", names, made, self._review, weight_decay=None),)
 
     def _review(self, shapes: Shapes) -> Review:
-        names = [feature(layer) for layer in self.layers]
+        names = [feature(layer) for layer in self.looked_at]
         for name in [each for own in names for each in (own, of_teacher(own))]:
             if len(shapes[name]) not in (1, 3):
                 wish = "maps [channels, height, width] or vectors [channels]"

@@ -33,7 +33,7 @@ from bookkd.core.check import between
 from bookkd.core.fields import SAMPLE_WEIGHT, STUDENT
 from bookkd.core.schedules import Schedule
 from bookkd.losses import vid
-from bookkd.methods._features import STAGES, FeatureMethod, connected, feature
+from bookkd.methods._features import FeatureMethod, OfStages, connected, feature
 from bookkd.methods.base import Card
 from bookkd.objectives import Connector, ConnectorModule, Term, bind
 from bookkd.tasks import Task
@@ -57,7 +57,9 @@ class Regressor(ConnectorModule):
         widths = (mine[0], theirs[0], theirs[0], theirs[0])
         convolutions = [nn.Conv2d(a, b, 1, bias=False) for a, b in pairwise(widths)]
         self.mean = nn.Sequential(convolutions[0], nn.ReLU(), convolutions[1], nn.ReLU(), convolutions[2])
-        self.raw = nn.Parameter(torch.full((theirs[0],), math.log(math.expm1(variance - _LEAST))))
+        # The inverse of softplus, log(e^x - 1), in a form that large x does not overflow.
+        above = variance - _LEAST
+        self.raw = nn.Parameter(torch.full((theirs[0],), above + math.log(-math.expm1(-above))))
 
     @property
     def variance(self) -> Tensor:
@@ -70,7 +72,7 @@ class Regressor(ConnectorModule):
 
 
 @dataclass(frozen=True)
-class VID(FeatureMethod):
+class VID(OfStages, FeatureMethod):
     """Maximise what the student's maps tell about the teacher's.
 
     Args:
@@ -78,12 +80,12 @@ class VID(FeatureMethod):
         ce_weight: Weight of the label term, at least 0; 0 leaves the labels unused.
         kd_weight: Weight of T^2 KL on the logits, at least 0.
         temperature: T of that, above 0.
-        layers: Names of both networks' layers, or paths of modules of both.
+        layers: Names of both networks' layers, or paths of modules of both; None: every stage that both name, three where that is not known.
         variance: Of every channel before training, 0.001 to 1,000,000.
     """
 
     weight: float | Schedule = 1.0
-    layers: tuple[str, ...] = STAGES
+    layers: tuple[str, ...] | None = None
     variance: float = 5.0
 
     name: ClassVar[str] = "vid"
@@ -101,7 +103,7 @@ class VID(FeatureMethod):
 
     def own(self, task: Task) -> tuple[tuple[Term, ...], tuple[Connector, ...]]:
         """Return the likelihood of the teacher's maps, a term and a regressor a layer."""
-        names, terms = {layer: feature(layer) for layer in self.layers}, []
+        names, terms = {layer: feature(layer) for layer in self.looked_at}, []
         for layer, name in names.items():
             how: dict[str, Any] = {"weight": self.weight, "name": f"told/{layer}", "over": SAMPLE_WEIGHT}
             variance = STUDENT + connected(name, "variance")

@@ -102,7 +102,7 @@ def map_adapter(
         fit = nn.Conv2d(c_s, c_t, kernel, bias=False)
     else:
         do = "Name a layer of the student whose maps are half as large, as large, or larger."
-        wish = f"maps of at least half the size of the teacher's {h_t} x {w_t}"
+        wish = f"maps of half the teacher's {h_t} x {w_t}, as large, or larger"
         raise ConfigError(expected("layer", wish, f"{h_s} x {w_s}", where="adapter", do=do))
     return Adapter(fit, nn.BatchNorm2d(c_t), *([nn.ReLU()] if relu else []))
 

@@ -27,6 +27,7 @@ from bookkd.learning import (
     begin_run,
     check_batches,
     find_device,
+    for_networks,
     learner_for,
     make_groups,
     offer_needs,
@@ -299,11 +300,12 @@ class _Rehearsal:
 
     def seconds_of_step(self, knowledge: StoredKnowledge | LiveKnowledge) -> _StepSeconds:
         """Return the seconds of one optimizer step of the planned batch."""
-        objective = self.objective
         network, preprocess = self.student.cohort(self.task.n_classes, self.method.cohort, seed=0)
-        offer_needs(self.method, self.task, knowledge, self.cached)
+        method = for_networks(self.method, network, knowledge, self.student.layers)
+        objective = method.objective(self.task)
+        offer_needs(method, self.task, knowledge, self.cached)
         learner = learner_for(
-            network, self.task, self.method, replay=self.cached, knowledge=knowledge, preprocess=preprocess,
+            network, self.task, method, replay=self.cached, knowledge=knowledge, preprocess=preprocess,
             layers=self.student.layers,
         )  # fmt: skip
         device = find_device(self.training.accelerator)
@@ -318,7 +320,7 @@ class _Rehearsal:
             views_per_sample=self.views_per_sample,
             whole=objective.relational,
         )
-        run = begin_run(learner, Step(objective, self.task, knowledge), self.method, self.training, groups)
+        run = begin_run(learner, Step(objective, self.task, knowledge), method, self.training, groups)
         counted: list[float] = []
         warm, epochs, total = 0, 0, 0.0
         while len(counted) < STEPS:

@@ -167,14 +167,15 @@ def rank_views(
     where = "plan --views"
     at_least(len(recipes), 1, "recipes", where=where)
     at_least(passes, 2, "passes", where=where)
-    between(group_rows, 1, passes // 2, "group_rows", where=where, do="Two groups are needed at least.")
     started = time.perf_counter()
     dataset = data.open()
     task = build_task("classification", dataset)
     check_task(task, dataset, data.name)
-    speaker = teacher.teacher(task.of_teacher().n_outputs, find_device(accelerator))
     n_views = -(-passes // len(dataset))
     rows = generator(seed, "views").permutation(len(dataset))[: passes // n_views]
+    do = f"Two groups are needed at least, of {len(rows) * n_views} passes."
+    between(group_rows, 1, len(rows) * n_views // 2, "group_rows", where=where, do=do)
+    speaker = teacher.teacher(task.of_teacher().n_outputs, find_device(accelerator))
     sample = _Sample(SubsetDataset(dataset, rows), n_views, group_rows, seed)
     views = {name: options.without_repeats().build() for name, options in recipes.items()}
     asked = {name: sample.ask(speaker, task, each) for name, each in views.items()}

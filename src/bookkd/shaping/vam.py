@@ -243,7 +243,9 @@ class GatedStudent(Shaped):
         for (_, temperature), some in alike.items():
             entropies = student_entropy(torch.cat([gates.logits for gates in some]), temperature=temperature)
             shares = [1 / len(gates.logits) for gates in some for _ in gates.logits]
-            sums.append(entropies @ entropies.new_tensor(shares))
+            sums.append(
+                (entropies * entropies.new_tensor(shares)).sum()
+            )  # a product of matrices would be rounded by autocast
         return {GATE_ENTROPY: torch.stack(sums).sum()}
 
     def groups(self) -> tuple[ParameterGroup, ...]:
