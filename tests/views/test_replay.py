@@ -241,6 +241,17 @@ def test_mask_moves_with_the_image():
         assert torch.equal(item["label"], item["input"][0].long())
 
 
+@pytest.mark.parametrize(
+    "transform",
+    [v2.Compose([v2.RandAugment()]), v2.Compose([v2.ToImage(), lambda image: image])],
+    ids=["policy", "function"],
+)
+def test_a_transform_of_images_alone_is_refused_where_masks_move_too(transform):
+    said = r"Expected `views` to be a transform that moves image and mask alike, got painted \(.*\(replay\)\. Pass --views mask-affine"
+    with pytest.raises(ConfigError, match=said):
+        Replay(Masks(), Views(transform, n_views=2, name="painted"))[Pick(0, 0)]
+
+
 def test_rows_map_a_filtered_data_set_to_its_book():
     whole = replay_of("uint8")
     kept = [20, 3, 11]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -162,7 +162,7 @@ class Replay(Dataset[dict[str, Any]]):
                     label = self.labels[sample]
                 # A plain tensor is not of a kind that a transform knows how to move along with the image.
                 if transform is not None and isinstance(label, Tensor) and type(label) is not Tensor:
-                    image, label = transform(image, label)
+                    image, label = self._moved_alike(transform, image, label)
                 elif transform is not None:
                     text, image = image, transform(image)
                     if label is None and self._are_tokens(text, image):
@@ -175,6 +175,19 @@ class Replay(Dataset[dict[str, Any]]):
             found = as_label(label, sample)
             out.append({INPUT: as_tensor(image, sample, view), LABEL: found if known else _without(found), **more})
         return out
+
+    def _moved_alike(self, transform: Callable[..., Any], image: Any, label: Any) -> tuple[Any, Any]:
+        """Return a view of image and label, which is as an image itself; a transform of images alone cannot draw one."""
+        try:
+            image, label = transform(image, label)
+        except TypeError as error:
+            wish, got = (
+                f"a transform that moves image and {type(label).__name__.lower()} alike",
+                self.views.name or repr(transform),
+            )
+            do = "Pass --views mask-affine or mask-crop, or one of torchvision's v2 that takes both."
+            raise ConfigError(expected("views", wish, f"{got} ({error})", where="replay", do=do)) from error
+        return image, label
 
     def _are_tokens(self, text: Any, view: Any) -> bool:
         """Say whether a sample is a sequence of whole numbers, and its view as long as it."""
