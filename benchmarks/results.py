@@ -107,7 +107,9 @@ def page() -> str:
         parts.append(SPECIALISTS.format(table=classes_table(json.loads((KEPT / CLASSES).read_text(encoding="utf-8")))))
     if (KEPT / GATES).exists():
         found = json.loads((KEPT / GATES).read_text(encoding="utf-8"))
-        parts.append(EXPLAINED.format(seeds=len(found["labels"]["accuracy"]), table=gates_table(found)))
+        n = len(found["labels"]["accuracy"])
+        seeds = f"{n} seeds" if n > 1 else "one seed, which says nothing about noise"
+        parts.append(EXPLAINED.format(seeds=seeds, table=gates_table(found)))
     if (KEPT / CAMVID).exists():
         parts.append(camvid_section(json.loads((KEPT / CAMVID).read_text(encoding="utf-8"))))
     return "\n".join(parts)
@@ -360,7 +362,7 @@ classes only, for as many epochs, and so makes fewer steps from fewer images: bo
 
 EXPLAINED = """## What a teacher does to gates
 
-Trees of `kdexplainer` (2, 4 and 8 blocks of 16 channels, a head for each class; 12 epochs, {seeds} seeds) on the same images, which learn from
+Trees of `kdexplainer` (2, 4 and 8 blocks of 16 channels, a head for each class; 12 epochs, {seeds}) on the same images, which learn from
 labels, from smoothed labels (0.1) and from the book of ResNet-56. *Spread* is the mean entropy of a layer's gates over the log of its
 parents: 1 where a child reads all parents alike, 0 where it reads one. The paper says that soft targets sharpen gates and that
 smoothed labels do not; a quarter of its channels and few of its 300 epochs neither confirm nor refute it.
