@@ -15,7 +15,7 @@ from bookkd.core.errors import ConfigError
 from bookkd.core.fields import SAMPLE_WEIGHT
 from bookkd.core.schedules import Clock, During, Linear
 from bookkd.knowledge import LiveKnowledge, StoredKnowledge, Teacher, constants
-from bookkd.learning import Cohort, LearningWarning, Step, Training, learn, learner_for, offer_needs
+from bookkd.learning import Cohort, Learner, LearningWarning, Step, Training, learn, learner_for, offer_needs
 from bookkd.learning.configuration import silent_labels
 from bookkd.losses import claims, nst
 from bookkd.making import make
@@ -156,7 +156,6 @@ def test_a_killed_run_goes_on_to_the_same_weights(served, tmp_path, monkeypatch,
     book, methods = served
 
     def trained(out):
-        torch.manual_seed(7)  # connectors are drawn
         training = Training(epochs=3, batch_size=6, lr=0.05, accelerator="cpu", seed=3)
         knowledge = StoredKnowledge(book)
         return learn(
@@ -202,6 +201,55 @@ def test_losses_of_stored_features_are_those_of_live_ones(teacher, tmp_path, mon
     assert len(live) >= 1
     assert half == pytest.approx(live, rel=2e-3, abs=1e-4)
     assert int8 == pytest.approx(live, rel=2e-2, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ["vid", "reviewkd", "crd"])
+def test_connectors_begin_as_the_seed_says(served, name):
+    """And not as what was drawn before in the process, which a sweep may do in any order."""
+    book, methods = served
+
+    def trained(seed):
+        torch.rand(7)
+        training = Training(epochs=1, batch_size=6, lr=0.05, accelerator="cpu", seed=seed)
+        return learn(
+            network(1, 4), Images(), VIEWS, task=TASK, method=methods[name], knowledge=StoredKnowledge(book), training=training
+        ).student.state_dict()  # fmt: skip
+
+    one, again, other = trained(1), trained(1), trained(2)
+    assert all(torch.equal(one[key], again[key]) for key in one)
+    # The order of the samples is another, too; what the connectors begin with is seen in the learner.
+    parts = [
+        learner_for(
+            network(1, 4), TASK, methods[name], replay=Replay(Images(), VIEWS), knowledge=StoredKnowledge(book), seed=seed
+        ).parts.state_dict()
+        for seed in (1, 1, 2)
+    ]  # fmt: skip
+    assert all(torch.equal(parts[0][key], parts[1][key]) for key in parts[0])
+    assert any(not torch.equal(parts[0][key], parts[2][key]) for key in parts[0])
+    assert other.keys() == one.keys()
+
+
+def test_a_learner_that_knows_nothing_of_the_inside_is_refused(served):
+    book, methods = served
+    batch, knowledge = Replay(Images(), VIEWS).batch([(0, 0), (1, 0)]), StoredKnowledge(book)
+    for name, lacking in (("hint", "features/last"), ("vid", "features/stage1")):
+        step = Step(methods[name].objective(TASK), TASK, knowledge)
+        said = rf"`learner` to be built for {lacking}, which the objective looks at, got .*learner_for"
+        with pytest.raises(ConfigError, match=said):
+            step.loss(Learner(network(1, 4), TASK), batch, Clock())
+
+
+@pytest.mark.parametrize("names", ["stage2/mean", ["features/stage2/mean", "nonsense"]])
+def test_what_is_no_field_is_not_kept_as_nothing(teacher, tmp_path, names):
+    with pytest.raises(ConfigError, match="`field` to be features/LAYER or features/LAYER/REDUCTION"):
+        make(tmp_path / "book", teacher, Images(), VIEWS, task=TASK, features=names)
+    assert not (tmp_path / "book").exists()
+
+
+def test_one_name_is_one_name(teacher, tmp_path):
+    one = make(tmp_path / "one", teacher, Images(), VIEWS, task=TASK, features="features/stage2/mean", serve="at")
+    assert sorted(one.fields)[:2] == ["features/stage1/attention", "features/stage2/attention"]
+    assert "features/stage2/mean" in one.fields
 
 
 class Staged(nn.Module):

@@ -22,6 +22,7 @@ from bookkd.evaluation import difference_of
 from bookkd.pipelines.compare.document import sweep_of
 from bookkd.pipelines.compare.runner import run_sweep
 from bookkd.pipelines.compare.spaces import spaces_of
+from bookkd.pipelines.options import NetworkOptions
 from bookkd.report import RunRecord, find_runs, numbers_of
 from bookkd.zoo import create_network, load_weights, weights_digest
 
@@ -364,3 +365,16 @@ def test_what_does_not_fit_is_said_in_one_line(made, tmp_path, changes, message)
     assert said
     assert any(re.search(re.escape(message), each) for each in said), said
     assert not any("\n" in each for each in said)
+
+
+def test_a_student_that_is_kept_with_more_costs_more(made, tmp_path):
+    """The student of simkd keeps the teacher's classifier and a projector to it."""
+    out = tmp_path / "out"
+    compare(made, out, methods="supervised,simkd", teachers={"large": live_teacher(made, "one")}, books=None, seeds=1)
+    plain, kept = (
+        records(out)[arm, 0].student for arm in ("supervised / digits-small", "simkd / digits-small / large")
+    )
+    network = NetworkOptions("digits-small", weights=str(next(out.glob("runs/simkd*/seed-0")) / "student.safetensors"))
+    wanted = sum(parameter.numel() for parameter in network.build(10, role="student")[0].parameters())
+    assert kept["parameters"] == wanted > plain["parameters"]
+    assert kept["macs"] > plain["macs"]

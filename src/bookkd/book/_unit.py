@@ -19,6 +19,7 @@ from bookkd.book.plan import Plan, Unit, is_logits
 from bookkd.book.ragged import RaggedArray, Rows, as_rows, offsets_of
 from bookkd.book.teacher_info import TeacherInfo
 from bookkd.core.errors import ConfigError, TeacherOutputError, expected
+from bookkd.core.features import is_feature
 from bookkd.core.fields import LOGITS
 
 __all__ = ["UnitBuffer"]
@@ -172,7 +173,15 @@ class UnitBuffer:
             each = "sample" if entry.positions is None else "position"
             got = f"{array.dtype} {list(array.shape[1:])} a {each}"
             raise TeacherOutputError(
-                expected(name, f"numbers of shape {list(entry.shape)} a {each}", got, where=self._where(name, start))
+                expected(
+                    name,
+                    f"numbers of shape {list(entry.shape)} a {each}",
+                    got,
+                    where=self._where(name, start),
+                    do="Views of several sizes have maps of several shapes: end the transform with one size."
+                    if is_feature(name)
+                    else "",
+                )
             )
         self._check_finite(name, array, start, given.offsets if isinstance(given, RaggedArray) else None)
         ids = RowIds(np.arange(start, start + len(given)), self.unit.view, self._stream(name))

@@ -33,8 +33,8 @@ def make(
     held_out: str = "",
     task: TaskOptions = TaskOptions("classification"),  # noqa: B008 - frozen
     grow: bool = False,
-    features: tuple[str, ...] = (),
-    serve: tuple[str, ...] = (),
+    features: str | tuple[str, ...] = (),
+    serve: str | tuple[str, ...] = (),
     feature_codec: Literal["float16", "float32", "int8"] = "float16",
 ) -> dict[str, Any]:
     """Write down what one teacher or several say about every view of a data set; an interrupted book is gone on with.
@@ -55,9 +55,9 @@ def make(
         held_out: Split on which the teacher's accuracy is measured first and noted in the book, such as "test".
         task: What the data are.
         grow: Add to a finished book what is missing: more views, samples behind those it has, or a further teacher.
-        features: What to keep of the inside of the teacher, such as '[features/stage3/mean]': a layer, and what of its output (mean,
+        features: What to keep of the inside of the teacher, such as features/stage3/mean: a layer, and what of its output (mean,
             attention, gram, spatial, pool<k>, max<k>, pca<d>, paraphrase; all of it where none is said). `bookkd inspect --model` lists layers.
-        serve: Methods whose features are kept, as they read them by default, such as '[at, ofd]', with what they must know of the teacher
+        serve: Methods whose features are kept, as they read them by default, such as at,ofd, with what they must know of the teacher
             once and for all.
         feature_codec: How features become bytes.
     """
@@ -81,8 +81,8 @@ def make(
             task=task.name,
             task_args=task.args,
             grow=grow,
-            features=features,
-            serve=serve,
+            features=_listed(features),
+            serve=_listed(serve),
             feature_codec=feature_codec,
             progress=progress,
             told=show_choice,
@@ -183,3 +183,8 @@ VERB = Verb(
         )
     },
 )
+
+
+def _listed(names: str | tuple[str, ...]) -> tuple[str, ...]:
+    """Return names that were given as a list, or as one text with commas."""
+    return tuple(name.strip() for name in names.split(",") if name.strip()) if isinstance(names, str) else names

@@ -12,6 +12,7 @@ from bookkd.core.errors import ConfigError, expected
 from bookkd.core.features import Feature, is_feature
 from bookkd.core.fields import TEACHER
 from bookkd.core.protocols import Knowledge
+from bookkd.core.rng import generator
 from bookkd.core.schedules import Clock, resolve
 from bookkd.knowledge import books_of, constants_of, layers_of, teachers_of
 from bookkd.knowledge.writing import offer
@@ -64,6 +65,7 @@ def learner_for(
     knowledge: Knowledge | None,
     preprocess: Callable[[Tensor], Tensor] | None = None,
     layers: Mapping[str, str] | None = None,
+    seed: int = 0,
 ) -> Learner:
     """Return the student as a method shapes it, with what it trains beside it.
 
@@ -78,6 +80,7 @@ def learner_for(
         knowledge: Who answers for the teacher, after `offer_needs`.
         preprocess: The student's own.
         layers: Name -> module path of the student's layers, over those that it has by itself.
+        seed: Of the first values of what is trained beside the student: the same whatever was drawn before.
 
     Raises:
         ConfigError: for a layer that the student has not or that does not run; for several students where something is read inside.
@@ -99,15 +102,17 @@ def learner_for(
 
     shapes = looked_into(student)
     named = {} if isinstance(student, Cohort) else {**layers_of(student), **(layers or {})}
-    shaping = method.shape(student, task, Known(shapes, constants, named))
-    if shaping.student is not student:
-        layers = shaping.layers(named)
-        shapes = looked_into(shaping.student)
-    _check_alike(objective, shapes, method.name)
-    return Learner(
-        shaping.student, task, preprocess=preprocess, connectors=objective.connectors, passes=method.passes, features=inside,
-        layers=layers, shapes=shapes, shaping=shaping, constants=constants,
-    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(int(generator(seed, "connectors").integers(2**63)))
+        shaping = method.shape(student, task, Known(shapes, constants, named))
+        if shaping.student is not student:
+            layers = shaping.layers(named)
+            shapes = looked_into(shaping.student)
+        _check_alike(objective, shapes, method.name)
+        return Learner(
+            shaping.student, task, preprocess=preprocess, connectors=objective.connectors, passes=method.passes, features=inside,
+            layers=layers, shapes=shapes, shaping=shaping, constants=constants,
+        )  # fmt: skip
 
 
 def _check_alike(objective: Objective, shapes: Mapping[str, tuple[int, ...]], method: str) -> None:

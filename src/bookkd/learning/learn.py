@@ -161,7 +161,16 @@ def learn(
     n_rows, n_next = len(dataset) if rows is None else len(rows), method.needs(task).views_per_sample
     check_batches(training, samples=n_rows, views_per_sample=n_next, whole=objective.relational)
     trainable(student)
-    learner = learner_for(student, task, method, replay=seen, knowledge=knowledge, preprocess=preprocess, layers=layers)
+    learner = learner_for(
+        student,
+        task,
+        method,
+        replay=seen,
+        knowledge=knowledge,
+        preprocess=preprocess,
+        layers=layers,
+        seed=training.seed,
+    )
     _check_networks(student, knowledge, dataset, checked)
     check_inputs(student, task, dataset, views, rows)
     check_documents(student, task, dataset, _taught_by(knowledge, method, task))

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from bookkd.core.called import check_called
+from bookkd.core.errors import ConfigError, expected
 from bookkd.core.fields import INPUT
 from bookkd.knowledge import Capture
 from bookkd.learning.cohort import Cohort
-from bookkd.objectives import Connector, ConnectorModule, Shapes
+from bookkd.objectives import Connector, ConnectorModule, Objective, Shapes
 from bookkd.shaping import Shaped
 from bookkd.tasks import Task
 
@@ -56,6 +57,7 @@ class Learner(nn.Module):
         self.preprocess = preprocess
         self.connectors = tuple(connectors)
         self.passes = passes
+        self.features = tuple(features)
         self.capture = Capture(student, features, layers=layers, constants=constants) if features else None
         self.parts = nn.ModuleDict({each.name: each.made(shapes or {}, constants or {}) for each in connectors})
 
@@ -115,6 +117,21 @@ class Learner(nn.Module):
             if targets is not None or not connector.reads_teacher:
                 fields |= connector.added(self.part(connector), fields, targets or {})
         return fields
+
+    def check(self, objective: Objective) -> None:
+        """Refuse an objective that looks inside of a student of which nothing is taken, or whose connectors were not built.
+
+        Raises:
+            ConfigError: naming the first that is missing.
+        """
+        lacking = [name for name in objective.features() if name not in self.features]
+        lacking += [each.name for each in objective.connectors if each.name not in self.parts]
+        if lacking:
+            wish, do = (
+                f"built for {lacking[0]}, which the objective looks at",
+                "Build it with bookkd.learning.learner_for.",
+            )
+            raise ConfigError(expected("learner", wish, "one that was not", where="Step", do=do))
 
     def part(self, connector: Connector) -> ConnectorModule:
         """Return what a connector has built."""

@@ -98,6 +98,7 @@ class Step:
         self.task = task
         self.knowledge = knowledge
         self.fields = self._read(objective)
+        self._checked: Learner | None = None
 
     def totals(self, group: Sequence[Batch]) -> Tensor:
         """Return the weight that each term's mean is divided by: over micro-batches and over ranks, [n_terms]."""
@@ -133,6 +134,9 @@ class Step:
             clock: Resolves schedules.
             totals: From `totals` of the whole group that the batch is part of; None where the batch stands alone.
         """
+        if learner is not self._checked:
+            learner.check(self.objective)
+            self._checked = learner
         active = self.objective.at(clock)
         fields = self.fields if active is self.objective else self._read(active)
         said: Mapping[str, Any] = {}

@@ -15,7 +15,7 @@ import torch
 
 from bookkd.book import Auto, Book, BookWriter, Codec, Dense, newest_constants, newest_plan
 from bookkd.core.errors import DataError, expected
-from bookkd.core.features import is_feature
+from bookkd.core.features import Feature, is_feature
 from bookkd.knowledge import LiveKnowledge, Teacher, keys_of, layers_of, missing_constants
 from bookkd.knowledge.writing import Progress, check_speaker, offer, plan_book, write_units
 from bookkd.making.batch_size import find_batch_size
@@ -97,11 +97,15 @@ def make(
     task.check_data(dataset)
     if batch_size is None:
         batch_size = _planned_batch_size(path) or find_batch_size(teacher, *_longest_record(replay, task))
+    given = (features,) if isinstance(features, str) else tuple(features)
+    serve = (serve,) if isinstance(serve, str) else tuple(serve)
+    for name in given:
+        Feature.of(name)  # refuses what is no field of features, which would be kept as nothing
     named = {**layers_of(teacher.network), **teacher.layers}
     served = [build_method(each) if isinstance(each, str) else each for each in serve]
     needs = [each.looking_at(named).needs(task) for each in served]
     inside = [name for each in needs for name in each.fields if is_feature(name)]
-    features = tuple(dict.fromkeys((*features, *inside)))
+    features = tuple(dict.fromkeys((*given, *inside)))
     needed = [name for each in needs for name in each.constants]
     constants = {**_planned_constants(path, missing_constants(constants or {}, needed, features)), **(constants or {})}
     tensors = {name: torch.from_numpy(np.array(array)) for name, array in constants.items()}

@@ -7,7 +7,7 @@ What it does: of each stage before its last activation, with s = BN(conv1x1(F_S)
 
 over stages i = 0 .. n - 1. Only the teacher's signs are looked at. The student has no label in the first part.
 When to use: to begin a student before ordinary training or distillation.
-Parameters: `layers` what the last activation of each of three stages is given, `margin` 1, `weight` 1, `begin_epochs` 30 (the benchmark
+Parameters: `layers` what the last activation of each stage is given, `margin` 1, `weight` 1, `begin_epochs` 30 (the benchmark
 on CIFAR-100, of 240), `ce_weight` 1, `kd_weight` 0.
 What it costs: one convolution a stage; a book holds whole maps, 2 c h w bytes a stage and record as float16, of which one bit a number
 is read.

@@ -6,7 +6,7 @@ What it does: of each stage, A(F) = the squares of a map, averaged over its chan
 
 the mean over positions. Channels may differ; grids may not, since the vectors are compared position by position.
 When to use: between networks of one family with the same grids, where it is nearly free.
-Parameters: `layers` the three stages of a network for small images, `weight` 1000, `ce_weight` 1, `kd_weight` 0 (the benchmark on
+Parameters: `layers` every stage of both networks, `weight` 1000, `ce_weight` 1, `kd_weight` 0 (the benchmark on
 CIFAR-100). The weight only makes up for the mean over positions, and so goes with the size of the maps.
 What it costs: no adapter; a book holds one number a position, 2 h w bytes a stage and record as float16.
 What it clashes with: a teacher of other grids (refused), and books without these fields (`bookkd make --serve at`).

@@ -5,7 +5,7 @@ What it does: between consecutive layers a and b, G = (1 / hw) sum over position
     L = weight sum over pairs of mean (G_S - G_T)^2  in the first `begin_epochs`;  ce_weight CE + kd_weight T^2 KL  after them.
 
 When to use: to begin a student of the teacher's widths, such as a shallower network of its family.
-Parameters: `layers` the three stages of a network for small images, in pairs of neighbours, `weight` 50, `begin_epochs` 30 (the benchmark
+Parameters: `layers` every stage of both networks, in pairs of neighbours, `weight` 50, `begin_epochs` 30 (the benchmark
 on CIFAR-100, of 240), `ce_weight` 1, `kd_weight` 0.
 What it costs: a product of two layers' channels a pair; a book holds 2 c_a c_b bytes a pair and record as float16, and no maps.
 What it clashes with: networks of other widths than the teacher's (refused); runs that are not longer than `begin_epochs`, whose student

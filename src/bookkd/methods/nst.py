@@ -6,7 +6,7 @@ What it does: of each stage, x_c = the c-th channel as a vector of norm 1 over t
 
 the means over pairs of channels of a sample: the squared distance of the two sets of channels by the kernel k.
 When to use: where both grids are alike and channels have no counterpart; their order and their scale play no part.
-Parameters: `layers` the three stages of a network for small images, `weight` 50, `ce_weight` 1, `kd_weight` 0 (the benchmark on
+Parameters: `layers` every stage of both networks, `weight` 50, `ce_weight` 1, `kd_weight` 0 (the benchmark on
 CIFAR-100).
 What it costs: products of all pairs of channels; a book holds whole maps, since the term between student and teacher needs them: 2 c h w
 bytes a stage and record as float16, or half of it with `--feature_codec int8`.

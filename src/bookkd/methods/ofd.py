@@ -8,7 +8,7 @@ channels, its mean below 0 as the batch normalisation before the activation says
 
 over stages i = 0 .. n - 1. So a negative value of the teacher is an upper bound, and below the margin even that is lax.
 When to use: on networks with batch normalisation and ReLU; among the stronger terms on maps.
-Parameters: `layers` what the last activation of each of three stages is given, `weight` 0.001, `ce_weight` 1, `kd_weight` 0 (the
+Parameters: `layers` what the last activation of each stage is given, `weight` 0.001, `ce_weight` 1, `kd_weight` 0 (the
 benchmark on CIFAR-100). Its author's advice: a tenth of the weight for very different architectures.
 What it costs: one convolution a stage; a book holds whole maps, 2 c h w bytes a stage and record as float16, and the margins once.
 What it clashes with: networks whose last activation is no module of its own (`bookkd inspect --model` shows `pre1` where it is); books

@@ -7,7 +7,7 @@ What it does: from the deepest layer to the first, with F_l the student's maps a
 
 where HCL adds to the squared error of two maps those of their means over grids of 4, 2 and 1. The pooled vector is the deepest layer.
 When to use: as the strongest of the joint losses on maps, where a book of maps can be afforded.
-Parameters: `layers` the three stages of a network for small images and the pooled vector, `weight` 1 with a ramp of 20 epochs (`weight`
+Parameters: `layers` every stage of both networks and the pooled vector, `weight` 1 with a ramp of 20 epochs (`weight`
 is multiplied by min(epoch / `ramp_epochs`, 1)), `width` at most 512 channels of the running map, `ce_weight` 1, `kd_weight` 0. The
 published weights vary from pair to pair.
 What it costs: the fusion, which for small networks is as large as the student; a book holds whole maps, 2 c h w bytes a layer and

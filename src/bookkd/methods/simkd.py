@@ -11,7 +11,8 @@ When to use: where a somewhat larger student may be kept: its accuracy is often 
 Parameters: `reduction` f 2, `weight` 1, `ce_weight` 0 and `kd_weight` 0: there are no labels (the paper).
 What it costs: the projector, in inference too; a book holds the last maps, 2 c h w bytes a record as float16, and the classifier once.
 What it clashes with: teachers whose classifier is not one linear layer on the mean of their last map (refused while making); several
-students; a part of the teacher's classes (refused). `bookkd evaluate` builds networks by name, which this one has none.
+students; a part of the teacher's classes (refused). The file of the student's weights says what it is, so that it loads
+under the plain network's name.
 Source: Chen et al., "Knowledge Distillation with the Reused Teacher Classifier", CVPR 2022, arXiv 2203.14001, as in SimKD's released code.
 """
 

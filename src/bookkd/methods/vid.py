@@ -7,7 +7,7 @@ channels,
 
 the mean over channels and positions: what the student cannot tell gets a large variance and counts less. It can be negative.
 When to use: where some of the teacher's channels are out of the student's reach; FitNets counts them all alike.
-Parameters: `layers` the three stages of a network for small images, `weight` 1, `variance` 5 (of which v begins), `ce_weight` 1,
+Parameters: `layers` every stage of both networks, `weight` 1, `variance` 5 (of which v begins), `ce_weight` 1,
 `kd_weight` 0 (the benchmark on CIFAR-100). The regressor is three 1 x 1 convolutions with ReLU between them, as wide as the teacher.
 The variances are trained, which they are not in one well-known library.
 What it costs: three convolutions a stage; a book holds whole maps, 2 c h w bytes a stage and record as float16.

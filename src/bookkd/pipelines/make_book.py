@@ -121,6 +121,7 @@ def make_book(
     if hint is not None and (text := _of_every_token(codec, plain, dataset, views.n_views * len(teachers))):
         hint(text)
     if grow and is_finished(out):
+        _check_grown(out, inside)
         book, told_of_growth = _grown(out, [load(each) for each in teachers], dataset, drawn, plain, options)
         notes += told_of_growth
     elif len(teachers) == 1:
@@ -179,6 +180,21 @@ def features_of(method: str | Method, task: Task) -> list[str]:
             expected("serve", "a method that looks inside of the teacher", chosen.name, where="make", do=do)
         )
     return found
+
+
+def _check_grown(out: str, inside: Sequence[str]) -> None:
+    """Refuse features that a finished book has not: what it said of its records is not asked again.
+
+    Raises:
+        ConfigError: naming the first.
+    """
+    had = Book(out).fields
+    missing = next((name for name in inside if name not in had), None)
+    if missing is not None:
+        do = "A book grows by views, samples and teachers: make another one with them (--out)."
+        raise ConfigError(
+            expected("features", "among those of the finished book", missing, where=f"make --grow, {out}", do=do)
+        )
 
 
 def _grown(

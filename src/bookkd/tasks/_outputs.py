@@ -22,14 +22,18 @@ def found_logits(output: Any) -> Any:
 
 
 def width_of(output: Any) -> int | None:
-    """Return how many numbers a network says at a position or of a sample; None where it says no logits.
+    """Return how many numbers a network says at a position, a pixel of maps [batch, classes, height, width], or of a sample.
+
+    None where it says no logits.
 
     >>> import torch
     >>> width_of({"logits": torch.zeros(2, 5, 7)})
     7
     """
     found = found_logits(output)
-    return int(found.shape[-1]) if isinstance(found, Tensor) and found.ndim else None
+    if not isinstance(found, Tensor) or not found.ndim:
+        return None
+    return int(found.shape[1 if found.ndim == 4 else -1])
 
 
 def logits_of(output: Any, n_classes: int) -> Tensor:

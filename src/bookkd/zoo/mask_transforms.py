@@ -11,8 +11,8 @@ from typing import Any
 
 from bookkd.core.check import at_least, between
 from bookkd.core.errors import ConfigError, expected
-from bookkd.core.fields import IGNORE_LABEL
 from bookkd.core.names import require
+from bookkd.zoo.transforms import mask_fill
 
 __all__ = ["mask_affine", "mask_crop"]
 
@@ -22,10 +22,6 @@ def _size(size: int | Sequence[int], where: str) -> list[int]:
     if len(sides) != 2:
         raise ConfigError(expected("size", "one side, or height and width", size, where=where))
     return [at_least(side, 1, "size", where=where) for side in sides]
-
-
-def _fill() -> dict[Any, int]:
-    return {require("torchvision.tv_tensors", "train").Mask: IGNORE_LABEL, "others": 0}
 
 
 def _colours(brightness: float, contrast: float, saturation: float, where: str) -> list[Any]:
@@ -96,6 +92,6 @@ def mask_affine(
         translate=(shift, shift),
         scale=(1 - scale, 1 + scale),
         interpolation=v2.InterpolationMode.BILINEAR,
-        fill=_fill(),
+        fill=mask_fill(),
     )
     return v2.Compose([moved, v2.RandomHorizontalFlip(flip), *_colours(brightness, contrast, saturation, where)])

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bookkd.core.check import at_least, between
 from bookkd.core.errors import ConfigError, expected
+from bookkd.core.fields import IGNORE_LABEL
 from bookkd.core.names import choose, import_reference, is_reference, look_up, require
 from bookkd.zoo.calls import call
 from bookkd.zoo.tables import TRANSFORMS
@@ -61,6 +62,11 @@ def _v2() -> Any:
     return require("torchvision.transforms.v2", "train")
 
 
+def mask_fill() -> dict[Any, int]:
+    """Return what is moved in from outside: black, and void in a mask."""
+    return {require("torchvision.tv_tensors", "train").Mask: IGNORE_LABEL, "others": 0}
+
+
 def none() -> Any:
     """Return the image as it is."""
     return _v2().Identity()
@@ -98,7 +104,8 @@ def cropped_and_flipped(
     at_least(size, 1, "size", where=where)
     at_least(padding, 0, "padding", where=where)
     v2 = _v2()
-    return v2.Compose([*before, v2.RandomCrop(size, padding=padding or None), v2.RandomHorizontalFlip(), *behind])
+    crop = v2.RandomCrop(size, padding=padding or None, fill=mask_fill())
+    return v2.Compose([*before, crop, v2.RandomHorizontalFlip(), *behind])
 
 
 def crop_flip(*, size: int = 32, padding: int = 4) -> Any:

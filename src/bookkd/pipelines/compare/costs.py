@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from bookkd.core.errors import BookFormatError
 from bookkd.core.files import write_atomic
@@ -18,7 +19,7 @@ from bookkd.pipelines.compare.shared import Shared
 from bookkd.pipelines.evaluate_student import example_of
 from bookkd.pipelines.options import NetworkOptions
 
-__all__ = ["costs_of", "key_of"]
+__all__ = ["cost_of", "costs_of", "key_of"]
 
 _REPEATS = 50
 
@@ -26,6 +27,19 @@ _REPEATS = 50
 def key_of(student: NetworkOptions) -> str:
     """Return what stands for a network in the table of costs; its values do not count."""
     return digest({**plain(student), "weights": None})
+
+
+def _sizes(shared: Shared) -> tuple[int, ...]:
+    return (1, 64) if shared.sweep.latency else ()
+
+
+def cost_of(shared: Shared, network: nn.Module, preprocess: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+    """Return what a network costs here, as `evaluation.Cost.to_json` gives it."""
+    example = example_of(shared.samples.test, shared.samples.task)
+    device = shared.device
+    return cost(
+        network.to(device), preprocess, example, batch_sizes=_sizes(shared), repeats=_REPEATS, device=device
+    ).to_json()
 
 
 def costs_of(shared: Shared, students: Sequence[NetworkOptions], path: Path) -> dict[str, dict[str, Any]]:
@@ -39,7 +53,7 @@ def costs_of(shared: Shared, students: Sequence[NetworkOptions], path: Path) -> 
     known: dict[str, Any] = {}
     with contextlib.suppress(OSError, BookFormatError):
         known = read(path)
-    sizes = (1, 64) if shared.sweep.latency else ()
+    sizes = _sizes(shared)
     device, threads = shared.device, torch.get_num_threads()
     for student in students:
         found = known.get(key_of(student), {})
@@ -47,8 +61,6 @@ def costs_of(shared: Shared, students: Sequence[NetworkOptions], path: Path) -> 
         if same and set(found["latency_ms"]) >= {str(size) for size in sizes}:
             continue
         network, preprocess = student.for_data(shared.samples.whole).build(shared.width, role="student")
-        example = example_of(shared.samples.test, shared.samples.task)
-        measured = cost(network.to(device), preprocess, example, batch_sizes=sizes, repeats=_REPEATS, device=device)
-        known[key_of(student)] = measured.to_json()
+        known[key_of(student)] = cost_of(shared, network, preprocess)
     write_atomic(path, pretty(known))
     return known

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from bookkd.book import TeacherInfo
 from bookkd.core.errors import BookFormatError, BookKDError, BookLockedError, DataError
@@ -21,6 +22,7 @@ from bookkd.evaluation import calibration, confusion
 from bookkd.knowledge import books_of, teachers_behind
 from bookkd.learning import Learned, Learner, Validation, learn, measure, measure_network, predictions_of
 from bookkd.pipelines.compare.arms import Arm, student_label
+from bookkd.pipelines.compare.costs import cost_of
 from bookkd.pipelines.compare.folders import Run, begin
 from bookkd.pipelines.compare.shared import Shared
 from bookkd.pipelines.pictures import pictures_of
@@ -111,7 +113,7 @@ def _done(shared: Shared, run: Run, cost: dict[str, Any]) -> RunRecord:
         status="done",
         **_named(shared, run),
         **_measured(shared, run, learner),
-        student={"name": student_label(run.arm.student), **cost},
+        student={"name": student_label(run.arm.student), **_cost_of_kept(shared, learner, cost)},
         teachers=tuple(_teacher(shared, info) for info in teachers_behind(knowledge)),
         books=_books(run, knowledge),
         learning={
@@ -126,6 +128,13 @@ def _done(shared: Shared, run: Run, cost: dict[str, Any]) -> RunRecord:
         weights=weights_digest(learned.student),
         shaping=learned.shaping,
     )
+
+
+def _cost_of_kept(shared: Shared, learner: Learner, cost: dict[str, Any]) -> dict[str, Any]:
+    """Return the cost of the network that was kept: another than the student's where a method adds to it, as `simkd` does."""
+    if sum(parameter.numel() for parameter in learner.student.parameters()) == cost["parameters"]:
+        return cost
+    return cost_of(shared, learner.student, learner.preprocess or nn.Identity())
 
 
 def _forget_peak(shared: Shared) -> None:
