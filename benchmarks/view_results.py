@@ -46,7 +46,7 @@ def points(runs: Runs) -> list[dict[str, Any]]:
     for count in counts(runs):
         for run in (run for run in runs if run["arm"] == f"V={count}"):
             kl = [
-                {"panel": "KL(teacher || student), training samples", "line": f"views {name}", "value": value}
+                {"panel": "KL to the teacher, training samples", "line": f"views {name}", "value": value}
                 for name, value in run["kl"].items()
             ]
             each = [{"panel": "accuracy on the test split, %", "line": "book", "value": accuracy(run)}, *kl]
@@ -55,7 +55,7 @@ def points(runs: Runs) -> list[dict[str, Any]]:
         for count in (counts(runs)[0], counts(runs)[-1]):
             row = {"views": count, "seed": run["seed"], "line": "live teacher"}
             found.append({**row, "panel": "accuracy on the test split, %", "value": accuracy(run)})
-            found.append({**row, "panel": "KL(teacher || student), training samples", "value": run["kl"]["unseen"]})
+            found.append({**row, "panel": "KL to the teacher, training samples", "value": run["kl"]["unseen"]})
     return found
 
 
@@ -115,6 +115,19 @@ def table_of_counts(runs: Runs) -> str:
     return "\n".join(lines)
 
 
+NEAR = 0.5
+"""Points of accuracy that count as no difference in `enough`."""
+
+
+def enough(runs: Runs) -> str:
+    """Say from how many views on a book is as good as a live teacher, as far as the means of the seeds show."""
+    live = by_seed(runs, "live", accuracy)
+    gaps = {count: difference_of(by_seed(runs, f"V={count}", accuracy), live, "live").mean for count in counts(runs)}
+    near = [count for count in gaps if all(gaps[more] > -NEAR for more in gaps if more >= count)]
+    found = f"From {near[0]} views on" if near else f"Not even with {max(gaps)} views"
+    return f"{found} the mean is at most {NEAR:g} points below that of the live teacher. An arm without an interval has one seed."
+
+
 def table_of_recipes(runs: Runs, recipe_views: int) -> str:
     """Return a line for each recipe, the lowest T. stddev first, and how far both orders agree."""
     (scores,) = [run for run in runs if run["arm"] == "scores"]
@@ -156,7 +169,7 @@ def section(kept: Mapping[str, Any]) -> str:
         f"{options['student']} from {options['teacher_network']} ({accuracy(teacher):.2f} %), {options['epochs']} epochs, {options['seeds']} seeds; "
         "intervals of 95 % over seeds.\n\n"
         f"![Accuracy and KL over the number of views](../images/views-{options['name']}.svg)\n\n"
-        f"{table_of_counts(runs)}{recipes}\n"
+        f"{table_of_counts(runs)}\n\n{enough(runs)}{recipes}\n"
     )
 
 
