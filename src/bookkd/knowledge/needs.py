@@ -137,7 +137,7 @@ Make a book that holds it: bookkd make ... --task classification.
             said = f" ({lost[0]})" if lost else ""
             raise FidelityError(
                 f"Expected field {name!r} to be dense for method {method}, got a sparse codec, which serves no loss over every "
-                f"class and no temperature that moves steadily{said}{place}. "
+                f"class, no temperature that moves steadily and no choice of classes, of which it may have left some out{said}{place}. "
                 "Make the book with bookkd make ... --codec dense, or --codec int8."
             )
         if info.linear and name in needs.nonlinear:

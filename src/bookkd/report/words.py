@@ -263,9 +263,14 @@ def _gates(numbers: Numbers) -> Iterator[str]:
             continue
         mean = sum(difference.mean for difference in found) / len(found)
         sure = sum(difference.better is not None for difference in found)
+        told = (
+            f"more than the noise between seeds in {sure} of them"
+            if sure
+            else "inside the noise between seeds in all of them"
+        )
         yield (
             f"Gates of {arm} are {'sharper' if mean < 0 else 'flatter'} than those of {found[0].against}: spread {signed_text(mean)} on "
-            f"average over {len(found)} layers, more than the noise between seeds in {sure} of them."
+            f"average over {len(found)} layers, {told}."
         )
 
 
