@@ -124,6 +124,7 @@ LOSSES: dict[str, Loss] = {
     "activation_boundary": activation_boundary,
     "adaptive_cross_entropy": adaptive_cross_entropy,
     "adaptive_smoothing": adaptive_smoothing,
+    "agreed_kl": agreed_kl,
     "batch_gram": batch_gram,
     "cc_kernel": cc_kernel,
     "cc_neighbours": cc_neighbours,
