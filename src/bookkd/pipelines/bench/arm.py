@@ -62,7 +62,8 @@ class Arm:
         layers: Mapping[str, str] | None = None,
         student: str = "resnet8",
     ) -> None:
-        training = Training(epochs=10**6, batch_size=batch_size, accelerator="cpu", schedule="constant", lr=0.01)
+        # Of random images and an untrained teacher a usual rate diverges under weights that are meant for trained ones (fsp).
+        training = Training(epochs=10**6, batch_size=batch_size, accelerator="cpu", schedule="constant", lr=1e-5)
         if network is None:
             network, preprocess = NetworkOptions(student).cohort(len(task.class_names), method.cohort, seed=0)
         objective = method.objective(task)
