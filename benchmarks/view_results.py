@@ -125,7 +125,7 @@ def enough(runs: Runs) -> str:
     gaps = {count: difference_of(by_seed(runs, f"V={count}", accuracy), live, "live").mean for count in counts(runs)}
     near = [count for count in gaps if all(gaps[more] > -NEAR for more in gaps if more >= count)]
     found = f"From {near[0]} views on" if near else f"Not even with {max(gaps)} views"
-    return f"{found} the mean is at most {NEAR:g} points below that of the live teacher. An arm without an interval has one seed."
+    return f"{found} the mean is at most {NEAR:g} points below that of the live teacher."
 
 
 def table_of_recipes(runs: Runs, recipe_views: int) -> str:
