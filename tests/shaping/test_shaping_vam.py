@@ -14,6 +14,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from bookkd.core.errors import ConfigError
+from bookkd.methods import VAM
 from bookkd.shaping import GatedStudent, VirtualGates, find_classifier, fold, gates_of, insert_gates
 from bookkd.zoo import create_network, load_weights, save_weights
 
@@ -246,3 +247,10 @@ def test_the_entropy_is_exact_under_autocast():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         (entropy,) = GatedStudent(network).fields().values()
     assert entropy.item() == pytest.approx(len(gates_of(network)) * math.log(4), rel=1e-6)
+
+
+def test_one_layer_is_one_layer():
+    assert insert_gates(create_network("resnet8", n_classes=4), "layer2") == insert_gates(
+        create_network("resnet8", n_classes=4), ["layer2"]
+    )
+    assert VAM(layers="layer2").layers == ("layer2",)

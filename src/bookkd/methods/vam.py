@@ -92,7 +92,8 @@ class VAM(WithOrWithoutTeacher):
         positive(self.gate_temperature, "gate_temperature", where=where)
         if self.gate_lr is not None:
             positive(self.gate_lr, "gate_lr", where=where)
-        object.__setattr__(self, "layers", tuple(self.layers))
+        given: Any = self.layers
+        object.__setattr__(self, "layers", (given,) if isinstance(given, str) else tuple(given))
 
     def objective(self, task: Task) -> Objective:
         """Return the terms of teacher and labels, and that of the gates' entropy, without those of weight 0."""

@@ -126,6 +126,7 @@ def insert_gates(
     """
     at_least(blocks, 2, "blocks", where="virtual attention module")
     options: dict[str, Any] = {"temperature": temperature, "keep_scale": keep_scale}
+    layers = (layers,) if isinstance(layers, str) else layers
     chosen = dict.fromkeys(_chosen(network, layers, blocks), (blocks, blocks))
     if classifier is not None:
         linear = _module(network, classifier)
