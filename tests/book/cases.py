@@ -38,7 +38,7 @@ def equal(original, decoded):
     np.testing.assert_array_equal(original, decoded)
 
 
-def half_a_step(original, decoded):
+def assert_within_half_a_step(original, decoded):
     """255 codes, one of them for -inf: a step is the range over 254; minimum and scale are float16, rounded outwards."""
     flat = original.reshape(len(original), -1).astype(np.float64)
     out = decoded.reshape(len(original), -1).astype(np.float64)
@@ -53,7 +53,7 @@ def half_a_step(original, decoded):
     assert (error <= step[:, None] / 2 + np.abs(np.where(finite, flat, 0)) * 2**-22 + 2**-26).all()
 
 
-def bucket(original, decoded: SparseArray, always=()):
+def assert_bucket(original, decoded: SparseArray, always=()):
     """Kept p = (1 - tail) softmax(kept / T) equals the softmax of all logits at the kept classes, at each promised T."""
     wide = original.astype(np.float64)
     assert decoded.n_classes == wide.shape[1]
@@ -138,24 +138,37 @@ CASES = (
     CodecCase("dense/one number", Dense(), (), logits(()), relative(2**-11, 2**-25), 2),
     CodecCase("dense/map", Dense(), (3, 4, 5), logits((3, 4, 5)), relative(2**-11, 2**-25), 120),
     CodecCase("dense/masked", Dense(), (10,), masked((10,), [0, 7]), relative(2**-11, 2**-25), 20),
-    CodecCase("int8", Int8(), (10,), logits((10,)), half_a_step, 14),
-    CodecCase("int8/map", Int8(), (3, 4, 5), logits((3, 4, 5), 100.0), half_a_step, 64),
-    CodecCase("int8/masked", Int8(), (10,), masked((10,), [0, 7]), half_a_step, 14),
-    CodecCase("int8/tiny range", Int8(), (6,), logits((6,), 1e-7), half_a_step, 10),
-    CodecCase("int8/constant", Int8(), (6,), lambda rng, rows: np.full((rows, 6), -30.1), half_a_step, 10),
-    CodecCase("int8/far", Int8(), (6,), lambda rng, rows: rng.normal(size=(rows, 6)) + 1000.3, half_a_step, 10),
-    CodecCase("top_k", TopK(4), (10,), logits((10,)), bucket, 4 * 2 + 4 * 2 + 4),
-    CodecCase("top_k/two temperatures", TopK(16, (1.0, 4.0)), (1000,), logits((1000,)), bucket, 16 * 4 + 8),
-    CodecCase("top_k/all classes", TopK(10, (1.0, 4.0)), (10,), logits((10,)), bucket, 40 + 8),
-    CodecCase("top_k/masked", TopK(4, (1.0, 4.0)), (10,), masked((10,), [0, 7]), bucket, 16 + 8),
-    CodecCase("top_k/mostly masked", TopK(4), (10,), masked((10,), list(range(2, 10))), bucket, 16 + 4),
-    CodecCase("top_k/always", TopK(4, always=(7, 2)), (10,), logits((10,)), partial(bucket, always=(7, 2)), 16 + 4),
+    CodecCase("int8", Int8(), (10,), logits((10,)), assert_within_half_a_step, 14),
+    CodecCase("int8/map", Int8(), (3, 4, 5), logits((3, 4, 5), 100.0), assert_within_half_a_step, 64),
+    CodecCase("int8/masked", Int8(), (10,), masked((10,), [0, 7]), assert_within_half_a_step, 14),
+    CodecCase("int8/tiny range", Int8(), (6,), logits((6,), 1e-7), assert_within_half_a_step, 10),
     CodecCase(
-        "top_k/always masked", TopK(3, always=(1,)), (10,), masked((10,), [1, 4]), partial(bucket, always=(1,)), 12 + 4
+        "int8/constant", Int8(), (6,), lambda rng, rows: np.full((rows, 6), -30.1), assert_within_half_a_step, 10
     ),
-    CodecCase("top_k/ties", TopK(3), (8,), lambda rng, rows: rng.integers(0, 2, (rows, 8)).astype(float), bucket, 16),
-    CodecCase("top_k/confident", TopK(2), (10,), logits((10,), 100.0), bucket, 12),
-    CodecCase("top_k/wide", TopK(2), (70_000,), logits((70_000,)), bucket, 2 * 2 + 2 * 4 + 4),
+    CodecCase(
+        "int8/far", Int8(), (6,), lambda rng, rows: rng.normal(size=(rows, 6)) + 1000.3, assert_within_half_a_step, 10
+    ),
+    CodecCase("top_k", TopK(4), (10,), logits((10,)), assert_bucket, 4 * 2 + 4 * 2 + 4),
+    CodecCase("top_k/two temperatures", TopK(16, (1.0, 4.0)), (1000,), logits((1000,)), assert_bucket, 16 * 4 + 8),
+    CodecCase("top_k/all classes", TopK(10, (1.0, 4.0)), (10,), logits((10,)), assert_bucket, 40 + 8),
+    CodecCase("top_k/masked", TopK(4, (1.0, 4.0)), (10,), masked((10,), [0, 7]), assert_bucket, 16 + 8),
+    CodecCase("top_k/mostly masked", TopK(4), (10,), masked((10,), list(range(2, 10))), assert_bucket, 16 + 4),
+    CodecCase(
+        "top_k/always", TopK(4, always=(7, 2)), (10,), logits((10,)), partial(assert_bucket, always=(7, 2)), 16 + 4
+    ),
+    CodecCase(
+        "top_k/always masked",
+        TopK(3, always=(1,)),
+        (10,),
+        masked((10,), [1, 4]),
+        partial(assert_bucket, always=(1,)),
+        12 + 4,
+    ),
+    CodecCase(
+        "top_k/ties", TopK(3), (8,), lambda rng, rows: rng.integers(0, 2, (rows, 8)).astype(float), assert_bucket, 16
+    ),
+    CodecCase("top_k/confident", TopK(2), (10,), logits((10,), 100.0), assert_bucket, 12),
+    CodecCase("top_k/wide", TopK(2), (70_000,), logits((70_000,)), assert_bucket, 2 * 2 + 2 * 4 + 4),
     CodecCase("sampled", Sampled(50), (10,), logits((10,)), drawn(50), 10 * 2 + 4),
     CodecCase("sampled/one draw", Sampled(1, seed=3), (10,), logits((10,), 1.0), drawn(1), 1 + 4),
     CodecCase("sampled/language", Sampled(50), (70_000,), logits((70_000,)), drawn(50), 50 * 3 + 4),

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from tests.book.cases import CASES, bucket, half_a_step
+from tests.book.cases import CASES, assert_bucket, assert_within_half_a_step
 
 from bookkd.book import CODECS, Dense, FieldPlan, Int8, Raw, TopK, codec_from_config
 from bookkd.book.codecs import UnfitRowError, UnreadableRowError
@@ -86,7 +86,7 @@ finite = st.floats(-60000, 60000, width=32)
 @given(arrays(np.float32, st.tuples(st.integers(1, 5), st.just(6)), elements=finite))
 def test_int8_is_within_half_a_step_for_any_row(rows):
     codec = Int8()
-    half_a_step(rows, codec.decode(codec.encode(rows), (6,)))
+    assert_within_half_a_step(rows, codec.decode(codec.encode(rows), (6,)))
 
 
 @settings(max_examples=60, deadline=None)
@@ -96,7 +96,7 @@ def test_int8_is_within_half_a_step_for_any_row(rows):
 )
 def test_top_k_keeps_a_distribution_for_any_row(rows, k):
     codec = TopK(k, (1.0, 4.0))
-    bucket(rows, codec.decode(codec.encode(rows), (6,)))
+    assert_bucket(rows, codec.decode(codec.encode(rows), (6,)))
 
 
 def test_top_k_keeps_the_lower_of_equal_classes():

@@ -9,7 +9,7 @@ import shutil
 import numpy as np
 import pytest
 from tests.book.books import C, N, V, arrays, make, plan
-from tests.book.test_growing import files, grow, in_one_go, larger, same
+from tests.book.test_growing import assert_same, files, grow, in_one_go, larger
 
 from bookkd.book import Book, Dense, FieldPlan, compact, prune, verify
 from bookkd.book import compacting as module
@@ -45,7 +45,7 @@ def test_one_file_a_view_and_the_same_content(book):
         book.cost,
     )
     assert [len(file.stems) for file in found._files] == [1] * V
-    same(found, book)
+    assert_same(found, book)
     after = files(book.path)
     assert {name: after[name] for name in before} == before
     assert "plan-000002.json" not in after
@@ -70,7 +70,7 @@ def test_files_have_a_largest_size(book):
     size = next(book.path.rglob("rows-000000000-000000064.safetensors")).stat().st_size
     found = compact(book.path, shard_bytes=2 * size)
     assert [file.starts.tolist() for file in found._files] == [[0, 128]] * V
-    same(found, book)
+    assert_same(found, book)
     assert compact(book.path, shard_bytes=2 * size).edition == 2
     with pytest.raises(ConfigError, match="`shard_bytes`"):
         compact(book.path, shard_bytes=0)
@@ -101,13 +101,13 @@ def test_a_grown_book_keeps_its_own_plan_and_keys_only(tmp_path):
     prune(tmp_path / "b")
     names = {path.name for path in (tmp_path / "b").iterdir() if path.is_file()}
     assert names == {"plan-000002.json", "keys-000002.safetensors", "edition-000002.json"}
-    same(Book(tmp_path / "b"), in_one_go(tmp_path / "whole", grown, keys))
+    assert_same(Book(tmp_path / "b"), in_one_go(tmp_path / "whole", grown, keys))
     # The folder is still the book of that plan, for who makes it again, compacts it or grows it.
     assert make(tmp_path / "b", grown.plan, keys=keys).edition == 2
     assert compact(tmp_path / "b").edition == 3
     more = grow(tmp_path / "b", larger(grown, n_views=4), keys=keys)
     assert more.edition == 4
-    same(more, in_one_go(tmp_path / "whole4", more, keys))
+    assert_same(more, in_one_go(tmp_path / "whole4", more, keys))
 
 
 @pytest.mark.parametrize("last", [161, 192, 300])
@@ -116,7 +116,7 @@ def test_a_compacted_book_grows(tmp_path, first, last):
     book = make(tmp_path / "b", plan(n_samples=first))
     compact(tmp_path / "b")
     grown = grow(tmp_path / "b", larger(book, n_samples=last, n_views=4))
-    same(grown, in_one_go(tmp_path / "whole", grown))
+    assert_same(grown, in_one_go(tmp_path / "whole", grown))
     assert grown.fidelity["logits"]["n"] == 4 * last
     again = compact(tmp_path / "b")
     assert (again.edition, again.content_digest) == (4, grown.content_digest)
@@ -134,7 +134,7 @@ def test_an_unfinished_growth_is_finished_or_dropped_first(tmp_path):
     assert sorted(folder.name for folder in (tmp_path / "b").glob("view-*")) == [
         f"view-{view:04d}" for view in range(V)
     ]
-    same(Book(tmp_path / "b"), make(tmp_path / "whole"))
+    assert_same(Book(tmp_path / "b"), make(tmp_path / "whole"))
 
 
 def test_readers_go_on_while_a_book_is_compacted_and_pruned(book):
@@ -265,6 +265,6 @@ def test_a_read_only_folder(book):
 def test_several_dtypes(tmp_path):
     fields = {"logits": FieldPlan((C,), Dense("float32")), **{n: f for n, f in plan().fields.items() if n != "logits"}}
     book = make(tmp_path / "b", plan(fields=fields))
-    same(compact(tmp_path / "b"), book)
+    assert_same(compact(tmp_path / "b"), book)
     edition = json.loads((tmp_path / "b" / "edition-000002.json").read_text())
     assert "file" not in edition["plan"]

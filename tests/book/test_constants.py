@@ -76,7 +76,7 @@ def write(path, given=GIVEN, *, units=None, finish=True, **changes):
         return writer.finish({"seconds": 1.5}) if finish else None
 
 
-def same(book, given=GIVEN):
+def assert_same(book, given=GIVEN):
     assert sorted(book.constants) == sorted(given)
     for name, array in given.items():
         np.testing.assert_array_equal(book.constants[name], array, strict=True)
@@ -99,7 +99,7 @@ def file_of(root, name="classifier/weight"):
 
 def test_they_come_out_to_the_bit_and_cannot_be_written_to(whole):
     book = Book(whole)
-    same(book)
+    assert_same(book)
     with pytest.raises(ValueError, match="read-only"):
         book.constants["margins"][0] = 1
     assert len(book.constants) == 3
@@ -108,7 +108,7 @@ def test_they_come_out_to_the_bit_and_cannot_be_written_to(whole):
     with pytest.raises(UnknownNameError, match=r"Unknown constant 'margin' .*Nearest: margins"):
         book.constants["margin"]
     assert "classifier/weight: float32 [6, 4]" in repr(book.constants)
-    same(pickle.loads(pickle.dumps(book)))
+    assert_same(pickle.loads(pickle.dumps(book)))
 
 
 def test_each_is_a_file_that_others_read(whole):
@@ -163,7 +163,7 @@ def test_a_plan_that_names_them_is_enough_where_they_are_there(whole, root, tmp_
     (root / "edition-000001.json").unlink()
     with BookWriter(root, known) as writer:
         assert writer.pending() == []
-        same(writer.finish({"seconds": 1.5}))
+        assert_same(writer.finish({"seconds": 1.5}))
     assert files(root) == files(whole)
     with pytest.raises(ConfigError, match=r"`constants\[classifier/weight\]` to be given, as the plan names it"):
         BookWriter(tmp_path / "new", known)
@@ -462,27 +462,27 @@ def test_killed_at_some_moments_then_resumed(whole, tmp_path):
     assert process.returncode == -signal.SIGKILL
     write(root)
     assert {name for name in files(root) if name != ".lock"} == set(files(whole))
-    same(Book(root))
+    assert_same(Book(root))
 
 
 def test_a_damaged_one_of_an_unfinished_book_is_written_again(tmp_path):
     write(tmp_path / "b", units=1, finish=False)
     file_of(tmp_path / "b").write_bytes(b"else")
     file_of(tmp_path / "b", "margins").unlink()
-    same(write(tmp_path / "b"))
+    assert_same(write(tmp_path / "b"))
 
 
 def test_copied_and_compacted(whole, root, tmp_path):
     copy = copy_book(tmp_path / "copy", Book(whole))
-    same(copy)
+    assert_same(copy)
     assert copy.content_digest == Book(whole).content_digest
-    same(copy_book(tmp_path / "int8", Book(whole), codec=Int8()))
+    assert_same(copy_book(tmp_path / "int8", Book(whole), codec=Int8()))
     left = root / "constants" / ("0" * 32 + ".safetensors")
     left.write_bytes(b"of an abandoned growth")
     (root / "constants" / "mine.txt").touch()
     compact(root)
     prune(root)
-    same(Book(root))
+    assert_same(Book(root))
     assert Book(root).edition == 2
     assert not left.exists()
     assert (root / "constants" / "mine.txt").exists()
@@ -511,7 +511,7 @@ def growing(root, larger, **options):
 
 def test_they_stay_when_a_book_grows(root):
     grown = growing(root, replace(newest_plan(root), n_views=2, n_samples=40, unit_rows=None))
-    same(grown)
+    assert_same(grown)
     assert grown.edition == 2
     with pytest.raises(BookMismatchError, match=r"`constants\[classifier/weight\]` to be the book's, .* got none"):
         growing(root, replace(grown.plan, n_views=3, constants={}))
@@ -526,13 +526,13 @@ def test_constants_alone_are_added_to_a_finished_book(root):
     added = {"bias": np.zeros(C, dtype=np.float32)}
     shards = sorted(root.glob("view-*/*"))
     grown = growing(root, before.plan, constants=added)
-    same(grown, GIVEN | added)
+    assert_same(grown, GIVEN | added)
     assert (grown.edition, sorted(root.glob("view-*/*"))) == (2, shards)
     assert grown.content_digest != before.content_digest
-    same(Book(root, 1), GIVEN)
+    assert_same(Book(root, 1), GIVEN)
     assert growing(root, before.plan, constants=added).edition == 2  # they are there
     prune(root)
-    same(Book(root), GIVEN | added)
+    assert_same(Book(root), GIVEN | added)
 
 
 def test_a_growth_is_gone_on_with_only_with_its_own(root):
@@ -541,7 +541,9 @@ def test_a_growth_is_gone_on_with_only_with_its_own(root):
         pass
     with pytest.raises(BookMismatchError, match=r"edition 2 was begun, with constants\.bias"):
         GrowthWriter(root, replace(before, n_views=2))
-    same(growing(root, replace(before, n_views=2), constants={"bias": np.zeros(C)}), GIVEN | {"bias": np.zeros(C)})
+    assert_same(
+        growing(root, replace(before, n_views=2), constants={"bias": np.zeros(C)}), GIVEN | {"bias": np.zeros(C)}
+    )
 
 
 def test_further_teachers_bring_their_own_and_extraction_takes_them_apart(root, tmp_path):
@@ -553,10 +555,12 @@ def test_further_teachers_bring_their_own_and_extraction_takes_them_apart(root, 
     larger = replace(book.plan, fields=fields, teachers=teachers, constants=moved)
     second = {"members/1/classifier/weight": -WEIGHT, "shared": np.ones(3)}
     grown = growing(root, larger, names={"logits": "members/0/logits"}, constants=second)
-    same(grown, {f"members/0/{name}": array for name, array in GIVEN.items()} | second)
+    assert_same(grown, {f"members/0/{name}": array for name, array in GIVEN.items()} | second)
     assert len(list((root / "constants").iterdir())) == 5
-    same(extract(tmp_path / "0", grown, teachers=[0]), GIVEN | {"shared": np.ones(3)})
-    same(extract(tmp_path / "1", grown, teachers=["other"]), {"classifier/weight": -WEIGHT, "shared": np.ones(3)})
+    assert_same(extract(tmp_path / "0", grown, teachers=[0]), GIVEN | {"shared": np.ones(3)})
+    assert_same(
+        extract(tmp_path / "1", grown, teachers=["other"]), {"classifier/weight": -WEIGHT, "shared": np.ones(3)}
+    )
     swapped = extract(tmp_path / "s", grown, teachers=[1, 0])
     np.testing.assert_array_equal(swapped.constants["members/0/classifier/weight"], -WEIGHT)
     np.testing.assert_array_equal(swapped.constants["members/1/classifier/weight"], WEIGHT)
@@ -564,21 +568,21 @@ def test_further_teachers_bring_their_own_and_extraction_takes_them_apart(root, 
 
 def test_extracted(whole, tmp_path):
     book = Book(whole)
-    same(extract(tmp_path / "rows", book, samples=slice(0, 8)))
+    assert_same(extract(tmp_path / "rows", book, samples=slice(0, 8)))
     with pytest.raises(
         ConfigError, match=r"classifier/weight of shape \[6, 4\], which may have one a class .*From Python"
     ):
         extract(tmp_path / "classes", book, classes=["a", "c"])
     cut = {"classifier/weight": WEIGHT[[0, 2]]}
-    same(extract(tmp_path / "classes", book, classes=["a", "c"], constants=cut), cut)
+    assert_same(extract(tmp_path / "classes", book, classes=["a", "c"], constants=cut), cut)
     other = {name: GIVEN[name] for name in ("margins", "pca/stage1")}
-    same(extract(tmp_path / "no", write(tmp_path / "o", other), classes=["a", "c"]), other)
+    assert_same(extract(tmp_path / "no", write(tmp_path / "o", other), classes=["a", "c"]), other)
 
 
 def test_equal_arrays_are_one_file(tmp_path):
     given = {"a": WEIGHT, "b": WEIGHT.copy(), "c": WEIGHT.astype(np.float64)}
     book = write(tmp_path / "b", given)
-    same(book, given)
+    assert_same(book, given)
     assert len(list((book.path / "constants").iterdir())) == 2
     assert planned_constants(given) == book.plan.constants
 

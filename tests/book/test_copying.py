@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax, softmax
 from tests.book.books import C, N, V, arrays, make, plan
-from tests.book.test_growing import same, two_teachers
+from tests.book.test_growing import assert_same, two_teachers
 
 from bookkd.book import Book, BookWriter, Dense, FieldPlan, Int8, TopK, compact, copy_book, extract, verify
 from bookkd.core.errors import (
@@ -45,7 +45,7 @@ def test_a_copy_is_the_same_book_in_one_edition(tmp_path, book):
     copytree(book.path, tmp_path / "source")
     compact(tmp_path / "source")
     found = copy_book(tmp_path / "b", Book(tmp_path / "source"))
-    same(found, book)
+    assert_same(found, book)
     assert (found.edition, found.cost, found.fidelity) == (1, book.cost, book.fidelity)
     np.testing.assert_array_equal(found.keys, book.keys)
     assert {path.name for path in (tmp_path / "b" / "view-0000").glob("rows*")} == {
@@ -211,7 +211,7 @@ def test_the_first_samples_and_views_are_a_book_of_them(tmp_path, keyless, sampl
     given = samples if isinstance(samples, slice) else np.array(samples)
     found = extract(tmp_path / "part", keyless, samples=given, views=slice(0, 2), data={"digest": "d9"})
     count = len(range(N)[samples] if isinstance(samples, slice) else samples)
-    same(
+    assert_same(
         found,
         in_one_go(
             tmp_path / "whole", keyless, n_samples=count, n_views=2, data={"digest": "d9"}, unit_rows=min(64, count)
@@ -255,7 +255,7 @@ def test_teachers(tmp_path):
             )
         both = writer.finish()
     one = extract(tmp_path / "one", both, teachers=["resnet"])
-    same(one, make(tmp_path / "alone", first))
+    assert_same(one, make(tmp_path / "alone", first))
     assert one.fidelity == Book(tmp_path / "alone").fidelity
     turned = extract(tmp_path / "turned", both, teachers=[1, 0])
     assert [teacher.name for teacher in turned.plan.teachers] == ["second", "resnet"]

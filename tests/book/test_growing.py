@@ -41,7 +41,7 @@ def files(path):
     return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
 
 
-def same(grown, whole):
+def assert_same(grown, whole):
     assert verify(grown.path) == []
     assert grown.plan.identity() == whole.plan.identity()
     assert grown.content_digest == whole.content_digest
@@ -60,7 +60,7 @@ def test_more_views(tmp_path):
     before = files(tmp_path / "b")
     grown = grow(tmp_path / "b", larger(book, n_views=5))
     assert (grown.edition, grown.n_views, grown.cost) == (2, 5, {"seconds": 2.0})
-    same(grown, make(tmp_path / "whole", plan(n_views=5)))
+    assert_same(grown, make(tmp_path / "whole", plan(n_views=5)))
     after = files(tmp_path / "b")
     assert {name: after[name] for name in before} == before
     new = set(after) - set(before)
@@ -77,7 +77,7 @@ def test_more_samples(tmp_path, first, last, step):
     book = make(tmp_path / "b", plan(n_samples=first, n_views=2))
     before = files(tmp_path / "b")
     grown = grow(tmp_path / "b", larger(book, n_samples=last), step=step)
-    same(grown, in_one_go(tmp_path / "whole", grown))
+    assert_same(grown, in_one_go(tmp_path / "whole", grown))
     assert (grown.plan.block_rows, grown.fidelity["logits"]["n"]) == (
         16 if first >= 16 else book.plan.block_rows,
         2 * last,
@@ -93,7 +93,7 @@ def test_more_samples(tmp_path, first, last, step):
 
 def test_more_samples_and_views_at_once(tmp_path):
     book = make(tmp_path / "b", plan(n_samples=100, n_views=1))
-    same(grow(tmp_path / "b", larger(book, n_samples=N, n_views=V)), make(tmp_path / "whole"))
+    assert_same(grow(tmp_path / "b", larger(book, n_samples=N, n_views=V)), make(tmp_path / "whole"))
 
 
 def test_keys_grow_with_the_samples(tmp_path):
@@ -107,7 +107,7 @@ def test_keys_grow_with_the_samples(tmp_path):
     grown = grow(tmp_path / "b", larger(book, n_samples=N), keys=keys)
     np.testing.assert_array_equal(grown.keys, keys)
     np.testing.assert_array_equal(Book(tmp_path / "b", edition=1).keys, keys[:100])
-    same(grown, in_one_go(tmp_path / "whole", grown, keys))
+    assert_same(grown, in_one_go(tmp_path / "whole", grown, keys))
     more = grow(tmp_path / "b", larger(grown, n_views=2), keys=keys)
     assert (
         json.loads((tmp_path / "b" / "edition-000003.json").read_text())["plan"]["keys_file"]
@@ -144,7 +144,7 @@ def test_further_teachers(tmp_path):
         for unit in writer.pending():
             writer.write(unit, said_by_both(*unit))
         whole = writer.finish()
-    same(grown, whole)
+    assert_same(grown, whole)
     assert grown.fidelity == whole.fidelity
     assert Book(tmp_path / "b", edition=1).content_digest == book.content_digest
 
@@ -162,7 +162,7 @@ def test_an_interrupted_growth_is_gone_on_with(tmp_path, pieces):
         assert len(writer.pending()) == 3 * 2 + 3 - pieces
         with pytest.raises(BookUnfinishedError, match="pending"):
             writer.finish()
-    same(grow(tmp_path / "b", request), make(tmp_path / "whole", plan(n_views=4)))
+    assert_same(grow(tmp_path / "b", request), make(tmp_path / "whole", plan(n_views=4)))
 
 
 def test_a_growth_that_is_done_is_done(tmp_path):
@@ -268,4 +268,4 @@ def test_a_sidecar_of_another_plan_is_not_taken(tmp_path):
         theirs = tmp_path / "other" / "view-0000" / f"rows-000000000-000000064.{end}"
         mine.write_bytes(theirs.read_bytes().replace(b'"view": 0', b'"view": 1'))
     assert other.content_digest != book.content_digest
-    same(grow(tmp_path / "b", larger(book, n_views=2)), make(tmp_path / "whole", plan(n_views=2)))
+    assert_same(grow(tmp_path / "b", larger(book, n_views=2)), make(tmp_path / "whole", plan(n_views=2)))

@@ -80,7 +80,7 @@ def book(request, tmp_path_factory):
     return write(tmp_path_factory.mktemp("positions") / "b", plan(request.param))
 
 
-def same(one, other):
+def assert_same(one, other):
     """Assert that two decoded batches of positions are equal."""
     np.testing.assert_array_equal(one.offsets, other.offsets)
     mine, theirs = one.values, other.values
@@ -107,11 +107,11 @@ def test_every_position_is_what_the_codec_gives_of_it_alone(book):
             ids = RowIds(np.array([sample]), int(view), "logits").at_positions(alone.offsets)
             wanted = entry.codec.decode(entry.codec.encode(alone.values, ids), (C,))
             here = book.read([sample], view)["logits"]
-            same(here, type(here)(wanted, alone.offsets))
+            assert_same(here, type(here)(wanted, alone.offsets))
             assert found.counts[row] == len(alone.values)
         joined = [book.read([sample], view)["logits"] for sample, view in zip(samples, views, strict=True)]
         if isinstance(found, RaggedArray):
-            same(found, RaggedArray.concatenate(joined))
+            assert_same(found, RaggedArray.concatenate(joined))
 
 
 def test_lengths_and_tokens_come_back(book):
@@ -139,13 +139,13 @@ def test_verify_copy_extract_compact_and_growth_know_positions(tmp_path, book):
     copied = copy_book(tmp_path / "copy", book)
     assert copied.content_digest == book.content_digest
     part = extract(tmp_path / "part", book, samples=slice(0, 20))
-    same(part.read(np.arange(20), 0)["logits"], book.read(np.arange(20), 0)["logits"])
+    assert_same(part.read(np.arange(20), 0)["logits"], book.read(np.arange(20), 0)["logits"])
     small = write(tmp_path / "small", replace(book.plan, n_views=1, unit_rows=None, block_rows=8))
     with GrowthWriter(small.path, replace(small.plan, n_views=2)) as writer:
         for start in range(0, 50, 10):
             writer.write_rows(1, start, said(1, start, start + 10))
         grown = writer.finish()
-    same(grown.read(np.arange(50), 1)["logits"], book.read(np.arange(50), 1)["logits"])
+    assert_same(grown.read(np.arange(50), 1)["logits"], book.read(np.arange(50), 1)["logits"])
     compact(copied.path)
     assert verify(copied.path) == []
     assert Book(copied.path).content_digest == book.content_digest
@@ -206,7 +206,7 @@ def test_any_lengths_round_trip(lengths, place, seed):
     found = entry.decode(parts)
     np.testing.assert_array_equal(found.counts, lengths)
     wanted = codec.decode(codec.encode(rows.values, ids.at_positions(rows.offsets)), (C,))
-    same(found, type(found)(wanted, rows.offsets))
+    assert_same(found, type(found)(wanted, rows.offsets))
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def made_of_two(path, **changes):
         return writer.finish()
 
 
-def same(found, whole):
+def assert_same(found, whole):
     assert verify(found.path) == []
     assert found.content_digest == whole.content_digest
     rows = np.arange(whole.n_samples)
@@ -99,7 +99,7 @@ def both(tmp_path_factory):
 def test_more_samples(tmp_path, first, step):
     book = make(tmp_path / "b", ragged(n_samples=first, n_views=2))
     grown = grow(tmp_path / "b", larger(book, n_samples=256), step=step)
-    same(grown, in_one_go(tmp_path / "whole", grown))
+    assert_same(grown, in_one_go(tmp_path / "whole", grown))
     assert grown.fidelity["logits"]["n"] == 2 * 256
     assert grown.fidelity["logits"]["unbiased"]
     assert grown.fidelity["logits"]["unpromised"].keys() == {"1", "4"}
@@ -111,7 +111,7 @@ def test_a_growth_that_was_interrupted(tmp_path):
     grow(tmp_path / "b", request, pieces=2, finish=False)
     with GrowthWriter(tmp_path / "b", request) as writer:
         assert sum(unit.stop - unit.start for unit in writer.pending()) < writer.rows
-    same(grow(tmp_path / "b", request), make(tmp_path / "whole", ragged()))
+    assert_same(grow(tmp_path / "b", request), make(tmp_path / "whole", ragged()))
 
 
 def test_further_teachers_draw_what_they_draw_alone(tmp_path, both):
@@ -122,23 +122,23 @@ def test_further_teachers_draw_what_they_draw_alone(tmp_path, both):
         for view, start, stop in writer.pending():
             writer.write_rows(view, start, {"members/1/logits": of_two(view, start, stop)["members/1/logits"]})
         grown = writer.finish()
-    same(grown, both)
+    assert_same(grown, both)
     assert grown.fidelity == both.fidelity
     alone = extract(tmp_path / "alone", both, teachers=[0])
-    same(alone, first)
+    assert_same(alone, first)
     more = grow(alone.path, larger(alone, n_views=4))
-    same(more, in_one_go(tmp_path / "whole", more))
+    assert_same(more, in_one_go(tmp_path / "whole", more))
 
 
 def test_compacting_joins_items_and_their_ends(book, original):
     seen = []
     found = compact(book.path, progress=lambda *at: seen.append(at))
-    same(found, original)
+    assert_same(found, original)
     assert (found.fidelity, [len(file.stems) for file in found._files]) == (original.fidelity, [1] * V)
     assert seen[-1] == (seen[-1][1],) * 2
     grown = grow(book.path, larger(found, n_samples=200, n_views=4))
-    same(grown, in_one_go(book.path.parent / "whole", grown))
-    same(compact(book.path), grown)
+    assert_same(grown, in_one_go(book.path.parent / "whole", grown))
+    assert_same(compact(book.path), grown)
 
 
 def test_the_compacted_file_is_the_one_that_the_library_writes(tmp_path, both):
@@ -162,7 +162,7 @@ def test_shards_without_any_item(tmp_path, monkeypatch, empty):
     ) as writer:
         writer.write_rows(0, 0, {"features/boxes": said})
         made = writer.finish()
-    same(compact(made.path), made)
+    assert_same(compact(made.path), made)
     before = files(made.path)
     shard = made.path / "view-0000" / f"rows-{0:09d}-{N:09d}-00000002.safetensors"
     for change in (lambda data: data[:-3], lambda data: b"\xff" * 60 + data[60:], lambda data: b""):
@@ -172,7 +172,7 @@ def test_shards_without_any_item(tmp_path, monkeypatch, empty):
 
 
 def test_a_copy_is_the_same_book(tmp_path, book, original):
-    same(copy_book(tmp_path / "copy", book), original)
+    assert_same(copy_book(tmp_path / "copy", book), original)
     assert Book(tmp_path / "copy").fidelity == original.fidelity
 
 
@@ -180,11 +180,11 @@ def test_draws_of_a_copy_are_those_of_the_records(tmp_path):
     """Encoded anew with the numbers of the samples and views that they are of."""
     dense = make(tmp_path / "dense", plan(fields={"logits": FieldPlan((C,), Dense("float32"))}, choice={"max_kl": 1}))
     found = copy_book(tmp_path / "copy", dense, codec=DRAWS)
-    same(found, make(tmp_path / "drawn", plan(fields={"logits": FieldPlan((C,), DRAWS)})))
+    assert_same(found, make(tmp_path / "drawn", plan(fields={"logits": FieldPlan((C,), DRAWS)})))
     assert (found.plan.choice, dense.plan.choice) == ({}, {"max_kl": 1})
     assert "choice" not in found.fidelity["logits"]
     assert found.fidelity["logits"]["unbiased"]
-    same(
+    assert_same(
         copy_book(tmp_path / "top", dense, codec=Argmax()),
         make(tmp_path / "tops", plan(fields={"logits": FieldPlan((C,), Argmax())})),
     )
@@ -205,7 +205,7 @@ def test_what_is_left_out_does_not_come_back(tmp_path, codec):
 def test_parts_of_samples_and_views(tmp_path, original):
     part = extract(tmp_path / "part", original, samples=slice(0, 70), views=[0, 1], data={"digest": "d9"})
     whole = make(tmp_path / "whole", ragged(n_samples=70, n_views=2, batch_size=10, data={"digest": "d9"}))
-    same(part, whole)
+    assert_same(part, whole)
     ids = np.array([140, 3, 77, 78])
     other = extract(tmp_path / "other", original, samples=ids, views=[2, 0])
     assert verify(other.path) == []
@@ -303,14 +303,14 @@ def test_a_lost_sidecar_is_made_from_the_shard(tmp_path, both, content):
         path.write_bytes(content)
     found = repair(root)
     mended = Book(root)
-    same(mended, both)
+    assert_same(mended, both)
     if content == "flip":  # the measurements are still there to be read
         assert (found.edition, found.restored) == (1, (f"{SHARD}.json",))
         return
     assert (found.edition, found.renewed) == (2, (f"{SHARD}.json",))
     # A shard that says that nothing was measured goes on through everything that adds up measurements.
     compacted = compact(root)
-    same(compacted, both)
+    assert_same(compacted, both)
     grown = grow_two(root, compacted)
     assert grown.fidelity["members/1/logits"]["unbiased"]
     assert grown.fidelity["members/1/logits"]["n"] == 4 * N - 64

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.book.books import N, V, arrays, make, plan
-from tests.book.test_growing import files, grow, larger, same
+from tests.book.test_growing import assert_same, files, grow, larger
 
 from bookkd.book import Book, GrowthWriter, compact, repair, verify
 from bookkd.core.errors import (
@@ -121,7 +121,7 @@ def test_a_flipped_bit_in_a_manifest(book, original, name, share):
     if not found.renewed and Book(book.path).cost:
         assert after == before
     # Where a digit of the measurements was hit, or the cost, what is lost is outside of the content.
-    same(Book(book.path), original)
+    assert_same(Book(book.path), original)
 
 
 @pytest.mark.parametrize("name", ["view-file", "sidecar"])
@@ -137,7 +137,7 @@ def test_a_manifest_that_is_gone(book, original, name, content):
     # The measurements of a sidecar are nowhere else: a new edition of the same content does without them.
     assert (found.edition, found.renewed) == (2, (f"{SHARD}.json",))
     mended = Book(book.path)
-    same(mended, original)
+    assert_same(mended, original)
     assert (mended.fidelity, mended.cost) == (original.fidelity, original.cost)
     assert compact(book.path).content_digest == original.content_digest
 

@@ -36,3 +36,9 @@ def test_a_name_without_its_prefix_is_refused(weights, tmp_path, refused):
     line = refused(make(weights, tmp_path / "book", "--features", "stage2/mean"))
     assert "`field` to be features/LAYER or features/LAYER/REDUCTION" in line
     assert not (tmp_path / "book").exists()
+
+
+def test_a_served_book_grows_with_the_command_that_made_it(weights, tmp_path):
+    assert make(weights, tmp_path / "book", "--serve", "at") == 0
+    assert make(weights, tmp_path / "book", "--serve", "at", "--grow", "--views.n_views", "3") == 0
+    assert Book(tmp_path / "book").n_views == 3

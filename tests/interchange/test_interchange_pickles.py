@@ -26,7 +26,7 @@ def saved(value, *, new=True):
     return buffer.getvalue()
 
 
-def same(found, wanted):
+def assert_same(found, wanted):
     wanted = (
         wanted.float().numpy()
         if isinstance(wanted, torch.Tensor) and wanted.dtype == torch.bfloat16
@@ -52,7 +52,7 @@ TENSORS = {
 @pytest.mark.parametrize("name", TENSORS)
 def test_tensors(name, new):
     (found,) = load_arrays(saved([TENSORS[name]], new=new), "x")
-    same(widened(found), TENSORS[name])
+    assert_same(widened(found), TENSORS[name])
 
 
 @BOTH
@@ -60,8 +60,8 @@ def test_tensors(name, new):
 def test_arrays_of_numpy(dtype, new):
     array = np.array([[0, 1, 2], [3, 4, 5]], dtype=dtype)
     found = load_arrays(saved({"c": array, "fortran": np.asfortranarray(array), "n": 2}, new=new), "x")
-    same(found["c"], array)
-    same(found["fortran"], array)
+    assert_same(found["c"], array)
+    assert_same(found["fortran"], array)
     assert found["n"] == 2
 
 

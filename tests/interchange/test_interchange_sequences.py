@@ -38,7 +38,7 @@ def run(tmp_path, source, kind, out="book", **options):
     return import_book(tmp_path / out, source, source_format=kind, **options).book
 
 
-def same(book, samples, classes, log_p, *, rtol=2e-3):
+def assert_same(book, samples, classes, log_p, *, rtol=2e-3):
     """Compare records with the classes [rows, k] and log-probabilities that went into the files."""
     found, kept, tail = builders.decoded(book, samples)
     order = np.lexsort((classes, -log_p), axis=1)
@@ -71,7 +71,7 @@ def test_vllm_prompts(tmp_path):
     lacking = any(len(each) == 6 for line in lines for each in line["prompt_logprobs"][1:])
     assert lacking or book.fields["logits"].codec.k == 7
     if lacking:
-        same(book, np.arange(9), classes, values)
+        assert_same(book, np.arange(9), classes, values)
 
 
 def test_vllm_more_classes_than_a_position_has(tmp_path):
@@ -143,7 +143,7 @@ def test_vllm_prompt_and_completion(tmp_path, shape):
     line = SHAPES[shape](positions[:2], positions[2:])
     book = run(tmp_path, jsonl(tmp_path / "a.jsonl", [line]), "vllm-jsonl", n_classes=200)
     assert book.keys.tolist() == [0, 1, 2, 3, 4]
-    same(book, np.arange(5), *largest(log_p, 5))
+    assert_same(book, np.arange(5), *largest(log_p, 5))
 
 
 def test_vllm_completion_alone_begins_behind_its_prompt(tmp_path):
@@ -176,7 +176,7 @@ def test_vllm_each_completion_of_a_line_is_a_sequence(tmp_path, shape):
     book = run(tmp_path, jsonl(tmp_path / "a.jsonl", lines), "vllm-jsonl", n_classes=50)
     places = [(0, i) for i in range(5)] + [(1, 2)] + [(2, 2), (2, 3)] + [(3, i) for i in range(3)]
     assert book.keys.tolist() == [sequence_key(*each) for each in places]
-    same(book, np.arange(11), *largest(log_p, 4))
+    assert_same(book, np.arange(11), *largest(log_p, 4))
 
 
 def test_vllm_equal_completions_are_two_sequences(tmp_path):
@@ -196,7 +196,7 @@ def test_vllm_echo_has_the_prompt_in_the_completion(tmp_path, beside):
     line |= {"prompt_logprobs": [None, *positions[:2]]} if beside else {}
     book = run(tmp_path, jsonl(tmp_path / "a.jsonl", [line]), "vllm-jsonl", n_classes=50)
     assert book.keys.tolist() == [0, 1, 2, 3]
-    same(book, np.arange(4), *largest(log_p, 3))
+    assert_same(book, np.arange(4), *largest(log_p, 3))
 
 
 def test_vllm_an_interrupted_import_goes_on_inside_of_a_line(tmp_path, monkeypatch):
@@ -213,7 +213,7 @@ def test_vllm_an_interrupted_import_goes_on_inside_of_a_line(tmp_path, monkeypat
     options = {"source_format": "vllm-jsonl", "n_classes": 50}
     with pytest.raises(KeyboardInterrupt):
         import_book(tmp_path / "book", path, progress=stop, **options)
-    same(import_book(tmp_path / "book", path, **options).book, np.arange(9), *largest(log_p, 3))
+    assert_same(import_book(tmp_path / "book", path, **options).book, np.arange(9), *largest(log_p, 3))
 
 
 def test_vllm_no_probability_is_none(tmp_path):
@@ -348,7 +348,7 @@ def test_distillkit_exact_values(tmp_path):
     parquet(tmp_path / "kit", sequences, {**PLAIN, "delta_encoding": False})
     book = run(tmp_path, tmp_path / "kit", "distillkit")
     assert (book.n_samples, book.fields["logits"].shape, verify(book.path)) == (15, (V,), [])
-    same(book, np.arange(15), classes, values)
+    assert_same(book, np.arange(15), classes, values)
     assert book.keys.tolist() == [sequence_key(s, p) for s, length in enumerate(lengths) for p in range(length)]
     ids = [start + p for start, length in zip([0, 3, 4, 8, 10], lengths, strict=True) for p in range(length)]
     assert book.read(np.arange(15), 0, ["position/token"])["position/token"].tolist() == ids
@@ -371,7 +371,7 @@ def test_distillkit_units_of_any_size_and_an_interrupted_import(tmp_path, rows):
     with BookWriter(tmp_path / "book", plan, keys=found.keys) as writer:
         for unit in writer.pending()[::-1]:  # from the back: every unit begins anew
             writer.copy(unit, _parts(found, unit, plan.fields[LOGITS], Options(), Loss()))
-        same(writer.finish(), np.arange(9), classes, values)
+        assert_same(writer.finish(), np.arange(9), classes, values)
 
 
 def test_distillkit_differences(tmp_path):
@@ -382,7 +382,7 @@ def test_distillkit_differences(tmp_path):
     parquet(
         tmp_path / "kit", [(range(5), *builders.distillkit_rows(rows, {"term_dtype": "float32", **config}))], config
     )
-    same(run(tmp_path, tmp_path / "kit", "distillkit"), np.arange(4), classes, values)
+    assert_same(run(tmp_path, tmp_path / "kit", "distillkit"), np.arange(4), classes, values)
 
 
 @pytest.mark.parametrize("normalised", [False, True])
@@ -400,7 +400,7 @@ def test_distillkit_curve_and_residuals(tmp_path, normalised):
     curve[:5] += (np.array(codes[0]) - 4) * 0.25  # 3 bits: -4 to 3
     curve[5:7] += np.array([1, -1]) * 0.5  # 1 bit: down or up
     values = np.tile(np.concatenate([exact, curve]), (3, 1))
-    same(run(tmp_path, tmp_path / "kit", "distillkit"), np.arange(3), classes, values)
+    assert_same(run(tmp_path, tmp_path / "kit", "distillkit"), np.arange(3), classes, values)
 
 
 def test_distillkit_top_values_as_they_are(tmp_path):
@@ -408,7 +408,7 @@ def test_distillkit_top_values_as_they_are(tmp_path):
     classes, values = largest(teacher(3), 4)
     table = pa.table({"input_ids": [[1, 2, 3, 4]], "token_ids": [classes.tolist()], "top_values": [values.tolist()]})
     pq.write_table(table, tmp_path / "kit" / "data_0.parquet")
-    same(run(tmp_path, tmp_path / "kit", "distillkit", n_classes=V), np.arange(3), classes, values)
+    assert_same(run(tmp_path, tmp_path / "kit", "distillkit", n_classes=V), np.arange(3), classes, values)
 
 
 def test_distillkit_places_that_the_server_left_empty(tmp_path):
@@ -566,7 +566,7 @@ def test_megatron_first_format(tmp_path, dtype):
     assert (book.n_samples, book.plan.data["hash"], verify(book.path)) == (16 * 3, "ab", [])
     assert sorted(given) == list(range(16))
     for sequence, (classes, values) in given.items():
-        same(book, of_sequence(book, sequence, 3), classes, values, rtol=3e-3)
+        assert_same(book, of_sequence(book, sequence, 3), classes, values, rtol=3e-3)
 
 
 @pytest.mark.parametrize("ranged", [False, True], ids=["iterations", "ranges"])
@@ -588,7 +588,7 @@ def test_megatron_second_format(tmp_path, ranged):
     book = run(tmp_path, tmp_path / "cache", "megatron", n_classes=V)
     assert sorted(given) == list(range(16))
     for sequence, (classes, values) in given.items():
-        same(book, of_sequence(book, sequence, 2), classes, values)
+        assert_same(book, of_sequence(book, sequence, 2), classes, values)
 
 
 def test_megatron_places_after_the_nucleus_are_empty(tmp_path):

@@ -45,16 +45,16 @@ TREES = st.recursive(
 )
 
 
-def same(one, other):
+def assert_same(one, other):
     assert type(one) is type(other)
     if isinstance(one, dict):
         assert list(map(repr, sorted(one, key=repr))) == list(map(repr, sorted(other, key=repr)))
         for key in one:
-            same(one[key], other[key])
+            assert_same(one[key], other[key])
     elif isinstance(one, list | tuple):
         assert len(one) == len(other)
         for mine, theirs in zip(one, other, strict=True):
-            same(mine, theirs)
+            assert_same(mine, theirs)
     elif isinstance(one, torch.Tensor):
         assert one.dtype == other.dtype
         assert one.shape == other.shape
@@ -76,7 +76,7 @@ def same(one, other):
 def test_round_trip(tmp_path_factory, tree):
     path = tmp_path_factory.mktemp("checkpoint") / "state.ckpt"
     save_checkpoint(path, {"tree": tree})
-    same(load_checkpoint(path)["tree"], tree)
+    assert_same(load_checkpoint(path)["tree"], tree)
 
 
 def test_numpy_scalars_become_numbers_and_shared_memory_is_kept_apart(tmp_path):

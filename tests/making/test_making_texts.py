@@ -103,7 +103,7 @@ def test_writing_leaves_the_model_and_the_generators_as_they_were():
     assert model.model.generation_config is own
 
 
-def same(first, second):
+def assert_same(first, second):
     return np.array_equal(first.tokens, second.tokens) and np.array_equal(first.ends, second.ends)
 
 
@@ -127,10 +127,10 @@ def test_an_interrupted_folder_is_gone_on_with(tmp_path):
     again = write_texts(
         tmp_path / "b", Teacher(network()), asked, how, seed=3, batch_size=3, progress=lambda *at: done.append(at)
     )
-    assert same(again, whole)
+    assert assert_same(again, whole)
     assert done[-1] == (11, 11)
-    assert same(open_texts(tmp_path / "b"), whole)
-    assert not same(write_texts(tmp_path / "c", Teacher(network()), asked, how, seed=4, batch_size=3), whole)
+    assert assert_same(open_texts(tmp_path / "b"), whole)
+    assert not assert_same(write_texts(tmp_path / "c", Teacher(network()), asked, how, seed=4, batch_size=3), whole)
 
 
 def test_a_prompt_that_no_fingerprint_looks_at_is_seen(tmp_path):

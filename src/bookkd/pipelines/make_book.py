@@ -8,7 +8,7 @@ from typing import Any
 
 from bookkd.book import Auto, Book, Choice, Codec, Dense, Int8, Sampled, is_finished, shortfall
 from bookkd.core.errors import ConfigError, expected
-from bookkd.core.features import is_feature
+from bookkd.core.features import Feature, is_feature
 from bookkd.core.fields import LOGITS
 from bookkd.core.names import choose
 from bookkd.evaluation import Evaluation, Measures, lower_is_better
@@ -121,7 +121,7 @@ def make_book(
     if hint is not None and (text := _of_every_token(codec, plain, dataset, views.n_views * len(teachers))):
         hint(text)
     if grow and is_finished(out):
-        _check_grown(out, inside)
+        _check_grown(out, features, serve, plain)
         book, told_of_growth = _grown(out, [load(each) for each in teachers], dataset, drawn, plain, options)
         notes += told_of_growth
     elif len(teachers) == 1:
@@ -182,14 +182,18 @@ def features_of(method: str | Method, task: Task) -> list[str]:
     return found
 
 
-def _check_grown(out: str, inside: Sequence[str]) -> None:
+def _check_grown(out: str, features: Sequence[str], serve: Sequence[str | Method], task: Task) -> None:
     """Refuse features that a finished book has not: what it said of its records is not asked again.
 
     Raises:
         ConfigError: naming the first.
     """
     had = Book(out).fields
-    missing = next((name for name in inside if name not in had), None)
+    named = {Feature.of(name).layer for name in had if is_feature(name)}
+    served = [build_method(each) if isinstance(each, str) else each for each in serve]
+    # As it was made: of the stages that its teacher names.
+    asked = [*features, *(name for each in served for name in features_of(each.looking_at(named), task))]
+    missing = next((name for name in asked if name not in had), None)
     if missing is not None:
         do = "A book grows by views, samples and teachers: make another one with them (--out)."
         raise ConfigError(
