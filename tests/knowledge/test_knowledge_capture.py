@@ -95,6 +95,42 @@ def test_what_is_changed_in_place_afterwards_stays_as_it_was():
     assert (found["features/pre1"] < 0).any()
 
 
+def test_maps_of_a_student_in_training_are_copied_only_where_the_network_changes_them():
+    torch.manual_seed(0)
+    network, images = create_network("torchvision:resnet18", n_classes=4), torch.rand(2, 3, 32, 32)
+    names = ("layer1.0.bn2", "layer1.0.conv2")  # the shortcut is added to the first in place, the second stays
+    capture, outputs = Capture(network, [f"features/{name}" for name in names]), {}
+    for name in names:
+        network.get_submodule(name).register_forward_hook(lambda _, given, out, name=name: outputs.update({name: out}))
+    for expected in ([True, True], [True, False], [True, False]):
+        _, found = capture(lambda: network(images))
+        block = network.layer1[0]
+        torch.testing.assert_close(found["features/layer1.0.bn2"], block.bn2(found["features/layer1.0.conv2"]))
+        assert [found[f"features/{name}"] is not outputs[name] for name in names] == expected
+
+
+def test_a_map_that_was_left_alone_and_is_changed_in_place_later_is_refused():
+    class Moody(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.calls = nn.Linear(2, 2), 0
+
+        def forward(self, x):
+            self.calls += 1
+            hidden = self.first(x)
+            return hidden.mul_(2) if self.calls > 1 else hidden * 2
+
+    network = Moody()
+    capture, inputs = Capture(network, ["features/first"]), torch.ones(1, 2)
+    capture(lambda: network(inputs))
+    with pytest.raises(
+        ConfigError, match=r"one whose output is left as it is, .*got first, changed in place .*inplace=False"
+    ):
+        capture(lambda: network(inputs))
+    _, found = capture(lambda: network.eval()(inputs))  # another mode begins with a copy
+    torch.testing.assert_close(found["features/first"], network.first(inputs))
+
+
 def test_hooks_are_gone_after_an_error(network):
     with pytest.raises(ZeroDivisionError):
         Capture(network, ["features/stage1"])(lambda: 1 / 0)

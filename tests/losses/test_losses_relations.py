@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import product
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from torch.testing import assert_close
 from bookkd.core.errors import ConfigError
 from bookkd.core.fields import IGNORE_LABEL
 from bookkd.losses import (
+    _angles,
     cc_kernel,
     cc_neighbours,
     crd,
@@ -21,7 +23,6 @@ from bookkd.losses import (
     intra_class_variance,
     orthogonal_projection,
     pkt,
-    relations,
     rkd_angle,
     rkd_distance,
     similarity_preserving,
@@ -84,15 +85,42 @@ def test_twins_and_dead_rows_have_finite_gradients(loss):
         assert slope.abs().max() < 100
 
 
-def test_angles_a_few_samples_at_a_time(monkeypatch):
+def written_out(student, teacher):
+    """Return the loss of all angles with every triple on its own, from the equation."""
+    n, parts = len(student), []
+    for i, j, k in product(range(n), repeat=3):
+        cosines = []
+        for rows in (student, teacher):
+            one, other = rows[j] - rows[i], rows[k] - rows[i]
+            cosines.append(one @ other / (one.norm() * other.norm()) if i not in (j, k) else 0 * one.sum())
+        apart = (cosines[0] - cosines[1]).abs()
+        parts.append(torch.where(apart < 1, apart**2 / 2, apart - 0.5))
+    return torch.stack(parts).sum() / n**3
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 7], ids="{} samples at a time".format)
+def test_angles_a_few_samples_at_a_time(monkeypatch, rows):
     student, teacher = pair(2, n=7)
     leaf = student.clone().requires_grad_()
-    whole = rkd_angle(leaf, teacher)
+    whole = written_out(leaf, teacher)
     (slope,) = torch.autograd.grad(whole, leaf)
-    monkeypatch.setattr(relations, "_CHUNK", 2 * 7 * 7)
+    monkeypatch.setattr(_angles, "_CACHED", rows * 7 * 7)
     parts = rkd_angle(leaf, teacher)
     assert_close(parts, whole)
-    assert_close(torch.autograd.grad(parts, leaf)[0], slope)
+    assert_close(torch.autograd.grad(3 * parts, leaf)[0], 3 * slope)
+
+
+def test_angles_that_differ_by_more_than_one_pull_no_harder():
+    student = number([[0.0, 0.0], [1.0, 0.1], [1.0, -0.1], [-0.5, 0.3]]).requires_grad_()
+    teacher = number([[0.0, 0.0], [1.0, 0.1], [-1.0, 0.1], [0.5, 0.4]])
+    loss, whole = rkd_angle(student, teacher), written_out(student, teacher)
+    assert_close(loss, whole)
+    assert_close(torch.autograd.grad(loss, student)[0], torch.autograd.grad(whole, student)[0])
+
+
+def test_angles_can_be_differentiated_twice():
+    student, teacher = pair(4, n=4)
+    assert torch.autograd.gradgradcheck(lambda rows: rkd_angle(rows, teacher), student.requires_grad_())
 
 
 def test_neighbours_depend_on_the_order():

@@ -118,6 +118,9 @@ class Capture:
         self.constants = dict(constants or {})
         named = [layer for feature in self.features for layer in (feature.layer, feature.other) if layer]
         self._modules = {layer: self._module(layer) for layer in dict.fromkeys(named)}
+        self._changed: dict[
+            tuple[str, bool], bool
+        ] = {}  # by field and mode: what the first pass with gradients did to it
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -147,15 +150,17 @@ class Capture:
             TeacherOutputError: for an output that is no tensor, or that a reduction is not of.
         """
         taken: dict[str, Tensor] = {}
+        whole_ones: list[tuple[Feature, Tensor, int]] = []
         pairs = [feature for feature in self.features if feature.other]
         whole = [Feature(layer) for layer in {layer for pair in pairs for layer in (pair.layer, pair.other)}]
         alone = {feature.name: feature for feature in (*self.features, *whole) if not feature.other}
-        hooks = [self._hook(feature, taken, batch or {}) for feature in alone.values()]
+        hooks = [self._hook(feature, taken, whole_ones, batch or {}) for feature in alone.values()]
         try:
             said = run()
         finally:
             for hook in hooks:
                 hook.remove()
+        self._check_unchanged(whole_ones)
         for feature in alone.values():
             if feature.name not in taken:
                 wish, got = "one that runs when the network is called", self.path(feature.layer)
@@ -167,20 +172,48 @@ class Capture:
             taken[pair.name] = reductions.fsp_matrix(first, second)
         return said, {feature.name: taken[feature.name] for feature in self.features}
 
-    def _hook(self, feature: Feature, taken: dict[str, Tensor], batch: Mapping[str, Any]) -> Any:
+    def _hook(
+        self,
+        feature: Feature,
+        taken: dict[str, Tensor],
+        whole_ones: list[tuple[Feature, Tensor, int]],
+        batch: Mapping[str, Any],
+    ) -> Any:
         module, path = self._modules[feature.layer], self.path(feature.layer)
 
         def keep(values: Any) -> None:
+            output = _tensor(values, path, self._where)
             # At once, and a copy of what is not reduced: the network may go on to change it in place.
-            taken[feature.name] = self._reduced(feature, _tensor(values, path, self._where), batch)
+            if feature.reduction:
+                taken[feature.name] = self._reduced(feature, output, batch)
+                return
+            taken[feature.name] = output if self._stays(feature) and output.requires_grad else output.clone()
+            if output.requires_grad:
+                whole_ones.append((feature, output, output._version))
 
         if path.endswith(_INPUT):
             return module.register_forward_pre_hook(lambda _, given: keep(given[0] if given else None))
         return module.register_forward_hook(lambda _, given, output: keep(output))
 
+    def _stays(self, feature: Feature) -> bool:
+        """Whether the first pass in this mode left the output as it was, so that a student in training needs no copy of its maps."""
+        return not self._changed.get((feature.name, self.network.training), True)
+
+    def _check_unchanged(self, whole_ones: Sequence[tuple[Feature, Tensor, int]]) -> None:
+        """Remember which outputs the network changes in place, and refuse a change of one that was taken without a copy."""
+        for feature, output, version in whole_ones:
+            changed = output._version != version
+            if changed and self._stays(feature):
+                wish, got = (
+                    "one whose output is left as it is, as in earlier passes",
+                    f"{self.path(feature.layer)}, changed in place",
+                )
+                do = "Let what follows it work out of place (inplace=False)."
+                raise ConfigError(expected("module", wish, got, where=self._where, do=do))
+            mode = feature.name, self.network.training
+            self._changed[mode] = changed or self._changed.get(mode, False)
+
     def _reduced(self, feature: Feature, output: Tensor, batch: Mapping[str, Any]) -> Tensor:
-        if not feature.reduction:
-            return output.clone()
         if feature.reduction == "mean" and output.ndim == 3:
             return self._mean_of_positions(feature, output, batch)
         vector = feature.reduction == "pca" and output.ndim == 2

@@ -6,13 +6,14 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import mse_loss
 
 from bookkd.core.errors import ConfigError, FidelityError, expected
 from bookkd.losses.drawn import ClassTarget, SampledTarget
 from bookkd.losses.reductions import same_size
 from bookkd.losses.targets import DenseTarget, Target, computing_dtype
 
-__all__ = ["feature_pair", "per_sample"]
+__all__ = ["feature_pair", "per_sample", "squared", "total"]
 
 Alike = Literal["shape", "positions", "rows", "first rows"]
 
@@ -65,8 +66,21 @@ def feature_pair(
 
 
 def per_sample(values: Tensor) -> Tensor:
-    """Return the mean over all but the first axis, shape [batch]."""
-    return values.mean(tuple(range(1, values.ndim)))
+    """Return the mean over all but the first axis, shape [batch].
+
+    Of a sum autograd writes no tensor of the values' size, of a mean it does.
+    """
+    return total(values) / max(1, values.shape[1:].numel())
+
+
+def total(values: Tensor) -> Tensor:
+    """Return the sum over all but the first axis, shape [batch]."""
+    return values.sum(tuple(range(1, values.ndim)))
+
+
+def squared(values: Tensor, target: Tensor | None = None) -> Tensor:
+    """Return (values - target)^2, or values^2: one pass over maps each way, where a difference and its square are three and four."""
+    return mse_loss(values, values.new_zeros(()).expand(values.shape) if target is None else target, reduction="none")
 
 
 def _laid_as(t: Tensor, s: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bookkd.core.check import positive
 from bookkd.core.errors import ConfigError, expected
-from bookkd.losses._features import feature_pair
+from bookkd.losses._features import feature_pair, squared, total
 from bookkd.losses.claims import claims
 from bookkd.losses.targets import Target, computing_dtype
 
@@ -46,7 +46,7 @@ def activation_boundary(student: Tensor, teacher: Target | Tensor, *, margin: fl
     # How far the unit still is from its side of the margin. A product with a sign is a fraction of what a choice costs.
     side = (t > 0).to(s.dtype).mul_(-2).add_(1)
     short = (side * s).add_(margin).clamp_min_(0)
-    return short.square().sum(tuple(range(1, short.ndim)))
+    return total(squared(short))
 
 
 @claims()
@@ -85,7 +85,7 @@ def overhaul(student: Tensor, teacher: Target | Tensor, teacher_margins: Tensor 
         t = torch.maximum(t, margins.reshape((*margins.shape, *[1] * (t.ndim - 2))))
     # As a choice, and not as a product, where either side may be infinite.
     apart = torch.where((s <= t) & (t <= 0), 0, s - t)
-    return apart.square().sum(tuple(range(1, apart.ndim)))
+    return total(squared(apart))
 
 
 def overhaul_margins(mean: Tensor, deviation: Tensor) -> Tensor:

@@ -6,9 +6,9 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from bookkd.core.errors import ConfigError, DataError, expected
-from bookkd.losses._features import feature_pair, per_sample
+from bookkd.losses._features import feature_pair, per_sample, squared
 from bookkd.losses.claims import claims
-from bookkd.losses.reductions import FLOOR, flat_positions, product, unit
+from bookkd.losses.reductions import FLOOR, channel_mean, flat_positions, product, unit
 from bookkd.losses.targets import Target
 
 __all__ = ["feature_l1", "feature_mse", "hcl", "nst", "vid"]
@@ -47,7 +47,7 @@ def feature_mse(student: Tensor, teacher: Target | Tensor) -> Tensor:
     CVPR 2017; Chen et al., "Knowledge Distillation with the Reused Teacher Classifier", CVPR 2022 (arXiv 2203.14001).
     """
     s, t = feature_pair(student, teacher, "feature_mse")
-    return per_sample((s - t).square())
+    return per_sample(squared(s, t))
 
 
 @claims()
@@ -156,8 +156,8 @@ def vid(student: Tensor, teacher: Target | Tensor, variance: Tensor | None = Non
     """
     mean, given = feature_pair(student, teacher, "vid")
     # One variance a channel: the mean over its positions first, so that no tensor of the features' size is divided.
-    error = (mean - given).square()
-    error = error if error.ndim == 2 else error.mean(tuple(range(2, error.ndim)))
+    error = squared(mean, given)
+    error = error if error.ndim == 2 else channel_mean(error)
     if variance is None:
         return error.mean(1) / 2
     if variance.shape != error.shape or not variance.is_floating_point():
@@ -197,12 +197,15 @@ def hcl(student: Tensor, teacher: Target | Tensor) -> Tensor:
     if s.ndim != 4:
         wish = "maps [batch, channels, height, width]"
         raise ConfigError(expected("student", wish, f"shape {list(s.shape)}", where="hcl"))
+    value, weight, weights = per_sample(squared(s, t)), 1.0, 1.0
+    # Means are linear: those of the difference are the difference of those; and where grids nest, means of means are enough.
+    nested = all(length % 4 == 0 for length in s.shape[2:])
     difference = s - t
-    # Means are linear: those of the difference are the difference of those.
-    value, weight, total = per_sample(difference.square()), 1.0, 1.0
     for size in (4, 2, 1):
         if size < s.shape[2]:
+            pooled = adaptive_avg_pool2d(difference, size)
+            difference = pooled if nested else difference
             weight /= 2
-            total += weight
-            value = value + weight * per_sample(adaptive_avg_pool2d(difference, size).square())
-    return value / total
+            weights += weight
+            value = value + weight * per_sample(squared(pooled))
+    return value / weights

@@ -24,6 +24,7 @@ __all__ = [
     "channel_mean",
     "flat_positions",
     "fsp_matrix",
+    "inverse_norm",
     "max_pool",
     "paraphrase",
     "principal",
@@ -45,8 +46,18 @@ def unit(vectors: Tensor, dim: int) -> Tensor:
     tensor([[0.6000, 0.8000],
             [0.0000, 0.0000]])
     """
+    return vectors * inverse_norm(vectors, dim)
+
+
+def inverse_norm(vectors: Tensor, dim: int) -> Tensor:
+    """Return 1 / sqrt(x'x + 1e-12) along `dim`, which stays as an axis of 1; 0 of a vector of zeros.
+
+    >>> inverse_norm(torch.tensor([[3.0, 4.0], [0.0, 0.0]]), -1)
+    tensor([[0.2000],
+            [0.0000]])
+    """
     squares = vectors.square().sum(dim, keepdim=True)
-    return vectors * (squares + FLOOR).rsqrt().masked_fill(squares == 0, 0)
+    return (squares + FLOOR).rsqrt().masked_fill(squares == 0, 0)
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
@@ -92,7 +103,8 @@ def channel_mean(features: Tensor) -> Tensor:
     >>> channel_mean(torch.tensor([[[[1.0, 2.0]], [[0.0, 1.0]]]]))
     tensor([[1.5000, 0.5000]])
     """
-    return _flat(features, "channel_mean").mean(2)
+    flat = _flat(features, "channel_mean")
+    return flat.sum(2) / flat.shape[2]  # of a mean autograd would write a tensor of the maps' size
 
 
 def attention_map(features: Tensor) -> Tensor:

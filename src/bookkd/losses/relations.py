@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn.functional import smooth_l1_loss
-from torch.utils.checkpoint import checkpoint
 
 from bookkd.core.check import at_least, positive
 from bookkd.core.errors import ConfigError, expected
+from bookkd.losses._angles import angles_apart
 from bookkd.losses._features import feature_pair
 from bookkd.losses.claims import claims
 from bookkd.losses.reductions import product, unit, without_scale
@@ -20,8 +19,6 @@ from bookkd.losses.targets import Target
 __all__ = ["cc_kernel", "cc_neighbours", "pkt", "rkd_angle", "rkd_distance", "similarity_preserving"]
 
 _EPS = 1e-7  # of the released code of PKT
-_CHUNK = 2**24
-"""Numbers of differences, or of angles, at once: 64 MiB of float32 on each side."""
 
 
 @claims(scope="batch")
@@ -91,8 +88,8 @@ def rkd_angle(student: Tensor, teacher: Target | Tensor) -> Tensor:
 
     mean over all N^3 triples of smooth_l1(e_S,ij . e_S,ik, e_T,ij . e_T,ik), with e_ij = (f_j - f_i) / ||f_j - f_i||, and 0 for
     equal samples. A shift, rotation or factor of all features changes nothing.
-    Memory: N^3 cosines and N^2 d differences a side, some at a time: from 2^24 numbers on (N = 256 of d = 256) a few samples are
-    worked out at once, and again for the gradient, so that each tensor stays at 64 MiB of float32.
+    Work grows as N^3 d, memory does not: a few samples are worked out at once, with their gradient, in 1 MiB of float32 for each
+    step on a processor and 64 MiB elsewhere.
 
     Args:
         student: Features of a batch, shape [N, ...].
@@ -112,14 +109,7 @@ def rkd_angle(student: Tensor, teacher: Target | Tensor) -> Tensor:
     Source: Park et al., "Relational Knowledge Distillation", CVPR 2019 (arXiv 1904.05068), equations 8 and 9, and its released code.
     """
     s, t = feature_pair(student, teacher, "rkd_angle", "rows")
-    s, t = s.flatten(1), t.flatten(1)
-    n = len(s)
-    rows = max(1, _CHUNK // (n * max(n, s.shape[1], t.shape[1])))
-    if rows >= n:
-        return _angles_apart(s, t, 0, n) / n**3
-    again = partial(checkpoint, _angles_apart, s, t, use_reentrant=False, preserve_rng_state=False)
-    parts = [again(start, min(start + rows, n)) for start in range(0, n, rows)]
-    return torch.stack(parts).sum() / n**3
+    return angles_apart(s.flatten(1), t.flatten(1))
 
 
 @claims(scope="batch")
@@ -239,13 +229,3 @@ def _distances(features: Tensor) -> Tensor:
     found = torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist")
     above = found > 0
     return found / (found.sum() / above.sum().clamp_min(1)).masked_fill(~above.any(), 1)
-
-
-def _angles_apart(s: Tensor, t: Tensor, start: int, stop: int) -> Tensor:
-    """Return the sum of the losses of all angles at some of the samples."""
-
-    def angles(features: Tensor) -> Tensor:
-        towards = unit(features.unsqueeze(0) - features[start:stop].unsqueeze(1), 2)
-        return product(towards, towards.mT)
-
-    return smooth_l1_loss(angles(s), angles(t), reduction="sum")
