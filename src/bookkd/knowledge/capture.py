@@ -187,7 +187,9 @@ class Capture:
             if feature.reduction:
                 taken[feature.name] = self._reduced(feature, output, batch)
                 return
-            taken[feature.name] = output if self._stays(feature) and output.requires_grad else output.clone()
+            # A view, so that gradients meet in the same order in either case and a run goes on to the same weights.
+            stays = output.requires_grad and self._stays(feature)
+            taken[feature.name] = output.view_as(output) if stays else output.clone()
             if output.requires_grad:
                 whole_ones.append((feature, output, output._version))
 

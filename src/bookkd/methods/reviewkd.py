@@ -21,17 +21,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from functools import partial
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
+from torch.nn.functional import conv2d, interpolate
 
 from bookkd.core.check import at_least
 from bookkd.core.errors import ConfigError, expected
 from bookkd.core.fields import SAMPLE_WEIGHT
 from bookkd.core.schedules import Ramp, Times
 from bookkd.losses import feature_mse, hcl
+from bookkd.losses.reductions import product
+from bookkd.losses.targets import computing_dtype
 from bookkd.methods._features import STAGES, FeatureMethod, OfStages, connected, feature, of_teacher
 from bookkd.methods.base import Card
 from bookkd.objectives import Connector, ConnectorModule, Shapes, Term, bind
@@ -40,8 +43,51 @@ from bookkd.tasks import Task
 __all__ = ["Review", "ReviewKD"]
 
 
+class _Normed(nn.Sequential):
+    """A convolution without bias, and the batch normalisation behind it."""
+
+    def __init__(self, inputs: int, outputs: int, size: int) -> None:
+        convolution = nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=False)
+        super().__init__(convolution, nn.BatchNorm2d(outputs))
+
+    @property
+    def weight(self) -> Tensor:
+        """Of the convolution."""
+        return cast(nn.Conv2d, self[0]).weight
+
+    @property
+    def norm(self) -> nn.BatchNorm2d:
+        """The normalisation."""
+        return cast(nn.BatchNorm2d, self[1])
+
+    def as_convolution(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """Return weight and shift of the one 1 x 1 convolution that this is on a batch of training, and note its moments.
+
+        The moments of the outputs follow from mean m and covariance C of the inputs: W m, and the diagonal of W C W'.
+        """
+        with torch.autocast(maps.device.type, enabled=False):
+            rows = maps.to(computing_dtype(maps.dtype)).movedim(1, -1).flatten(0, -2)
+            weight, mean = self.weight.flatten(1), rows.sum(0) / len(rows)
+            apart = rows - mean
+            variance = ((weight @ (apart.mT @ apart / len(rows))) * weight).sum(1)
+            found = weight @ mean
+            self._note(found.detach(), variance.detach() * (len(rows) / max(1, len(rows) - 1)))
+            scale = self.norm.weight * (variance + self.norm.eps).rsqrt()
+            return (weight * scale.unsqueeze(1))[..., None, None], self.norm.bias - found * scale
+
+    def _note(self, mean: Tensor, variance: Tensor) -> None:
+        norm, momentum = self.norm, cast(float, self.norm.momentum)
+        cast(Tensor, norm.num_batches_tracked).add_(1)
+        cast(Tensor, norm.running_mean).lerp_(mean, momentum)
+        cast(Tensor, norm.running_var).lerp_(variance, momentum)
+
+
 class Review(ConnectorModule):
     """The student's layers, each fused with all deeper ones, in the shapes of the teacher's.
+
+    The gates are linear in what they read, and so are the last steps of the first layer, which nothing else asks for its fused map:
+    both are worked out in front of the lift to the larger grid and to `width` channels wherever that is less work. The values are
+    those of the steps in their order, up to rounding.
 
     Args:
         mine: Shape of each of the student's layers, first to deepest: maps [c, h, w] or vectors [c].
@@ -52,30 +98,72 @@ class Review(ConnectorModule):
     def __init__(self, mine: tuple[tuple[int, ...], ...], theirs: tuple[int, ...], width: int) -> None:
         super().__init__()
         self.vectors = tuple(len(shape) == 1 for shape in mine)
-        self.enter = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(shape[0], width, 1, bias=False), nn.BatchNorm2d(width)) for shape in mine
-        )
+        self.enter = nn.ModuleList(_Normed(shape[0], width, 1) for shape in mine)
         self.gates = nn.ModuleList(nn.Conv2d(2 * width, 2, 1) for _ in mine[:-1])
-        self.leave = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(width, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels))
-            for channels in theirs
-        )
+        self.leave = nn.ModuleList(_Normed(width, channels, 3) for channels in theirs)
 
     def forward(self, *features: Tensor) -> tuple[Tensor, ...]:
         """Return what each layer is in the teacher's shape, in the order in which they are given."""
-        found: list[Tensor] = []
-        running: Tensor | None = None
-        for place in reversed(range(len(features))):
-            given = features[place]
-            x = self.enter[place](given[..., None, None] if self.vectors[place] else given)
-            if running is not None:
-                above = interpolate(running, x.shape[-2:], mode="nearest")
-                gates = self.gates[place](torch.cat([x, above], 1)).sigmoid()
-                x = x * gates[:, :1] + above * gates[:, 1:]
-            running = x
-            out = self.leave[place](x)
-            found.append(out.flatten(1) if self.vectors[place] else out)
-        return tuple(reversed(found))
+        maps = [each[..., None, None] if flat else each for each, flat in zip(features, self.vectors, strict=True)]
+        deepest = len(maps) - 1
+        running = self.enter[deepest](maps[deepest])
+        found = [self.leave[deepest](running)]
+        for place in reversed(range(deepest)):
+            if place == 0 and self._narrow(maps[0]):
+                found.append(self._first(maps[0], running))
+                continue
+            x = self.enter[place](maps[place])
+            mine, above = self._gated(place, running, x)
+            running = x * mine + above
+            found.append(self.leave[place](running))
+        in_order = zip(reversed(found), self.vectors, strict=True)
+        return tuple(out.flatten(1) if flat else out for out, flat in in_order)
+
+    def _gated(
+        self, place: int, running: Tensor, x: Tensor, into: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the gate of a layer's own map, and the running map on its grid behind the other gate.
+
+        Args:
+            place: Of the layer.
+            running: The running map, on its own grid.
+            x: What the gates read of the layer.
+            into: Weight [width, channels, 1, 1] and shift [width] that make the layer's own map of `x`; None where `x` is that map.
+        """
+        gate = cast(nn.Conv2d, self.gates[place])
+        of_own, of_running = gate.weight.chunk(2, 1)
+        shift = cast(Tensor, gate.bias)
+        if into is not None:
+            of_own = of_own.flatten(1)
+            shift = shift + product(of_own, into[1])
+            of_own = product(of_own, into[0].flatten(1))[..., None, None]
+        lift = partial(interpolate, size=x.shape[-2:], mode="nearest")
+        gates = (conv2d(x, of_own, shift) + lift(conv2d(running, of_running))).sigmoid()
+        return gates[:, :1], lift(running) * gates[:, 1:]
+
+    def _narrow(self, maps: Tensor) -> bool:
+        """Whether the first layer has so few channels that its own map is better never made."""
+        enter = self._enter(0)
+        plain = type(enter.norm) is nn.BatchNorm2d  # and none over several devices
+        return plain and enter.norm.training and 4 * maps.shape[1] <= len(enter.weight)
+
+    def _first(self, maps: Tensor, running: Tensor) -> Tensor:
+        """Return what the first layer is, from its channels as they are: its 1 x 1 and 3 x 3 convolutions as one."""
+        weight, shift = self._enter(0).as_convolution(maps)
+        mine, above = self._gated(0, running, maps, (weight, shift))
+        leave = self._leave(0)
+        # The shift goes with the gate, so that it is 0 behind the edge as the fused map is.
+        inputs = torch.cat([weight.flatten(1), shift.unsqueeze(1)], 1)
+        composed = product(leave.weight.movedim(1, -1), inputs).movedim(-1, 1)
+        own = conv2d(torch.cat([maps * mine, mine], 1), composed, padding=1)
+        found: Tensor = leave.norm(own + conv2d(above, leave.weight, padding=1))
+        return found
+
+    def _enter(self, place: int) -> _Normed:
+        return cast(_Normed, self.enter[place])
+
+    def _leave(self, place: int) -> _Normed:
+        return cast(_Normed, self.leave[place])
 
 
 @dataclass(frozen=True)
