@@ -44,8 +44,8 @@ def activation_boundary(student: Tensor, teacher: Target | Tensor, *, margin: fl
     positive(margin, "margin", where="activation_boundary")
     s, t = feature_pair(student, teacher, "activation_boundary")
     # How far the unit still is from its side of the margin. A product with a sign is a fraction of what a choice costs.
-    side = (t > 0).to(s.dtype).mul_(-2).add_(1)
-    short = (side * s).add_(margin).clamp_min_(0)
+    side = 1 - 2 * (t > 0).to(s.dtype)
+    short = (side * s).add_(margin).relu_()
     return total(squared(short))
 
 
@@ -84,7 +84,7 @@ def overhaul(student: Tensor, teacher: Target | Tensor, teacher_margins: Tensor 
         margins = teacher_margins.detach().to(t.dtype)
         t = torch.maximum(t, margins.reshape((*margins.shape, *[1] * (t.ndim - 2))))
     # As a choice, and not as a product, where either side may be infinite.
-    apart = torch.where((s <= t) & (t <= 0), 0, s - t)
+    apart = (s - t).masked_fill_((s <= t) & (t <= 0), 0)
     return total(squared(apart))
 
 
