@@ -11,6 +11,7 @@ from tests.report.records import HOSTILE, TEACHER, as_found, record
 from bookkd.core.errors import DataError
 from bookkd.evaluation import class_order, shared_parents
 from bookkd.report import numbers_of, render
+from bookkd.report.class_tables import readings_table, sharing_table
 from bookkd.report.gates import gates_of
 from bookkd.shaping import gate_record, table_of
 
@@ -88,6 +89,32 @@ def test_spread_is_held_against_labels_alone_and_classes_that_share_stand_togeth
     assert any(
         "Gates of teacher / tree are sharper than those of labels / tree" in text for text in numbers_words(numbers)
     )
+
+
+def test_tables_stand_behind_the_heat_maps():
+    numbers = numbers_of(as_found(comparison()))
+    gates = {(each.arm, each.layer): each for each in numbers.gates}
+    first = gates["teacher / tree", "layer 2"]
+    readings = [
+        row
+        for row in readings_table(numbers.gates).rows
+        if [cell.text for cell in row[:2]] == ["teacher / tree", "layer 2"]
+    ]
+    assert [row[2].text for row in readings] == list(first.rows)
+    for row, shares in zip(readings, first.shares, strict=True):
+        assert row[3].value == max(shares)
+        assert row[4].text.startswith(first.columns[int(np.argmax(shares))])
+    sharing = [
+        row
+        for row in sharing_table(numbers.gates).rows
+        if [cell.text for cell in row[:2]] == ["teacher / tree", "layer 2"]
+    ]
+    together, changed = np.array(first.together), np.array(first.changed)
+    assert sharing[0][4].value == together[np.triu_indices(6, 1)].max()
+    for row in sharing:
+        one, other = ([first.rows[place] for place in first.order].index(cell.text) for cell in row[2:4])
+        assert (row[4].value, row[5].value) == (together[one, other], changed[one, other])
+    assert [row[5].text for row in sharing_table([gates["labels / tree", "layer 2"]]).rows] == ["–"] * 10
 
 
 def numbers_words(numbers):

@@ -311,7 +311,7 @@ def test_recall_by_class_is_paired_and_the_greatest_loss_comes_first():
                 record("kd", 1, classes=("a", "b", "c"), per_class_recall=recalls(0.7, 0.3, 0.5), method="dkd"),
             ]
         )
-    ).recalls
+    ).classes
     assert [(each.name, round(each.difference.mean, 6), each.difference.n) for each in found] == [
         ("b", -0.25, 2),
         ("c", 0.0, 1),

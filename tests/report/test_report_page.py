@@ -220,9 +220,9 @@ def test_every_chart_says_what_it_shows_and_says_it_anew_when_asked(page):
         assert time.monotonic() < end
         time.sleep(0.05)
     assert "dkd / resnet8" in page.execute_script(
-        "return document.getElementById('chart-recall').getAttribute('aria-label')"
+        "return document.getElementById('chart-classes').getAttribute('aria-label')"
     )
-    marks = "return document.querySelectorAll('#chart-recall .mark-rect path').length"
+    marks = "return document.querySelectorAll('#chart-classes .mark-rect path').length"
     assert page.execute_script(marks) == 10
 
 

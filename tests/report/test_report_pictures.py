@@ -35,6 +35,32 @@ def test_samples_that_all_arms_show_stand_side_by_side():
     assert all(PNG not in render(numbers, form) for form in ("md", "json", "csv"))
 
 
+def test_segmentation_shows_the_iou_of_every_class_against_the_baseline():
+    def run(arm, method, seed, *ious):
+        each = found(arm)
+        entries = [None if iou is None else {"value": iou, "low": iou - 0.1, "high": iou + 0.1} for iou in ious]
+        return replace(
+            each, record=replace(each.record, per_class={"iou": entries}, method={"name": method}, seed=seed)
+        )
+
+    runs = [
+        run("a", "supervised", 0, 0.5, 0.25),
+        run("b", "cwd", 0, 0.75, 0.2),
+        run("a", "supervised", 1, 0.4, None),
+        run("b", "cwd", 1, 0.5, None),
+    ]
+    numbers = numbers_of(runs)
+    assert [
+        (each.arm, each.measure, round(each.value.mean, 3), round(each.difference.mean, 3)) for each in numbers.classes
+    ] == [
+        ("b", "IoU", 0.2, -0.05),
+        ("b", "IoU", 0.625, 0.175),
+    ]
+    page = render(numbers)
+    assert "IoU by class" in page
+    assert "Recall" not in page
+
+
 @pytest.mark.parametrize(("wrong", "wish"), [
     ({"picture": HOSTILE}, "`pictures` to be PNG files in base64, got 'str'"),
     ({"picture": None}, "`pictures` to be PNG files in base64"),

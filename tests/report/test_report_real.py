@@ -104,7 +104,7 @@ def chart(records, key):
 
 
 def test_wide_intervals_leave_the_bars_of_the_chart_visible():
-    found = chart(example(seeds=(0, 1)), "recall").data["recalls"]
+    found = chart(example(seeds=(0, 1)), "classes").data["classes"]
     rows = [dict(zip(found.columns, row, strict=True)) for row in found.rows]
     for arm in {row["arm"] for row in rows}:
         some = [row for row in rows if row["arm"] == arm]

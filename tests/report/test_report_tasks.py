@@ -98,7 +98,7 @@ def test_sentences_of_numbers():
         "worse is −0.763 (95 % −0.867 to −0.660, 3 seeds) against supervised: worse, more than the noise between seeds.",
         "vanilla-kd is +0.093 (95 % +0.079 to +0.108, 3 seeds) against supervised: better, more than the noise between seeds.",
         "Making 1 book took 61.4 s and 81,920 teacher passes, once, 1.75 MiB on disk.",
-        "The task is regression: calibration, recall and confusion of classes and the distillation metric are those of one class for "
+        "The task is regression: temperature scaling, confusion of classes and the distillation metric are those of one class for "
         "each sample, and are left out.",
     )
     for values, end in ((R2["vanilla-kd"], (0.079, 0.108)), (R2["worse"], (-0.867, -0.660))):
@@ -134,10 +134,11 @@ def test_what_means_nothing_is_left_out_and_nothing_is_empty(records):
     found = numbers_of(as_found(records))
     shown = {section.key for section in sections(found)}
     assert {"arms", "size", "curves", "cost", "provenance"} <= shown
-    assert not shown & {"calibration", "classes"}
+    of_classes = {"regression": set(), "multi-label": {"classes"}}[found.task]
+    assert shown & {"calibration", "classes"} == of_classes
     charts = {chart.key: chart for some in charts_of(found).values() for chart in some}
-    assert not set(charts) & {"score", "reliability-before", "recall", "confusion-student"}
-    assert {"accuracy-size", "curves", "cost"} <= set(charts)
+    assert not set(charts) & {"score", "reliability-before", "confusion-student"}
+    assert {"accuracy-size", "curves", "cost", *of_classes} <= set(charts)
     for chart in charts.values():
         assert all(data.rows for name, data in chart.data.items() if name != "teachers")
     title = {"regression": "R² against size", "multi-label": "mAP against size"}[found.task]

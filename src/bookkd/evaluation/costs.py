@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bookkd.core.check import at_least
 from bookkd.core.errors import DeviceError, expected
+from bookkd.core.parameters import count_parameters
 from bookkd.evaluation.intervals import Floats, Interval, bootstrap
 
 __all__ = ["Cost", "Latency", "cost"]
@@ -121,7 +122,7 @@ def cost(
         for each, training in mode.items():
             each.training = training
     return Cost(
-        parameters=sum(parameter.numel() for parameter in module.parameters()),
+        parameters=count_parameters(module),
         bytes=_bytes(module),
         macs=macs,
         latency_ms=latency,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -93,6 +93,7 @@ class Capture:
         fields: Names such as `features/stage3` or `features/layer3.0.conv1/mean`, see `bookkd.core.features`.
         layers: Name -> module path, over those of `layers_of`.
         constants: What reductions need to know, such as `pca/<layer>` -> [1 + d, c], the mean first; see `bookkd.knowledge.constants`.
+        role: "teacher" or "student", for errors.
 
     Raises:
         ConfigError: for a module path that the network has not; the nearest are listed.
@@ -111,8 +112,10 @@ class Capture:
         *,
         layers: Mapping[str, str] | None = None,
         constants: Mapping[str, Tensor] | None = None,
+        role: Literal["teacher", "student"] | None = None,
     ) -> None:
         self.network = network
+        self.role = role
         self.features = tuple(Feature.of(name) for name in dict.fromkeys(fields))
         self.layers = {**layers_of(network), **(layers or {})}
         self.constants = dict(constants or {})
@@ -284,16 +287,17 @@ class Capture:
 
     @property
     def _where(self) -> str:
-        return type(self.network).__name__
+        return f"{self.role + ' ' if self.role else ''}{type(self.network).__name__}"
 
     def _module(self, layer: str) -> nn.Module:
         path = self.path(layer).removesuffix(_INPUT)
         modules: dict[str, nn.Module] = dict(self.network.named_modules())
         if path not in modules or not path:
             names = [*self.layers, *(name for name in modules if name)]
-            near = ", ".join(nearest(layer, names)[:5]) or "none"
-            do = f"Nearest: {near}. bookkd inspect --model lists them all."
-            got = layer if path == layer else f"{layer}, which is {path}"
+            near = ", ".join(nearest(path, names)[:5]) or "none"
+            do = f"Nearest: {near}. bookkd inspect --model lists them all"
+            do += f"; {self.role}.layers gives names to paths." if self.role else "."
+            got = layer if path == layer else f"{layer}, which is {path} by its layers"
             raise ConfigError(expected("module path", f"one of {self._where}", got, where=f"{FEATURES}{layer}", do=do))
         return modules[path]
 

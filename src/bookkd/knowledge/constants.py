@@ -59,7 +59,7 @@ class Source:
     def capture(self, *layers: str) -> Capture:
         """Return what takes the outputs of some layers."""
         names = [Feature(layer).name for layer in layers]
-        return Capture(self.teacher.network, names, layers=self.teacher.layers)
+        return Capture(self.teacher.network, names, layers=self.teacher.layers, role="teacher")
 
     def outputs(self, *layers: str, most: int = SAMPLES) -> list[Tensor]:
         """Return what some layers give for the sample, float32 on the CPU, without gradient."""

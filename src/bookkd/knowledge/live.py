@@ -68,10 +68,8 @@ class LiveKnowledge:
         kept = self._captures.get(tuple(names))
         if kept is None or kept[0] is not self.teacher:
             teacher = self.teacher
-            kept = (
-                teacher,
-                Capture(teacher.network, names, layers=teacher.layers, constants=teacher.constants),
-            )
+            how: dict[str, Any] = {"layers": teacher.layers, "constants": teacher.constants, "role": "teacher"}
+            kept = teacher, Capture(teacher.network, names, **how)
             self._captures[tuple(names)] = kept
         return kept[1]
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from bookkd.book import TeacherInfo
 from bookkd.core.called import check_called
+from bookkd.core.parameters import count_parameters
 from bookkd.zoo import weights_digest
 
 __all__ = ["Teacher"]
@@ -113,7 +114,7 @@ class Teacher:
     @property
     def parameters(self) -> int:
         """Number of parameters."""
-        return sum(parameter.numel() for parameter in self.network.parameters())
+        return count_parameters(self.network)
 
     @property
     def bytes(self) -> int:

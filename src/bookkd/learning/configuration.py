@@ -16,6 +16,7 @@ from bookkd.core.called import check_called
 from bookkd.core.errors import ConfigError, DataError, expected
 from bookkd.core.fields import IGNORE_LABEL, LABEL, LABEL_LENGTH
 from bookkd.core.names import choose
+from bookkd.core.parameters import count_parameters
 from bookkd.core.protocols import Knowledge, Needs
 from bookkd.core.schedules import Clock, resolve
 from bookkd.knowledge import StoredKnowledge, books_of, keys_of, teachers_of
@@ -313,7 +314,7 @@ def run_config(
     """Return everything that the result depends on, as JSON values; the path of a book does not count, its content does."""
     known = [_of_book(book) for book in books_of(knowledge)]
     known += [{"teacher": live.teacher.name, "digest": live.teacher.digest} for live in teachers_of(knowledge)]
-    parameters = sum(parameter.numel() for parameter in learner.student.parameters())
+    parameters = count_parameters(learner.student)
     task, told = learner.task, {}
     if any(info.by_position for info in task.field_infos.values()):
         told = {"task": {"name": task.name, **plain(task)}}

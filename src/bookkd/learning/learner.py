@@ -58,7 +58,8 @@ class Learner(nn.Module):
         self.connectors = tuple(connectors)
         self.passes = passes
         self.features = tuple(features)
-        self.capture = Capture(student, features, layers=layers, constants=constants) if features else None
+        taking: dict[str, Any] = {"layers": layers, "constants": constants, "role": "student"}
+        self.capture = Capture(student, features, **taking) if features else None
         self.parts = nn.ModuleDict({each.name: each.made(shapes or {}, constants or {}) for each in connectors})
 
     def compute(self, views: Tensor, *more: Any) -> Any:

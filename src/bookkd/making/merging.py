@@ -122,9 +122,9 @@ def _logits_of(plan: Plan) -> list[str]:
     teachers = ", ".join(teacher.name for teacher in plan.teachers) or "a producer without a name"
     others = sorted(set(plan.fields) - set(members) - set(_PROBES))
     if others or any(name not in plan.fields for name in members):
-        raise ConfigError(
-            expected("books", "of logits and probes alone", sorted(plan.fields), where=f"book of {teachers}")
-        )
+        do = "Merging is for ensembles, whose members give logits; learn from what is inside of one teacher with its own book."
+        got = ", ".join(others) or ", ".join(sorted(plan.fields))
+        raise ConfigError(expected("books", "of logits and probes alone", got, where=f"book of {teachers}", do=do))
     if any(plan.fields[name].baked is not None for name in members):
         do = "Merge the books that it was baked from."
         raise ConfigError(expected("books", "of what teachers said", "a baked one", where=f"book of {teachers}", do=do))

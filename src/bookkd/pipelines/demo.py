@@ -12,6 +12,7 @@ import torch
 
 from bookkd.core.check import at_least
 from bookkd.core.fields import LOGITS
+from bookkd.core.parameters import count_parameters
 from bookkd.evaluation import evaluate, interval_of_mean
 from bookkd.knowledge import LiveKnowledge, StoredKnowledge, Teacher
 from bookkd.learning import Learned, Learner, Training, learn, predictions_of, visible_labels
@@ -191,5 +192,5 @@ def _record(
         "ece": metrics["ece"].value,
         "seconds_per_epoch": learned.seconds_per_epoch,
         "teacher_forwards": learned.teacher_forwards,
-        "student_parameters": sum(parameter.numel() for parameter in learned.student.parameters()),
+        "student_parameters": count_parameters(learned.student),
     }

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bookkd.core.check import at_least
 from bookkd.core.errors import ConfigError, expected
+from bookkd.core.parameters import count_parameters
 from bookkd.knowledge import layers_of
 from bookkd.pipelines.options import NetworkOptions
 
@@ -66,12 +67,12 @@ def inspect_model(
         {
             "path": path,
             "kind": type(module).__name__,
-            "parameters": sum(parameter.numel() for parameter in module.parameters()),
+            "parameters": count_parameters(module),
             "runs": runs.get(path, 0),
             "shape": shapes.get(path),
         }
         for path, module in network.named_modules()
         if path
     ]
-    parameters = sum(parameter.numel() for parameter in network.parameters())
+    parameters = count_parameters(network)
     return {"model": model, "parameters": parameters, "named": layers_of(network), "modules": modules}

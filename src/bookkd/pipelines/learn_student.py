@@ -20,6 +20,7 @@ from bookkd.core.fields import IGNORE_LABEL, VARIANCE
 from bookkd.core.files import check_here, write_atomic
 from bookkd.core.jsonio import pretty
 from bookkd.core.names import import_reference, is_reference, require
+from bookkd.core.parameters import count_parameters
 from bookkd.core.protocols import Knowledge
 from bookkd.knowledge import Ensemble, LiveKnowledge, StoredKnowledge, Teacher, books_of, unmeasured
 from bookkd.learning import Learned, LearningWarning, Training, find_device, learn, visible_labels
@@ -194,7 +195,7 @@ def _described(learned: Learned, folder: Path, method: Method) -> dict[str, Any]
         "metrics": learned.metrics,
         "seconds_per_epoch": learned.seconds_per_epoch,
         "teacher_forwards": learned.teacher_forwards,
-        "student_parameters": sum(parameter.numel() for parameter in learned.student.parameters()),
+        "student_parameters": count_parameters(learned.student),
     }
 
 

@@ -18,6 +18,7 @@ from bookkd.knowledge.writing import Viewed
 from bookkd.learning import Cohort
 from bookkd.tasks import TASKS, CausalLM, Regression, Segmentation, Seq2Seq, Task, task_class
 from bookkd.views import Pick, Replay, Views
+from bookkd.zoo import MaskDataset, MaskFolders
 
 __all__ = [
     "beam_of",
@@ -110,8 +111,12 @@ def check_task(task: Task, dataset: Any, name: str) -> None:
     """Refuse a data set, called `name`, whose labels are none of the task's; sequences check their own.
 
     Raises:
+        ConfigError: for data with a class at every pixel, and a task of one class an image.
         DataError: naming the first such sample.
     """
+    if isinstance(dataset, MaskFolders | MaskDataset) and not isinstance(task, Segmentation):
+        wish, do = "segmentation, of data with a class at every pixel", "Pass --task segmentation."
+        raise ConfigError(expected("task", wish, task.name, where=name, do=do))
     labels = getattr(dataset, "labels", None)
     if labels is not None:
         task.check_labels(np.asarray(labels), name)

@@ -1,17 +1,21 @@
-"""The tables of calibration, classes and gates."""
+"""The tables of calibration, of classes and of gates."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from bookkd.report.classes import Calibration, ClassDifference, Confusion
-from bookkd.report.formats import number_text, percent_text
+from bookkd.report.formats import capital, number_text, percent_text, points_text
 from bookkd.report.gates import Gates
 from bookkd.report.tables import Cell, Head, Table, cell, difference_cell, percent_number, plain, spread_cell, words
 
-__all__ = ["bins_table", "calibration_table", "gates_table", "mistakes_table", "recalls_table", "shown_classes"]
+__all__ = [
+    "bins_table", "calibration_table", "classes_table", "gates_table", "mistakes_table", "readings_table", "sharing_table", "shown_classes",
+]  # fmt: skip
 
 _CLASSES = 20
+_PARENTS = 3
+_PAIRS = 10
 
 
 def calibration_table(calibration: Sequence[Calibration]) -> Table:
@@ -47,10 +51,10 @@ def bins_table(calibration: Sequence[Calibration]) -> Table:
     return Table("Reliability", (*words("arm", "temperature scaling"), Head("range"), *map(Head, titles)), rows)
 
 
-def shown_classes(recalls: Sequence[ClassDifference]) -> tuple[ClassDifference, ...]:
+def shown_classes(classes: Sequence[ClassDifference]) -> tuple[ClassDifference, ...]:
     """Return for each arm the classes with the greatest losses and gains, all where they are few."""
     arms: dict[str, list[ClassDifference]] = {}
-    for each in recalls:
+    for each in classes:
         arms.setdefault(each.arm, []).append(each)
     half = _CLASSES // 2
     return tuple(
@@ -60,25 +64,26 @@ def shown_classes(recalls: Sequence[ClassDifference]) -> tuple[ClassDifference, 
     )
 
 
-def recalls_table(recalls: Sequence[ClassDifference]) -> Table:
-    """Return recall by class against the baseline."""
-    heads = (*words("arm", "class"), Head("recall, %"), Head("Δ points"), *words("against"))
+def classes_table(classes: Sequence[ClassDifference]) -> Table:
+    """Return how each class fares against the baseline."""
+    measure = classes[0].measure if classes else "recall"
+    heads = (*words("arm", "class"), Head(f"{measure}, %"), Head("Δ points"), *words("against"))
     rows = tuple(
         (
             plain(each.arm),
             plain(each.name),
-            spread_cell(each.recall, "percent"),
+            spread_cell(each.value, "percent"),
             difference_cell(each.difference),
             plain(each.difference.against),
         )
-        for each in shown_classes(recalls)
+        for each in shown_classes(classes)
     )
     note = (
         ""
-        if len(rows) == len(recalls)
+        if len(rows) == len(classes)
         else f"The {_CLASSES} greatest losses and gains of each arm; all are in --format json."
     )
-    return Table("Recall by class", heads, rows, note)
+    return Table(f"{capital(measure)} by class", heads, rows, note)
 
 
 def mistakes_table(confusions: Sequence[Confusion]) -> Table:
@@ -116,3 +121,40 @@ def gates_table(gates: Sequence[Gates]) -> Table:
     )
     note = "Below 0: sharper than with labels alone. What is by class is worked out along all paths, not a layer's own."
     return Table("How spread gates are", heads, rows, note)
+
+
+def readings_table(gates: Sequence[Gates]) -> Table:
+    """Return what each child reads most of, which is what the heat maps of gates show."""
+    heads = (*words("arm", "layer", "child"), Head("share of the first, %"), *words("reads most of"))
+    rows = []
+    for each in gates:
+        for child, shares in zip(each.rows, each.shares, strict=True):
+            ranked = sorted(zip(each.columns, shares, strict=True), key=lambda of: -of[1])[:_PARENTS]
+            told = ", ".join(f"{parent} {percent_text(share, 0)} %" for parent, share in ranked)
+            rows.append(
+                (plain(each.arm), plain(each.layer), plain(child), cell(ranked[0][1], percent_number), plain(told))
+            )
+    note = f"Of the first seed, up to {_PARENTS} parents; all are in --format json."
+    return Table("What gates read", heads, tuple(rows), note)
+
+
+def sharing_table(gates: Sequence[Gates]) -> Table:
+    """Return the pairs of classes that read most of the same parents, and what the teacher changes in that."""
+    heads = (*words("arm", "layer", "class", "class"), Head("shared, %"), Head("Δ points"))
+    rows = []
+    for each in gates:
+        pairs = [(one, other) for one in range(len(each.order)) for other in range(one)]
+        for one, other in sorted(pairs, key=lambda pair: -each.together[pair[0]][pair[1]])[:_PAIRS]:
+            names = (plain(each.rows[each.order[place]]) for place in (other, one))
+            change = each.changed[one][other] if each.changed else None
+            rows.append(
+                (
+                    plain(each.arm),
+                    plain(each.layer),
+                    *names,
+                    cell(each.together[one][other], percent_number),
+                    cell(change, points_text),
+                )
+            )
+    note = f"The {_PAIRS} pairs that share most, mean over the seeds; Δ to the arm that learnt from labels alone."
+    return Table("Classes that share parents", heads, tuple(rows), note)

@@ -21,8 +21,9 @@ __all__ = [
     "Confusion",
     "Mistake",
     "calibration_of",
+    "class_differences",
+    "class_values",
     "confusions_of",
-    "recalls_of",
 ]
 
 _MISTAKES = 10
@@ -76,18 +77,20 @@ class Calibration:
 
 @dataclass(frozen=True)
 class ClassDifference:
-    """Recall of one class in one arm, less that in the arm it is held against.
+    """How one class fares in one arm, less that in the arm it is held against.
 
     Args:
         arm: Name of the arm.
         name: Name of the class.
-        recall: Of the arm.
+        measure: Of a class: "recall", "IoU" of pixels, "average precision" where classes are there or not.
+        value: Of the arm.
         difference: To the baseline, paired by seed.
     """
 
     arm: str
     name: str
-    recall: Spread
+    measure: str
+    value: Spread
     difference: Difference
 
 
@@ -169,8 +172,8 @@ def _bins(arm: Arm, when: str) -> tuple[Bin, ...]:
     return tuple(Bin(low, high, n, sure / n, right / n) for (low, high), (n, sure, right) in sorted(sums.items()))
 
 
-def recalls_of(arms: Sequence[Arm], baselines: Mapping[str, Arm]) -> tuple[ClassDifference, ...]:
-    """Return the recall of each class against the baseline, arm by arm, the greatest loss first."""
+def class_differences(arms: Sequence[Arm], baselines: Mapping[str, Arm]) -> tuple[ClassDifference, ...]:
+    """Return each class against the baseline, arm by arm, the greatest loss first."""
     found = []
     for arm in arms:
         base = baselines.get(arm.name)
@@ -181,12 +184,22 @@ def recalls_of(arms: Sequence[Arm], baselines: Mapping[str, Arm]) -> tuple[Class
 
 def _against(arm: Arm, base: Arm) -> list[ClassDifference]:
     found = []
-    for place, name in enumerate(_names(arm, max(len(run.record.per_class_recall) for run in arm.done))):
+    measure, _ = class_values(arm.first)
+    for place, name in enumerate(_names(arm, max(len(class_values(run)[1]) for run in arm.done))):
         difference = difference_of(arm.by_seed(_reader(place)), base.by_seed(_reader(place)), base.name)
-        recall = arm.spread(_reader(place))
-        if difference is not None and recall is not None:
-            found.append(ClassDifference(arm.name, name, recall, difference))
+        value = arm.spread(_reader(place))
+        if difference is not None and value is not None:
+            found.append(ClassDifference(arm.name, name, measure, value, difference))
     return found
+
+
+def class_values(run: FoundRun) -> tuple[str, tuple[float | None, ...]]:
+    """Return what is measured of each class, in words, and its values; None where a class has none."""
+    record = run.record
+    name = "iou" if record.task == "segmentation" else "average_precision"
+    ranked = record.per_class_recall or listed(run, record.per_class.get(name), f"per_class.{name}")
+    words = "recall" if record.per_class_recall else "IoU" if name == "iou" else "average precision"
+    return words, tuple(number(run, mapped(run, entry, "per_class"), "value") for entry in ranked)
 
 
 def _reader(place: int) -> Callable[[FoundRun], float | None]:
@@ -194,8 +207,8 @@ def _reader(place: int) -> Callable[[FoundRun], float | None]:
 
 
 def _at(run: FoundRun, place: int) -> float | None:
-    recalls = run.record.per_class_recall
-    return number(run, mapped(run, recalls[place], "per_class_recall"), "value") if place < len(recalls) else None
+    _, values = class_values(run)
+    return values[place] if place < len(values) else None
 
 
 def _names(arm: Arm, count: int) -> tuple[str, ...]:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 from bookkd.evaluation import Difference, crossing_alpha, difference_of, distillation_score, lower_is_better
 from bookkd.report.arms import Arm, Spread, spread_of
+from bookkd.report.classes import class_values
 from bookkd.report.columns import ALPHAS, QUALITY, columns_of, first_of
-from bookkd.report.runs import FoundRun, listed, mapped, number
+from bookkd.report.runs import FoundRun, mapped, number
 from bookkd.report.teachers import UsedTeacher, names_of, used_teacher
 
 __all__ = ["Measures", "Row", "batch_of", "measures_of", "rows_of"]
@@ -96,11 +97,8 @@ def measures_of(run: FoundRun, batch: str, making_share: float | None, names: Ma
 
 
 def _worst_class(run: FoundRun) -> float | None:
-    """Return the least recall of a class, or average precision where each class is there or not."""
-    name = "iou" if run.record.task == "segmentation" else "average_precision"
-    ranked = listed(run, run.record.per_class.get(name), f"per_class.{name}")
-    each = run.record.per_class_recall or ranked
-    values = [number(run, mapped(run, entry, "per_class"), "value") for entry in each]
+    """Return the value of the class that fares worst."""
+    _, values = class_values(run)
     return min((value for value in values if value is not None), default=None)
 
 

@@ -17,8 +17,8 @@ from bookkd.report.classes import (
     ClassDifference,
     Confusion,
     calibration_of,
+    class_differences,
     confusions_of,
-    recalls_of,
 )
 from bookkd.report.columns import QUALITY, Column, columns_of, first_of
 from bookkd.report.figures import Row, batch_of, rows_of
@@ -50,7 +50,7 @@ class Numbers:
         curves: Learning curves.
         entropies: The entropy scalar, and the entropies of book and student.
         calibration: Before and after temperature scaling.
-        recalls: Recall by class against the baseline.
+        classes: How each class fares against the baseline: recall, IoU or average precision.
         confusions: Who is taken for whom.
         gates: Tables of gates, layer by layer.
         provenance: Where the numbers come from.
@@ -68,7 +68,7 @@ class Numbers:
     curves: tuple[Series, ...]
     entropies: tuple[Series, ...]
     calibration: tuple[Calibration, ...]
-    recalls: tuple[ClassDifference, ...]
+    classes: tuple[ClassDifference, ...]
     confusions: tuple[Confusion, ...]
     gates: tuple[Gates, ...]
     provenance: Provenance
@@ -126,7 +126,7 @@ def numbers_of(runs: Sequence[FoundRun], *, baseline: str | None = None, title: 
         curves=series_of(ranked, curves_of(task)),
         entropies=series_of(ranked, ENTROPIES),
         calibration=calibration_of(ranked),
-        recalls=recalls_of(ranked, baselines),
+        classes=class_differences(ranked, baselines),
         confusions=confusions_of(ranked),
         gates=gates_of(ranked),
         provenance=provenance_of(runs, ranked, teachers),

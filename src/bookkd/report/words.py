@@ -171,12 +171,12 @@ def _gain(row: Row, difference: Difference, column: Column) -> str:
 
 def _classes(numbers: Numbers) -> Iterator[str]:
     # A class has few samples: where all seeds differ by the same count, the interval is a point and proves nothing.
-    known = [each for each in numbers.recalls if _wide(each.difference)]
+    known = [each for each in numbers.classes if _wide(each.difference)]
     losses = [each for each in known if each.difference.high is not None and each.difference.high < 0]
     worst = min(losses, key=lambda each: each.difference.mean, default=None)
     if worst is None:
         return
-    text = f"recall of class {worst.name} in {worst.arm} is {difference_text(worst.difference)} against {worst.difference.against}"
+    text = f"{worst.measure} of class {worst.name} in {worst.arm} is {difference_text(worst.difference)} against {worst.difference.against}"
     by_chance = round(0.025 * len(known))
     luck = f", about {by_chance} of which chance alone would give" if by_chance else ""
     several = (
@@ -286,6 +286,6 @@ def _left_out(numbers: Numbers) -> Iterator[str]:
     """Say which parts of a report other tasks do not have."""
     if numbers.task != "classification":
         yield (
-            f"The task is {numbers.task}: calibration, recall and confusion of classes and the distillation metric are those of one "
+            f"The task is {numbers.task}: temperature scaling, confusion of classes and the distillation metric are those of one "
             "class for each sample, and are left out."
         )

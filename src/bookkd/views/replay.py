@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from bookkd.core.check import between
-from bookkd.core.errors import ConfigError, DataError, expected
+from bookkd.core.errors import BookKDError, ConfigError, DataError, expected
 from bookkd.core.fields import (
     IGNORE_LABEL,
     INPUT,
@@ -161,12 +161,8 @@ class Replay(Dataset[dict[str, Any]]):
                 if self.labels is not None and known:
                     label = self.labels[sample]
                 # A plain tensor is not of a kind that a transform knows how to move along with the image.
-                if transform is not None and isinstance(label, Tensor) and type(label) is not Tensor:
-                    image, label = self._moved_alike(transform, image, label)
-                elif transform is not None:
-                    text, image = image, transform(image)
-                    if label is None and self._are_tokens(text, image):
-                        label = text  # what the tokens are that the view hides
+                if transform is not None:
+                    image, label = self._transformed(transform, image, label, sample)
             except Exception as error:
                 error.add_note(f"While replaying sample {sample}, view {view}.")
                 raise
@@ -175,6 +171,23 @@ class Replay(Dataset[dict[str, Any]]):
             found = as_label(label, sample)
             out.append({INPUT: as_tensor(image, sample, view), LABEL: found if known else _without(found), **more})
         return out
+
+    def _transformed(self, transform: Callable[..., Any], image: Any, label: Any, sample: int) -> tuple[Any, Any]:
+        """Return a view of a sample, and its label."""
+        # A plain tensor is not of a kind that a transform knows how to move along with the image.
+        alike = isinstance(label, Tensor) and type(label) is not Tensor
+        try:
+            if alike:
+                return self._moved_alike(transform, image, label)
+            view = transform(image)
+        except BookKDError:
+            raise
+        except ValueError as error:
+            wish, got = "one that takes these samples", f"{self.views.name or transform!r}: {error}"
+            do = "Pass other --views.args, or samples of another size."
+            raise DataError(expected("views", wish, got, where=f"sample {sample}", do=do)) from error
+        # What the tokens are that the view hides.
+        return view, image if label is None and self._are_tokens(image, view) else label
 
     def _moved_alike(self, transform: Callable[..., Any], image: Any, label: Any) -> tuple[Any, Any]:
         """Return a view of image and label, which is as an image itself; a transform of images alone cannot draw one."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bookkd.core.errors import ConfigError, DataError, expected
+from bookkd.core.errors import ConfigError, DataError, UnknownNameError, expected
 from bookkd.core.fields import IGNORE_LABEL
 from bookkd.core.names import choose
 from bookkd.zoo.images import ImageDataset, SubsetDataset
@@ -76,8 +76,10 @@ def find_classes(given: Sequence[str | int], names: Sequence[str], where: str) -
         if text not in known and text.isdigit() and int(text) < len(names):
             found.append(int(text))
         else:
-            wanted = text if text in known or not text.isdigit() else f"class {text} of {len(names)}"
-            found.append(known[choose(wanted, names, "class", where=where)])
+            if text not in known and text.isdigit():
+                wish = f"a number from 0 to {len(names) - 1}, or a name"
+                raise UnknownNameError(expected("class", wish, text, where=where))
+            found.append(known[choose(text, names, "class", where=where)])
     if len(set(found)) < len(found):
         twice = names[next(place for place in found if found.count(place) > 1)]
         raise ConfigError(expected("classes", "each given once", f"{twice} twice", where=where))

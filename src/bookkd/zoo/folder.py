@@ -197,8 +197,15 @@ def folder(*, root: Path | None, split: str = "train", cache: bool = False) -> F
     return dataset.cached() if cache else dataset
 
 
-def files_below(root: Path, split: str) -> tuple[FolderFiles | ZipFiles, PurePosixPath, list[PurePosixPath]]:
+def files_below(
+    root: Path, split: str, layout: str = _LAYOUT
+) -> tuple[FolderFiles | ZipFiles, PurePosixPath, list[PurePosixPath]]:
     """Return the files of a root, the one folder that it may have above everything, and the pictures in order.
+
+    Args:
+        root: A folder, or a zip of one.
+        split: That is asked for, which is no folder above everything.
+        layout: How to lay the files out, for errors.
 
     Raises:
         DataError: no such root, or no pictures in it.
@@ -210,7 +217,8 @@ def files_below(root: Path, split: str) -> tuple[FolderFiles | ZipFiles, PurePos
         raise DataError(expected("root", "a readable folder or zip", str(error), where=str(root))) from error
     images = [name for name in names if _is_image(name)]
     if not images:
-        raise DataError(expected("root", "a tree of images", f"{len(names)} other files", where=str(root), do=_LAYOUT))
+        got = f"{len(names)} other files" if names else "no files at all"
+        raise DataError(expected("root", "a tree of images", got, where=str(root), do=layout))
     return files, _wrapper(images, split), images
 
 

@@ -131,7 +131,7 @@ def image_masks(
         raise DataError(
             expected("root", "a folder or a zip", None, where=f"data set {name}", do="Pass --data.root DIR.")
         )
-    files, wrapper, images = files_below(root, split)
+    files, wrapper, images = files_below(root, split, _LAYOUT)
     pairs = _pairs([path.relative_to(wrapper) for path in images], split, root, name)
     names = _names(files, wrapper, root, name) if classes is None else tuple(map(str, classes))
     ids = (void,) if isinstance(void, int) else tuple(void)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from bookkd.core.features import is_feature
+from bookkd.core.parameters import count_parameters
 from bookkd.methods import Supervised
 from bookkd.pipelines.chain.checks import check_link, check_unvalidated
 from bookkd.pipelines.chain.links import Chain, NetworkPath, prefixes, refuse_shared_folders
@@ -101,11 +102,12 @@ class ChainTrainer:
         return self.known[path]
 
     def about(self, path: NetworkPath) -> dict[str, Any]:
-        """Return what the network at the end of `path` is."""
+        """Return what the network at the end of `path` is, once it has learnt: a method may keep more than the student, as `simkd` does."""
+        kept, _ = self.chain.network(path).build(self.task.n_classes, role="student")
         return {
             "path": list(path),
             "network": path[-1],
-            "parameters": self.parameters(path),
+            "parameters": count_parameters(kept),
             "weights": str(self.chain.weights(path)),
         }
 
@@ -147,11 +149,11 @@ class ChainTrainer:
         return self._books[path]
 
     def parameters(self, path: NetworkPath) -> int:
-        """Return the number of parameters of the network at the end of `path`."""
+        """Return the number of parameters of the network at the end of `path` before it learns."""
         key = (path[-1], len(path) == 1)
         if key not in self._parameters:
             network, _ = self.chain.untrained(path).build(self.task.n_classes, role="student")
-            self._parameters[key] = sum(parameter.numel() for parameter in network.parameters())
+            self._parameters[key] = count_parameters(network)
         return self._parameters[key]
 
     def _larger(self, path: NetworkPath) -> str:

@@ -17,6 +17,7 @@ from bookkd.core.fields import LOGITS
 from bookkd.core.files import write_atomic
 from bookkd.core.jsonio import read
 from bookkd.core.memory import forget_peak_memory, peak_memory
+from bookkd.core.parameters import count_parameters
 from bookkd.core.protocols import Knowledge
 from bookkd.evaluation import calibration, confusion
 from bookkd.knowledge import books_of, teachers_behind
@@ -132,7 +133,7 @@ def _done(shared: Shared, run: Run, cost: dict[str, Any]) -> RunRecord:
 
 def _cost_of_kept(shared: Shared, learner: Learner, cost: dict[str, Any]) -> dict[str, Any]:
     """Return the cost of the network that was kept: another than the student's where a method adds to it, as `simkd` does."""
-    if sum(parameter.numel() for parameter in learner.student.parameters()) == cost["parameters"]:
+    if count_parameters(learner.student) == cost["parameters"]:
         return cost
     return cost_of(shared, learner.student, learner.preprocess or nn.Identity())
 

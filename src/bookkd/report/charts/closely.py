@@ -8,7 +8,7 @@ from typing import Any
 from bookkd.report.charts.base import Chart, Choice, Data, Key, altair, colour, percent, rounded, spec_of
 from bookkd.report.class_tables import shown_classes
 from bookkd.report.classes import Bin, Calibration, ClassDifference, Confusion
-from bookkd.report.formats import number_text, percent_text, points_text
+from bookkd.report.formats import capital, number_text, percent_text, points_text
 from bookkd.report.numbers import Numbers
 
 __all__ = ["closely"]
@@ -19,7 +19,7 @@ _WRITTEN = 12
 
 def closely(numbers: Numbers) -> tuple[tuple[Chart, ...], tuple[Chart, ...]]:
     """Return the charts of calibration and those of classes; each shows the arm that the reader chooses."""
-    return tuple(_reliability(numbers.calibration)), (*_recalls(numbers), *_confusions(numbers.confusions))
+    return tuple(_reliability(numbers.calibration)), (*_classes(numbers), *_confusions(numbers.confusions))
 
 
 def _choice(arms: Iterable[str]) -> tuple[Choice, ...]:
@@ -82,34 +82,33 @@ def _bars(arm: str) -> Any:
     ).add_params(alt.param(name="arm", value=arm))
 
 
-def _recalls(numbers: Numbers) -> tuple[Chart, ...]:
+def _classes(numbers: Numbers) -> tuple[Chart, ...]:
     arms: dict[str, list[ClassDifference]] = {}
-    for each in shown_classes(numbers.recalls):
+    for each in shown_classes(numbers.classes):
         arms.setdefault(each.arm, []).append(each)
     if not arms:
         return ()
-    rows = [_recall_row(each, _widest(some)) for some in arms.values() for each in some]
+    measure = numbers.classes[0].measure
+    rows = [_class_row(each, _widest(some)) for some in arms.values() for each in some]
     columns = ("arm", "class", "against", "points", "from", "to", "low", "high", "label")
     return (
         Chart(
-            "recall",
-            "Recall by class against the baseline",
+            "classes",
+            f"{capital(measure)} by class against the baseline",
             "Lines are 95 % intervals between seeds, cut where they leave the chart: where one crosses 0, the difference is "
             "inside the noise.",
-            {arm: _recall_alt(some[0], some[-1]) for arm, some in arms.items()},
-            spec_of(_recall_layers(next(iter(arms))), 22 * max(map(len, arms.values()))),
-            {"recalls": Data(columns, rows)},
+            {arm: _class_alt(some[0], some[-1]) for arm, some in arms.items()},
+            spec_of(_class_layers(next(iter(arms))), 22 * max(map(len, arms.values()))),
+            {"classes": Data(columns, rows)},
             (Key("better than the baseline", "gain", "square"), Key("worse", "loss", "square")),
             _choice(arms),
         ),
     )
 
 
-def _recall_alt(low: ClassDifference, high: ClassDifference) -> str:
+def _class_alt(low: ClassDifference, high: ClassDifference) -> str:
     ends = [f"{points_text(each.difference.mean)} for {each.name}" for each in (low, high)]
-    return (
-        f"Recall by class of {low.arm} less that of {low.difference.against}, in points: from {ends[0]} to {ends[1]}."
-    )
+    return f"{capital(low.measure)} by class of {low.arm} less that of {low.difference.against}, in points: from {ends[0]} to {ends[1]}."
 
 
 def _widest(classes: Sequence[ClassDifference]) -> float:
@@ -117,17 +116,17 @@ def _widest(classes: Sequence[ClassDifference]) -> float:
     return 3 * max(0.01, *(abs(each.difference.mean) for each in classes))
 
 
-def _recall_row(each: ClassDifference, widest: float) -> list[Any]:
+def _class_row(each: ClassDifference, widest: float) -> list[Any]:
     difference = each.difference
     ends = [difference.mean if end is None else end for end in (difference.low, difference.high)]
     drawn = [min(max(end, -widest), widest) for end in ends]
-    label = f"{each.name}: {points_text(difference.mean)} points, recall {percent_text(each.recall.mean)}"
+    label = f"{each.name}: {points_text(difference.mean)} points, {each.measure} {percent_text(each.value.mean)}"
     return [each.arm, each.name, difference.against, *map(percent, (difference.mean, *drawn, *ends)), label]
 
 
-def _recall_layers(arm: str) -> Any:
+def _class_layers(arm: str) -> Any:
     alt = altair()
-    base = alt.Chart(alt.NamedData("recalls")).transform_filter("datum.arm === arm")
+    base = alt.Chart(alt.NamedData("classes")).transform_filter("datum.arm === arm")
     y = alt.Y("class:N", title=None, sort=alt.EncodingSortField("points", op="min", order="ascending"))
     bars = base.mark_bar(height={"band": 0.65}).encode(
         x=alt.X("points:Q", title="points against the baseline"),
