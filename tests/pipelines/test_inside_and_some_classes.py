@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from bookkd.methods import AT, CRD, CSKD, FitNets
 from bookkd.pipelines import DataOptions, NetworkOptions, ViewOptions, make_book
 from bookkd.pipelines.compare.document import sweep_of
 from bookkd.pipelines.compare.runner import run_sweep
+from bookkd.pipelines.evaluate_student import evaluate_student
 from bookkd.pipelines.learn_student import learn_student
 from bookkd.report import find_runs
 from bookkd.zoo import create_network, save_weights
@@ -60,6 +63,17 @@ def test_learn(made, tmp_path, monkeypatch, method, data):
         rows = getattr(dataset, "indices", None) if data is SOME else np.arange(len(dataset))
         assert [sorted(each) for each, _ in told] == [sorted(rows)]
         assert sorted(told[0][1]) == sorted(dataset.labels)
+
+
+def test_weights_say_which_classes_they_are_of(made, tmp_path):
+    learnt(made, tmp_path / "run", CSKD(), SOME)
+    student = replace(STUDENT, weights=str(tmp_path / "run" / "student.safetensors"))
+    right = evaluate_student(student=student, data=SOME, accelerator="cpu", replicates=0, latency=False)
+    assert right["samples"] == len(SOME.open())
+    wish = r"`student.weights` to be of the classes {}, got 3, 5, 7 \(.*student.safetensors\)\. Pass --classes 3,5,7\."
+    for classes, named in (("1,2,4", "1, 2, 4"), ("7,5,3", "7, 5, 3"), ("", ".*9")):
+        with pytest.raises(ConfigError, match=wish.format(named)):
+            evaluate_student(student=student, data=replace(SOME, classes=classes), accelerator="cpu")
 
 
 def test_several_books_are_refused_with_the_reason(made, tmp_path):

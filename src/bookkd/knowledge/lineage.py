@@ -20,6 +20,8 @@ NOTES = "bookkd"
 
 One, since safetensors does not fix the order of several, and equal runs are to leave equal files.
 """
+CLASSES = "classes"
+"""Key of the names of the classes in what `learn` notes beside weights, in the order of the outputs."""
 _LIMIT = 2**20
 
 

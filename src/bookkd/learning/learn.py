@@ -27,6 +27,7 @@ from bookkd.knowledge import (
     teachers_of,
     with_pool_of,
 )
+from bookkd.knowledge.lineage import CLASSES
 from bookkd.knowledge.writing import Viewed
 from bookkd.learning.beginning import begin_run
 from bookkd.learning.building import for_networks, learner_for, offer_needs
@@ -64,6 +65,9 @@ from bookkd.views import CachedViews, Replay, Views
 from bookkd.zoo import check_takes
 
 __all__ = ["learn"]
+
+_NAMED_CLASSES = 10_000
+"""Most classes whose names stand beside the weights; vocabularies are larger, and have tokenizers."""
 
 
 def learn(
@@ -303,7 +307,9 @@ class _Job:
         if self.written_by is not None and self.written_by.digest not in [teacher.digest for teacher in taught_by]:
             taught_by = (*taught_by, self.written_by)
         lineage = lineage_of({"name": method.name, **plain(method)}, taught_by)
-        return keep(self.learner, folder, run, {"method": method.name, "lineage": lineage})
+        classes = self.learner.task.class_names
+        named = {CLASSES: list(classes)} if len(classes) <= _NAMED_CLASSES else {}
+        return keep(self.learner, folder, run, {"method": method.name, "lineage": lineage, **named})
 
     def fit(self, door: str, log: Callable[[dict[str, Any]], None], **lightning: Any) -> Run:
         # Dropout is seeded at every step: the caller's generators are put back afterwards.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from bookkd.core.errors import ConfigError, FidelityError, WeightsError, expected
 from bookkd.core.fields import LOGITS, SAMPLE, VARIANCE, VIEW, WEIGHT
 from bookkd.evaluation import Evaluation, Measures, cost
-from bookkd.knowledge import StoredKnowledge
+from bookkd.knowledge import CLASSES, StoredKnowledge, notes_of_weights
 from bookkd.learning import Learner, find_device, measure, measure_network, predictions_of
 from bookkd.losses import DenseTarget, FullTarget
 from bookkd.pipelines.learn_student import views_of_book
@@ -126,14 +126,23 @@ def evaluate_student(
 
 
 def _built(student: NetworkOptions, task: Task) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
-    """Return a network of the task's classes; where its weights are of all that the data know, one of these, read for the task's."""
+    """Return a network of the task's classes; where its weights are of all that the data know, one of these, read for the task's.
+
+    Raises:
+        ConfigError: for weights that say that they are of other classes of these data, or of the same in another order.
+    """
+    theirs = None if student.weights is None else notes_of_weights(student.weights).get(CLASSES)
+    whole = task.of_teacher().class_names
+    if isinstance(theirs, list) and tuple(theirs) not in (task.class_names, whole) and {*theirs} <= {*whole}:
+        wish, do = f"of the classes {', '.join(task.class_names)}", f"Pass --classes {','.join(theirs)}."
+        raise ConfigError(expected("student.weights", wish, ", ".join(theirs), where=str(student.weights), do=do))
     try:
         return student.build(task.n_outputs, role="student")
     except WeightsError:
-        whole = task.of_teacher().n_outputs
-        if not task.every_class or whole == task.n_outputs:
+        every = task.of_teacher().n_outputs
+        if not task.every_class or every == task.n_outputs:
             raise
-        return student.build(whole, role="student")
+        return student.build(every, role="student")
 
 
 def _of_task(task: Task, said: dict[str, Tensor]) -> dict[str, Tensor]:
