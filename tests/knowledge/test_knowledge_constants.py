@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,8 @@ from tests.learning.digits import TASK, TRAIN, book, run, student, teacher, to_f
 from torch import nn
 
 import bookkd.knowledge.constants as constants_module
-from bookkd.book import Book, Dense
-from bookkd.core.errors import ConfigError, UnknownNameError, WeightsError
+from bookkd.book import Book, Dense, _layout
+from bookkd.core.errors import BookCorruptError, ConfigError, UnknownNameError, WeightsError
 from bookkd.core.features import Feature
 from bookkd.knowledge import LiveKnowledge, StoredKnowledge, Teacher, check_needs, missing_constants, work_out
 from bookkd.knowledge.constants import Source, trained_paraphraser
@@ -181,6 +183,29 @@ class TestBooks:
         shard.write_bytes(shard.read_bytes()[:-40] + bytes(40))
         repair(path, teacher(), TRAIN, views(2), task=TASK)
         assert Book(path).content_digest == grown.content_digest
+
+    @pytest.mark.parametrize("also", [False, True], ids=["constants", "and records"])
+    def test_damaged_ones_are_worked_out_again(self, made, tmp_path, monkeypatch, also):
+        monkeypatch.setattr(constants_module, "STEPS", 6)
+        path = shutil.copytree(made, tmp_path / "b")
+        whole = {file: file.read_bytes() for file in path.rglob("*.safetensors")}
+        constants = [file for file in whole if file.parent.name == _layout.CONSTANTS_FOLDER]
+        assert len(constants) > 3
+        shards = [next(file for file in whole if file.parent.name == "view-0001")] if also else []
+        for file in (*constants, *shards):
+            file.write_bytes(whole[file][:-9] + bytes(9))
+        found = repair(path, teacher(), TRAIN, views(), task=TASK)
+        assert len(found.restored) == len(constants) + len(shards)
+        assert {file: file.read_bytes() for file in whole} == whole
+
+    def test_what_was_given_cannot_be_worked_out_again(self, tmp_path):
+        path = book(tmp_path / "b", serve=["ofd"], constants={"margins/pre1": np.full(32, -0.5, np.float32)}).path
+        for file in (path / _layout.CONSTANTS_FOLDER).iterdir():
+            file.write_bytes(b"")
+        with pytest.raises(
+            BookCorruptError, match=r"the constant margins/pre1 stands nowhere else, and others were given"
+        ):
+            repair(path, teacher(), TRAIN, views(), task=TASK)
 
     def test_constants_that_are_given_are_kept(self, tmp_path):
         margins = np.full(32, -0.5, np.float32)

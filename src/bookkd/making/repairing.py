@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from bookkd.book import Book, Repaired, is_finished
 from bookkd.book import repair as repair_files
 from bookkd.book.ragged import Rows
-from bookkd.core.errors import BookCorruptError, BookMismatchError, BookMissingError, expected
+from bookkd.core.errors import BookCorruptError, BookKDError, BookMismatchError, BookMissingError, expected
 from bookkd.core.fields import LOGITS
 from bookkd.knowledge import (
     LiveKnowledge,
@@ -24,6 +25,7 @@ from bookkd.knowledge import (
     missing_constants,
     with_pool_of,
 )
+from bookkd.knowledge.constants import CONSTANTS, Source, work_out
 from bookkd.knowledge.writing import offer, say
 from bookkd.making.growing import check_samples
 from bookkd.making.on_device import encoding_on
@@ -58,7 +60,8 @@ def repair(
         views: Its views.
         task: As `make`.
         keys: Key of each sample; the data set's attribute `keys` where None.
-        constants: As `make`, where their files may be faulty.
+        constants: As `make`, where their files may be faulty; those of one teacher that `make` works out are worked out again, and
+            put in place if they are what they were.
         accept: If true, records that differ from what they were are taken, under a new edition.
         progress: Called with (shards checked, shards in all).
 
@@ -81,22 +84,55 @@ def repair(
             book = Book(path)
         except BookCorruptError:
             raise error from None  # a manifest is lost, of which no teacher knows
-    speaker = _speaker(book, given, dataset, views, task)
+    _check(book, given)
+    views = with_pool_of(StoredKnowledge(book), views)
+    check_samples(book, dataset, views)
+    replay = Replay(dataset, views)
+    constants = {**_constants_again(book, given, task, replay), **(constants or {})}
+
+    @cache
+    def speaker() -> Any:
+        return _speaker(book, given, replay, task)  # which may read constants, that are mended before it is asked
+
+    def speak(view: int, start: int, stop: int) -> Any:
+        return speaker()(view, start, stop)
+
     with encoding_on(given[0].device if given else "cpu"):
-        return repair_files(path, speaker, keys=found, constants=constants, accept=accept, progress=progress)
+        return repair_files(path, speak, keys=found, constants=constants, accept=accept, progress=progress)
 
 
-def _speaker(book: Book, given: Sequence[Teacher], dataset: Any, views: Views, task: Task) -> Any:
-    """Return what says the records of a book again, after comparing teachers, samples and views with its plan."""
+def _constants_again(
+    book: Book, given: Sequence[Teacher], task: Task, replay: Replay
+) -> dict[str, npt.NDArray[np.float32]]:
+    """Return the constants whose files are faulty, worked out of the teacher as `make` does."""
+    lost = [name for name in book.constants if not _is_whole(book, name)]
+    known = [name for name in lost if name.partition("/")[0] in CONSTANTS]
+    if len(given) != 1 or not known:
+        return {}
+    source = Source(given[0], task, replay, tuple(book.fields))
+    return {name: values.numpy() for name, values in work_out(known, source).items()}
+
+
+def _is_whole(book: Book, name: str) -> bool:
+    try:
+        book.constants[name]
+    except BookKDError:
+        return False
+    return True
+
+
+def _check(book: Book, given: Sequence[Teacher]) -> None:
+    """Refuse teachers that are not those of a book."""
     mine = [(teacher.digest, teacher.mode) for teacher in book.plan.teachers]
     theirs = [(teacher.digest, teacher.mode) for teacher in given]
     if theirs != mine:
         wish = f"those of the book, {', '.join(teacher.name for teacher in book.plan.teachers)}, with the same weights"
         got = [f"{teacher.name} {teacher.digest[:12]}" for teacher in given]
         raise BookMismatchError(expected("teachers", wish, got, where=str(book.path)))
-    views = with_pool_of(StoredKnowledge(book), views)
-    check_samples(book, dataset, views)
-    replay = Replay(dataset, views)
+
+
+def _speaker(book: Book, given: Sequence[Teacher], replay: Replay, task: Task) -> Any:
+    """Return what says the records of a book again."""
     if missing_constants({}, (), book.fields):
         given = [teacher.knowing(StoredKnowledge(book).constants) for teacher in given]
     knowledge = [LiveKnowledge(teacher, task) for teacher in given]
