@@ -37,7 +37,7 @@ def made(tmp_path_factory):
     teacher = NetworkOptions("digits-large", weights=str(folder / "one.safetensors"), layers=DEEP)
     make_book(
         str(folder / "one"), data=DataOptions(**DATA), teacher=teacher, views=ViewOptions("digits", 2), batch_size=32,
-        accelerator="cpu", features=["features/deep"], serve=["at", "crd"],
+        accelerator="cpu", features="features/deep", serve=["at", "crd"],
     )  # fmt: skip
     return {"one": folder / "one"}
 

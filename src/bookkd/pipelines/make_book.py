@@ -104,6 +104,8 @@ def make_book(
     given, views = views, views.without_repeats()
     if views != given:
         notes.append(f"transform none draws the same view each time: 1 view is stored, not {given.n_views}.")
+    features = (features,) if isinstance(features, str) else tuple(features)
+    serve = (serve,) if isinstance(serve, str) else tuple(serve)
     inside = tuple(dict.fromkeys((*features, *(name for method in serve for name in features_of(method, plain)))))
     options: dict[str, Any] = {
         "codec": codec,
