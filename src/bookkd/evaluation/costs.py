@@ -15,8 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bookkd.core.check import at_least
 from bookkd.core.errors import DeviceError, expected
-from bookkd.core.parameters import count_parameters
 from bookkd.evaluation.intervals import Floats, Interval, bootstrap
+from bookkd.zoo import count_parameters
 
 __all__ = ["Cost", "Latency", "cost"]
 

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from bookkd.book import TeacherInfo
 from bookkd.core.called import check_called
-from bookkd.core.parameters import count_parameters
-from bookkd.zoo import weights_digest
+from bookkd.zoo import count_parameters, weights_digest
 
 __all__ = ["Teacher"]
 

@@ -16,7 +16,6 @@ from bookkd.core.called import check_called
 from bookkd.core.errors import ConfigError, DataError, expected
 from bookkd.core.fields import IGNORE_LABEL, LABEL, LABEL_LENGTH
 from bookkd.core.names import choose
-from bookkd.core.parameters import count_parameters
 from bookkd.core.protocols import Knowledge, Needs
 from bookkd.core.schedules import Clock, resolve
 from bookkd.knowledge import StoredKnowledge, books_of, keys_of, teachers_of
@@ -29,7 +28,7 @@ from bookkd.methods import METHODS, Method, method_class
 from bookkd.objectives import Objective, labelled
 from bookkd.tasks import Task
 from bookkd.views import CachedViews, Pick, Replay, Views, differences, label_rows
-from bookkd.zoo import LanguageModel, documents_apart, fingerprint
+from bookkd.zoo import LanguageModel, count_parameters, documents_apart, fingerprint
 
 __all__ = [
     "check_cached",

@@ -12,7 +12,6 @@ import torch
 
 from bookkd.core.check import at_least
 from bookkd.core.fields import LOGITS
-from bookkd.core.parameters import count_parameters
 from bookkd.evaluation import evaluate, interval_of_mean
 from bookkd.knowledge import LiveKnowledge, StoredKnowledge, Teacher
 from bookkd.learning import Learned, Learner, Training, learn, predictions_of, visible_labels
@@ -21,7 +20,7 @@ from bookkd.methods import Method, Supervised, VanillaKD
 from bookkd.pipelines.options import DataOptions, NetworkOptions, ViewOptions
 from bookkd.tasks import Classification
 from bookkd.views import CachedViews, Replay, Views
-from bookkd.zoo import ImageDataset, load_weights, save_weights
+from bookkd.zoo import ImageDataset, count_parameters, load_weights, save_weights
 
 __all__ = ["ARMS", "run_demo"]
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from bookkd.core.check import at_least
 from bookkd.core.errors import ConfigError, expected
-from bookkd.core.parameters import count_parameters
 from bookkd.knowledge import layers_of
 from bookkd.pipelines.options import NetworkOptions
+from bookkd.zoo import count_parameters
 
 __all__ = ["inspect_model"]
 

@@ -20,7 +20,6 @@ from bookkd.core.fields import IGNORE_LABEL, VARIANCE
 from bookkd.core.files import check_here, write_atomic
 from bookkd.core.jsonio import pretty
 from bookkd.core.names import import_reference, is_reference, require
-from bookkd.core.parameters import count_parameters
 from bookkd.core.protocols import Knowledge
 from bookkd.knowledge import Ensemble, LiveKnowledge, StoredKnowledge, Teacher, books_of, unmeasured
 from bookkd.learning import Learned, LearningWarning, Training, find_device, learn, visible_labels
@@ -38,7 +37,7 @@ from bookkd.pipelines.task import (
 )
 from bookkd.tasks import Task
 from bookkd.views import Views
-from bookkd.zoo import FILELESS, TRANSFORMS, ImageDataset, SubsetDataset, weights_digest
+from bookkd.zoo import FILELESS, TRANSFORMS, ImageDataset, SubsetDataset, count_parameters, weights_digest
 
 __all__ = [
     "data_of_book",

@@ -21,7 +21,7 @@ from bookkd.zoo.language import (
 )
 from bookkd.zoo.mask_folders import CAMVID, MaskFolders, camvid, image_masks
 from bookkd.zoo.masks import MaskDataset, shapes
-from bookkd.zoo.networks import brings_weights, create_network
+from bookkd.zoo.networks import brings_weights, count_parameters, create_network
 from bookkd.zoo.paired_tokens import PairedTokens
 from bookkd.zoo.pairs import PairDataset, read_pairs
 from bookkd.zoo.preprocess import Preprocess, create_preprocess
@@ -80,6 +80,7 @@ __all__ = [
     "check_takes",
     "class_subset",
     "continued",
+    "count_parameters",
     "create_causal_lm",
     "create_network",
     "create_preprocess",

@@ -20,7 +20,7 @@ from bookkd.zoo.texts import create_text_classifier, is_classifier, load_text_cl
 from bookkd.zoo.translation import TranslationTransformer
 from bookkd.zoo.weights import load_weights
 
-__all__ = ["brings_weights", "create_network"]
+__all__ = ["brings_weights", "count_parameters", "create_network"]
 
 # torchvision builds these two with a second output, and warns that their slow old initialisation will go.
 _ONE_OUTPUT = {"googlenet": {"aux_logits": False, "init_weights": False}}
@@ -159,6 +159,15 @@ _FAMILIES = {
     "timm": _timm,
     "torchvision": _torchvision,
 }
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Return the number of parameters of a module, trained or not; one that is shared counts once.
+
+    >>> count_parameters(nn.Linear(3, 2))
+    8
+    """
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _foreign(name: str, build: Any, args: dict[str, Any]) -> Any:

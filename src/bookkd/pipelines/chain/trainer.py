@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 from bookkd.core.features import is_feature
-from bookkd.core.parameters import count_parameters
 from bookkd.methods import Supervised
 from bookkd.pipelines.chain.checks import check_link, check_unvalidated
 from bookkd.pipelines.chain.links import Chain, NetworkPath, prefixes, refuse_shared_folders
@@ -16,6 +15,7 @@ from bookkd.pipelines.learn_student import learn_student
 from bookkd.pipelines.make_book import make_book
 from bookkd.pipelines.samples import Samples, open_samples
 from bookkd.tasks import Classification
+from bookkd.zoo import count_parameters
 
 __all__ = ["ChainTrainer"]
 

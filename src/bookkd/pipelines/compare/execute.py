@@ -17,7 +17,6 @@ from bookkd.core.fields import LOGITS
 from bookkd.core.files import write_atomic
 from bookkd.core.jsonio import read
 from bookkd.core.memory import forget_peak_memory, peak_memory
-from bookkd.core.parameters import count_parameters
 from bookkd.core.protocols import Knowledge
 from bookkd.evaluation import calibration, confusion
 from bookkd.knowledge import books_of, teachers_behind
@@ -28,7 +27,7 @@ from bookkd.pipelines.compare.folders import Run, begin
 from bookkd.pipelines.compare.shared import Shared
 from bookkd.pipelines.pictures import pictures_of
 from bookkd.report import RunRecord
-from bookkd.zoo import weights_digest
+from bookkd.zoo import count_parameters, weights_digest
 
 __all__ = ["execute", "score_arm"]
 
