@@ -109,6 +109,41 @@ def test_maps_of_a_student_in_training_are_copied_only_where_the_network_changes
         assert [found[f"features/{name}"].data_ptr() != outputs[name].data_ptr() for name in names] == expected
 
 
+def test_a_module_that_runs_twice_a_pass_gives_its_last_output():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.block = nn.Linear(2, 2)
+
+        def forward(self, x):
+            first = self.block(x)
+            second = self.block(first.tanh())
+            kept.append(second.clone())
+            second += first
+            return second
+
+    kept, network = [], Twice()
+    capture = Capture(network, ["features/block"])
+    for _ in range(3):
+        _, found = capture(lambda: network(torch.ones(1, 2)))
+        torch.testing.assert_close(found["features/block"], kept[-1])
+
+
+def test_of_a_compiled_student_maps_are_those_before_what_follows_in_place():
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.Flatten(), nn.LazyLinear(2)
+    )
+    images = torch.rand(2, 3, 8, 8)
+    network(images)
+    capture, wanted = Capture(network, ["features/1"]), network[1](network[0](images))
+    network.compile(backend="aot_eager")
+    for _ in range(3):
+        _, found = capture(lambda: network(images))
+        torch.testing.assert_close(found["features/1"], wanted)
+        assert found["features/1"].min() < 0
+
+
 def test_a_map_that_was_left_alone_and_is_changed_in_place_later_is_refused():
     class Moody(nn.Module):
         def __init__(self):
@@ -127,6 +162,8 @@ def test_a_map_that_was_left_alone_and_is_changed_in_place_later_is_refused():
         ConfigError, match=r"one whose output is left as it is, .*got first, changed in place .*inplace=False"
     ):
         capture(lambda: network(inputs))
+    _, found = capture(lambda: network(inputs))  # copied from now on
+    torch.testing.assert_close(found["features/first"], network.first(inputs))
     _, found = capture(lambda: network.eval()(inputs))  # another mode begins with a copy
     torch.testing.assert_close(found["features/first"], network.first(inputs))
 

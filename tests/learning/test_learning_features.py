@@ -292,7 +292,7 @@ def test_every_stage_is_looked_at_that_both_networks_have(tmp_path):
 
 
 def test_another_layer_of_the_student_is_taken_by_name(book):
-    with pytest.raises(ConfigError, match=r"`module path` to be one of CifarResNet, got last, which is layer9"):
+    with pytest.raises(ConfigError, match=r"`module path` to be one of student CifarResNet, got last, which is layer9"):
         trained(StoredKnowledge(book), layers={"last": "layer9"})
     with pytest.raises(ConfigError, match=r"got 'nowhere' \(features/nowhere\)"):
         learn(

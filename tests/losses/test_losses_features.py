@@ -81,6 +81,19 @@ def test_context_weights():
         assert hcl(bump, torch.zeros_like(bump)).item() == pytest.approx(weight)
 
 
+@pytest.mark.parametrize("size", [(6, 6), (8, 6), (6, 8), (5, 7), (8, 12)], ids=str)
+def test_context_of_grids_that_do_not_nest(size):
+    student, teacher = maps(3, 2, 3, *size)
+    apart = student - teacher
+    values, weights = [apart.square().mean((1, 2, 3))], [1.0]
+    for k in (4, 2, 1):  # cells from floor(i n / k) to ceil((i + 1) n / k)
+        edges = [[(i * n // k, -(-(i + 1) * n // k)) for i in range(k)] for n in size]
+        cells = [apart[..., a:b, c:d].mean((2, 3)) for a, b in edges[0] for c, d in edges[1]]
+        values.append(torch.stack(cells, -1).square().mean((1, 2)))
+        weights.append(weights[-1] / 2)
+    assert_close(hcl(student, teacher), sum(w * v for w, v in zip(weights, values, strict=True)) / sum(weights))
+
+
 def test_both_ways_to_nst_agree():
     student, teacher = maps(1, 3, 4, 2, 2)
     wide, spread = (

@@ -61,11 +61,25 @@ def test_values_gradients_and_running_moments_are_those_of_the_steps_in_order(mi
     assert_close(review.state_dict(), other.state_dict())
 
 
-def test_mixed_precision_sees_moments_in_full():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_mixed_precision_sees_moments_in_full(dtype):
     torch.manual_seed(0)
     review = Review((NARROW, (12,)), (7, 5), 12)
-    features = [100 + torch.randn(6, *NARROW), torch.randn(6, 12)]  # of which bfloat16 would leave a spread of 0 or 1
+    maps = (100 + 8 * torch.randn(6, *NARROW)).to(dtype)  # sums of which bfloat16 would round by whole units
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        first, _ = review(*features)
+        first, _ = review(maps, torch.randn(6, 12))
     assert first.isfinite().all()
-    assert review.enter[0].norm.running_var.max() < 2
+    means = maps.double().mean((0, 2, 3)) @ review.enter[0].weight.double().flatten(1).T
+    assert_close(review.enter[0].norm.running_mean.double(), 0.1 * means, rtol=1e-4, atol=1e-4)
+
+
+def test_where_the_first_layer_is_not_composed():
+    maps = torch.randn(6, *NARROW)
+    review = Review((NARROW, (12,)), (7, 5), 12)
+    assert review._narrow(maps)
+    assert not review._narrow(maps[:0])  # moments of nothing
+    assert not copy.deepcopy(review).eval()._narrow(maps)
+    assert not nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(review))._narrow(maps)
+    assert not copy.deepcopy(review).bfloat16()._narrow(maps)
+    first, _ = review(maps, torch.randn(6, 12))
+    assert first.is_contiguous()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -85,6 +86,16 @@ def _number(path: str, begin: str) -> int | None:
     return int(rest) if rest != name and rest.isdigit() and path.count(".") <= 1 else None
 
 
+@dataclass(frozen=True, eq=False)
+class _Watched:
+    """An output that was taken whole: its version then, and whether the field is a view of it."""
+
+    feature: Feature
+    output: Tensor
+    version: int
+    viewed: bool
+
+
 class Capture:
     """Takes some fields inside of a network while it is called.
 
@@ -121,9 +132,8 @@ class Capture:
         self.constants = dict(constants or {})
         named = [layer for feature in self.features for layer in (feature.layer, feature.other) if layer]
         self._modules = {layer: self._module(layer) for layer in dict.fromkeys(named)}
-        self._changed: dict[
-            tuple[str, bool], bool
-        ] = {}  # by field and mode: what the first pass with gradients did to it
+        # By field and mode: whether any pass with gradients so far changed the output in place.
+        self._changed: dict[tuple[str, bool], bool] = {}
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -142,28 +152,30 @@ class Capture:
     def __call__(self, run: Callable[[], Any], batch: Mapping[str, Any] | None = None) -> tuple[Any, dict[str, Tensor]]:
         """Call `run`, which calls the network, and return what it gives and the fields, [batch, ...] each.
 
-        Of a module that runs several times the last output is taken.
+        Of a module that runs several times the last output is taken. A field without a reduction may be a view of the network's own
+        map, where earlier passes with gradients left that map as it was: do not change it in place.
 
         Args:
             run: Calls the network.
             batch: What the network is called with; of sequences, by whose `length` padding is told from positions.
 
         Raises:
-            ConfigError: for a module that did not run, and for what would depend on the padding of sequences.
+            ConfigError: for a module that did not run, for what would depend on the padding of sequences, and for a map that the network
+                changes in place though earlier passes left it alone.
             TeacherOutputError: for an output that is no tensor, or that a reduction is not of.
         """
         taken: dict[str, Tensor] = {}
-        whole_ones: list[tuple[Feature, Tensor, int]] = []
+        watched: list[_Watched] = []
         pairs = [feature for feature in self.features if feature.other]
         whole = [Feature(layer) for layer in {layer for pair in pairs for layer in (pair.layer, pair.other)}]
         alone = {feature.name: feature for feature in (*self.features, *whole) if not feature.other}
-        hooks = [self._hook(feature, taken, whole_ones, batch or {}) for feature in alone.values()]
+        hooks = [self._hook(feature, taken, watched, batch or {}) for feature in alone.values()]
         try:
             said = run()
         finally:
             for hook in hooks:
                 hook.remove()
-        self._check_unchanged(whole_ones)
+        self._check_unchanged(watched)
         for feature in alone.values():
             if feature.name not in taken:
                 wish, got = "one that runs when the network is called", self.path(feature.layer)
@@ -179,7 +191,7 @@ class Capture:
         self,
         feature: Feature,
         taken: dict[str, Tensor],
-        whole_ones: list[tuple[Feature, Tensor, int]],
+        watched: list[_Watched],
         batch: Mapping[str, Any],
     ) -> Any:
         module, path = self._modules[feature.layer], self.path(feature.layer)
@@ -190,33 +202,31 @@ class Capture:
             if feature.reduction:
                 taken[feature.name] = self._reduced(feature, output, batch)
                 return
+            # Inside of a compiled graph nothing says whether a tensor is changed in place.
+            if not output.requires_grad or torch.compiler.is_compiling():
+                taken[feature.name] = output.clone()
+                return
+            viewed = not self._changed.get((feature.name, self.network.training), True)
+            watched.append(_Watched(feature, output, output._version, viewed))
             # A view, so that gradients meet in the same order in either case and a run goes on to the same weights.
-            stays = output.requires_grad and self._stays(feature)
-            taken[feature.name] = output.view_as(output) if stays else output.clone()
-            if output.requires_grad:
-                whole_ones.append((feature, output, output._version))
+            taken[feature.name] = output.view_as(output) if viewed else output.clone()
 
         if path.endswith(_INPUT):
             return module.register_forward_pre_hook(lambda _, given: keep(given[0] if given else None))
         return module.register_forward_hook(lambda _, given, output: keep(output))
 
-    def _stays(self, feature: Feature) -> bool:
-        """Whether the first pass in this mode left the output as it was, so that a student in training needs no copy of its maps."""
-        return not self._changed.get((feature.name, self.network.training), True)
-
-    def _check_unchanged(self, whole_ones: Sequence[tuple[Feature, Tensor, int]]) -> None:
+    def _check_unchanged(self, watched: Sequence[_Watched]) -> None:
         """Remember which outputs the network changes in place, and refuse a change of one that was taken without a copy."""
-        for feature, output, version in whole_ones:
-            changed = output._version != version
-            if changed and self._stays(feature):
+        for each in watched:
+            mode, changed = (each.feature.name, self.network.training), each.output._version != each.version
+            self._changed[mode] = changed or self._changed.get(mode, False)
+            if changed and each.viewed:
                 wish, got = (
                     "one whose output is left as it is, as in earlier passes",
-                    f"{self.path(feature.layer)}, changed in place",
+                    f"{self.path(each.feature.layer)}, changed in place",
                 )
                 do = "Let what follows it work out of place (inplace=False)."
                 raise ConfigError(expected("module", wish, got, where=self._where, do=do))
-            mode = feature.name, self.network.training
-            self._changed[mode] = changed or self._changed.get(mode, False)
 
     def _reduced(self, feature: Feature, output: Tensor, batch: Mapping[str, Any]) -> Tensor:
         if feature.reduction == "mean" and output.ndim == 3:

@@ -54,9 +54,8 @@ class _Angles(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, s: Tensor, t: Tensor) -> Tensor:
         total, gradient = s.new_zeros(()), torch.zeros_like(s) if ctx.needs_input_grad[0] else None
-        with torch.autocast(
-            s.device.type, enabled=False
-        ):  # it would round cosines to 16 bits, of which differences leave few
+        # It would round cosines to 16 bits, of which differences leave few.
+        with torch.autocast(s.device.type, enabled=False):
             for part in _parts(s, t):
                 towards = s.unsqueeze(0) - s[part].unsqueeze(1)
                 norm = inverse_norm(towards, 2)

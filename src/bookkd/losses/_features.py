@@ -70,7 +70,7 @@ def per_sample(values: Tensor) -> Tensor:
 
     Of a sum autograd writes no tensor of the values' size, of a mean it does.
     """
-    return total(values) / max(1, values.shape[1:].numel())
+    return total(values) / values.shape[1:].numel()
 
 
 def total(values: Tensor) -> Tensor:

@@ -44,7 +44,7 @@ def activation_boundary(student: Tensor, teacher: Target | Tensor, *, margin: fl
     positive(margin, "margin", where="activation_boundary")
     s, t = feature_pair(student, teacher, "activation_boundary")
     # How far the unit still is from its side of the margin. A product with a sign is a fraction of what a choice costs.
-    side = 1 - 2 * (t > 0).to(s.dtype)
+    side = (t > 0).to(s.dtype).mul_(-2).add_(1)
     short = (side * s).add_(margin).relu_()
     return total(squared(short))
 

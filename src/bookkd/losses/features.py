@@ -197,7 +197,7 @@ def hcl(student: Tensor, teacher: Target | Tensor) -> Tensor:
     if s.ndim != 4:
         wish = "maps [batch, channels, height, width]"
         raise ConfigError(expected("student", wish, f"shape {list(s.shape)}", where="hcl"))
-    value, weight, weights = per_sample(squared(s, t)), 1.0, 1.0
+    value, weight, whole = per_sample(squared(s, t)), 1.0, 1.0
     # Means are linear: those of the difference are the difference of those; and where grids nest, means of means are enough.
     nested = all(length % 4 == 0 for length in s.shape[2:])
     difference = s - t
@@ -206,6 +206,6 @@ def hcl(student: Tensor, teacher: Target | Tensor) -> Tensor:
             pooled = adaptive_avg_pool2d(difference, size)
             difference = pooled if nested else difference
             weight /= 2
-            weights += weight
+            whole += weight
             value = value + weight * per_sample(squared(pooled))
-    return value / weights
+    return value / whole

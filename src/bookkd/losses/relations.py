@@ -89,7 +89,7 @@ def rkd_angle(student: Tensor, teacher: Target | Tensor) -> Tensor:
     mean over all N^3 triples of smooth_l1(e_S,ij . e_S,ik, e_T,ij . e_T,ik), with e_ij = (f_j - f_i) / ||f_j - f_i||, and 0 for
     equal samples. A shift, rotation or factor of all features changes nothing.
     Work grows as N^3 d, memory does not: a few samples are worked out at once, with their gradient, in 1 MiB of float32 for each
-    step on a processor and 64 MiB elsewhere.
+    step on a processor and 64 MiB elsewhere, or N max(N, d) numbers where these are more. Transforms of `torch.func` do not take it.
 
     Args:
         student: Features of a batch, shape [N, ...].

@@ -67,7 +67,7 @@ class _Normed(nn.Sequential):
         """
         with torch.autocast(maps.device.type, enabled=False):
             rows = maps.to(computing_dtype(maps.dtype)).movedim(1, -1).flatten(0, -2)
-            weight, mean = self.weight.flatten(1), rows.sum(0) / len(rows)
+            weight, mean = self.weight.flatten(1).to(rows.dtype), rows.sum(0) / len(rows)
             apart = rows - mean
             variance = ((weight @ (apart.mT @ apart / len(rows))) * weight).sum(1)
             found = weight @ mean
@@ -144,8 +144,11 @@ class Review(ConnectorModule):
     def _narrow(self, maps: Tensor) -> bool:
         """Whether the first layer has so few channels that its own map is better never made."""
         enter = self._enter(0)
-        plain = type(enter.norm) is nn.BatchNorm2d  # and none over several devices
-        return plain and enter.norm.training and 4 * maps.shape[1] <= len(enter.weight)
+        # As every connector is, and none over several devices.
+        plain = (
+            type(enter.norm) is nn.BatchNorm2d and enter.norm.momentum is not None and enter.weight.dtype.itemsize >= 4
+        )
+        return plain and enter.norm.training and maps.numel() > 0 and 4 * maps.shape[1] <= len(enter.weight)
 
     def _first(self, maps: Tensor, running: Tensor) -> Tensor:
         """Return what the first layer is, from its channels as they are: its 1 x 1 and 3 x 3 convolutions as one."""
@@ -154,7 +157,7 @@ class Review(ConnectorModule):
         leave = self._leave(0)
         # The shift goes with the gate, so that it is 0 behind the edge as the fused map is.
         inputs = torch.cat([weight.flatten(1), shift.unsqueeze(1)], 1)
-        composed = product(leave.weight.movedim(1, -1), inputs).movedim(-1, 1)
+        composed = product(leave.weight.movedim(1, -1), inputs).movedim(-1, 1).contiguous()
         own = conv2d(torch.cat([maps * mine, mine], 1), composed, padding=1)
         found: Tensor = leave.norm(own + conv2d(above, leave.weight, padding=1))
         return found
