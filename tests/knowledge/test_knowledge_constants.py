@@ -38,6 +38,18 @@ def source(network, fields=()):
     return Source(Teacher(network, to_float), TASK, Replay(TRAIN, views()), tuple(fields))
 
 
+class More:
+    """The samples of the books here and as many again, the same in the other order."""
+
+    name, class_names, labels = TRAIN.name, TRAIN.class_names, np.concatenate([TRAIN.labels, TRAIN.labels[::-1]])
+
+    def __len__(self):
+        return 2 * len(TRAIN)
+
+    def __getitem__(self, index):
+        return TRAIN[index if index < len(TRAIN) else 2 * len(TRAIN) - 1 - index]
+
+
 def never(*_):
     raise AssertionError("worked out again")
 
@@ -198,12 +210,32 @@ class TestBooks:
         assert len(found.restored) == len(constants) + len(shards)
         assert {file: file.read_bytes() for file in whole} == whole
 
+    def test_of_more_samples_they_are_worked_out_of_those_of_the_book(self, tmp_path):
+        path = book(tmp_path / "b", features=FIELDS[:1], **EXACT).path
+        (file,) = (path / _layout.CONSTANTS_FOLDER).iterdir()
+        whole = file.read_bytes()
+        file.write_bytes(whole[:-9] + bytes(9))
+        repair(path, teacher(), More(), views(), task=TASK)
+        assert file.read_bytes() == whole
+
+    def test_records_are_mended_beside_a_constant_that_nothing_works_out(self, tmp_path):
+        path = book(tmp_path / "b", constants={"classifier/foo": np.ones(3), "margins/nowhere": np.ones(3)}).path
+        shard = next(path.glob("view-0001/*.safetensors"))
+        whole = shard.read_bytes()
+        shard.write_bytes(whole[:-9] + bytes(9))
+        for file in (path / _layout.CONSTANTS_FOLDER).iterdir():
+            file.write_bytes(b"")
+        with pytest.raises(BookCorruptError, match=r"the constant .* stands nowhere else, and none was given"):
+            repair(path, teacher(), TRAIN, views(), task=TASK)
+        assert shard.read_bytes() == whole
+
     def test_what_was_given_cannot_be_worked_out_again(self, tmp_path):
         path = book(tmp_path / "b", serve=["ofd"], constants={"margins/pre1": np.full(32, -0.5, np.float32)}).path
         for file in (path / _layout.CONSTANTS_FOLDER).iterdir():
             file.write_bytes(b"")
         with pytest.raises(
-            BookCorruptError, match=r"the constant margins/pre1 stands nowhere else, and others were given"
+            BookCorruptError,
+            match=r"the constant margins/pre1 stands nowhere else, and another was given or worked out",
         ):
             repair(path, teacher(), TRAIN, views(), task=TASK)
 

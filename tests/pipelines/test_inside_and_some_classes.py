@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -10,9 +11,9 @@ import torch
 from tests.pipelines.compare_books import DATA, QUICK, document
 
 from bookkd.core.errors import ConfigError
-from bookkd.knowledge import Negatives
+from bookkd.knowledge import NOTES, Negatives, classes_of_weights
 from bookkd.learning import Training
-from bookkd.methods import AT, CRD, CSKD, FitNets
+from bookkd.methods import AT, CRD, CSKD, FitNets, Supervised
 from bookkd.pipelines import DataOptions, NetworkOptions, ViewOptions, make_book
 from bookkd.pipelines.compare.document import sweep_of
 from bookkd.pipelines.compare.runner import run_sweep
@@ -74,6 +75,39 @@ def test_weights_say_which_classes_they_are_of(made, tmp_path):
     for classes, named in (("1,2,4", "1, 2, 4"), ("7,5,3", "7, 5, 3"), ("", ".*9")):
         with pytest.raises(ConfigError, match=wish.format(named)):
             evaluate_student(student=student, data=replace(SOME, classes=classes), accelerator="cpu")
+
+
+def test_a_teacher_whose_weights_are_of_other_classes_is_refused(made, tmp_path):
+    notes = {"classes": list("9876543210")}
+    network = create_network("digits-large", n_classes=10)
+    save_weights(network, tmp_path / "other.safetensors", {NOTES: json.dumps(notes)})
+    teacher = NetworkOptions("digits-large", weights=str(tmp_path / "other.safetensors"))
+    with pytest.raises(
+        ConfigError, match=r"`teacher.weights` to be of the classes 0, 1, .*, got 9, 8, .* A teacher knows all classes"
+    ):
+        make_book(
+            str(tmp_path / "book"),
+            data=DataOptions(**DATA),
+            teacher=teacher,
+            views=ViewOptions("digits", 1),
+            accelerator="cpu",
+        )
+    assert not (tmp_path / "book").exists()
+    for damaged in ([["0"]], [], "0123456789", 3):
+        save_weights(network, tmp_path / "other.safetensors", {NOTES: json.dumps({"classes": damaged})})
+        assert classes_of_weights(tmp_path / "other.safetensors") == ()
+
+
+@pytest.mark.parametrize("limit", [None, 4])
+def test_masks_without_their_task_are_told_so(tmp_path, limit):
+    data, student = DataOptions("shapes", limit=limit), NetworkOptions("resnet8")
+    message = r"`task` to be segmentation, .* got 'classification' .* Pass --task segmentation\."
+    with pytest.raises(ConfigError, match=message):
+        learn_student(
+            str(tmp_path / "run"), student=student, method=Supervised(), data=data, training=TRAINING, loggers=()
+        )
+    with pytest.raises(ConfigError, match=message):
+        evaluate_student(student=student, data=data, accelerator="cpu")
 
 
 def test_several_books_are_refused_with_the_reason(made, tmp_path):

@@ -213,7 +213,7 @@ def _mend_constants(work: _Work, plan: Plan, given: Mapping[str, npt.ArrayLike])
                 _files.write_atomic(work.root, entry.file, packed[entry])
                 work.restored.append(entry.file)
             else:
-                said = "others were given" if any(name in given for name in names) else "none was given"
+                said = "another was given or worked out" if any(name in given for name in names) else "none was given"
                 work.lost.append(f"{entry.file}: the constant {' or '.join(names[:2])} stands nowhere else, and {said}")
 
 
@@ -374,7 +374,7 @@ def _refuse_rest(work: _Work, plan: Plan) -> None:
     if work.lost:
         more = f" and {len(work.lost) - 3} more" if len(work.lost) > 3 else ""
         do = "Restore the files from a copy, or make the book again in another folder."
-        if any("said again" in each for each in work.lost):
+        if any("said again" in each or "none was given" in each for each in work.lost):
             do = "Name the teacher and the data that the book was made with, as for `make`: bookkd repair BOOK --teacher ..."
         raise BookCorruptError(
             f"Expected {work.root} to be mendable from what is left of it, got {'; '.join(work.lost[:3])}{more}. {do}"

@@ -7,7 +7,7 @@ from bookkd.knowledge.base import Teacherless
 from bookkd.knowledge.capture import Capture, layers_of, shapes_of
 from bookkd.knowledge.constants import CONSTANTS, missing_constants, work_out
 from bookkd.knowledge.ensemble import Ensemble, SideBySide, books_of, check_same, constants_of, teachers_of
-from bookkd.knowledge.lineage import CLASSES, NOTES, lineage_of_weights, notes_of_weights, teachers_behind
+from bookkd.knowledge.lineage import NOTES, classes_of_weights, lineage_of_weights, notes_of_weights, teachers_behind
 from bookkd.knowledge.live import LiveKnowledge
 from bookkd.knowledge.needs import check_fields, check_needs, check_views, unmeasured
 from bookkd.knowledge.negatives import Negatives
@@ -17,7 +17,6 @@ from bookkd.knowledge.stored import StoredKnowledge, as_knowledge, member_fields
 from bookkd.knowledge.teacher import Teacher
 
 __all__ = [
-    "CLASSES",
     "CONSTANTS",
     "NOTES",
     "BetaSmoothing",
@@ -42,6 +41,7 @@ __all__ = [
     "check_needs",
     "check_same",
     "check_views",
+    "classes_of_weights",
     "constants_of",
     "keys_of",
     "layers_of",

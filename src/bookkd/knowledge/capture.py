@@ -306,7 +306,7 @@ class Capture:
             names = [*self.layers, *(name for name in modules if name)]
             near = ", ".join(nearest(path, names)[:5]) or "none"
             do = f"Nearest: {near}. bookkd inspect --model lists them all"
-            do += f"; {self.role}.layers gives names to paths." if self.role else "."
+            do += f"; --{self.role}.layers gives names to paths." if self.role else "."
             got = layer if path == layer else f"{layer}, which is {path} by its layers"
             raise ConfigError(expected("module path", f"one of {self._where}", got, where=f"{FEATURES}{layer}", do=do))
         return modules[path]

@@ -13,10 +13,10 @@ from bookkd.core.jsonio import parse
 from bookkd.core.protocols import Knowledge
 from bookkd.knowledge.ensemble import books_of, teachers_of
 
-__all__ = ["NOTES", "lineage_of_weights", "notes_of_weights", "teachers_behind"]
+__all__ = ["CLASSES", "NOTES", "classes_of_weights", "lineage_of_weights", "notes_of_weights", "teachers_behind"]
 
 NOTES = "bookkd"
-"""The one key of the metadata of a student's weights: JSON with `method`, `epoch` and `lineage`.
+"""The one key of the metadata of a student's weights: JSON with `method`, `epoch`, `lineage` and `classes`.
 
 One, since safetensors does not fix the order of several, and equal runs are to leave equal files.
 """
@@ -39,6 +39,13 @@ def notes_of_weights(path: str | Path) -> dict[str, Any]:
         return parse(text.encode(), str(path), limit=_LIMIT)
     except (SafetensorError, BookFormatError, OSError):
         return {}
+
+
+def classes_of_weights(path: str | Path) -> tuple[str, ...]:
+    """Return the classes that a safetensors file of `learn` says its outputs are of, in their order; none where it does not say."""
+    found = notes_of_weights(path).get(CLASSES)
+    whole = isinstance(found, list) and all(isinstance(each, str) for each in found)
+    return tuple(found) if whole and found else ()
 
 
 def lineage_of_weights(path: str | Path) -> dict[str, Any] | None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bookkd.book import Book, lineage_of
+from bookkd.core.jsonio import canonical
 from bookkd.core.protocols import Knowledge
 from bookkd.knowledge import Surroundings, as_knowledge, books_of, teachers_of
 from bookkd.knowledge.lineage import CLASSES
@@ -36,8 +37,8 @@ from bookkd.views import CachedViews, Replay, Views
 
 __all__ = ["learn"]
 
-_NAMED_CLASSES = 10_000
-"""Most classes whose names stand beside the weights; vocabularies are larger, and have tokenizers."""
+_CLASS_NAMES = 2**18
+"""Most bytes of the names of classes beside the weights: vocabularies have more, and tokenizers; the lineage must find room, too."""
 
 
 def learn(
@@ -168,7 +169,8 @@ class _Job:
         if written_by is not None and written_by.digest not in [teacher.digest for teacher in taught_by]:
             taught_by = (*taught_by, written_by)
         lineage = lineage_of({"name": method.name, **plain(method)}, taught_by)
-        named = {CLASSES: list(classes)} if len(classes) <= _NAMED_CLASSES else {}
+        named = {CLASSES: list(classes)}
+        named = named if len(canonical(named)) <= _CLASS_NAMES else {}
         return {"method": method.name, "lineage": lineage, **named}
 
     @property

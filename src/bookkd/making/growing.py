@@ -30,7 +30,7 @@ from bookkd.tasks import Task
 from bookkd.views import Pick, Replay, Views, check_replay, collate, differences
 from bookkd.zoo import fingerprint, known_as
 
-__all__ = ["check_samples", "grow"]
+__all__ = ["First", "check_samples", "grow"]
 
 Progress = Callable[[int, int], None]
 _PROVEN = 64
@@ -157,7 +157,7 @@ def _further(book: Book, given: Sequence[Teacher]) -> list[Teacher] | None:
     )
 
 
-class _First:
+class First:
     """The first samples of a data set, for their fingerprint."""
 
     def __init__(self, dataset: Any, count: int) -> None:
@@ -197,7 +197,7 @@ def check_samples(book: Book, dataset: Any, views: Views) -> bool:
         )
         raise BookMismatchError(expected("dataset", wish, len(dataset), where=str(book.path), do=do))
     found = differences(book.plan.views, views.recipe(book.n_samples), ignore=("n_views",))
-    mine = fingerprint(_First(dataset, book.n_samples))
+    mine = fingerprint(First(dataset, book.n_samples))
     known = {key: value for key, value in book.plan.data.items() if key not in TOLD}
     fingerprinted = bool(known) and known.keys() <= mine.keys()
     if fingerprinted:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from bookkd.book import Book, Repaired, is_finished
+from bookkd.book import Book, Repaired, editions, is_finished
 from bookkd.book import repair as repair_files
 from bookkd.book.ragged import Rows
 from bookkd.core.errors import BookCorruptError, BookKDError, BookMismatchError, BookMissingError, expected
@@ -25,9 +25,9 @@ from bookkd.knowledge import (
     missing_constants,
     with_pool_of,
 )
-from bookkd.knowledge.constants import CONSTANTS, Source, work_out
+from bookkd.knowledge.constants import Source, work_out
 from bookkd.knowledge.writing import offer, say
-from bookkd.making.growing import check_samples
+from bookkd.making.growing import First, check_samples
 from bookkd.making.on_device import encoding_on
 from bookkd.tasks import Task
 from bookkd.views import Pick, Replay, Views
@@ -88,7 +88,10 @@ def repair(
     views = with_pool_of(StoredKnowledge(book), views)
     check_samples(book, dataset, views)
     replay = Replay(dataset, views)
-    constants = {**_constants_again(book, given, task, replay), **(constants or {})}
+    constants = {
+        **_constants_again(book, given, task, First(dataset, _first_samples(book)), views),
+        **(constants or {}),
+    }
 
     @cache
     def speaker() -> Any:
@@ -102,15 +105,29 @@ def repair(
 
 
 def _constants_again(
-    book: Book, given: Sequence[Teacher], task: Task, replay: Replay
+    book: Book, given: Sequence[Teacher], task: Task, dataset: Any, views: Views
 ) -> dict[str, npt.NDArray[np.float32]]:
-    """Return the constants whose files are faulty, worked out of the teacher as `make` does."""
-    lost = [name for name in book.constants if not _is_whole(book, name)]
-    known = [name for name in lost if name.partition("/")[0] in CONSTANTS]
-    if len(given) != 1 or not known:
-        return {}
-    source = Source(given[0], task, replay, tuple(book.fields))
-    return {name: values.numpy() for name, values in work_out(known, source).items()}
+    """Return the constants whose files are faulty, worked out of the teacher as `make` does; without those that cannot be."""
+    found: dict[str, npt.NDArray[np.float32]] = {}
+    if len(given) != 1:
+        return found
+    source = Source(given[0], task, Replay(dataset, views), tuple(book.fields))
+    for name in book.constants:
+        if name in found or _is_whole(book, name):
+            continue
+        try:
+            found |= {each: values.numpy() for each, values in work_out([name], source).items()}
+        except BookKDError:
+            continue  # it was given to `make`, and is named with what cannot be mended
+    return found
+
+
+def _first_samples(book: Book) -> int:
+    """Return how many samples a book had when its constants were worked out, as far as its editions tell."""
+    try:
+        return editions(book.path)[0].n_samples
+    except BookKDError:
+        return book.n_samples
 
 
 def _is_whole(book: Book, name: str) -> bool:

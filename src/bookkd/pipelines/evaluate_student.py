@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from bookkd.core.errors import ConfigError, FidelityError, WeightsError, expected
 from bookkd.core.fields import LOGITS, SAMPLE, VARIANCE, VIEW, WEIGHT
 from bookkd.evaluation import Evaluation, Measures, cost
-from bookkd.knowledge import CLASSES, StoredKnowledge, notes_of_weights
+from bookkd.knowledge import StoredKnowledge
 from bookkd.learning import Learner, find_device, measure, measure_network, predictions_of
 from bookkd.losses import DenseTarget, FullTarget
 from bookkd.pipelines.learn_student import views_of_book
@@ -22,6 +22,8 @@ from bookkd.pipelines.task import (
     beam_of,
     build_task,
     check_book,
+    check_classes,
+    check_task,
     says_variance,
     task_name,
     with_grid,
@@ -79,6 +81,7 @@ def evaluate_student(
     dataset = data.open()
     stored = None if book is None else StoredKnowledge(book)
     plain = build_task(task_name(task, stored), dataset, task_args)
+    check_task(plain, dataset, data.name)
     student.refuse_untrained("student")
     network, preprocess = _built(student.for_data(dataset), plain)
     own = says_variance(plain, network, dataset, preprocess=preprocess)
@@ -118,6 +121,7 @@ def evaluate_student(
         said_there = _read(stored, range(len(dataset)) if rows is None else rows, tuple(plain.field_infos))
         against = _of_task(plain, said_there)
     elif teacher is not None and teacher.name:
+        check_classes(teacher, plain.of_teacher(), role="teacher")
         speaker = teacher.teacher(plain.of_teacher().n_outputs, device)
         theirs = with_variance(plain, teacher=None, student=says_variance(plain, speaker, dataset))
         against = predict(speaker, dataset, theirs, batch_size=batch_size, device=device).fields
@@ -126,16 +130,8 @@ def evaluate_student(
 
 
 def _built(student: NetworkOptions, task: Task) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
-    """Return a network of the task's classes; where its weights are of all that the data know, one of these, read for the task's.
-
-    Raises:
-        ConfigError: for weights that say that they are of other classes of these data, or of the same in another order.
-    """
-    theirs = None if student.weights is None else notes_of_weights(student.weights).get(CLASSES)
-    whole = task.of_teacher().class_names
-    if isinstance(theirs, list) and tuple(theirs) not in (task.class_names, whole) and {*theirs} <= {*whole}:
-        wish, do = f"of the classes {', '.join(task.class_names)}", f"Pass --classes {','.join(theirs)}."
-        raise ConfigError(expected("student.weights", wish, ", ".join(theirs), where=str(student.weights), do=do))
+    """Return a network of the task's classes; where its weights are of all that the data know, one of these, read for the task's."""
+    check_classes(student, task, role="student")
     try:
         return student.build(task.n_outputs, role="student")
     except WeightsError:

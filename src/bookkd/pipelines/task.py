@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -13,17 +14,19 @@ from torch import Tensor, nn
 from bookkd.core.errors import ConfigError, MissingExtraError, expected
 from bookkd.core.fields import INPUT, MEAN, VARIANCE
 from bookkd.core.names import choose, require
-from bookkd.knowledge import StoredKnowledge, Teacher, check_alignment
+from bookkd.knowledge import StoredKnowledge, Teacher, check_alignment, classes_of_weights
 from bookkd.knowledge.writing import Viewed
 from bookkd.learning import Cohort
+from bookkd.pipelines.options import NetworkOptions
 from bookkd.tasks import TASKS, CausalLM, Regression, Segmentation, Seq2Seq, Task, task_class
 from bookkd.views import Pick, Replay, Views
-from bookkd.zoo import MaskDataset, MaskFolders
+from bookkd.zoo import MaskDataset, MaskFolders, SubsetDataset
 
 __all__ = [
     "beam_of",
     "build_task",
     "check_book",
+    "check_classes",
     "check_task",
     "says_variance",
     "task_name",
@@ -114,12 +117,47 @@ def check_task(task: Task, dataset: Any, name: str) -> None:
         ConfigError: for data with a class at every pixel, and a task of one class an image.
         DataError: naming the first such sample.
     """
-    if isinstance(dataset, MaskFolders | MaskDataset) and not isinstance(task, Segmentation):
+    whole = dataset
+    while isinstance(whole, SubsetDataset):
+        whole = whole.whole
+    if isinstance(whole, MaskFolders | MaskDataset) and not isinstance(task, Segmentation):
         wish, do = "segmentation, of data with a class at every pixel", "Pass --task segmentation."
         raise ConfigError(expected("task", wish, task.name, where=name, do=do))
     labels = getattr(dataset, "labels", None)
     if labels is not None:
         task.check_labels(np.asarray(labels), name)
+
+
+def check_classes(network: NetworkOptions, task: Task, *, role: Literal["student", "teacher"]) -> None:
+    """Refuse weights that say that they are of other classes of these data than the task's, or of the same in another order.
+
+    Args:
+        network: With its weights, where it has some.
+        task: Of the data, or of a teacher of theirs; weights of all classes of which the task has some are as right.
+        role: What the network is, for the error.
+
+    Raises:
+        ConfigError: with both sides' classes, and the option that names those of the weights.
+    """
+    theirs, whole = (
+        () if network.weights is None else classes_of_weights(network.weights),
+        task.of_teacher().class_names,
+    )
+    if not theirs or theirs in (task.class_names, whole) or not {*theirs} <= {*whole}:
+        return  # names of other data say nothing about these
+    simple = all(re.fullmatch(r"[\w.-]+", name) for name in theirs)
+    named = theirs if simple else tuple(str(whole.index(name)) for name in theirs)
+    do = (
+        f"Pass --classes {','.join(named)}."
+        if role == "student"
+        else "A teacher knows all classes of the data, in their order."
+    )
+    wish = f"of the classes {_listed(task.class_names)}"
+    raise ConfigError(expected(f"{role}.weights", wish, _listed(theirs), where=str(network.weights), do=do))
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) <= 12 else f"{', '.join(names[:10])} and {len(names) - 10} more"
 
 
 def check_book(

@@ -128,13 +128,14 @@ def readings_table(gates: Sequence[Gates]) -> Table:
     heads = (*words("arm", "layer", "child"), Head("share of the first, %"), *words("reads most of"))
     rows = []
     for each in gates:
-        for child, shares in zip(each.rows, each.shares, strict=True):
+        surest = sorted(range(len(each.rows)), key=lambda place: -max(each.shares[place]))[:_CLASSES]
+        for child, shares in ((each.rows[place], each.shares[place]) for place in sorted(surest)):
             ranked = sorted(zip(each.columns, shares, strict=True), key=lambda of: -of[1])[:_PARENTS]
             told = ", ".join(f"{parent} {percent_text(share, 0)} %" for parent, share in ranked)
             rows.append(
                 (plain(each.arm), plain(each.layer), plain(child), cell(ranked[0][1], percent_number), plain(told))
             )
-    note = f"Of the first seed, up to {_PARENTS} parents; all are in --format json."
+    note = f"Of the first seed, up to {_PARENTS} parents of the {_CLASSES} children that choose most; all are in --format json."
     return Table("What gates read", heads, tuple(rows), note)
 
 

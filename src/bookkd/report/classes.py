@@ -27,6 +27,8 @@ __all__ = [
 ]
 
 _MISTAKES = 10
+_MEASURES = {"segmentation": ("iou", "IoU"), "multi-label": ("average_precision", "average precision")}
+"""Task -> what its records hold of each class, and its name; recall of others."""
 
 
 @dataclass(frozen=True)
@@ -196,9 +198,8 @@ def _against(arm: Arm, base: Arm) -> list[ClassDifference]:
 def class_values(run: FoundRun) -> tuple[str, tuple[float | None, ...]]:
     """Return what is measured of each class, in words, and its values; None where a class has none."""
     record = run.record
-    name = "iou" if record.task == "segmentation" else "average_precision"
-    ranked = record.per_class_recall or listed(run, record.per_class.get(name), f"per_class.{name}")
-    words = "recall" if record.per_class_recall else "IoU" if name == "iou" else "average precision"
+    key, words = _MEASURES.get(record.task, ("", "recall"))
+    ranked = listed(run, record.per_class.get(key), f"per_class.{key}") if key else record.per_class_recall
     return words, tuple(number(run, mapped(run, entry, "per_class"), "value") for entry in ranked)
 
 

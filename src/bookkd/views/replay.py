@@ -29,6 +29,7 @@ from bookkd.core.fields import (
     VIEW,
     WEIGHT,
 )
+from bookkd.core.names import is_reference
 from bookkd.core.rng import draw64
 from bookkd.views.collate import collate
 from bookkd.views.labels import as_label, label_rows
@@ -162,7 +163,7 @@ class Replay(Dataset[dict[str, Any]]):
                     label = self.labels[sample]
                 # A plain tensor is not of a kind that a transform knows how to move along with the image.
                 if transform is not None:
-                    image, label = self._transformed(transform, image, label, sample)
+                    image, label = self._transformed(transform, image, label, f"sample {sample}, view {view}")
             except Exception as error:
                 error.add_note(f"While replaying sample {sample}, view {view}.")
                 raise
@@ -172,7 +173,7 @@ class Replay(Dataset[dict[str, Any]]):
             out.append({INPUT: as_tensor(image, sample, view), LABEL: found if known else _without(found), **more})
         return out
 
-    def _transformed(self, transform: Callable[..., Any], image: Any, label: Any, sample: int) -> tuple[Any, Any]:
+    def _transformed(self, transform: Callable[..., Any], image: Any, label: Any, where: str) -> tuple[Any, Any]:
         """Return a view of a sample, and its label."""
         # A plain tensor is not of a kind that a transform knows how to move along with the image.
         alike = isinstance(label, Tensor) and type(label) is not Tensor
@@ -180,19 +181,22 @@ class Replay(Dataset[dict[str, Any]]):
             if alike:
                 return self._moved_alike(transform, image, label)
             view = transform(image)
-        except BookKDError:
-            raise
         except ValueError as error:
-            wish, got = "one that takes these samples", f"{self.views.name or transform!r}: {error}"
+            # A recipe of ours is not at fault; code of a user's own is looked for by its traceback.
+            if isinstance(error, BookKDError) or not self.views.name or is_reference(self.views.name):
+                raise
+            wish, got = "one that takes these samples", f"{self.views.name}: {error}"
             do = "Pass other --views.args, or samples of another size."
-            raise DataError(expected("views", wish, got, where=f"sample {sample}", do=do)) from error
+            raise DataError(expected("views", wish, got, where=where, do=do)) from error
         # What the tokens are that the view hides.
         return view, image if label is None and self._are_tokens(image, view) else label
 
     def _moved_alike(self, transform: Callable[..., Any], image: Any, label: Any) -> tuple[Any, Any]:
         """Return a view of image and label, which is as an image itself; a transform of images alone cannot draw one."""
         try:
-            image, label = transform(image, label)
+            moved = transform(image, label)
+            if not isinstance(moved, tuple | list) or len(moved) != 2:
+                raise TypeError(f"it returned {type(moved).__name__}, not image and {type(label).__name__.lower()}")
         except TypeError as error:
             wish, got = (
                 f"a transform that moves image and {type(label).__name__.lower()} alike",
@@ -200,7 +204,7 @@ class Replay(Dataset[dict[str, Any]]):
             )
             do = "Pass --views mask-affine or mask-crop, or one of torchvision's v2 that takes both."
             raise ConfigError(expected("views", wish, f"{got} ({error})", where="replay", do=do)) from error
-        return image, label
+        return moved[0], moved[1]
 
     def _are_tokens(self, text: Any, view: Any) -> bool:
         """Say whether a sample is a sequence of whole numbers, and its view as long as it."""

@@ -73,16 +73,16 @@ def find_classes(given: Sequence[str | int], names: Sequence[str], where: str) -
     found = []
     for each in given:
         text = str(each)
-        if text not in known and text.isdigit() and int(text) < len(names):
+        if text not in known and text.isdecimal() and int(text) < len(names):
             found.append(int(text))
         else:
-            if text not in known and text.isdigit():
+            if text not in known and text.isdecimal():
                 wish = f"a number from 0 to {len(names) - 1}, or a name"
                 raise UnknownNameError(expected("class", wish, text, where=where))
             found.append(known[choose(text, names, "class", where=where)])
     if len(set(found)) < len(found):
         twice = names[next(place for place in found if found.count(place) > 1)]
-        raise ConfigError(expected("classes", "each given once", f"{twice} twice", where=where))
+        raise ConfigError(expected("classes", "each given once", f"{twice} twice", where=where, do="Leave one out."))
     if len(found) < 2:
         raise ConfigError(expected("classes", "at least two, to tell apart", list(given), where=where))
     return tuple(found)
@@ -101,10 +101,12 @@ def class_subset(dataset: ImageDataset, classes: Sequence[str | int]) -> ClassSu
         DataError: if no sample is of these classes.
     """
     name = dataset.name
-    labels = np.asarray(getattr(dataset, "labels", ()))
+    given = getattr(dataset, "labels", None)
+    labels = np.asarray(() if given is None else given)
     if labels.ndim != 1 or labels.dtype.kind not in "iu" or len(labels) != len(dataset):
         do = "A subset of classes is of data with one class a sample."
-        raise ConfigError(expected("labels", "one class a sample", f"{labels.dtype} {labels.shape}", where=name, do=do))
+        got = "none, or a class at every pixel" if given is None else f"{labels.dtype} {labels.shape}"
+        raise ConfigError(expected("labels", "one class a sample", got, where=name, do=do))
     chosen = find_classes(classes, dataset.class_names, name)
     indices = np.flatnonzero(np.isin(labels, chosen))
     if not len(indices):
