@@ -81,7 +81,7 @@ def test_sparse_targets_are_refused():
     ("given", "error", "message"),
     [
         (["a", "f"], UnknownNameError, r"Unknown class 'f' \(pets\)\. Nearest: a"),
-        ([1, 9], UnknownNameError, r"Unknown class 'class 9 of 5' \(pets\)"),
+        ([1, 9], UnknownNameError, r"`class` to be a number from 0 to 4, or a name, got '9' \(pets\)"),
         (["a", "0"], ConfigError, r"`classes` to be each given once, got .?a twice.? \(pets\)"),
         (["a"], ConfigError, r"`classes` to be at least two, to tell apart"),
     ],
