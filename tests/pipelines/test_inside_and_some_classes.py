@@ -19,6 +19,7 @@ from bookkd.pipelines.compare.document import sweep_of
 from bookkd.pipelines.compare.runner import run_sweep
 from bookkd.pipelines.evaluate_student import evaluate_student
 from bookkd.pipelines.learn_student import learn_student
+from bookkd.pipelines.predict_cost import predict_cost
 from bookkd.report import find_runs
 from bookkd.zoo import create_network, save_weights
 
@@ -108,6 +109,8 @@ def test_masks_without_their_task_are_told_so(tmp_path, limit):
         )
     with pytest.raises(ConfigError, match=message):
         evaluate_student(student=student, data=data, accelerator="cpu")
+    with pytest.raises(ConfigError, match=message):
+        predict_cost(data=data, teacher=student, student=student, views=ViewOptions("none", 1), training=TRAINING)
 
 
 def test_several_books_are_refused_with_the_reason(made, tmp_path):

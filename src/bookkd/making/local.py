@@ -97,16 +97,7 @@ def make(
     task.check_data(dataset)
     if batch_size is None:
         batch_size = _planned_batch_size(path) or find_batch_size(teacher, *_longest_record(replay, task))
-    given = (features,) if isinstance(features, str) else tuple(features)
-    serve = (serve,) if isinstance(serve, str) else tuple(serve)
-    for name in given:
-        Feature.of(name)  # refuses what is no field of features, which would be kept as nothing
-    named = {**layers_of(teacher.network), **teacher.layers}
-    served = [build_method(each) if isinstance(each, str) else each for each in serve]
-    needs = [each.looking_at(named).needs(task) for each in served]
-    inside = [name for each in needs for name in each.fields if is_feature(name)]
-    features = tuple(dict.fromkeys((*given, *inside)))
-    needed = [name for each in needs for name in each.constants]
+    features, needed = _looked_at(teacher, task, features, serve)
     constants = {**_planned_constants(path, missing_constants(constants or {}, needed, features)), **(constants or {})}
     tensors = {name: torch.from_numpy(np.array(array)) for name, array in constants.items()}
     teacher = knowledge.teacher = teacher.knowing(tensors)
@@ -136,6 +127,21 @@ def make(
             **({"outputs": knowledge.cut} if knowledge.cut else {}),
         }
         return writer.finish(cost)
+
+
+def _looked_at(
+    teacher: Teacher, task: Task, features: Sequence[str], serve: Sequence[str | Method]
+) -> tuple[tuple[str, ...], list[str]]:
+    """Return the fields inside of a teacher that are asked for, or that methods read, and the constants that these know."""
+    given = (features,) if isinstance(features, str) else tuple(features)
+    for name in given:
+        Feature.of(name)  # refuses what is no field of features, which would be kept as nothing
+    named = {**layers_of(teacher.network), **teacher.layers}
+    methods = (serve,) if isinstance(serve, str) else tuple(serve)
+    served = [build_method(each) if isinstance(each, str) else each for each in methods]
+    needs = [each.looking_at(named).needs(task) for each in served]
+    inside = [name for each in needs for name in each.fields if is_feature(name)]
+    return tuple(dict.fromkeys((*given, *inside))), [name for each in needs for name in each.constants]
 
 
 def peak_memory_bytes() -> int | None:

@@ -88,10 +88,7 @@ def repair(
     views = with_pool_of(StoredKnowledge(book), views)
     check_samples(book, dataset, views)
     replay = Replay(dataset, views)
-    constants = {
-        **_constants_again(book, given, task, First(dataset, _first_samples(book)), views),
-        **(constants or {}),
-    }
+    constants = {**_constants_again(book, given, task, dataset, views), **(constants or {})}
 
     @cache
     def speaker() -> Any:
@@ -109,11 +106,12 @@ def _constants_again(
 ) -> dict[str, npt.NDArray[np.float32]]:
     """Return the constants whose files are faulty, worked out of the teacher as `make` does; without those that cannot be."""
     found: dict[str, npt.NDArray[np.float32]] = {}
-    if len(given) != 1:
+    lost = [name for name in book.constants if not _is_whole(book, name)]
+    if len(given) != 1 or not lost:
         return found
-    source = Source(given[0], task, Replay(dataset, views), tuple(book.fields))
-    for name in book.constants:
-        if name in found or _is_whole(book, name):
+    source = Source(given[0], task, Replay(First(dataset, _first_samples(book)), views), tuple(book.fields))
+    for name in lost:
+        if name in found:
             continue
         try:
             found |= {each: values.numpy() for each, values in work_out([name], source).items()}

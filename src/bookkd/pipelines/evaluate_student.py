@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from bookkd.core.errors import ConfigError, FidelityError, WeightsError, expected
 from bookkd.core.fields import LOGITS, SAMPLE, VARIANCE, VIEW, WEIGHT
 from bookkd.evaluation import Evaluation, Measures, cost
-from bookkd.knowledge import StoredKnowledge
+from bookkd.knowledge import StoredKnowledge, Teacher
 from bookkd.learning import Learner, find_device, measure, measure_network, predictions_of
 from bookkd.losses import DenseTarget, FullTarget
 from bookkd.pipelines.learn_student import views_of_book
@@ -23,7 +23,7 @@ from bookkd.pipelines.task import (
     build_task,
     check_book,
     check_classes,
-    check_task,
+    check_dataset,
     says_variance,
     task_name,
     with_grid,
@@ -81,52 +81,55 @@ def evaluate_student(
     dataset = data.open()
     stored = None if book is None else StoredKnowledge(book)
     plain = build_task(task_name(task, stored), dataset, task_args)
-    check_task(plain, dataset, data.name)
+    check_dataset(plain, dataset, data.name)
     student.refuse_untrained("student")
     network, preprocess = _built(student.for_data(dataset), plain)
     own = says_variance(plain, network, dataset, preprocess=preprocess)
     chosen = with_variance(plain, teacher=None, student=own)
     learner = Learner(network, chosen, preprocess=preprocess).to(device)
+    speaker = None
+    if teacher is not None and teacher.name:
+        check_classes(teacher, plain.of_teacher(), role="teacher")
+        speaker = teacher.for_data(dataset).teacher(plain.of_teacher().n_outputs, device)
+    how: dict[str, Any] = {"batch_size": batch_size, "replicates": replicates, "seed": seed}
+    timed_on, notes = device if latency else None, []
     if any(info.by_position for info in plain.field_infos.values()):
         if stored is not None:
             plain = with_grid(with_masked(plain, stored), stored)
             check_book(stored, dataset, unchanged_views(stored), plain)
         check_takes(network, dataset)
-        beside = (
-            teacher.for_data(dataset).teacher(plain.n_outputs, device)
-            if stored is None and teacher is not None and teacher.name
-            else None
-        )
         beam, why = beam_of(plain, dataset, beam)
-        result: Evaluation | Measures = measure_network(
-            # Whoever writes translations asks the network token by token.
-            learner.eval().student if beam else learner.eval().compute,
-            dataset,
-            plain,
-            teacher=beside,
-            book=stored,
-            beam=beam,
-            batch_size=batch_size,
-            device=device,
-            replicates=replicates,
-            seed=seed,
-        )
-        found = _report(result, plain, data, dataset, network, preprocess, device if latency else None)
-        return {**found, "notes": [why]} if why else found
-    said = predictions_of(learner, dataset, batch_size=batch_size)
-    against: dict[str, torch.Tensor] | None = None
+        notes = [why] if why else []
+        # Whoever writes translations asks the network token by token.
+        asked = learner.eval().student if beam else learner.eval().compute
+        more: dict[str, Any] = {"teacher": speaker, "book": stored, "beam": beam, "device": device}
+        result: Evaluation | Measures = measure_network(asked, dataset, plain, **more, **how)
+    else:
+        said = predictions_of(learner, dataset, batch_size=batch_size)
+        against = _said_beside(plain, dataset, stored, speaker, batch_size, device)
+        result = measure(chosen, said, teacher=against, replicates=replicates, seed=seed)
+    found = _report(result, plain, data, dataset, network, preprocess, timed_on)
+    return {**found, "notes": notes} if notes else found
+
+
+def _said_beside(
+    task: Task,
+    dataset: Any,
+    stored: StoredKnowledge | None,
+    speaker: Teacher | None,
+    batch_size: int,
+    device: torch.device,
+) -> dict[str, Tensor] | None:
+    """Return what a book or a live teacher says of each sample; None where there is neither."""
     if stored is not None:
         rows = dataset.indices.tolist() if isinstance(dataset, ClassSubset) else None
-        check_book(stored, dataset, unchanged_views(stored), plain, rows=rows)
-        said_there = _read(stored, range(len(dataset)) if rows is None else rows, tuple(plain.field_infos))
-        against = _of_task(plain, said_there)
-    elif teacher is not None and teacher.name:
-        check_classes(teacher, plain.of_teacher(), role="teacher")
-        speaker = teacher.teacher(plain.of_teacher().n_outputs, device)
-        theirs = with_variance(plain, teacher=None, student=says_variance(plain, speaker, dataset))
-        against = predict(speaker, dataset, theirs, batch_size=batch_size, device=device).fields
-    result = measure(chosen, said, teacher=against, replicates=replicates, seed=seed)
-    return _report(result, plain, data, dataset, network, preprocess, device if latency else None)
+        check_book(stored, dataset, unchanged_views(stored), task, rows=rows)
+        said = _read(stored, range(len(dataset)) if rows is None else rows, tuple(task.field_infos))
+        return _of_task(task, said)
+    if speaker is None:
+        return None
+    theirs = with_variance(task, teacher=None, student=says_variance(task, speaker, dataset))
+    return predict(speaker, dataset, theirs, batch_size=batch_size, device=device).fields
 
 
 def _built(student: NetworkOptions, task: Task) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:

@@ -28,7 +28,7 @@ from bookkd.methods import Method
 from bookkd.pipelines.options import DataOptions, NetworkOptions, ViewOptions
 from bookkd.pipelines.task import (
     build_task,
-    check_task,
+    check_dataset,
     says_variance,
     task_name,
     with_grid,
@@ -120,7 +120,7 @@ def learn_student(
     named = build_task(task_name(task, stored), dataset, task_args)
     named = with_grid(with_masked(named, stored), stored)
     width, drawn = named.n_outputs, views.build()
-    check_task(named, dataset, data.name)
+    check_dataset(named, dataset, data.name)
     hidden = None if label_fraction == 1 else _hidden(dataset, label_fraction, training.seed, rows, data.name)
     speaker = None
     if stored is None and teacher is not None and teacher.name:

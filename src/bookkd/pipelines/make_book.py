@@ -19,7 +19,7 @@ from bookkd.making import make, make_several
 from bookkd.making.local import Progress
 from bookkd.methods import Method, build_method
 from bookkd.pipelines.options import DataOptions, NetworkOptions, ViewOptions
-from bookkd.pipelines.task import build_task, check_classes, check_task, says_variance, with_variance
+from bookkd.pipelines.task import build_task, check_classes, check_dataset, says_variance, with_variance
 from bookkd.tasks import Task
 from bookkd.views import Views
 
@@ -89,7 +89,7 @@ def make_book(
     """
     dataset = data.open()
     plain = build_task(task, dataset, task_args)
-    check_task(plain, dataset, data.name)
+    check_dataset(plain, dataset, data.name)
     device = find_device(accelerator)
 
     def load(options: NetworkOptions) -> Teacher:

@@ -37,7 +37,7 @@ from bookkd.learning.configuration import check_task
 from bookkd.making import find_batch_size, make
 from bookkd.methods import Method, VanillaKD
 from bookkd.pipelines.options import DataOptions, NetworkOptions, ViewOptions
-from bookkd.pipelines.task import check_task as check_labels_of
+from bookkd.pipelines.task import check_dataset
 from bookkd.tasks import Classification
 from bookkd.views import CachedViews, Pick, Replay, Views, collate
 from bookkd.zoo import SubsetDataset
@@ -131,7 +131,7 @@ def predict_cost(
         raise ConfigError(expected("mix", "none for a plan", views.mix, where="views", do=do))
     dataset = data.open()
     task = Classification.of(dataset)
-    check_labels_of(task, dataset, data.name)
+    check_dataset(task, dataset, data.name)
     _check_method(method, task, built, training, len(dataset))
     speaker = teacher.teacher(task.of_teacher().n_outputs, find_device(training.accelerator))
     part = SubsetDataset(dataset, np.linspace(0, len(dataset) - 1, min(sample, len(dataset))).astype(np.int64))

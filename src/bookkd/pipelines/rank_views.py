@@ -24,7 +24,7 @@ from bookkd.pipelines.compare.document import read_document
 from bookkd.pipelines.compare.values import mapped, typed
 from bookkd.pipelines.options import DataOptions, NetworkOptions, ViewOptions
 from bookkd.pipelines.predict_cost import record_bytes
-from bookkd.pipelines.task import build_task, check_task
+from bookkd.pipelines.task import build_task, check_dataset
 from bookkd.tasks import Classification, Task
 from bookkd.views import Pick, Replay, Views
 from bookkd.views.mix import draw_partners
@@ -170,7 +170,7 @@ def rank_views(
     started = time.perf_counter()
     dataset = data.open()
     task = build_task("classification", dataset)
-    check_task(task, dataset, data.name)
+    check_dataset(task, dataset, data.name)
     n_views = -(-passes // len(dataset))
     rows = generator(seed, "views").permutation(len(dataset))[: passes // n_views]
     do = f"Two groups are needed at least, of {len(rows) * n_views} passes."

@@ -14,7 +14,7 @@ from bookkd.core.fields import IGNORE_LABEL
 from bookkd.knowledge import StoredKnowledge, keys_of
 from bookkd.pipelines.learn_student import rows_in_whole, seen_labels
 from bookkd.pipelines.options import DataOptions
-from bookkd.pipelines.task import build_task, check_task
+from bookkd.pipelines.task import build_task, check_dataset
 from bookkd.tasks import Task
 from bookkd.views import Views
 from bookkd.zoo import ImageDataset, SubsetDataset
@@ -142,7 +142,7 @@ def open_samples(
     """
     whole = data.open()
     task = build_task(task_name, whole, task_args)
-    check_task(task, whole, data.name)
+    check_dataset(task, whole, data.name)
     # Where a sample has no one label, as a text has none, any of them may be held out.
     labels = np.asarray(getattr(whole, "labels", np.zeros(len(whole), dtype=np.int64)))
     reported = _split(data, test, "test")

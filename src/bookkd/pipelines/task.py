@@ -27,7 +27,7 @@ __all__ = [
     "build_task",
     "check_book",
     "check_classes",
-    "check_task",
+    "check_dataset",
     "says_variance",
     "task_name",
     "usual_method",
@@ -110,7 +110,7 @@ def _fits(name: str, dataset: Any) -> bool:
     return True
 
 
-def check_task(task: Task, dataset: Any, name: str) -> None:
+def check_dataset(task: Task, dataset: Any, name: str) -> None:
     """Refuse a data set, called `name`, whose labels are none of the task's; sequences check their own.
 
     Raises:
