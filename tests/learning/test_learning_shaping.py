@@ -20,8 +20,11 @@ from tests.learning.digits import (
 )
 
 from bookkd.core.errors import ConfigError
+from bookkd.core.fields import INPUT
+from bookkd.learning import Learner
 from bookkd.methods import VAM, KDExplainer, VanillaKD
-from bookkd.shaping import GatedStudent, GateTree, VirtualGates, gates_of
+from bookkd.shaping import GatedStudent, GateTree, VirtualGates, gates_of, insert_gates
+from bookkd.tasks import Classification
 from bookkd.zoo import create_network
 
 FAST = {"epochs": 2, "checkpoint_steps": 3}
@@ -37,6 +40,25 @@ def tree(seed=1):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return GateTree(10, in_channels=1, channels=(8, 8, 4), pool=1, hidden=8)
+
+
+def test_a_step_works_all_gated_weights_out_at_once(monkeypatch):
+    layers, prepare = [], GatedStudent.prepare
+
+    def counted(self):
+        prepare(self)
+        for gates in self.gates.values():
+            monkeypatch.setattr(
+                gates, "forward", lambda weight, gates=gates: layers.append(gates.ready.take(weight)) or weight
+            )
+
+    monkeypatch.setattr(GatedStudent, "prepare", counted)
+    network, task = resnet(), Classification(tuple(map(str, range(10))))
+    insert_gates(network)
+    learner = Learner(network, task, shaping=GatedStudent(network), preprocess=to_float)
+    learner({INPUT: torch.zeros(2, 1, 8, 8, dtype=torch.uint8)})
+    assert len(layers) == len(gates_of(network))
+    assert all(each is not None for each in layers)
 
 
 def test_the_student_is_plain_again_and_says_what_the_gated_one_said(tmp_path, stored, monkeypatch):

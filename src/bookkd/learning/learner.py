@@ -97,6 +97,7 @@ class Learner(nn.Module):
             targets: What the teacher says of it, for connectors that read that; without them, those connectors are left out.
             connectors: Of the learner's, those that are wanted; None for all.
         """
+        self.shaping.prepare()
         if self.passes > 1 and self.training:
             repeated = _repeated(batch, self.passes)
             # One run over the repeated batch, so that the masks of dropout differ.

@@ -19,7 +19,13 @@ Alike = Literal["shape", "positions", "rows", "first rows"]
 
 
 def feature_pair(
-    student: Tensor, teacher: Target | Tensor, loss: str, alike: Alike = "shape", *, mutual: bool = False
+    student: Tensor,
+    teacher: Target | Tensor,
+    loss: str,
+    alike: Alike = "shape",
+    *,
+    mutual: bool = False,
+    laid: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Return the features of both sides in the computing dtype, the teacher's without gradient.
 
@@ -31,6 +37,7 @@ def feature_pair(
             "first rows", behind which the teacher may have others. Maps of other heights and widths are averaged to the smaller,
             except where rows alone matter.
         mutual: Whether the second side keeps its gradient.
+        laid: Whether maps of one shape lie in memory as the student's.
 
     Raises:
         FidelityError: for a target of classes.
@@ -52,7 +59,7 @@ def feature_pair(
     t = t if mutual else t.detach()
     if alike in ("shape", "positions") and s.ndim == t.ndim == 4:
         s, t = same_size(s, t)
-    if alike == "shape":
+    if alike == "shape" and laid:
         t = _laid_as(t, s)
     fits = {
         "shape": s.shape == t.shape,

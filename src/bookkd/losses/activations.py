@@ -9,7 +9,8 @@ from torch import Tensor
 
 from bookkd.core.check import positive
 from bookkd.core.errors import ConfigError, expected
-from bookkd.losses._features import feature_pair, squared, total
+from bookkd.losses._apart import squares_apart
+from bookkd.losses._features import feature_pair
 from bookkd.losses.claims import claims
 from bookkd.losses.targets import Target, computing_dtype
 
@@ -42,11 +43,14 @@ def activation_boundary(student: Tensor, teacher: Target | Tensor, *, margin: fl
     Source: Heo et al., "Knowledge Transfer via Distillation of Activation Boundaries", AAAI 2019 (arXiv 1811.03233), equation 4.
     """
     positive(margin, "margin", where="activation_boundary")
-    s, t = feature_pair(student, teacher, "activation_boundary")
-    # How far the unit still is from its side of the margin. A product with a sign is a fraction of what a choice costs.
-    side = (t > 0).to(s.dtype).mul_(-2).add_(1)
-    short = (side * s).add_(margin).relu_()
-    return total(squared(short))
+    s, t = feature_pair(student, teacher, "activation_boundary", laid=False)
+
+    def write(out: Tensor, mine: Tensor, theirs: Tensor, _: slice) -> None:
+        # How far the unit still is from its side of the margin. A product with a sign is a fraction of what a choice costs.
+        side = out.copy_(theirs).gt_(0).mul_(-2).add_(1)
+        side *= (side * mine).add_(margin).relu_()
+
+    return squares_apart(write, s, t)
 
 
 @claims()
@@ -75,17 +79,25 @@ def overhaul(student: Tensor, teacher: Target | Tensor, teacher_margins: Tensor 
 
     Source: Heo et al., "A Comprehensive Overhaul of Feature Distillation", ICCV 2019 (arXiv 1904.01866), equation 4, and its code.
     """
-    s, t = feature_pair(student, teacher, "overhaul")
+    s, t = feature_pair(student, teacher, "overhaul", laid=False)
+    margins = None
     if teacher_margins is not None:
         got = list(teacher_margins.shape)
         if got not in ([s.shape[1]], list(s.shape[:2])):
             wish = f"one for each of {s.shape[1]} channels"
             raise ConfigError(expected("teacher_margins", wish, f"shape {got}", where="overhaul"))
-        margins = teacher_margins.detach().to(t.dtype)
-        t = torch.maximum(t, margins.reshape((*margins.shape, *[1] * (t.ndim - 2))))
-    # As a choice, and not as a product, where either side may be infinite.
-    apart = (s - t).masked_fill_((s <= t) & (t <= 0), 0)
-    return total(squared(apart))
+        given = teacher_margins.detach().to(t.dtype).expand(s.shape[:2])
+        margins = given.reshape(*s.shape[:2], *(1 for _ in s.shape[2:]))
+
+    def write(out: Tensor, mine: Tensor, theirs: Tensor, rows: slice) -> None:
+        out.copy_(theirs)
+        if margins is not None:
+            torch.maximum(out, margins[rows], out=out)
+        # As a choice, and not as a product, where either side may be infinite.
+        allowed = (out <= 0).logical_and_(mine <= out)
+        torch.sub(mine, out, out=out).masked_fill_(allowed, 0)
+
+    return squares_apart(write, s, t)
 
 
 def overhaul_margins(mean: Tensor, deviation: Tensor) -> Tensor:

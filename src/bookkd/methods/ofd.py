@@ -25,13 +25,13 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from bookkd.core.errors import ConfigError, expected
-from bookkd.core.fields import SAMPLE_WEIGHT
+from bookkd.core.fields import SAMPLE_WEIGHT, STUDENT
 from bookkd.core.schedules import Schedule, times
 from bookkd.losses import overhaul
 from bookkd.methods._features import FeatureMethod, OfStages, connected, feature, of_teacher, part_name
 from bookkd.methods.base import Card
 from bookkd.objectives import Connector, Shapes, Term, bind
-from bookkd.objectives.adapters import BehindMargin, shapes_in
+from bookkd.objectives.adapters import WithMargins, shapes_in
 from bookkd.tasks import Task
 
 __all__ = ["OFD"]
@@ -68,26 +68,26 @@ class OFD(OfStages, FeatureMethod):
         terms, connectors = [], []
         for place, layer in enumerate(self.looked_at):
             name = feature(layer)
-            mine, theirs = connected(name, "fit"), connected(name, "behind")
-            how: dict[str, Any] = {"name": f"overhaul/{layer}", "own": True, "over": SAMPLE_WEIGHT}
+            mine, margins = connected(name, "fit"), connected(name, "margins")
+            how: dict[str, Any] = {"name": f"overhaul/{layer}", "over": SAMPLE_WEIGHT}
             weight = times(self.weight, 2.0 ** (place - len(self.looked_at) + 1))
-            terms.append(bind(overhaul, mine, teacher=theirs, weight=weight, **how))
+            terms.append(bind(overhaul, mine, teacher=name, batch=(f"{STUDENT}{margins}",), weight=weight, **how))
+            constants = (f"margins/{layer}",)
             connectors.append(
                 Connector(
-                    part_name("margin", name), (name, of_teacher(name)), (mine, theirs), _Behind(layer), weight_decay=None,
-                    constants=(f"margins/{layer}",),
+                    part_name("margin", name), (name,), (mine, margins), _Fit(layer), weight_decay=None, constants=constants
                 )
             )  # fmt: skip
         return tuple(terms), tuple(connectors)
 
 
 @dataclass(frozen=True)
-class _Behind:
+class _Fit:
     """Builds the adapter of a layer; a class, since a nested function could not be pickled."""
 
     layer: str
 
-    def __call__(self, shapes: Shapes, constants: Mapping[str, Tensor]) -> BehindMargin:
+    def __call__(self, shapes: Shapes, constants: Mapping[str, Tensor]) -> WithMargins:
         name, margins = feature(self.layer), constants[f"margins/{self.layer}"]
         mine, theirs = shapes_in(shapes, name, of_teacher(name), axes=3, where="method ofd")
         if tuple(margins.shape) != theirs[:1]:
@@ -95,4 +95,4 @@ class _Behind:
             wish = f"one for each of {theirs[0]} channels"
             got = f"shape {list(margins.shape)}"
             raise ConfigError(expected(f"margins/{self.layer}", wish, got, where="method ofd", do=do))
-        return BehindMargin(mine[0], margins)
+        return WithMargins(mine[0], margins)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, leaky_relu
 
@@ -16,9 +15,9 @@ from bookkd.objectives.connectors import ConnectorModule, Shapes
 
 __all__ = [
     "Adapter",
-    "BehindMargin",
     "Paraphraser",
     "Translator",
+    "WithMargins",
     "linear_adapter",
     "map_adapter",
     "mlp_adapter",
@@ -201,8 +200,8 @@ class Translator(ConnectorModule):
         return attention_map(factors if factors.shape[-2:] == self.grid else adaptive_avg_pool2d(factors, self.grid))
 
 
-class BehindMargin(ConnectorModule):
-    """A student's maps in the teacher's channels, and the teacher's from a margin of each channel on.
+class WithMargins(ConnectorModule):
+    """A student's maps in the teacher's channels, and beside them the margin of each channel, which is known of the teacher.
 
     Args:
         mine: Channels of the student.
@@ -216,6 +215,6 @@ class BehindMargin(ConnectorModule):
         self.layers = nn.Sequential(nn.Conv2d(mine, len(margins), 1, bias=False), nn.BatchNorm2d(len(margins)))
         self.register_buffer("margins", margins.detach().clone())
 
-    def forward(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the student's maps fitted, and max(t, m)."""
-        return self.layers(student), torch.maximum(teacher, self.margins.to(teacher.dtype)[:, None, None])
+    def forward(self, student: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the student's maps fitted, and the margins for each sample, [batch, c_T]."""
+        return self.layers(student), self.margins.expand(len(student), -1)

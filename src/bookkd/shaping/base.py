@@ -86,6 +86,9 @@ class Shaped:
         """Return name -> module path of the layers of `student`, from those of the network that was given."""
         return named
 
+    def prepare(self) -> None:
+        """Do at once, in front of a pass of the student that learns, what its layers would do one by one."""
+
     def fields(self) -> dict[str, Tensor]:
         """Return what the student says of itself at a step, by field name: scalars with gradient, such as the entropy of gates."""
         return {}

@@ -28,6 +28,7 @@ from bookkd.core.names import nearest
 from bookkd.losses import student_entropy
 from bookkd.shaping.base import ParameterGroup, Shaped
 from bookkd.shaping.gates import GATE_ENTROPY, GateTable, gate_record, gate_shares, table_of
+from bookkd.shaping.gating import Ready, gate_at_once, of_pairs
 
 __all__ = ["GatedStudent", "VirtualGates", "find_classifier", "fold", "gates_of", "insert_gates"]
 
@@ -56,6 +57,7 @@ class VirtualGates(nn.Module):
         self.temperature = positive(temperature, "temperature", where="virtual gates")
         self.keep_scale = keep_scale
         self.logits = nn.Parameter(torch.zeros(children, parents))
+        self.ready = Ready()
 
     @property
     def shares(self) -> Tensor:
@@ -74,12 +76,13 @@ class VirtualGates(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return W', of the shape and layout of W."""
-        children, parents = self.logits.shape
-        outputs, inputs, *rest = weight.shape
-        factors = (self.shares * parents if self.keep_scale else self.shares).to(weight.dtype)
-        # One factor for each pair of channels: a product over four and more axes of blocks would cost three times as much.
-        pairs = factors[:, None, :, None].expand(children, outputs // children, parents, inputs // parents)
-        return weight * pairs.reshape(outputs, inputs, *(1 for _ in rest))
+        ready = self.ready.take(weight)
+        return weight * of_pairs(self.shares * self.scale, weight) if ready is None else ready
+
+    @property
+    def scale(self) -> int:
+        """The factor s."""
+        return self.logits.shape[1] if self.keep_scale else 1
 
     def extra_repr(self) -> str:
         """Describe it."""
@@ -233,6 +236,21 @@ class GatedStudent(Shaped):
         self.lr = lr
         self.class_names = tuple(class_names)
         self.gates = gates_of(student)
+
+    def prepare(self) -> None:
+        """Work the gated weights of all layers out at once, for the pass that follows."""
+        if not torch.is_grad_enabled():
+            return
+        alike: dict[tuple[Any, ...], list[tuple[VirtualGates, Tensor]]] = {}
+        for path, gates in self.gates.items():
+            weight = cast(Any, self.student.get_submodule(path).parametrizations)[_WEIGHT].original
+            if weight.requires_grad or gates.logits.requires_grad:
+                kind = (*gates.configuration, gates.logits.dtype, gates.logits.device)
+                alike.setdefault(kind, []).append((gates, weight))
+        for some in alike.values():
+            every, weights = zip(*some, strict=True)
+            logits, held = [gates.logits for gates in every], [gates.ready for gates in every]
+            gate_at_once(weights, logits, held, temperature=every[0].temperature, scale=every[0].scale)
 
     def fields(self) -> dict[str, Tensor]:
         """Return the sum over layers of the mean entropy of a child's gates."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -81,10 +83,23 @@ class Arm:
             whole=objective.relational,
         )
         self.run = begin_run(learner, Step(objective, task, knowledge), method, training, self.groups)
+        self._in_turn = self._forever()
 
     def epoch(self) -> None:
         """Train one epoch, as the plain loop does."""
-        device = torch.device("cpu")
         for group in self.groups:
-            self.run.optimizer_step([to_device(batch, device) for batch in group])
+            self._step(group)
         self.run.end_epoch()
+
+    def steps(self, count: int) -> None:
+        """Train so many steps, of one epoch after the other; of an arm whose epochs are not asked for."""
+        for group in islice(self._in_turn, count):
+            self._step(group)
+
+    def _forever(self) -> Iterator[Sequence[Mapping[str, Any]]]:
+        while True:
+            yield from self.groups
+            self.run.end_epoch()
+
+    def _step(self, group: Sequence[Mapping[str, Any]]) -> None:
+        self.run.optimizer_step([to_device(batch, torch.device("cpu")) for batch in group])

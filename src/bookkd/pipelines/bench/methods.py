@@ -37,6 +37,8 @@ _USUAL, _SMALL = "resnet20", "resnet8"
 adapters and maps are as much work as itself: shown."""
 _PRESETS = {"ccskd": "labels-from-the-start"}
 """Of methods that leave most of their terms out at first: nobody waits 60 epochs for them here."""
+_NARROW = 32
+"""Channels of ReviewKD's running map, half of what it is by default on these students."""
 _SECOND_PASS = {
     "adaptive-label-smoothing": "its own past is passed too",
     "beta-smoothing": "an averaged student is passed too",
@@ -75,7 +77,7 @@ def bench_methods(*, pairs: int, quick: bool) -> list[Goal]:
             labels = held.arm(Supervised(), None, student)
             names = served if student == _SMALL else inside
             goals += [held.to_labels(name, labels, student, inside=name in inside) for name in names]
-            goals.append(held.gating(labels, student))
+            goals += [held.narrow(labels, student), held.gating(student)]
         live = [name for name in inside if name != "crd"]  # it draws its negatives from a book
         return goals + [held.to_live(name) for name in (live[:1] if quick else live)]
 
@@ -123,11 +125,22 @@ class _Held:
         words = f"epoch of {name} from the book / with {self.teacher.name} live ({_USUAL})"
         return Goal.of(words, paired(stored.epoch, live.epoch, min(self.pairs, 3)), None)
 
-    def gating(self, labels: Arm, student: str) -> Goal:
-        """Compare an epoch with virtual gates in the convolutions with one without."""
-        arm = self.arm(build_method("vam", "labels"), None, student)
-        words = f"epoch of labels with the virtual attention module / without ({student})"
-        return Goal.of(words, paired(arm.epoch, labels.epoch, self.pairs), GATES if student == _USUAL else None)
+    def gating(self, student: str) -> Goal:
+        """Compare steps with virtual gates in the convolutions with steps without.
+
+        A few percent are less than what epochs differ by: many short pairs, of as many steps together as the epochs of others.
+        """
+        arm, labels = (self.arm(each, None, student) for each in (build_method("vam", "labels"), Supervised()))
+        words = f"two steps of labels with the virtual attention module / without ({student})"
+        pairs = self.pairs * max(1, len(arm.groups) // 2)
+        ratios = paired(lambda: arm.steps(2), lambda: labels.steps(2), pairs)
+        return Goal.of(words, ratios, GATES if student == _USUAL else None)
+
+    def narrow(self, labels: Arm, student: str) -> Goal:
+        """Compare an epoch of ReviewKD with a narrow running map with one of labels alone: what its default costs."""
+        arm = self.arm(build_method("reviewkd", width=_NARROW), self.book, student)
+        words = f"epoch of reviewkd, width {_NARROW}, / labels only ({student})"
+        return Goal.of(words, paired(arm.epoch, labels.epoch, self.pairs), None)
 
     def to_labels(self, name: str, labels: Arm, student: str, *, inside: bool) -> Goal:
         """Compare an epoch of a method from the book with one of labels alone."""
