@@ -55,7 +55,9 @@ def check_needs(
                 "Pass --teacher NAME --teacher.weights FILE in its place."
             )
         _refuse_several_inside(needs, knowledge, method, where)
-        check_fields(needs, knowledge.fields, method, where=where)
+        asked = ", ".join(filter(None, [where, *(str(stored.book.path) for stored in books_of(knowledge))]))
+        place = f" ({asked})" if asked else ""
+        check_fields(needs, knowledge.fields, method, where=asked)
         _refuse_several_of_classes(needs, knowledge, method, place)
         _check_constants(needs, knowledge, method, place)
     if n_views is not None:
