@@ -14,7 +14,7 @@ Parameters: temperature 4, kd_weight 0.9, ce_weight 0.1 as in the repository's o
 model and names no values that we could read. `entropy_weight` may be a schedule, such as `linear:0:0.02`. `layers` names
 convolutions or stages by module path; `keep_scale` is the factor m; `classifier` gates the last linear layer too, with a row for each
 class (ours), so that the report shows which classes read the same channels.
-What it costs: a few small operations a gated layer and step, and a product of the size of its weight, whatever the batch.
+What it costs: a product of the size of each gated weight and one of its gradient, all layers at once, whatever the batch.
 What it clashes with: students without convolutions whose channels divide into blocks; grouped, depthwise and transposed convolutions,
 and weights that are computed from others or shared, into which gates would not fold exactly (each refused by name, or passed
 over where no layer is named). Gates that saturate learn no more: a large `entropy_weight` at the start freezes them.
