@@ -42,23 +42,18 @@ def tree(seed=1):
         return GateTree(10, in_channels=1, channels=(8, 8, 4), pool=1, hidden=8)
 
 
-def test_a_step_works_all_gated_weights_out_at_once(monkeypatch):
-    layers, prepare = [], GatedStudent.prepare
-
-    def counted(self):
-        prepare(self)
-        for gates in self.gates.values():
-            monkeypatch.setattr(
-                gates, "forward", lambda weight, gates=gates: layers.append(gates.ready.take(weight)) or weight
-            )
-
-    monkeypatch.setattr(GatedStudent, "prepare", counted)
-    network, task = resnet(), Classification(tuple(map(str, range(10))))
+def test_a_pass_of_the_learner_works_all_gated_weights_out_at_once():
+    network, taken = resnet(), []
     insert_gates(network)
-    learner = Learner(network, task, shaping=GatedStudent(network), preprocess=to_float)
+    for path, gates in gates_of(network).items():
+        weight = network.get_submodule(path).parametrizations.weight.original
+        network.get_submodule(path).register_forward_pre_hook(
+            lambda *_, gates=gates, weight=weight: taken.append(gates.ready.take(weight, gates.logits))
+        )
+    learner = Learner(network, Classification(tuple("0123456789")), shaping=GatedStudent(network), preprocess=to_float)
     learner({INPUT: torch.zeros(2, 1, 8, 8, dtype=torch.uint8)})
-    assert len(layers) == len(gates_of(network))
-    assert all(each is not None for each in layers)
+    assert len(taken) == len(gates_of(network))
+    assert all(each is not None for each in taken)
 
 
 def test_the_student_is_plain_again_and_says_what_the_gated_one_said(tmp_path, stored, monkeypatch):

@@ -97,7 +97,17 @@ class Learner(nn.Module):
             targets: What the teacher says of it, for connectors that read that; without them, those connectors are left out.
             connectors: Of the learner's, those that are wanted; None for all.
         """
-        self.shaping.prepare()
+        with self.shaping.prepared():
+            fields = self._fields(batch)
+        # What the student says of itself is the same for every sample, so that its mean over them is itself, however they are split.
+        fields |= {name: value.expand(len(batch[INPUT])) for name, value in self.shaping.fields().items()}
+        for connector in self.connectors if connectors is None else connectors:
+            if targets is not None or not connector.reads_teacher:
+                fields |= connector.added(self.part(connector), fields, targets or {})
+        return fields
+
+    def _fields(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Return what the student says of a batch, and its passes or peers."""
         if self.passes > 1 and self.training:
             repeated = _repeated(batch, self.passes)
             # One run over the repeated batch, so that the masks of dropout differ.
@@ -113,11 +123,6 @@ class Learner(nn.Module):
             fields |= {f"peers/{i}/{name}": value for i, own in enumerate(every) for name, value in own.items()}
         else:
             fields = self.said(batch)
-        # What the student says of itself is the same for every sample, so that its mean over them is itself, however they are split.
-        fields |= {name: value.expand(len(batch[INPUT])) for name, value in self.shaping.fields().items()}
-        for connector in self.connectors if connectors is None else connectors:
-            if targets is not None or not connector.reads_teacher:
-                fields |= connector.added(self.part(connector), fields, targets or {})
         return fields
 
     def check(self, objective: Objective) -> None:

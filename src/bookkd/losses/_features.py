@@ -54,6 +54,9 @@ def feature_pair(
         if not given.is_floating_point() or given.ndim < 2:
             got = f"{given.dtype} of shape {list(given.shape)}"
             raise ConfigError(expected(name, "floating features [batch, ...]", got, where=loss))
+    if student.device != teacher.device:
+        wish, do = f"on the student's device {student.device}", "Move one of them."
+        raise ConfigError(expected("teacher", wish, str(teacher.device), where=loss, do=do))
     dtype = computing_dtype(student.dtype, teacher.dtype)
     s, t = student.to(dtype), teacher.to(dtype)
     t = t if mutual else t.detach()

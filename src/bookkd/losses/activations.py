@@ -45,12 +45,12 @@ def activation_boundary(student: Tensor, teacher: Target | Tensor, *, margin: fl
     positive(margin, "margin", where="activation_boundary")
     s, t = feature_pair(student, teacher, "activation_boundary", laid=False)
 
-    def write(out: Tensor, mine: Tensor, theirs: Tensor, _: slice) -> None:
+    def apart(mine: Tensor, theirs: Tensor, _: slice) -> Tensor:
         # How far the unit still is from its side of the margin. A product with a sign is a fraction of what a choice costs.
-        side = out.copy_(theirs).gt_(0).mul_(-2).add_(1)
-        side *= (side * mine).add_(margin).relu_()
+        side = torch.empty_like(mine).copy_(theirs).gt_(0).mul_(-2).add_(1)
+        return side * (side * mine).add(margin).relu()
 
-    return squares_apart(write, s, t)
+    return squares_apart(apart, s, t)
 
 
 @claims()
@@ -89,15 +89,15 @@ def overhaul(student: Tensor, teacher: Target | Tensor, teacher_margins: Tensor 
         given = teacher_margins.detach().to(t.dtype).expand(s.shape[:2])
         margins = given.reshape(*s.shape[:2], *(1 for _ in s.shape[2:]))
 
-    def write(out: Tensor, mine: Tensor, theirs: Tensor, rows: slice) -> None:
-        out.copy_(theirs)
+    def apart(mine: Tensor, theirs: Tensor, rows: slice) -> Tensor:
+        behind = torch.empty_like(mine).copy_(theirs)
         if margins is not None:
-            torch.maximum(out, margins[rows], out=out)
+            behind = torch.maximum(behind, margins[rows])
         # As a choice, and not as a product, where either side may be infinite.
-        allowed = (out <= 0).logical_and_(mine <= out)
-        torch.sub(mine, out, out=out).masked_fill_(allowed, 0)
+        allowed = (behind <= 0).logical_and_(mine <= behind)
+        return (mine - behind).masked_fill(allowed, 0)
 
-    return squares_apart(write, s, t)
+    return squares_apart(apart, s, t)
 
 
 def overhaul_margins(mean: Tensor, deviation: Tensor) -> Tensor:

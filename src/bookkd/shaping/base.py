@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,8 +87,9 @@ class Shaped:
         """Return name -> module path of the layers of `student`, from those of the network that was given."""
         return named
 
-    def prepare(self) -> None:
-        """Do at once, in front of a pass of the student that learns, what its layers would do one by one."""
+    def prepared(self) -> AbstractContextManager[None]:
+        """Do at once, around a pass of the student that learns, what its layers would do one by one."""
+        return nullcontext()
 
     def fields(self) -> dict[str, Tensor]:
         """Return what the student says of itself at a step, by field name: scalars with gradient, such as the entropy of gates."""

@@ -2,43 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 __all__ = ["Ready", "gate_at_once", "of_pairs"]
 
 
 class Ready:
-    """The gated weight of one layer from when it was worked out in front of a pass to when its gradient is known.
-
-    It is no part of the network: copies and files of one that is in the middle of a step begin without.
-    """
+    """The gated weight of one layer, from when it was worked out in front of a pass to the end of that pass."""
 
     def __init__(self) -> None:
-        self._weight: Tensor | None = None
+        self._of: tuple[Tensor, Tensor] | None = None
         self._gated: Tensor | None = None
 
-    def put(self, weight: Tensor, gated: Tensor) -> None:
-        """Hold what `weight` has become."""
-        self._weight, self._gated = weight, gated
+    def put(self, weight: Tensor, logits: Tensor, gated: Tensor) -> None:
+        """Hold what `weight` has become by the gates `logits`."""
+        self._of, self._gated = (weight, logits), gated
 
-    def take(self, weight: Tensor) -> Tensor | None:
-        """Return what `weight` has become; None where that is to be worked out, as for passes without gradient."""
-        if torch.compiler.is_compiling() or weight is not self._weight or not torch.is_grad_enabled():
+    def take(self, weight: Tensor, logits: Tensor) -> Tensor | None:
+        """Return what `weight` has become by `logits`; None where it is to be worked out.
+
+        So it is in what runs again in the backward pass (checkpointed activations), which has to find the same steps then.
+        """
+        if self._of is None or torch.compiler.is_compiling() or not torch.is_grad_enabled() or _runs_again():
             return None
-        return self._gated
+        return self._gated if self._of[0] is weight and self._of[1] is logits else None
 
     def clear(self) -> None:
         """Hold nothing."""
-        self._weight = self._gated = None
+        self._of = self._gated = None
 
-    def __reduce__(self) -> tuple[Callable[[], Ready], tuple[()]]:
-        """Copy as empty."""
-        return Ready, ()
+
+def _runs_again() -> bool:
+    """Whether tensors that autograd keeps pass through hooks, as in `torch.utils.checkpoint`; true where that is not told."""
+    top: Any = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+    try:
+        return top is None or top(True) is not None
+    except TypeError:
+        return True
 
 
 def of_pairs(factors: Tensor, weight: Tensor) -> Tensor:
@@ -61,69 +65,79 @@ def of_pairs(factors: Tensor, weight: Tensor) -> Tensor:
     """
     (children, parents), (outputs, inputs, *rest) = factors.shape, weight.shape
     pairs = factors.to(weight.dtype)[:, None, :, None]
-    return pairs.expand(children, outputs // children, parents, inputs // parents).reshape(
-        outputs, inputs, *(1 for _ in rest)
-    )
+    pairs = pairs.expand(children, outputs // children, parents, inputs // parents)
+    return pairs.reshape(outputs, inputs, *(1 for _ in rest))
 
 
 def gate_at_once(
-    weights: Sequence[Tensor], logits: Sequence[Tensor], held: Sequence[Ready], *, temperature: float, scale: float
-) -> None:
-    """Work W' = s alpha W out for layers whose gates have one shape, and hold each until the gradient has passed.
+    weights: Sequence[Tensor], logits: Sequence[Tensor], *, temperature: float, scale: float
+) -> tuple[Tensor, ...]:
+    """Return W' = s alpha W of layers whose gates have one shape.
 
     Args:
         weights: W of each layer, [outputs, inputs, ...].
         logits: A of each layer, [children, parents].
-        held: Where each W' goes.
         temperature: tau.
         scale: s.
     """
-    gated = _Gating.apply(temperature, scale, held, *weights, *logits)
-    for each, weight, result in zip(held, weights, gated, strict=True):
-        each.put(weight, result)
+    found: tuple[Tensor, ...] = _Gating.apply(temperature, scale, *weights, *logits)
+    return found
 
 
 class _Gating(torch.autograd.Function):
     """All products in a row, and all gradients: between the maps of a network each would find the caches cold."""
 
-    @staticmethod
-    def forward(ctx: Any, temperature: float, scale: float, held: Sequence[Ready], *tensors: Tensor) -> Any:
-        weights, logits = tensors[: len(held)], tensors[len(held) :]
-        shares = (torch.stack(logits) / temperature).softmax(-1)
-        ctx.save_for_backward(shares, *weights)
-        ctx.set_materialize_grads(False)  # a layer that was not run has no gradient
-        ctx.temperature, ctx.scale, ctx.held = temperature, scale, held
-        return tuple(
-            weight * of_pairs(factors, weight) for weight, factors in zip(weights, shares * scale, strict=True)
-        )
+    generate_vmap_rule = True
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor | None) -> Any:
-        for each in ctx.held:
-            each.clear()
-        shares, *weights = ctx.saved_tensors
+    def forward(temperature: float, scale: float, *tensors: Tensor) -> tuple[Tensor, ...]:
+        weights, logits = _halves(tensors)
+        factors = _shares(logits, temperature) * scale
+        return tuple(weight * of_pairs(each, weight) for weight, each in zip(weights, factors, strict=True))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.temperature, ctx.scale, *tensors = inputs
+        ctx.save_for_backward(*tensors)
+        ctx.set_materialize_grads(False)  # a layer that was not run has no gradient
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        weights, logits = _halves(ctx.saved_tensors)
+        shares = _shares(logits, ctx.temperature)
+        wanted, gated = _halves(ctx.needs_input_grad[2:])
         of_weights = [
-            None if gradient is None else gradient * of_pairs(factors, gradient)
-            for gradient, factors in zip(gradients, shares * ctx.scale, strict=True)
+            gradient * of_pairs(factors, gradient) if gradient is not None and wants else None
+            for gradient, factors, wants in zip(gradients, shares * ctx.scale, wanted, strict=True)
         ]
+        if not any(gated):
+            return (None, None, *of_weights, *(None for _ in logits))
         blocks = [
-            None if gradient is None else _of_blocks(gradient * weight, shares.shape[1:])
+            shares.new_zeros(shares.shape[1:]) if gradient is None else _of_blocks(gradient * weight, shares)
             for gradient, weight in zip(gradients, weights, strict=True)
         ]
-        run = [block.to(shares.dtype) if block is not None else shares.new_zeros(shares.shape[1:]) for block in blocks]
-        of_shares = torch.stack(run) * ctx.scale
+        of_shares = torch.stack(blocks) * ctx.scale
         # The gradient of a softmax.
         of_logits = shares * (of_shares - (of_shares * shares).sum(-1, keepdim=True)) / ctx.temperature
+        learn = zip(gradients, of_logits, gated, strict=True)
         return (
-            *(None, None, None),
+            *(None, None),
             *of_weights,
-            *(None if block is None else found for block, found in zip(blocks, of_logits, strict=True)),
+            *(found if gradient is not None and wants else None for gradient, found, wants in learn),
         )
 
 
-def _of_blocks(products: Tensor, shape: Sequence[int]) -> Tensor:
-    """Return the sums of [outputs, inputs, ...] over each pair of blocks, [children, parents]."""
-    (children, parents), (outputs, inputs, *rest) = shape, products.shape
-    of_channels = products.sum(tuple(range(2, products.ndim))) if rest else products
-    return of_channels.view(children, outputs // children, parents, inputs // parents).sum((1, 3))
+def _halves(both: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
+    return both[: len(both) // 2], both[len(both) // 2 :]
+
+
+def _shares(logits: Sequence[Tensor], temperature: float) -> Tensor:
+    return (torch.stack(tuple(logits)) / temperature).softmax(-1)
+
+
+def _of_blocks(products: Tensor, shares: Tensor) -> Tensor:
+    """Return the sums of [outputs, inputs, ...] over each pair of blocks, [children, parents], of the shares' type."""
+    (_, children, parents), (outputs, inputs, *rest) = shares.shape, products.shape
+    of_channels = products.to(shares.dtype)
+    of_channels = of_channels.sum(tuple(range(2, products.ndim))) if rest else of_channels
+    return of_channels.reshape(children, outputs // children, parents, inputs // parents).sum((1, 3))

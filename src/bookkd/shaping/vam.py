@@ -16,6 +16,7 @@ Source: Xue et al., "KDExplainer: A Task-oriented Attention Model for Explaining
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -76,7 +77,7 @@ class VirtualGates(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return W', of the shape and layout of W."""
-        ready = self.ready.take(weight)
+        ready = self.ready.take(weight, self.logits)
         return weight * of_pairs(self.shares * self.scale, weight) if ready is None else ready
 
     @property
@@ -188,7 +189,7 @@ def _fold_layer(module: nn.Module) -> None:
     """Put W' in place of W, as `remove_parametrizations` does, but leave the class alone, which a deep copy of the layer shares."""
     with torch.no_grad():
         weight = cast(Tensor, module.weight).clone()
-    original = cast(nn.Parameter, cast(Any, module.parametrizations)[_WEIGHT].original)
+    original = _original(module)
     del module.parametrizations
     module.__class__ = type(module).__bases__[0]
     with torch.no_grad():
@@ -237,20 +238,29 @@ class GatedStudent(Shaped):
         self.class_names = tuple(class_names)
         self.gates = gates_of(student)
 
-    def prepare(self) -> None:
-        """Work the gated weights of all layers out at once, for the pass that follows."""
-        if not torch.is_grad_enabled():
+    @contextmanager
+    def prepared(self) -> Iterator[None]:
+        """Work the gated weights of all layers out at once, for the pass inside, wherever it learns and is not compiled."""
+        if not torch.is_grad_enabled() or torch.compiler.is_compiling() or _is_compiled(self.student):
+            yield
             return
         alike: dict[tuple[Any, ...], list[tuple[VirtualGates, Tensor]]] = {}
         for path, gates in self.gates.items():
-            weight = cast(Any, self.student.get_submodule(path).parametrizations)[_WEIGHT].original
+            weight = _original(self.student.get_submodule(path))
             if weight.requires_grad or gates.logits.requires_grad:
                 kind = (*gates.configuration, gates.logits.dtype, gates.logits.device)
                 alike.setdefault(kind, []).append((gates, weight))
-        for some in alike.values():
-            every, weights = zip(*some, strict=True)
-            logits, held = [gates.logits for gates in every], [gates.ready for gates in every]
-            gate_at_once(weights, logits, held, temperature=every[0].temperature, scale=every[0].scale)
+        try:
+            for some in alike.values():
+                every, weights = zip(*some, strict=True)
+                logits = [gates.logits for gates in every]
+                gated = gate_at_once(weights, logits, temperature=every[0].temperature, scale=every[0].scale)
+                for gates, weight, result in zip(every, weights, gated, strict=True):
+                    gates.ready.put(weight, gates.logits, result)
+            yield
+        finally:
+            for gates in self.gates.values():
+                gates.ready.clear()
 
     def fields(self) -> dict[str, Tensor]:
         """Return the sum over layers of the mean entropy of a child's gates."""
@@ -296,6 +306,16 @@ def _gates(module: nn.Module) -> VirtualGates | None:
         return None
     last = cast(Any, module.parametrizations)[_WEIGHT][-1]
     return last if isinstance(last, VirtualGates) else None
+
+
+def _original(module: nn.Module) -> nn.Parameter:
+    """Return W of a layer with gates."""
+    return cast(nn.Parameter, cast(Any, module.parametrizations)[_WEIGHT].original)
+
+
+def _is_compiled(network: nn.Module) -> bool:
+    """Whether the network runs as a graph, which works its gated weights out itself."""
+    return getattr(network, "_compiled_call_impl", None) is not None or hasattr(network, "_orig_mod")
 
 
 def _chosen(network: nn.Module, layers: Sequence[str], blocks: int) -> list[str]:
