@@ -103,6 +103,14 @@ def spoil(book):
     return shard
 
 
+def test_what_a_worker_of_a_loader_refuses_is_one_line_too(weights, tmp_path, refused):
+    asked = ["--views", "auto-augment", "--views.args", "{}", "--workers", "1"]
+    line = refused(main(["make", *DATA, *SAY, str(weights), *asked, "--out", str(tmp_path / "b")]))
+    assert line.startswith("bookkd: error: Expected `views` to be one that takes these samples, got auto-augment: ")
+    assert "Original" not in line
+    assert "sample 0, view 0" in line
+
+
 def test_repair(weights, book, capsys, refused):
     digest = Book(book).content_digest
     before = {path: path.read_bytes() for path in book.rglob("*") if path.is_file()}

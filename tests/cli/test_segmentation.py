@@ -50,6 +50,11 @@ def test_segmentation_by_commands(tmp_path, capsys):
         "background",
         24,
     )
+    shard = next((tmp_path / "book").glob("view-0001/*.safetensors"))
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-20] + bytes([whole[-20] ^ 4]) + whole[-19:])
+    run(capsys, "repair", tmp_path / "book", *DATA[:4], *big, "--accelerator", "cpu")
+    assert shard.read_bytes() == whole
     # The book says the grid.
     learned = run(
         capsys, "learn", tmp_path / "book", *small, *DATA, "--out", tmp_path / "s", "--training.epochs", 1, *HERE

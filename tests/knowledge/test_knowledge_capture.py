@@ -330,7 +330,7 @@ def test_a_method_of_features_asked_of_a_book_of_logits_says_the_command(network
     needs = Needs({"features/stage1/mean": ()})
     with pytest.raises(
         ConfigError,
-        match=r"field 'features/stage1/mean' for method x, got logits\. .*bookkd make \.\.\. --features features/stage1/mean, or --serve x",
+        match=r"field 'features/stage1/mean' for method x, got logits \(.*book\)\. .*bookkd make \.\.\. --features features/stage1/mean, or --serve x",
     ):
         check_needs(needs, StoredKnowledge(book), "x")
     needs = Needs({"logits": (), "features/stage1/mean": (), "features/last": ()})

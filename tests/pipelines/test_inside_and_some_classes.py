@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from tests.pipelines.compare_books import DATA, QUICK, document
 
+from bookkd.book import BookWriter, Dense, FieldPlan, Plan, TeacherInfo
 from bookkd.core.errors import ConfigError
 from bookkd.knowledge import NOTES, Negatives, classes_of_weights
 from bookkd.learning import Training
-from bookkd.methods import AT, CRD, CSKD, FitNets, Supervised
+from bookkd.methods import AT, CRD, CSKD, FitNets, Supervised, VanillaKD
 from bookkd.pipelines import DataOptions, NetworkOptions, ViewOptions, make_book
 from bookkd.pipelines.compare.document import sweep_of
 from bookkd.pipelines.compare.runner import run_sweep
 from bookkd.pipelines.evaluate_student import evaluate_student
 from bookkd.pipelines.learn_student import learn_student
 from bookkd.pipelines.predict_cost import predict_cost
+from bookkd.pipelines.rank_views import rank_views
 from bookkd.report import find_runs
-from bookkd.zoo import create_network, save_weights
+from bookkd.views import Views
+from bookkd.zoo import create_network, fingerprint, save_weights
 
 DEEP = {"deep": "bn3"}
 STUDENT = NetworkOptions("digits-small", layers={"deep": "conv3"})
@@ -94,9 +98,45 @@ def test_a_teacher_whose_weights_are_of_other_classes_is_refused(made, tmp_path)
             accelerator="cpu",
         )
     assert not (tmp_path / "book").exists()
+    refused = partial(pytest.raises, ConfigError, match="`teacher.weights` to be of the classes 0, 1, .*, got 9, 8")
+    views, out = ViewOptions("digits", 1), tmp_path / "run"
+    with refused():
+        learn_student(
+            str(out), student=STUDENT, method=VanillaKD(), teacher=teacher, data=DataOptions(**DATA), views=views,
+            training=TRAINING, loggers=(), validate_on="",
+        )  # fmt: skip
+    assert not out.exists()
+    with refused():
+        predict_cost(data=DataOptions(**DATA), teacher=teacher, student=STUDENT, views=views, training=TRAINING)
+    with refused():
+        rank_views({"digits": views}, data=DataOptions(**DATA), teacher=teacher, passes=128)
     for damaged in ([["0"]], [], "0123456789", 3):
         save_weights(network, tmp_path / "other.safetensors", {NOTES: json.dumps({"classes": damaged})})
         assert classes_of_weights(tmp_path / "other.safetensors") == ()
+
+
+def test_a_book_is_asked_about_the_samples_of_these_classes_among_those_of_the_limit(tmp_path):
+    """Of a book without probes, which would tell other records from these."""
+    dataset = DataOptions("digits").open()
+    logits = 9.0 * np.eye(10, dtype=np.float32)[np.asarray(dataset.labels)]
+    plan = Plan(
+        len(dataset), 1, {"logits": FieldPlan((10,), Dense())}, task="classification", data=fingerprint(dataset),
+        views=Views(None, n_views=1).recipe(len(dataset)), class_names=dataset.class_names,
+        teachers=(TeacherInfo(name="labels", digest="labels"),),
+    )  # fmt: skip
+    with BookWriter(tmp_path / "book", plan) as writer:
+        for unit in writer.pending():
+            writer.write(unit, {"logits": logits[unit.start : unit.stop]})
+        writer.finish()
+    save_weights(create_network("digits-small", n_classes=10), tmp_path / "student.safetensors")
+    student = NetworkOptions("digits-small", weights=str(tmp_path / "student.safetensors"))
+    found = evaluate_student(
+        student=student, data=DataOptions("digits", limit=100, classes="3,5,7"), book=str(tmp_path / "book"),
+        accelerator="cpu", replicates=0, latency=False,
+    )  # fmt: skip
+    assert found["samples"] < 100
+    # The teacher says the labels.
+    assert found["metrics"]["agreement"]["value"] == found["metrics"]["accuracy"]["value"]
 
 
 @pytest.mark.parametrize("limit", [None, 4])
@@ -111,6 +151,26 @@ def test_masks_without_their_task_are_told_so(tmp_path, limit):
         evaluate_student(student=student, data=data, accelerator="cpu")
     with pytest.raises(ConfigError, match=message):
         predict_cost(data=data, teacher=student, student=student, views=ViewOptions("none", 1), training=TRAINING)
+
+
+def own_masks():
+    """Images of a user's own, with a class at every pixel."""
+    items = [(np.zeros((3, 8, 8), np.uint8), np.zeros((8, 8), np.uint8)) for _ in range(4)]
+    return Listed(items)
+
+
+class Listed(list):
+    class_names = ("ground", "sky")
+
+
+def test_masks_of_a_users_own_without_their_task_are_told_so(tmp_path):
+    data = DataOptions(f"{__name__}:own_masks")
+    with pytest.raises(ConfigError, match=r"`task` to be segmentation, .*Pass --task segmentation\."):
+        learn_student(
+            str(tmp_path / "run"), student=NetworkOptions("resnet8"), method=Supervised(), data=data, training=TRAINING,
+            loggers=(), validate_on="",
+        )  # fmt: skip
+    assert not (tmp_path / "run").exists()
 
 
 def test_several_books_are_refused_with_the_reason(made, tmp_path):

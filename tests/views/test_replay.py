@@ -252,6 +252,17 @@ def test_a_transform_of_images_alone_is_refused_where_masks_move_too(transform):
         Replay(Masks(), Views(transform, n_views=2, name="painted"))[Pick(0, 0)]
 
 
+def broken(image, mask):
+    return image + "a", mask
+
+
+def test_a_transform_of_a_users_own_that_goes_wrong_keeps_its_traceback():
+    replay = Replay(Masks(), Views(broken, n_views=2, name=f"{__name__}:broken"))
+    with pytest.raises(TypeError) as raised:
+        replay[Pick(0, 0)]
+    assert raised.traceback[-1].name == "broken" or any(each.name == "broken" for each in raised.traceback)
+
+
 def test_rows_map_a_filtered_data_set_to_its_book():
     whole = replay_of("uint8")
     kept = [20, 3, 11]

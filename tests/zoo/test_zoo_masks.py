@@ -246,3 +246,16 @@ def test_networks_of_torchvision_from_local_weights(tmp_path):
         said = [task.fields(each(prepared), {"input": view})["logits"] for each in (first, second)]
     assert said[0].shape == (1, 32, 48, 4)
     assert torch.equal(*said)
+
+
+def test_what_the_recipe_of_digits_moves_in_is_void():
+    data = MaskDataset(
+        images=torch.full((1, 3, 16, 16), 9, dtype=torch.uint8),
+        masks=np.full((1, 16, 16), 2),
+        class_names=NAMES,
+        name="flat",
+    )
+    item = Replay(data, Views(create_transform("digits", {"degrees": 45, "shift": 0.5}), n_views=1, name="digits"))[
+        Pick(0, 0)
+    ]
+    assert set(item["label"].unique().tolist()) == {-1, 2}

@@ -8,7 +8,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,12 +18,12 @@ from bookkd.book._laid import laid_out, lengths_in
 from bookkd.book._unit import UnitBuffer
 from bookkd.book.codecs.base import Array
 from bookkd.book.plan import Plan, Unit, is_logits
-from bookkd.book.ragged import RaggedArray
+from bookkd.book.ragged import RaggedArray, Rows
 from bookkd.core.errors import BookMissingError
 
 __all__ = ["Damage", "Say", "damage_of", "remade"]
 
-Say = Callable[[int, int, int], Mapping[str, npt.NDArray[Any]]]
+Say = Callable[[int, int, int], Mapping[str, Rows]]
 """(view, start, stop) -> every field of these rows."""
 
 Bad = Mapping[str, Sequence[int]]
@@ -265,9 +264,9 @@ class _Again:
         self._said: list[UnitBuffer] = []
         self._worst: dict[str, float] = {}
 
-    def take(self, start: int, stop: int, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    def take(self, start: int, stop: int, arrays: Mapping[str, Rows]) -> None:
         buffer = UnitBuffer(self.plan, Unit(self.damage.sidecar.view, start, stop))
-        buffer.add(start, {name: np.asarray(array) for name, array in arrays.items()})
+        buffer.add(start, arrays)
         self.count += stop - start
         self._said.append(buffer)
         self._compare(buffer, max(start, self.damage.sidecar.start), min(stop, self.damage.sidecar.stop))

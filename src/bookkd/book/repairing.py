@@ -374,7 +374,9 @@ def _refuse_rest(work: _Work, plan: Plan) -> None:
     if work.lost:
         more = f" and {len(work.lost) - 3} more" if len(work.lost) > 3 else ""
         do = "Restore the files from a copy, or make the book again in another folder."
-        if any("said again" in each or "none was given" in each for each in work.lost):
+        if work.say is not None and any("none was given" in each for each in work.lost):
+            do = "Pass it: bookkd.making.repair(path, ..., constants={name: array}), or restore the file from a copy."
+        elif any("said again" in each or "none was given" in each for each in work.lost):
             do = "Name the teacher and the data that the book was made with, as for `make`: bookkd repair BOOK --teacher ..."
         raise BookCorruptError(
             f"Expected {work.root} to be mendable from what is left of it, got {'; '.join(work.lost[:3])}{more}. {do}"

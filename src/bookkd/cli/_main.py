@@ -119,6 +119,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _one_line(error: BaseException) -> str:
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    if text.startswith("Caught ") and "DataLoader worker process" in text:
+        # The workers of a loader send their traceback along as text; what was said stands at its end.
+        text = text.rpartition(f"{type(error).__module__}.{type(error).__qualname__}: ")[2]
     return " ".join(text.split())
 
 

@@ -16,7 +16,7 @@ from bookkd.evaluation import Evaluation, Measures, cost
 from bookkd.knowledge import StoredKnowledge, Teacher
 from bookkd.learning import Learner, find_device, measure, measure_network, predictions_of
 from bookkd.losses import DenseTarget, FullTarget
-from bookkd.pipelines.learn_student import views_of_book
+from bookkd.pipelines.learn_student import rows_in_whole, views_of_book
 from bookkd.pipelines.options import DataOptions, NetworkOptions
 from bookkd.pipelines.task import (
     beam_of,
@@ -26,13 +26,14 @@ from bookkd.pipelines.task import (
     check_dataset,
     says_variance,
     task_name,
+    teacher_for,
     with_grid,
     with_masked,
     with_variance,
 )
 from bookkd.tasks import Task, predict
 from bookkd.views import Pick, Replay, Views
-from bookkd.zoo import ClassSubset, check_takes
+from bookkd.zoo import check_takes
 
 __all__ = ["evaluate_student", "example_of", "unchanged_views"]
 
@@ -89,8 +90,7 @@ def evaluate_student(
     learner = Learner(network, chosen, preprocess=preprocess).to(device)
     speaker = None
     if teacher is not None and teacher.name:
-        check_classes(teacher, plain.of_teacher(), role="teacher")
-        speaker = teacher.for_data(dataset).teacher(plain.of_teacher().n_outputs, device)
+        speaker = teacher_for(teacher, dataset, plain, device)
     how: dict[str, Any] = {"batch_size": batch_size, "replicates": replicates, "seed": seed}
     timed_on, notes = device if latency else None, []
     if any(info.by_position for info in plain.field_infos.values()):
@@ -122,7 +122,8 @@ def _said_beside(
 ) -> dict[str, Tensor] | None:
     """Return what a book or a live teacher says of each sample; None where there is neither."""
     if stored is not None:
-        rows = dataset.indices.tolist() if isinstance(dataset, ClassSubset) else None
+        found = rows_in_whole(dataset, stored.book.n_samples)
+        rows = None if found is None else found.tolist()
         check_book(stored, dataset, unchanged_views(stored), task, rows=rows)
         said = _read(stored, range(len(dataset)) if rows is None else rows, tuple(task.field_infos))
         return _of_task(task, said)

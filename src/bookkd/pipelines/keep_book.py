@@ -19,7 +19,15 @@ from bookkd.making.local import Progress
 from bookkd.pipelines.learn_student import data_of_book, views_of_book
 from bookkd.pipelines.make_book import describe
 from bookkd.pipelines.options import DataOptions, NetworkOptions, ViewOptions
-from bookkd.pipelines.task import build_task, says_variance, task_name, with_variance
+from bookkd.pipelines.task import (
+    build_task,
+    says_variance,
+    task_name,
+    teacher_for,
+    with_grid,
+    with_masked,
+    with_variance,
+)
 from bookkd.tasks import TASKS, task_class
 from bookkd.views import Pick, Replay
 from bookkd.zoo import fingerprint
@@ -81,8 +89,8 @@ def repair_book(
                 )
             ) from error
         dataset = (data if data.name else data_of_book(stored, data)).open()
-        plain = build_task(task_name("", stored), dataset)
-        loaded = [each.for_data(dataset).teacher(plain.n_outputs, find_device(accelerator)) for each in teachers]
+        plain = with_grid(with_masked(build_task(task_name("", stored), dataset), stored), stored)
+        loaded = [teacher_for(each, dataset, plain, find_device(accelerator)) for each in teachers]
         drawn = known.build()
         task = with_variance(plain, teacher=says_variance(plain, loaded[0], dataset, views=drawn), student=False)
         done = repair(path, loaded, dataset, drawn, task=task, accept=accept, progress=progress)

@@ -31,6 +31,7 @@ from bookkd.pipelines.task import (
     check_dataset,
     says_variance,
     task_name,
+    teacher_for,
     with_grid,
     with_masked,
     with_variance,
@@ -124,7 +125,7 @@ def learn_student(
     hidden = None if label_fraction == 1 else _hidden(dataset, label_fraction, training.seed, rows, data.name)
     speaker = None
     if stored is None and teacher is not None and teacher.name:
-        speaker = teacher.for_data(dataset).teacher(named.of_teacher().n_outputs, find_device(training.accelerator))
+        speaker = teacher_for(teacher, dataset, named, find_device(training.accelerator))
     network, preprocess = student.for_data(dataset).cohort(width, method.cohort, seed=training.seed)
     theirs = _teacher_says_variance(named, stored, speaker, dataset, drawn)
     own = says_variance(named, network, dataset, views=drawn, preprocess=preprocess)

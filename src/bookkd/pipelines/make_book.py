@@ -19,7 +19,7 @@ from bookkd.making import make, make_several
 from bookkd.making.local import Progress
 from bookkd.methods import Method, build_method
 from bookkd.pipelines.options import DataOptions, NetworkOptions, ViewOptions
-from bookkd.pipelines.task import build_task, check_classes, check_dataset, says_variance, with_variance
+from bookkd.pipelines.task import build_task, check_dataset, says_variance, teacher_for, with_variance
 from bookkd.tasks import Task
 from bookkd.views import Views
 
@@ -93,8 +93,7 @@ def make_book(
     device = find_device(accelerator)
 
     def load(options: NetworkOptions) -> Teacher:
-        check_classes(options, plain.of_teacher(), role="teacher")
-        speaker = options.for_data(dataset).teacher(plain.of_teacher().n_outputs, device)
+        speaker = teacher_for(options, dataset, plain, device)
         if held_out and accuracy is not None:
             speaker.accuracy, speaker.split = accuracy, held_out
         elif held_out:

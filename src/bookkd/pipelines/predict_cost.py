@@ -37,7 +37,7 @@ from bookkd.learning.configuration import check_task
 from bookkd.making import find_batch_size, make
 from bookkd.methods import Method, VanillaKD
 from bookkd.pipelines.options import DataOptions, NetworkOptions, ViewOptions
-from bookkd.pipelines.task import check_dataset
+from bookkd.pipelines.task import check_dataset, teacher_for
 from bookkd.tasks import Classification
 from bookkd.views import CachedViews, Pick, Replay, Views, collate
 from bookkd.zoo import SubsetDataset
@@ -133,7 +133,7 @@ def predict_cost(
     task = Classification.of(dataset)
     check_dataset(task, dataset, data.name)
     _check_method(method, task, built, training, len(dataset))
-    speaker = teacher.teacher(task.of_teacher().n_outputs, find_device(training.accelerator))
+    speaker = teacher_for(teacher, dataset, task, find_device(training.accelerator))
     part = SubsetDataset(dataset, np.linspace(0, len(dataset) - 1, min(sample, len(dataset))).astype(np.int64))
     records = len(dataset) * built.n_views
     rehearsal = _Rehearsal(part, built, task, student, method, training, cpu)

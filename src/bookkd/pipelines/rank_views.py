@@ -24,7 +24,7 @@ from bookkd.pipelines.compare.document import read_document
 from bookkd.pipelines.compare.values import mapped, typed
 from bookkd.pipelines.options import DataOptions, NetworkOptions, ViewOptions
 from bookkd.pipelines.predict_cost import record_bytes
-from bookkd.pipelines.task import build_task, check_dataset
+from bookkd.pipelines.task import build_task, check_dataset, teacher_for
 from bookkd.tasks import Classification, Task
 from bookkd.views import Pick, Replay, Views
 from bookkd.views.mix import draw_partners
@@ -175,7 +175,7 @@ def rank_views(
     rows = generator(seed, "views").permutation(len(dataset))[: passes // n_views]
     do = f"Two groups are needed at least, of {len(rows) * n_views} passes."
     between(group_rows, 1, len(rows) * n_views // 2, "group_rows", where=where, do=do)
-    speaker = teacher.teacher(task.of_teacher().n_outputs, find_device(accelerator))
+    speaker = teacher_for(teacher, dataset, task, find_device(accelerator))
     sample = _Sample(SubsetDataset(dataset, rows), n_views, group_rows, seed)
     views = {name: options.without_repeats().build() for name, options in recipes.items()}
     asked = {name: sample.ask(speaker, task, each) for name, each in views.items()}

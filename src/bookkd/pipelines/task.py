@@ -21,6 +21,7 @@ from bookkd.pipelines.options import NetworkOptions
 from bookkd.tasks import TASKS, CausalLM, Regression, Segmentation, Seq2Seq, Task, task_class
 from bookkd.views import Pick, Replay, Views
 from bookkd.zoo import MaskDataset, MaskFolders, SubsetDataset
+from bookkd.zoo.user_data import UserMasks
 
 __all__ = [
     "beam_of",
@@ -30,6 +31,7 @@ __all__ = [
     "check_dataset",
     "says_variance",
     "task_name",
+    "teacher_for",
     "usual_method",
     "with_grid",
     "with_masked",
@@ -120,7 +122,7 @@ def check_dataset(task: Task, dataset: Any, name: str) -> None:
     whole = dataset
     while isinstance(whole, SubsetDataset):
         whole = whole.whole
-    if isinstance(whole, MaskFolders | MaskDataset) and not isinstance(task, Segmentation):
+    if isinstance(whole, MaskFolders | MaskDataset | UserMasks) and not isinstance(task, Segmentation):
         wish, do = "segmentation, of data with a class at every pixel", "Pass --task segmentation."
         raise ConfigError(expected("task", wish, task.name, where=name, do=do))
     labels = getattr(dataset, "labels", None)
@@ -147,13 +149,32 @@ def check_classes(network: NetworkOptions, task: Task, *, role: Literal["student
         return  # names of other data say nothing about these
     simple = all(re.fullmatch(r"[\w.-]+", name) for name in theirs)
     named = theirs if simple else tuple(str(whole.index(name)) for name in theirs)
-    do = (
-        f"Pass --classes {','.join(named)}."
-        if role == "student"
-        else "A teacher knows all classes of the data, in their order."
-    )
+    do = "A teacher knows all classes of the data, in their order."
+    if role == "student":
+        some = task.name == "classification"
+        do = (
+            f"Pass --classes {','.join(named)}."
+            if some
+            else "Name the data with these classes in this order, or other weights."
+        )
     wish = f"of the classes {_listed(task.class_names)}"
     raise ConfigError(expected(f"{role}.weights", wish, _listed(theirs), where=str(network.weights), do=do))
+
+
+def teacher_for(network: NetworkOptions, dataset: Any, task: Task, device: torch.device) -> Teacher:
+    """Return the teacher of a task, after the check that its weights are of the classes that the data know.
+
+    Args:
+        network: With its weights.
+        dataset: The samples.
+        task: Of the data, or the student's.
+        device: Where it speaks.
+
+    Raises:
+        ConfigError: for weights of other classes, see `check_classes`, and for none.
+    """
+    check_classes(network, task.of_teacher(), role="teacher")
+    return network.for_data(dataset).teacher(task.of_teacher().n_outputs, device)
 
 
 def _listed(names: Sequence[str]) -> str:

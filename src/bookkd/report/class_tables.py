@@ -131,7 +131,7 @@ def readings_table(gates: Sequence[Gates]) -> Table:
         surest = sorted(range(len(each.rows)), key=lambda place: -max(each.shares[place]))[:_CLASSES]
         for child, shares in ((each.rows[place], each.shares[place]) for place in sorted(surest)):
             ranked = sorted(zip(each.columns, shares, strict=True), key=lambda of: -of[1])[:_PARENTS]
-            told = ", ".join(f"{parent} {percent_text(share, 0)} %" for parent, share in ranked)
+            told = ", ".join(f"{parent}: {percent_text(share, 0)}" for parent, share in ranked)
             rows.append(
                 (plain(each.arm), plain(each.layer), plain(child), cell(ranked[0][1], percent_number), plain(told))
             )

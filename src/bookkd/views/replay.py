@@ -185,7 +185,7 @@ class Replay(Dataset[dict[str, Any]]):
             # A recipe of ours is not at fault; code of a user's own is looked for by its traceback.
             if isinstance(error, BookKDError) or not self.views.name or is_reference(self.views.name):
                 raise
-            wish, got = "one that takes these samples", f"{self.views.name}: {error}"
+            wish, got = "one that takes these samples", f"{self.views.name}: {error}".rstrip(".")
             do = "Pass other --views.args, or samples of another size."
             raise DataError(expected("views", wish, got, where=where, do=do)) from error
         # What the tokens are that the view hides.
@@ -198,6 +198,9 @@ class Replay(Dataset[dict[str, Any]]):
             if not isinstance(moved, tuple | list) or len(moved) != 2:
                 raise TypeError(f"it returned {type(moved).__name__}, not image and {type(label).__name__.lower()}")
         except TypeError as error:
+            inside = error.__traceback__ is not None and error.__traceback__.tb_next is not None
+            if inside and self.views.name and is_reference(self.views.name):
+                raise  # it took both, and a line of the user's own went wrong
             wish, got = (
                 f"a transform that moves image and {type(label).__name__.lower()} alike",
                 self.views.name or repr(transform),

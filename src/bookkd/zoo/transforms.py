@@ -85,7 +85,11 @@ def digits(*, degrees: float = 10.0, shift: float = 0.125, scale: float = 0.1) -
     between(scale, 0, 0.99, "scale", where="transform digits")
     v2 = _v2()
     return v2.RandomAffine(
-        degrees, translate=(shift, shift), scale=(1 - scale, 1 + scale), interpolation=v2.InterpolationMode.BILINEAR
+        degrees,
+        translate=(shift, shift),
+        scale=(1 - scale, 1 + scale),
+        interpolation=v2.InterpolationMode.BILINEAR,
+        fill=mask_fill(),
     )
 
 

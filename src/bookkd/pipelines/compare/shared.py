@@ -32,7 +32,16 @@ from bookkd.pipelines.compare.sweep import Source, Sweep
 from bookkd.pipelines.learn_student import views_of_book
 from bookkd.pipelines.options import NetworkOptions, ViewOptions
 from bookkd.pipelines.samples import Rows, Samples, open_samples
-from bookkd.pipelines.task import beam_of, check_book, says_variance, task_name, with_grid, with_masked, with_variance
+from bookkd.pipelines.task import (
+    beam_of,
+    check_book,
+    says_variance,
+    task_name,
+    teacher_for,
+    with_grid,
+    with_masked,
+    with_variance,
+)
 from bookkd.tasks import Task
 from bookkd.views import CachedViews, Replay, Views
 
@@ -204,8 +213,7 @@ class Shared:
         """Return a live teacher; what it scores is not known before it is `asked`."""
         key = digest(plain(options))
         if key not in self._teachers:
-            width = self.samples.task.of_teacher().n_outputs
-            self._teachers[key] = options.for_data(self.samples.whole).teacher(width, self.device)
+            self._teachers[key] = teacher_for(options, self.samples.whole, self.samples.task, self.device)
         return self._teachers[key]
 
     def knowledge(self, source: Source | None, task: Task) -> Knowledge | None:
