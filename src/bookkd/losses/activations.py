@@ -48,7 +48,7 @@ def activation_boundary(student: Tensor, teacher: Target | Tensor, *, margin: fl
     def apart(mine: Tensor, theirs: Tensor, _: slice) -> Tensor:
         # How far the unit still is from its side of the margin. A product with a sign is a fraction of what a choice costs.
         side = torch.empty_like(mine).copy_(theirs).gt_(0).mul_(-2).add_(1)
-        return side * (side * mine).add(margin).relu()
+        return side * (side * mine).add_(margin).relu_()
 
     return squares_apart(apart, s, t)
 
@@ -92,10 +92,10 @@ def overhaul(student: Tensor, teacher: Target | Tensor, teacher_margins: Tensor 
     def apart(mine: Tensor, theirs: Tensor, rows: slice) -> Tensor:
         behind = torch.empty_like(mine).copy_(theirs)
         if margins is not None:
-            behind = torch.maximum(behind, margins[rows])
+            torch.maximum(behind, margins[rows], out=behind)
         # As a choice, and not as a product, where either side may be infinite.
         allowed = (behind <= 0).logical_and_(mine <= behind)
-        return (mine - behind).masked_fill(allowed, 0)
+        return (mine - behind).masked_fill_(allowed, 0)
 
     return squares_apart(apart, s, t)
 
