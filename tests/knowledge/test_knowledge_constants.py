@@ -151,6 +151,11 @@ def made(tmp_path_factory):
         return book(tmp_path_factory.mktemp("books") / "b", features=FIELDS, serve=["ofd", "simkd"], **EXACT).path
 
 
+def empty_constants(path):
+    for file in (path / _layout.CONSTANTS_FOLDER).iterdir():
+        file.write_bytes(b"")
+
+
 class TestBooks:
     def test_a_book_holds_what_its_fields_and_methods_ask_for(self, made):
         opened = Book(made)
@@ -223,8 +228,7 @@ class TestBooks:
         shard = next(path.glob("view-0001/*.safetensors"))
         whole = shard.read_bytes()
         shard.write_bytes(whole[:-9] + bytes(9))
-        for file in (path / _layout.CONSTANTS_FOLDER).iterdir():
-            file.write_bytes(b"")
+        empty_constants(path)
         with pytest.raises(
             BookCorruptError,
             match=r"the constant .* stands nowhere else, and none was given.* Pass it: bookkd\.making\.repair\(",
@@ -234,8 +238,7 @@ class TestBooks:
 
     def test_what_was_given_cannot_be_worked_out_again(self, tmp_path):
         path = book(tmp_path / "b", serve=["ofd"], constants={"margins/pre1": np.full(32, -0.5, np.float32)}).path
-        for file in (path / _layout.CONSTANTS_FOLDER).iterdir():
-            file.write_bytes(b"")
+        empty_constants(path)
         with pytest.raises(
             BookCorruptError,
             match=r"the constant margins/pre1 stands nowhere else, and another was given or worked out",

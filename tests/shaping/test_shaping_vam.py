@@ -170,7 +170,8 @@ def test_layers_are_chosen_by_path():
     with pytest.raises(
         ConfigError, match=r"`gates` to be those asked for \(children=4.*got others at layer2\.0\.conv1"
     ):
-        insert_gates(network, ["layer2"], blocks=4)
+        insert_gates(network, ["layer1", "layer2"], blocks=4)
+    assert not any(path.startswith("layer1") for path in gates_of(network)), "of what is refused nothing is put in"
     with pytest.raises(ConfigError, match=r"module paths of the student, got 'layer4'\. Nearest: layer"):
         insert_gates(network, ["layer4"])
     with pytest.raises(ConfigError, match=r"`layers` to be a part with a convolution.*got 'linear'"):

@@ -34,6 +34,7 @@ from bookkd.shaping.gating import Ready, gate_at_once, of_pairs
 __all__ = ["GatedStudent", "VirtualGates", "find_classifier", "fold", "gates_of", "insert_gates"]
 
 _WEIGHT = "weight"
+_WHERE = "virtual attention module"
 
 
 class VirtualGates(nn.Module):
@@ -128,41 +129,51 @@ def insert_gates(
     ...
     bookkd.core.errors.ConfigError: Expected `layer` to be one that can have 4 x 4 gates, got 2: it has 8 groups, so that no output reads more than its own inputs (virtual attention module). Leave it out.
     """
-    at_least(blocks, 2, "blocks", where="virtual attention module")
-    options: dict[str, Any] = {"temperature": temperature, "keep_scale": keep_scale}
-    layers = (layers,) if isinstance(layers, str) else layers
+    at_least(blocks, 2, "blocks", where=_WHERE)
+    chosen = _shapes(network, (layers,) if isinstance(layers, str) else layers, blocks, classifier)
+    made = {
+        path: VirtualGates(*shape, temperature=temperature, keep_scale=keep_scale) for path, shape in chosen.items()
+    }
+    present = gates_of(network)
+    for path, gates in made.items():  # before any is put in: a network that is refused stays as it was
+        if path in present and present[path].configuration != gates.configuration:
+            do = "Call bookkd.shaping.fold(network) first."
+            got = f"others at {path}: {present[path].extra_repr()}"
+            raise ConfigError(expected("gates", f"those asked for ({gates.extra_repr()})", got, where=path, do=do))
+    for path, gates in made.items():
+        if path not in present:
+            module = _module(network, path)
+            weight = cast(Tensor, module.weight)
+            gates.to(device=weight.device, dtype=torch.promote_types(weight.dtype, torch.float32))
+            parametrize.register_parametrization(module, _WEIGHT, gates)
+    return tuple(gates_of(network))
+
+
+def _shapes(
+    network: nn.Module, layers: Sequence[str], blocks: int, classifier: str | None
+) -> dict[str, tuple[int, int]]:
+    """Return the children and parents of each layer that is to have gates, after the check that it can."""
     chosen = dict.fromkeys(_chosen(network, layers, blocks), (blocks, blocks))
     if classifier is not None:
         linear = _module(network, classifier)
         if not isinstance(linear, nn.Linear):
             got = f"{classifier}, a {type(linear).__name__}"
-            raise ConfigError(expected("classifier", "a linear layer", got, where="virtual attention module"))
+            raise ConfigError(expected("classifier", "a linear layer", got, where=_WHERE))
         chosen[classifier] = (linear.out_features, blocks)
     if not chosen:
         whys = [f"{path}: {_reason(network, path, (blocks, blocks))}" for path in _convolutions(network)]
         got = "; ".join(whys[:3]) or "a network without convolutions"
-        do = "Pass fewer blocks, or another student."
-        wish = f"with a convolution that can have {blocks} x {blocks} gates"
-        raise ConfigError(expected("student", wish, got, where="virtual attention module", do=do))
+        wish, do = (
+            f"with a convolution that can have {blocks} x {blocks} gates",
+            "Pass fewer blocks, or another student.",
+        )
+        raise ConfigError(expected("student", wish, got, where=_WHERE, do=do))
     for path, shape in chosen.items():
         reason = _reason(network, path, shape)
         if reason:
-            wish = f"one that can have {shape[0]} x {shape[1]} gates"
-            got = f"{path}: {reason}"
-            raise ConfigError(expected("layer", wish, got, where="virtual attention module", do="Leave it out."))
-    for path, shape in chosen.items():
-        module = _module(network, path)
-        gates = VirtualGates(*shape, **options)
-        present = _gates(module)
-        if present is None:
-            weight = cast(Tensor, module.weight)
-            gates.to(device=weight.device, dtype=torch.promote_types(weight.dtype, torch.float32))
-            parametrize.register_parametrization(module, _WEIGHT, gates)
-        elif present.configuration != gates.configuration:
-            do = "Call bookkd.shaping.fold(network) first."
-            got = f"others at {path}: {present.extra_repr()}"
-            raise ConfigError(expected("gates", f"those asked for ({gates.extra_repr()})", got, where=path, do=do))
-    return tuple(gates_of(network))
+            wish, got = f"one that can have {shape[0]} x {shape[1]} gates", f"{path}: {reason}"
+            raise ConfigError(expected("layer", wish, got, where=_WHERE, do="Leave it out."))
+    return chosen
 
 
 def fold(network: nn.Module) -> nn.Module:
@@ -219,7 +230,7 @@ def find_classifier(network: nn.Module, n_classes: int) -> str:
     if not linear:
         wish = f"a network with a linear layer of {n_classes} outputs"
         do = "Leave out --method.classifier."
-        raise ConfigError(expected("student", wish, type(network).__name__, where="virtual attention module", do=do))
+        raise ConfigError(expected("student", wish, type(network).__name__, where=_WHERE, do=do))
     return str(linear[-1])
 
 
@@ -333,7 +344,7 @@ def _chosen(network: nn.Module, layers: Sequence[str], blocks: int) -> list[str]
         ]
         if path and not inside:
             wish, got = f"a part with a convolution that can have {blocks} x {blocks} gates", path
-            raise ConfigError(expected("layers", wish, got, where="virtual attention module"))
+            raise ConfigError(expected("layers", wish, got, where=_WHERE))
         found |= dict.fromkeys(inside)
     return list(found)
 
